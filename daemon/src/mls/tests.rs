@@ -96,8 +96,9 @@ fn each_sender_sends_what_it_may() {
         (NEW_MEMBER_PROPOSAL, REMOVE, &[]),
         (NEW_MEMBER_PROPOSAL, COMMIT, &[]),
         (NEW_MEMBER_COMMIT, REMOVE, &g),
-        // An external commit without path and ExternalInit.
+        // External commits without a path.
         (NEW_MEMBER_COMMIT, COMMIT, &g),
+        (NEW_MEMBER_COMMIT, &[3, 4, 1, 0, 6, 0, 0], &g),
         (MEMBER, EXTERNAL_INIT, &g),
         (MEMBER, &[3, 4, 1, 0, 6, 0, 0], &g),
         (MEMBER, &[3, 3, 1, 0, 10, 0], &g),

@@ -33,6 +33,9 @@ fn position(group: &[u8], index: u32) -> Vec<u8> {
     [opaque(group), index.to_be_bytes().to_vec()].concat()
 }
 
+/// Puts a message around a leaf.
+type Message = fn(&Leaf) -> Vec<u8>;
+
 /// A leaf to be forged.
 #[derive(Clone)]
 struct Leaf {
@@ -156,7 +159,7 @@ impl World {
     }
 
     /// An own leaf as it goes into a message, and that message around it, for both kinds that members send.
-    fn messages(&self) -> [(Leaf, fn(&Leaf) -> Vec<u8>); 2] {
+    fn messages(&self) -> [(Leaf, Message); 2] {
         [
             (self.commit_leaf(), commit),
             (self.update_leaf(), update_proposal),
@@ -732,4 +735,66 @@ fn a_registry_that_does_not_answer_is_a_failure_and_no_refusal() {
             Err(BindingError::Registry(std::fmt::Error))
         );
     }
+}
+
+#[test]
+fn an_external_commit_holds_what_it_may() {
+    let mut world = World::new();
+    world.bind(LEAF, bound_here());
+    let with = |proposals: &[u8]| {
+        let body = [
+            &[3][..],
+            &opaque(proposals),
+            &[1],
+            &world.commit_leaf().signed(),
+            &[0],
+        ]
+        .concat();
+        world.check_any(&framed(&[4], &body, true))
+    };
+    let init = [1, 0, 6, 0];
+    let remove = [1, 0, 3, 0, 0, 0, 1];
+    let extensions = [1, 0, 7, 0];
+    let reference = [2, 1, 9];
+    assert_eq!(with(&[&init[..], &remove, &reference].concat()), Ok(vec![]));
+    for proposals in [
+        &[][..],
+        &[init, init].concat(),
+        &[&init[..], &remove, &remove].concat(),
+        &[init, extensions].concat(),
+    ] {
+        assert_eq!(with(proposals), Err(BindingError::Unreadable));
+    }
+}
+
+#[test]
+fn a_lifetime_does_not_end_before_it_begins() {
+    let world = World::new();
+    let mut leaf = world.key_package_leaf();
+    leaf.source = [vec![1], vec![0xff; 8], vec![0; 8]].concat();
+    assert_eq!(world.check_any(&leaf.tbs()), Err(BindingError::Unreadable));
+}
+
+#[test]
+fn a_leaf_of_another_source_does_not_pass() {
+    let world = World::new();
+    let at_home = position(GROUP, INDEX);
+    for bytes in [
+        commit(&world.update_leaf()),
+        commit(&world.key_package_leaf()),
+        update_proposal(&world.commit_leaf()),
+        update_proposal(&world.key_package_leaf()),
+        key_package_tbs(INIT, &world.leaf(&[2], at_home)),
+    ] {
+        assert_eq!(world.check_any(&bytes), Err(BindingError::Unreadable));
+    }
+}
+
+#[test]
+fn an_added_key_package_has_the_cipher_suite_of_the_group() {
+    let world = World::new();
+    let mut package = key_package(INIT, &world.key_package_leaf(), &[]);
+    package[3] = 3;
+    let bytes = framed(&member(), &add(&package, &world.key), true);
+    assert_eq!(world.check_any(&bytes), Err(BindingError::Unreadable));
 }
