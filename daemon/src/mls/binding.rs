@@ -461,3 +461,6 @@ fn bind_to_key_package<E: std::error::Error + 'static>(
         })),
     }
 }
+
+#[cfg(test)]
+mod tests;

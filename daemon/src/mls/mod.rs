@@ -35,3 +35,6 @@ pub use proposal::{PreSharedKeyId, Proposal, PskOrigin};
 pub use reader::ParseError;
 pub use signable::{OwnLeaf, Signable, Unknown};
 pub use verify::{SignatureScheme, verify};
+
+#[cfg(test)]
+mod tests;
