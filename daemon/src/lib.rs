@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The daemon `mlskeyd`: keeps the private keys of MLS apps in devices.
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+pub mod devices;
+pub mod failpoint;
+pub mod hpke;
+mod private_file;
+pub mod store_key;
