@@ -16,10 +16,13 @@ pub const fn hit(_name: &str) {}
 pub fn hit(name: &str) {
     use std::sync::atomic::Ordering;
 
-    let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else { return };
+    let Some(armed) = ARMED.as_ref().filter(|armed| armed.name == name) else {
+        return;
+    };
     if armed.seen.fetch_add(1, Ordering::SeqCst).saturating_add(1) == armed.count {
         // SIGKILL, not abort: nothing of this process may run after this line.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::process::abort();
     }
 }
@@ -38,5 +41,9 @@ static ARMED: std::sync::LazyLock<Option<Armed>> = std::sync::LazyLock::new(|| {
         Some((name, count)) => (name.to_owned(), count.parse().ok()?),
         None => (setting, 1),
     };
-    Some(Armed { name, count, seen: 0.into() })
+    Some(Armed {
+        name,
+        count,
+        seen: 0.into(),
+    })
 });

@@ -69,7 +69,10 @@ pub fn open(
         Kem::DhKemP256 => 65,
         Kem::DhKemX25519 => 32,
     };
-    if dh.kem() != suite.kem || sealed.enc.len() != public_len || sealed.receiver.len() != public_len {
+    if dh.kem() != suite.kem
+        || sealed.enc.len() != public_len
+        || sealed.receiver.len() != public_len
+    {
         return Err(HpkeError::WrongKem);
     }
     match suite.aead {
@@ -91,7 +94,12 @@ fn open_with<A: AeadInPlace + KeyInit>(
         .ok_or(HpkeError::Unauthentic)?;
     let mut plaintext = Zeroizing::new(ciphertext.to_vec());
     cipher
-        .decrypt_in_place_detached(&nonce, sealed.aad, &mut plaintext, Tag::<A>::from_slice(tag))
+        .decrypt_in_place_detached(
+            &nonce,
+            sealed.aad,
+            &mut plaintext,
+            Tag::<A>::from_slice(tag),
+        )
         .map_err(|_| HpkeError::Unauthentic)?;
     Ok(plaintext)
 }
@@ -129,7 +137,13 @@ fn decapsulate(
     let (_, eae_prk) = labeled_extract(&suite_id, &[], b"eae_prk", dh.expose());
     let mut shared_secret = Zeroizing::new([0; 32]);
     let context = [enc, receiver].concat();
-    labeled_expand(&eae_prk, &suite_id, b"shared_secret", &context, shared_secret.as_mut_slice())?;
+    labeled_expand(
+        &eae_prk,
+        &suite_id,
+        b"shared_secret",
+        &context,
+        shared_secret.as_mut_slice(),
+    )?;
     Ok(shared_secret)
 }
 
@@ -156,7 +170,9 @@ fn labeled_expand(
     info: &[u8],
     out: &mut [u8],
 ) -> Result<(), HpkeError> {
-    let length = u16::try_from(out.len()).map_err(|_| HpkeError::Derivation)?.to_be_bytes();
+    let length = u16::try_from(out.len())
+        .map_err(|_| HpkeError::Derivation)?
+        .to_be_bytes();
     prk.expand_multi_info(&[&length, VERSION, suite_id, label, info], out)
         .map_err(|_| HpkeError::Derivation)
 }
@@ -173,7 +189,13 @@ impl Suite {
             Aead::ChaCha20Poly1305 => 0x0003,
         };
         let kdf = HKDF_SHA256.to_be_bytes();
-        [b"HPKE".as_slice(), &kem_id(self.kem), &kdf, &aead.to_be_bytes()].concat()
+        [
+            b"HPKE".as_slice(),
+            &kem_id(self.kem),
+            &kdf,
+            &aead.to_be_bytes(),
+        ]
+        .concat()
     }
 }
 
@@ -183,4 +205,228 @@ const fn kem_id(kem: Kem) -> [u8; 2] {
         Kem::DhKemX25519 => 0x0020,
     };
     id.to_be_bytes()
+}
+
+/// The sender's side, for tests: seals `sealed.ciphertext` as the plaintext of
+/// sequence number 0. `dh` is the DH result of the ephemeral key behind
+/// `sealed.enc` and the receiver's public key.
+///
+/// # Errors
+/// As [`open`].
+#[cfg(any(test, feature = "conformance"))]
+pub fn seal(suite: Suite, dh: &SharedSecret, sealed: &Sealed<'_>) -> Result<Vec<u8>, HpkeError> {
+    fn with<A: AeadInPlace + KeyInit>(
+        suite: Suite,
+        dh: &SharedSecret,
+        sealed: &Sealed<'_>,
+    ) -> Result<Vec<u8>, HpkeError> {
+        let (cipher, nonce) = key_schedule::<A>(suite, dh, sealed)?;
+        let mut ciphertext = sealed.ciphertext.to_vec();
+        let tag = cipher
+            .encrypt_in_place_detached(&nonce, sealed.aad, &mut ciphertext)
+            .map_err(|_| HpkeError::Derivation)?;
+        ciphertext.extend_from_slice(&tag);
+        Ok(ciphertext)
+    }
+    match suite.aead {
+        Aead::Aes128Gcm => with::<Aes128Gcm>(suite, dh, sealed),
+        Aead::ChaCha20Poly1305 => with::<ChaCha20Poly1305>(suite, dh, sealed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretBox;
+
+    use super::*;
+
+    struct Vector {
+        suite: Suite,
+        private: [u8; 32],
+        receiver: Vec<u8>,
+        enc: Vec<u8>,
+        info: Vec<u8>,
+        aad: Vec<u8>,
+        ciphertext: Vec<u8>,
+        plaintext: Vec<u8>,
+    }
+
+    impl Vector {
+        fn sealed(&self) -> Sealed<'_> {
+            Sealed {
+                enc: &self.enc,
+                receiver: &self.receiver,
+                info: &self.info,
+                aad: &self.aad,
+                ciphertext: &self.ciphertext,
+            }
+        }
+
+        fn dh(&self) -> SharedSecret {
+            let shared: [u8; 32] = match self.suite.kem {
+                Kem::DhKemP256 => {
+                    let key = p256::SecretKey::from_slice(&self.private).unwrap();
+                    let peer = p256::PublicKey::from_sec1_bytes(&self.enc).unwrap();
+                    let shared =
+                        p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
+                    (*shared.raw_secret_bytes()).into()
+                }
+                Kem::DhKemX25519 => {
+                    let peer: [u8; 32] = self.enc.as_slice().try_into().unwrap();
+                    x25519_dalek::x25519(self.private, peer)
+                }
+            };
+            SharedSecret::new(self.suite.kem, SecretBox::new(Box::new(shared))).unwrap()
+        }
+    }
+
+    fn vectors() -> Vec<Vector> {
+        let text = include_str!("../tests/vectors/rfc9180_base.json");
+        let file: serde_json::Value = serde_json::from_str(text).unwrap();
+        let read = |vector: &serde_json::Value| {
+            let bytes = |field: &str| hex::decode(vector[field].as_str().unwrap()).unwrap();
+            Vector {
+                suite: Suite {
+                    kem: match vector["kem_id"].as_u64().unwrap() {
+                        0x10 => Kem::DhKemP256,
+                        0x20 => Kem::DhKemX25519,
+                        other => panic!("{other}"),
+                    },
+                    aead: match vector["aead_id"].as_u64().unwrap() {
+                        1 => Aead::Aes128Gcm,
+                        3 => Aead::ChaCha20Poly1305,
+                        other => panic!("{other}"),
+                    },
+                },
+                private: bytes("skRm").try_into().unwrap(),
+                receiver: bytes("pkRm"),
+                enc: bytes("enc"),
+                info: bytes("info"),
+                aad: bytes("aad"),
+                ciphertext: bytes("ct"),
+                plaintext: bytes("pt"),
+            }
+        };
+        file["vectors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(read)
+            .collect()
+    }
+
+    #[test]
+    fn the_vectors_of_rfc_9180_open() {
+        let vectors = vectors();
+        assert_eq!(vectors.len(), 4, "two KEMs by two AEADs");
+        for vector in vectors {
+            let plaintext = open(vector.suite, &vector.dh(), &vector.sealed()).unwrap();
+            assert_eq!(*plaintext, vector.plaintext, "{:?}", vector.suite);
+            let sealed = Sealed {
+                ciphertext: &vector.plaintext,
+                ..vector.sealed()
+            };
+            assert_eq!(
+                seal(vector.suite, &vector.dh(), &sealed),
+                Ok(vector.ciphertext)
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_opens_if_a_single_byte_differs() {
+        for vector in vectors() {
+            let dh = vector.dh();
+            let right = vector.sealed();
+            let change = |bytes: &[u8], at: usize| {
+                let mut changed = bytes.to_vec();
+                changed[at] ^= 1;
+                changed
+            };
+            for at in 0..right.ciphertext.len() {
+                let ciphertext = &change(right.ciphertext, at);
+                let wrong = Sealed {
+                    ciphertext,
+                    ..right
+                };
+                assert_eq!(open(vector.suite, &dh, &wrong), Err(HpkeError::Unauthentic));
+            }
+            let wrongs = [
+                Sealed {
+                    info: &change(right.info, 0),
+                    ..right
+                },
+                Sealed {
+                    aad: &change(right.aad, 0),
+                    ..right
+                },
+                Sealed {
+                    enc: &change(right.enc, 7),
+                    ..right
+                },
+                Sealed {
+                    receiver: &change(right.receiver, 7),
+                    ..right
+                },
+                Sealed { info: &[], ..right },
+                Sealed { aad: &[], ..right },
+            ]
+            .map(|wrong| open(vector.suite, &dh, &wrong));
+            assert_eq!(wrongs, [const { Err(HpkeError::Unauthentic) }; 6]);
+        }
+    }
+
+    #[test]
+    fn short_ciphertexts_and_foreign_keys_are_refused() {
+        for vector in vectors() {
+            let dh = vector.dh();
+            let right = vector.sealed();
+            for length in 0..right.ciphertext.len() {
+                let wrong = Sealed {
+                    ciphertext: &right.ciphertext[..length],
+                    ..right
+                };
+                assert_eq!(open(vector.suite, &dh, &wrong), Err(HpkeError::Unauthentic));
+            }
+            for wrong in [
+                Sealed {
+                    enc: &right.enc[1..],
+                    ..right
+                },
+                Sealed {
+                    receiver: &right.receiver[1..],
+                    ..right
+                },
+                Sealed { enc: &[], ..right },
+            ] {
+                assert_eq!(open(vector.suite, &dh, &wrong), Err(HpkeError::WrongKem));
+            }
+            let kem = match vector.suite.kem {
+                Kem::DhKemP256 => Kem::DhKemX25519,
+                Kem::DhKemX25519 => Kem::DhKemP256,
+            };
+            let other = Suite {
+                kem,
+                ..vector.suite
+            };
+            assert_eq!(open(other, &dh, &right), Err(HpkeError::WrongKem));
+        }
+    }
+
+    #[test]
+    fn an_empty_plaintext_is_opened() {
+        for vector in vectors() {
+            let dh = vector.dh();
+            let empty = Sealed {
+                ciphertext: &[],
+                ..vector.sealed()
+            };
+            let ciphertext = seal(vector.suite, &dh, &empty).unwrap();
+            let sealed = Sealed {
+                ciphertext: &ciphertext,
+                ..vector.sealed()
+            };
+            assert_eq!(open(vector.suite, &dh, &sealed).unwrap().len(), 0);
+        }
+    }
 }

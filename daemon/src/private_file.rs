@@ -91,7 +91,11 @@ pub(crate) fn open_checked(
 /// Creates a file that must not exist yet, mode 0600, and makes its content
 /// durable. Its name is durable after [`sync_directory`].
 pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -95,8 +95,9 @@ impl StoreKey {
     /// [`StoreKeyError::NoCredentials`] without a directory, and as
     /// [`StoreKey::load_file`].
     pub fn load_credential(directory: Option<&Path>, name: &str) -> Result<Self, StoreKeyError> {
-        let directory =
-            directory.ok_or_else(|| StoreKeyError::NoCredentials { name: name.to_owned() })?;
+        let directory = directory.ok_or_else(|| StoreKeyError::NoCredentials {
+            name: name.to_owned(),
+        })?;
         Self::load(&directory.join(name), Access::Credential)
     }
 
@@ -111,7 +112,10 @@ impl StoreKey {
         fill_random(&mut key).map_err(|_| StoreKeyError::NoRandomness)?;
         write_durably(path, &key).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => StoreKeyError::Exists(path.to_owned()),
-            _ => StoreKeyError::Io { path: path.to_owned(), source },
+            _ => StoreKeyError::Io {
+                path: path.to_owned(),
+                source,
+            },
         })?;
         Ok(Self(key))
     }
@@ -120,9 +124,10 @@ impl StoreKey {
         let bytes: Zeroizing<[u8; KEY_LEN]> =
             private_file::read(path, access).map_err(|e| match e {
                 PrivateFileError::Absent => StoreKeyError::Absent(path.to_owned()),
-                PrivateFileError::Io(source) => {
-                    StoreKeyError::Io { path: path.to_owned(), source }
-                }
+                PrivateFileError::Io(source) => StoreKeyError::Io {
+                    path: path.to_owned(),
+                    source,
+                },
                 refused => StoreKeyError::Refused {
                     path: path.to_owned(),
                     why: refused.to_string(),
@@ -210,7 +215,10 @@ mod tests {
         let made = StoreKey::create_file(&path).unwrap();
         let loaded = StoreKey::load_file(&path).unwrap();
         assert_eq!(made.0.expose_secret(), loaded.0.expose_secret());
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 
         let error = StoreKey::create_file(&path).unwrap_err();
@@ -233,7 +241,10 @@ mod tests {
         for mode in [0o640, 0o604, 0o620, 0o602] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let error = StoreKey::load_file(&path).unwrap_err().to_string();
-            assert!(error.contains(&format!("{mode:04o}")) && error.contains("0600"), "{error}");
+            assert!(
+                error.contains(&format!("{mode:04o}")) && error.contains("0600"),
+                "{error}"
+            );
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o440)).unwrap();
         StoreKey::load_credential(Some(dir.path()), "store.key").unwrap();
@@ -243,13 +254,22 @@ mod tests {
     fn only_a_regular_file_of_32_bytes_is_a_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.key");
-        assert!(matches!(StoreKey::load_file(&path), Err(StoreKeyError::Absent(_))));
+        assert!(matches!(
+            StoreKey::load_file(&path),
+            Err(StoreKeyError::Absent(_))
+        ));
         for length in [0, 31, 33, 4096] {
             let _ = fs::remove_file(&path);
             private_file::create(&path, &vec![7; length]).unwrap();
-            assert!(matches!(StoreKey::load_file(&path), Err(StoreKeyError::Refused { .. })));
+            assert!(matches!(
+                StoreKey::load_file(&path),
+                Err(StoreKeyError::Refused { .. })
+            ));
         }
-        assert!(matches!(StoreKey::load_file(dir.path()), Err(StoreKeyError::Refused { .. })));
+        assert!(matches!(
+            StoreKey::load_file(dir.path()),
+            Err(StoreKeyError::Refused { .. })
+        ));
 
         let real = dir.path().join("real.key");
         StoreKey::create_file(&real).unwrap();
@@ -260,14 +280,21 @@ mod tests {
 
     #[test]
     fn without_credentials_the_error_says_how_to_get_one() {
-        let error = StoreKey::load_credential(None, "store-key").unwrap_err().to_string();
+        let error = StoreKey::load_credential(None, "store-key")
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("LoadCredential"), "{error}");
     }
 
     #[test]
-    fn subkeys_differ_by_label_and_are_hkdf() {
+    fn a_subkey_is_hkdf_of_its_label() {
         let key = StoreKey::new(SecretBox::new(Box::new([0x0b; 32])));
         let a = key.subkey("mlskeyd v1 a").unwrap();
+        // HMAC(HMAC(0, key), label || 1), computed by another implementation.
+        assert_eq!(
+            hex::encode(a.expose()),
+            "be28755d0681c890ab6cd1c5a50758630f4c8aaf2fc96532b02c5aeb577926ec"
+        );
         assert_ne!(a.expose(), key.subkey("mlskeyd v1 b").unwrap().expose());
         assert_eq!(a.expose(), key.subkey("mlskeyd v1 a").unwrap().expose());
         assert_eq!(format!("{a:?}{key:?}"), "Subkey(..)StoreKey(..)");

@@ -51,7 +51,10 @@ pub enum DeviceError {
     #[error("the stored key does not authenticate")]
     BadBlob,
     /// The device does not do that, or not in that tier.
-    #[error("the device does not keep {algorithm} keys in tier {tier}, {}", possible_text(possible))]
+    #[error(
+        "the device does not keep {algorithm} keys in tier {tier}, {}",
+        possible_text(possible)
+    )]
     Unsupported {
         /// What was asked for.
         algorithm: Algorithm,
@@ -77,15 +80,23 @@ impl DeviceError {
         match self {
             Self::Absent => "connect the device, then repeat the request",
             Self::Locked => "unlock the device, then repeat the request",
-            Self::Failed { .. } => "see the daemon's log, put the cause right and restart the daemon",
-            Self::Missing { .. } => "put the device's data back; the keys are kept as missing until then",
+            Self::Failed { .. } => {
+                "see the daemon's log, put the cause right and restart the daemon"
+            }
+            Self::Missing { .. } => {
+                "put the device's data back; the keys are kept as missing until then"
+            }
             Self::GenerationGone(_) => "the key cannot come back; create a new one",
             Self::GenerationExists(_) => "choose a new random name for the generation",
             Self::WrongKeyType { .. } => "use a key of the right purpose and algorithm",
             Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",
             Self::BadBlob => "restore the registry from a copy that is intact, or create a new key",
-            Self::Unsupported { .. } => "choose another tier, another cipher suite or another device",
-            Self::Io { .. } => "check the file system's space and permissions, then repeat the request",
+            Self::Unsupported { .. } => {
+                "choose another tier, another cipher suite or another device"
+            }
+            Self::Io { .. } => {
+                "check the file system's space and permissions, then repeat the request"
+            }
         }
     }
 

@@ -135,7 +135,10 @@ impl DeviceInfo {
     /// not do it at all.
     #[must_use]
     pub fn tiers(&self, algorithm: Algorithm) -> &[Tier] {
-        let found = self.support.iter().find(|support| support.algorithm == algorithm);
+        let found = self
+            .support
+            .iter()
+            .find(|support| support.algorithm == algorithm);
         found.map_or(&[], |support| support.tiers.as_slice())
     }
 }

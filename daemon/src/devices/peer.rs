@@ -30,16 +30,24 @@ impl PeerPublic {
         match kem {
             Kem::DhKemP256 => {
                 if bytes.len() != 65 || bytes.first() != Some(&0x04) {
-                    return Err(DeviceError::BadPeerKey { why: "it is no uncompressed point of 65 bytes" });
+                    return Err(DeviceError::BadPeerKey {
+                        why: "it is no uncompressed point of 65 bytes",
+                    });
                 }
                 p256::PublicKey::from_sec1_bytes(bytes)
                     .map(Self::P256)
-                    .map_err(|_| DeviceError::BadPeerKey { why: "it is not on the curve" })
+                    .map_err(|_| DeviceError::BadPeerKey {
+                        why: "it is not on the curve",
+                    })
             }
-            Kem::DhKemX25519 => bytes
-                .try_into()
-                .map(Self::X25519)
-                .map_err(|_| DeviceError::BadPeerKey { why: "it is not 32 bytes long" }),
+            Kem::DhKemX25519 => {
+                bytes
+                    .try_into()
+                    .map(Self::X25519)
+                    .map_err(|_| DeviceError::BadPeerKey {
+                        why: "it is not 32 bytes long",
+                    })
+            }
         }
     }
 
@@ -69,7 +77,9 @@ impl SharedSecret {
     pub fn new(kem: Kem, bytes: SecretBox<[u8; 32]>) -> Result<Self, DeviceError> {
         let zero = bool::from(bytes.expose_secret().ct_eq(&[0; 32]));
         if kem == Kem::DhKemX25519 && zero {
-            return Err(DeviceError::BadPeerKey { why: "it is of low order" });
+            return Err(DeviceError::BadPeerKey {
+                why: "it is of low order",
+            });
         }
         Ok(Self { kem, bytes })
     }

@@ -83,13 +83,14 @@ impl<O: Clone + Eq + Hash, J> FairQueue<O, J> {
     /// Takes the job whose turn it is.
     pub(super) fn pop(&mut self) -> Option<J> {
         let background_is_due = self.interactive_in_a_row >= INTERACTIVE_IN_A_ROW;
-        let job = if self.interactive.is_empty() || (background_is_due && !self.background.is_empty()) {
-            self.interactive_in_a_row = 0;
-            self.background.pop()
-        } else {
-            self.interactive_in_a_row = self.interactive_in_a_row.saturating_add(1);
-            self.interactive.pop()
-        }?;
+        let job =
+            if self.interactive.is_empty() || (background_is_due && !self.background.is_empty()) {
+                self.interactive_in_a_row = 0;
+                self.background.pop()
+            } else {
+                self.interactive_in_a_row = self.interactive_in_a_row.saturating_add(1);
+                self.interactive.pop()
+            }?;
         self.total = self.total.saturating_sub(1);
         Some(job)
     }
@@ -100,7 +101,10 @@ impl<O: Clone + Eq + Hash, J> FairQueue<O, J> {
     }
 
     fn is_full(&self, owner: &O) -> bool {
-        let own = self.interactive.count(owner).saturating_add(self.background.count(owner));
+        let own = self
+            .interactive
+            .count(owner)
+            .saturating_add(self.background.count(owner));
         own >= self.limits.per_owner || self.total >= self.limits.total
     }
 
@@ -113,7 +117,10 @@ impl<O: Clone + Eq + Hash, J> FairQueue<O, J> {
 
 impl<O: Clone + Eq + Hash, J> Lane<O, J> {
     fn new() -> Self {
-        Self { turns: VecDeque::new(), jobs: HashMap::new() }
+        Self {
+            turns: VecDeque::new(),
+            jobs: HashMap::new(),
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -161,7 +168,10 @@ impl<O: Clone + Eq + Hash, J> Lane<O, J> {
 mod tests {
     use super::*;
 
-    const WIDE: Limits = Limits { per_owner: 1000, total: 10_000 };
+    const WIDE: Limits = Limits {
+        per_owner: 1000,
+        total: 10_000,
+    };
 
     fn push(queue: &mut FairQueue<u32, u32>, owner: u32, priority: Priority, job: u32) -> bool {
         queue.push(owner, priority, job, |_| true).is_ok()
@@ -197,7 +207,10 @@ mod tests {
 
     #[test]
     fn the_bounds_hold_for_both_priorities_together() {
-        let mut queue = FairQueue::new(Limits { per_owner: 2, total: 3 });
+        let mut queue = FairQueue::new(Limits {
+            per_owner: 2,
+            total: 3,
+        });
         assert!(push(&mut queue, 1, Priority::Interactive, 0));
         assert!(push(&mut queue, 1, Priority::Background, 1));
         assert!(!push(&mut queue, 1, Priority::Interactive, 2));
@@ -209,10 +222,17 @@ mod tests {
 
     #[test]
     fn unwanted_jobs_give_up_their_places() {
-        let mut queue = FairQueue::new(Limits { per_owner: 2, total: 2 });
+        let mut queue = FairQueue::new(Limits {
+            per_owner: 2,
+            total: 2,
+        });
         assert!(push(&mut queue, 1, Priority::Interactive, 0));
         assert!(push(&mut queue, 2, Priority::Background, 1));
-        assert!(queue.push(3, Priority::Interactive, 2, |&job| job == 1).is_ok());
+        assert!(
+            queue
+                .push(3, Priority::Interactive, 2, |&job| job == 1)
+                .is_ok()
+        );
         assert_eq!(queue.pop(), Some(2));
         assert_eq!(queue.pop(), Some(1));
         assert_eq!(queue.pop(), None);

@@ -49,7 +49,11 @@ pub enum RunError {
 }
 
 const fn timeout_advice(begun: bool) -> &'static str {
-    if begun { "it had begun, look what became of it before you repeat" } else { "repeat the request" }
+    if begun {
+        "it had begun, look what became of it before you repeat"
+    } else {
+        "repeat the request"
+    }
 }
 
 /// A device's thread. Dropping it shuts the device down without waiting.
@@ -85,10 +89,12 @@ enum Phase {
 struct Job {
     ticket: Arc<Ticket>,
     deadline: Instant,
-    /// Answers the caller by itself; breaks when the device must not be used
-    /// any more.
-    work: Box<dyn FnOnce(&mut dyn Device) -> ControlFlow<()> + Send>,
+    work: Work,
 }
+
+/// Answers the caller by itself; breaks when the device must not be used any
+/// more.
+type Work = Box<dyn FnOnce(&mut dyn Device) -> ControlFlow<()> + Send>;
 
 impl<O: Clone + Eq + Hash + Send + 'static> DeviceThread<O> {
     /// Starts the thread that owns `device` from now on.
@@ -100,7 +106,10 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThread<O> {
         // The kernel shows 15 bytes of a thread's name.
         let name = format!("dev-{}", info.name.chars().take(11).collect::<String>());
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { phase: Phase::Open, jobs: FairQueue::new(limits) }),
+            queue: Mutex::new(Queue {
+                phase: Phase::Open,
+                jobs: FairQueue::new(limits),
+            }),
             changed: Condvar::new(),
             info: Mutex::new(info),
         });
@@ -108,13 +117,18 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThread<O> {
             let shared = Arc::clone(&shared);
             move || own(device, &shared)
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// A handle to the device.
     #[must_use]
     pub fn handle(&self) -> DeviceHandle<O> {
-        DeviceHandle { shared: Arc::clone(&self.shared) }
+        DeviceHandle {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Answers all waiting jobs with [`RunError::ShuttingDown`], blocks until
@@ -136,7 +150,9 @@ impl<O: Clone + Eq + Hash> Drop for DeviceThread<O> {
 
 impl<O> Clone for DeviceHandle<O> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 
@@ -189,12 +205,22 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
             let _ = answer.send(result);
             then
         };
-        self.shared.push(owner, priority, Job { ticket, deadline, work: Box::new(work) })?;
+        self.shared.push(
+            owner,
+            priority,
+            Job {
+                ticket,
+                deadline,
+                work: Box::new(work),
+            },
+        )?;
 
         match tokio::time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(result)) => result.map_err(RunError::Device),
             Ok(Err(_dropped_unrun)) => Err(self.shared.why_dropped()),
-            Err(_elapsed) => Err(RunError::Timeout { begun: !withdraw.0.withdraw() }),
+            Err(_elapsed) => Err(RunError::Timeout {
+                begun: !withdraw.0.withdraw(),
+            }),
         }
     }
 }
@@ -223,7 +249,10 @@ impl<O: Clone + Eq + Hash> Shared<O> {
         }
         let now = Instant::now();
         let wanted = |job: &Job| job.ticket.is_waiting() && job.deadline > now;
-        queue.jobs.push(owner, priority, job, wanted).map_err(|Full| RunError::Busy)?;
+        queue
+            .jobs
+            .push(owner, priority, job, wanted)
+            .map_err(|Full| RunError::Busy)?;
         drop(queue);
         self.changed.notify_one();
         Ok(())
@@ -236,7 +265,10 @@ impl<O: Clone + Eq + Hash> Shared<O> {
             if let Some(job) = queue.jobs.pop() {
                 return Some(job);
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         None
     }
@@ -276,7 +308,9 @@ impl<O: Clone + Eq + Hash> Shared<O> {
 }
 
 fn panicked() -> DeviceError {
-    DeviceError::Failed { reason: "its code panicked, see the daemon's log".to_owned() }
+    DeviceError::Failed {
+        reason: "its code panicked, see the daemon's log".to_owned(),
+    }
 }
 
 /// No code of a device or a caller runs under these locks, so what they guard
@@ -313,7 +347,9 @@ impl Ticket {
     }
 
     fn leave_waiting(&self, to: u8) -> bool {
-        self.0.compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.0
+            .compare_exchange(Self::WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
     }
 }
 

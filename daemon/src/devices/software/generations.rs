@@ -35,10 +35,16 @@ pub(super) struct Generations {
 }
 
 impl Generations {
-    pub(super) fn open(root: &Path, store_key: &StoreKey, start: Start) -> Result<Self, DeviceError> {
+    pub(super) fn open(
+        root: &Path,
+        store_key: &StoreKey,
+        start: Start,
+    ) -> Result<Self, DeviceError> {
         let wrapping = store_key
             .subkey("mlskeyd v1 software generation")
-            .map_err(|e| DeviceError::Failed { reason: e.to_string() })?;
+            .map_err(|e| DeviceError::Failed {
+                reason: e.to_string(),
+            })?;
         let generations = Self {
             device: root.join("device"),
             directory: root.join("generations"),
@@ -62,7 +68,10 @@ impl Generations {
             let key = self.read(id)?;
             self.remember(id, key);
         }
-        self.cache.get(&id).map(|key| &**key).ok_or(DeviceError::GenerationGone(id))
+        self.cache
+            .get(&id)
+            .map(|key| &**key)
+            .ok_or(DeviceError::GenerationGone(id))
     }
 
     /// Makes a generation durably: a name that appears only with its whole
@@ -157,18 +166,24 @@ impl Generations {
                 _ => {}
             }
         }
-        let mut found = fs::read_dir(&self.directory).map_err(io_error("reading the generations"))?;
+        let mut found =
+            fs::read_dir(&self.directory).map_err(io_error("reading the generations"))?;
         if found.next().is_some() {
             // Generations without the marker: a directory that lost a part.
             return Err(missing(&self.device));
         }
-        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            private_file::sync_directory(parent).map_err(io_error("syncing the device's directory"))?;
+        if let Some(parent) = root
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
+            private_file::sync_directory(parent)
+                .map_err(io_error("syncing the device's directory"))?;
         }
         let marker = sealing::seal(self.wrapping.expose(), MARKER_CONTEXT, &MARKER)?;
         let unfinished = self.device.with_extension("new");
         remove(&unfinished)?;
-        private_file::create(&unfinished, &marker).map_err(io_error("writing the device's marker"))?;
+        private_file::create(&unfinished, &marker)
+            .map_err(io_error("writing the device's marker"))?;
         failpoint::hit("device-marker-written");
         fs::rename(&unfinished, &self.device).map_err(io_error("naming the device's marker"))?;
         private_file::sync_directory(root).map_err(io_error("syncing the device's directory"))
@@ -228,7 +243,9 @@ fn remove(path: &Path) -> Result<(), DeviceError> {
 }
 
 fn missing(path: &Path) -> DeviceError {
-    DeviceError::Missing { what: path.display().to_string() }
+    DeviceError::Missing {
+        what: path.display().to_string(),
+    }
 }
 
 fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> DeviceError {
@@ -238,7 +255,10 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> DeviceError {
 fn file_error(path: &Path, error: PrivateFileError) -> DeviceError {
     match error {
         PrivateFileError::Absent => missing(path),
-        PrivateFileError::Io(source) => DeviceError::Io { what: "reading a file of the device", source },
+        PrivateFileError::Io(source) => DeviceError::Io {
+            what: "reading a file of the device",
+            source,
+        },
         refused => DeviceError::Failed {
             reason: format!(
                 "{} is refused: {refused}; it has to be a regular file of {SEALED_LEN} bytes, owned by the daemon's user, mode 0600",

@@ -34,8 +34,6 @@ mod private_key;
 mod sealing;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tests;
 
 /// Every algorithm that the software device does: all that the daemon knows.
 const ALGORITHMS: [Algorithm; 4] = [
@@ -133,7 +131,10 @@ impl Device for SoftwareDevice {
 impl Sign for SoftwareDevice {
     fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError> {
         let Algorithm::Signature(scheme) = key.algorithm else {
-            return Err(DeviceError::WrongKeyType { needed: "signatures", found: key.algorithm });
+            return Err(DeviceError::WrongKeyType {
+                needed: "signatures",
+                found: key.algorithm,
+            });
         };
         private_key::sign(scheme, &*self.unseal(key)?, content)
     }
@@ -145,12 +146,14 @@ impl Agree for SoftwareDevice {
             (Algorithm::Hpke(kem), peer_kem) if kem == peer_kem => {
                 private_key::agree(&*self.unseal(key)?, peer)
             }
-            (found, Kem::DhKemP256) => {
-                Err(DeviceError::WrongKeyType { needed: "DHKEM P-256", found })
-            }
-            (found, Kem::DhKemX25519) => {
-                Err(DeviceError::WrongKeyType { needed: "DHKEM X25519", found })
-            }
+            (found, Kem::DhKemP256) => Err(DeviceError::WrongKeyType {
+                needed: "DHKEM P-256",
+                found,
+            }),
+            (found, Kem::DhKemX25519) => Err(DeviceError::WrongKeyType {
+                needed: "DHKEM X25519",
+                found,
+            }),
         }
     }
 }
@@ -161,17 +164,35 @@ impl Generate for SoftwareDevice {
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
-        let NewKey { id, algorithm, tier, generation } = request;
+        let NewKey {
+            id,
+            algorithm,
+            tier,
+            generation,
+        } = request;
         if tier != Tier::Software {
             let possible = self.info.tiers(algorithm).to_vec();
-            return Err(DeviceError::Unsupported { algorithm, tier, possible });
+            return Err(DeviceError::Unsupported {
+                algorithm,
+                tier,
+                possible,
+            });
         }
         let generation_key = self.generations.key(generation)?;
         let (private, public) = private_key::generate(algorithm)?;
-        let unsealed =
-            StoredKey { id, algorithm, tier, generation, public, blob: KeyBlob::new(Vec::new()) };
+        let unsealed = StoredKey {
+            id,
+            algorithm,
+            tier,
+            generation,
+            public,
+            blob: KeyBlob::new(Vec::new()),
+        };
         let blob = sealing::seal(generation_key, &blob_context(&unsealed), &private)?;
-        Ok(StoredKey { blob: KeyBlob::new(blob), ..unsealed })
+        Ok(StoredKey {
+            blob: KeyBlob::new(blob),
+            ..unsealed
+        })
     }
 }
 

@@ -23,9 +23,8 @@ pub(super) fn generate(
             let public = x25519_dalek::PublicKey::from(&StaticSecret::from(*private));
             Ok((private, public.to_bytes().to_vec()))
         }
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) | Algorithm::Hpke(Kem::DhKemP256) => {
-            generate_p256()
-        }
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
+        | Algorithm::Hpke(Kem::DhKemP256) => generate_p256(),
     }
 }
 
@@ -41,10 +40,12 @@ pub(super) fn sign(
             Ok(key.sign(content).to_bytes().to_vec())
         }
         SignatureScheme::EcdsaP256Sha256 => {
-            let key = p256::ecdsa::SigningKey::from_slice(private).map_err(|_| DeviceError::BadBlob)?;
-            let signature: p256::ecdsa::Signature = key
-                .try_sign(content)
-                .map_err(|_| DeviceError::Failed { reason: "ECDSA gave no signature".to_owned() })?;
+            let key =
+                p256::ecdsa::SigningKey::from_slice(private).map_err(|_| DeviceError::BadBlob)?;
+            let signature: p256::ecdsa::Signature =
+                key.try_sign(content).map_err(|_| DeviceError::Failed {
+                    reason: "ECDSA gave no signature".to_owned(),
+                })?;
             Ok(signature.to_der().as_bytes().to_vec())
         }
     }
@@ -60,8 +61,8 @@ pub(super) fn agree(private: &[u8; 32], peer: &PeerPublic) -> Result<SharedSecre
             copy_secret(&mut result, shared.raw_secret_bytes());
         }
         PeerPublic::X25519(peer) => {
-            let shared = StaticSecret::from(*private)
-                .diffie_hellman(&x25519_dalek::PublicKey::from(*peer));
+            let shared =
+                StaticSecret::from(*private).diffie_hellman(&x25519_dalek::PublicKey::from(*peer));
             copy_secret(&mut result, shared.as_bytes());
         }
     }
@@ -85,7 +86,9 @@ fn generate_p256() -> Result<(Zeroizing<[u8; 32]>, Vec<u8>), DeviceError> {
             return Ok((private, public.into_vec()));
         }
     }
-    Err(DeviceError::Failed { reason: "the system's random bytes are not random".to_owned() })
+    Err(DeviceError::Failed {
+        reason: "the system's random bytes are not random".to_owned(),
+    })
 }
 
 fn random() -> Result<Zeroizing<[u8; 32]>, DeviceError> {

@@ -37,8 +37,16 @@ pub(super) fn seal(
     let mut ciphertext = Zeroizing::new(*secret);
     let tag = XChaCha20Poly1305::new(Key::from_slice(key))
         .encrypt_in_place_detached(&nonce, &associated_data(context), ciphertext.as_mut_slice())
-        .map_err(|_| DeviceError::Failed { reason: "a key could not be encrypted".to_owned() })?;
-    Ok([&[VERSION], nonce.as_slice(), ciphertext.as_slice(), tag.as_slice()].concat())
+        .map_err(|_| DeviceError::Failed {
+            reason: "a key could not be encrypted".to_owned(),
+        })?;
+    Ok([
+        &[VERSION],
+        nonce.as_slice(),
+        ciphertext.as_slice(),
+        tag.as_slice(),
+    ]
+    .concat())
 }
 
 /// Decrypts a secret that was sealed for the same context.
@@ -67,7 +75,9 @@ pub(super) fn open(
 pub(super) fn fill_random(bytes: &mut [u8]) -> Result<(), DeviceError> {
     OsRng
         .try_fill_bytes(bytes)
-        .map_err(|_| DeviceError::Failed { reason: "the system gives no random bytes".to_owned() })
+        .map_err(|_| DeviceError::Failed {
+            reason: "the system gives no random bytes".to_owned(),
+        })
 }
 
 fn associated_data(context: &[u8]) -> Vec<u8> {
