@@ -9,4 +9,9 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod audit;
+pub mod devices;
+pub mod failpoint;
+pub mod hpke;
 pub mod mls;
+mod private_file;
+pub mod store_key;

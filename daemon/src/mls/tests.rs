@@ -160,7 +160,7 @@ fn a_commit_needs_the_permits_of_its_proposals() {
     let bytes = framed(1, MEMBER, &body, &context(b'g', 7));
     assert_eq!(
         Signable::parse(&bytes).kinds(),
-        [Kind::SignCommit, Kind::SignProposalRemove]
+        [Action::SignCommit, Action::SignProposalRemove]
     );
 }
 
