@@ -1,0 +1,135 @@
+//! What administrators ask.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Algorithm, CallOptions, DeviceState, IdentityInfo, KeyId, KeyInfo, Outcome, Tier};
+
+/// Who owns a key: a user and an app of that user.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// The user id.
+    pub uid: u32,
+    /// The configured app name.
+    pub app: String,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.uid, self.app)
+    }
+}
+
+/// The daemon at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime: u64,
+    /// Open connections, this one included.
+    pub connections: u32,
+    /// Keys in custody that are not destroyed.
+    pub keys: u64,
+    /// Why the registry takes no changes, if it does not.
+    pub read_only: Option<String>,
+    /// Number of the last audit record.
+    pub audit_sequence: u64,
+    /// The devices.
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Its configured name.
+    pub name: String,
+    /// Its kind, such as `software`.
+    pub kind: String,
+    /// What it can do just now.
+    pub state: DeviceState,
+    /// What `state` needs said: why it failed, how to unlock it.
+    pub detail: Option<String>,
+    /// What it can make, and how that is kept.
+    pub offers: Vec<(Algorithm, Tier)>,
+    /// Is it where new keys go by default?
+    pub default: bool,
+}
+
+/// A key with its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedKey {
+    /// Who owns it.
+    pub owner: Owner,
+    /// The key.
+    pub key: KeyInfo,
+    /// The identity of a signature key.
+    pub identity: Option<String>,
+    /// How many records claim it.
+    pub claims: u32,
+}
+
+/// An identity with its owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedIdentity {
+    /// Who owns it.
+    pub owner: Owner,
+    /// The identity.
+    pub identity: IdentityInfo,
+}
+
+/// A storage that holds claims.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageInfo {
+    /// Who owns it.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// Is it connected?
+    pub attached: bool,
+    /// How many records it has that name keys.
+    pub records: u32,
+    /// How many keys they name.
+    pub keys: u32,
+    /// When it was last connected, in seconds since 1970.
+    pub last_attached: u64,
+}
+
+/// A page of keys: they may be many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyQuery {
+    /// The last key of the page before; `None`: from the start.
+    pub after: Option<KeyId>,
+    /// Show destroyed keys, too?
+    pub destroyed: bool,
+}
+
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// Keys destroyed.
+    pub destroyed: u64,
+    /// Keys that are due and wait for the last look of their storage.
+    pub waiting: u64,
+}
+
+/// What administrators ask: root or the daemon's own user only.
+#[tarpc::service]
+pub trait Admin {
+    /// The daemon at a glance.
+    async fn status(options: CallOptions) -> Outcome<DaemonStatus>;
+    /// The devices.
+    async fn devices(options: CallOptions) -> Outcome<Vec<DeviceInfo>>;
+    /// All identities.
+    async fn identities(options: CallOptions) -> Outcome<Vec<OwnedIdentity>>;
+    /// Keys, ordered by id, at most 1000 a page.
+    async fn keys(options: CallOptions, query: KeyQuery) -> Outcome<Vec<OwnedKey>>;
+    /// The storages that hold claims.
+    async fn storages(options: CallOptions) -> Outcome<Vec<StorageInfo>>;
+    /// Drops all claims of a storage whose database is gone; answers how many
+    /// records that were. Its keys then go the way of all unclaimed keys.
+    async fn forget_storage(options: CallOptions, owner: Owner, name: String) -> Outcome<u32>;
+    /// Destroys what is due now.
+    async fn sweep(options: CallOptions) -> Outcome<Swept>;
+}
