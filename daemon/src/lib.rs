@@ -2,3 +2,5 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod audit;
+pub mod caller;
+pub mod config;
