@@ -16,7 +16,7 @@ pub enum Action {
     SignProposalRemove,
     /// Signs a PreSharedKey proposal, or a commit with one inline (RFC 9420,
     /// 12.1.4).
-    SignProposalPsk,
+    SignProposalPreSharedKey,
     /// Signs a ReInit proposal, or a commit with one inline (RFC 9420, 12.1.5).
     SignProposalReInit,
     /// Signs a commit with an inline ExternalInit proposal (RFC 9420, 12.1.6).
@@ -24,6 +24,8 @@ pub enum Action {
     /// Signs a GroupContextExtensions proposal, or a commit with one inline
     /// (RFC 9420, 12.1.7).
     SignProposalGroupContextExtensions,
+    /// A SelfRemove proposal.
+    SignProposalSelfRemove,
     /// Signs a KeyPackageTBS (RFC 9420, 10).
     SignKeyPackage,
     /// Signs a LeafNodeTBS (RFC 9420, 7.2).
@@ -56,16 +58,17 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
         Self::SignProposalUpdate,
         Self::SignProposalRemove,
-        Self::SignProposalPsk,
+        Self::SignProposalPreSharedKey,
         Self::SignProposalReInit,
         Self::SignProposalExternalInit,
         Self::SignProposalGroupContextExtensions,
+        Self::SignProposalSelfRemove,
         Self::SignKeyPackage,
         Self::SignLeafNode,
         Self::SignGroupInfo,
@@ -91,10 +94,11 @@ impl Action {
             Self::SignProposalAdd => "SignProposalAdd",
             Self::SignProposalUpdate => "SignProposalUpdate",
             Self::SignProposalRemove => "SignProposalRemove",
-            Self::SignProposalPsk => "SignProposalPsk",
+            Self::SignProposalPreSharedKey => "SignProposalPreSharedKey",
             Self::SignProposalReInit => "SignProposalReInit",
             Self::SignProposalExternalInit => "SignProposalExternalInit",
             Self::SignProposalGroupContextExtensions => "SignProposalGroupContextExtensions",
+            Self::SignProposalSelfRemove => "SignProposalSelfRemove",
             Self::SignKeyPackage => "SignKeyPackage",
             Self::SignLeafNode => "SignLeafNode",
             Self::SignGroupInfo => "SignGroupInfo",

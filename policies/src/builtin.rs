@@ -89,10 +89,11 @@ const fn needs(action: Action) -> Needs {
         | Action::SignProposalAdd
         | Action::SignProposalUpdate
         | Action::SignProposalRemove
-        | Action::SignProposalPsk
+        | Action::SignProposalPreSharedKey
         | Action::SignProposalReInit
         | Action::SignProposalExternalInit
         | Action::SignProposalGroupContextExtensions
+        | Action::SignProposalSelfRemove
         | Action::SignKeyPackage
         | Action::SignLeafNode
         | Action::SignGroupInfo
