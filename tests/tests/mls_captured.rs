@@ -490,7 +490,7 @@ fn all_lives() -> Vec<App> {
     apps
 }
 
-fn scheme(suite: Ciphersuite) -> Scheme {
+fn scheme(suite: Ciphersuite) -> mlskeyd_protocol::v1::SignatureScheme {
     scheme_of_cipher_suite(suite.into()).unwrap()
 }
 
@@ -506,7 +506,7 @@ impl Custody for Registry<'_> {
         let bound = self.bound.borrow();
         Ok(bound.get(public_key).cloned().unwrap_or(HpkeKey::Unbound))
     }
-    fn signature_scheme(&self, public_key: &[u8]) -> Result<Option<Scheme>, Infallible> {
+    fn signature_scheme(&self, public_key: &[u8]) -> Result<Option<mlskeyd_protocol::v1::SignatureScheme>, Infallible> {
         let known = self.app.keys.borrow().iter().any(|key| key == public_key);
         Ok(known.then(|| scheme(self.app.suite)))
     }

@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::{
     Algorithm, DeviceState, Failure, FailureCode, Owner, Placement, Progress, Tier,
 };
 
 use super::{Call, failure};
-use crate::devices::queue::{DeviceHandle, RunError};
+use crate::devices::queue::{DeviceHandle, Priority};
 use crate::devices::{Device, DeviceError, DeviceInfo};
 
 /// How long a request waits in a device's queue before its caller is told that
 /// the device is busy. An earlier notice would be noise.
 const BUSY_NOTICE: Duration = Duration::from_millis(300);
+
+/// How long the daemon itself waits for a device.
+const OWN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The daemon's own place in the devices' queues: no configured app has it.
+const OWN_APP: &str = "mlskeyd";
 
 /// The configured devices by name, and the default one.
 pub struct Devices {
@@ -86,18 +92,27 @@ impl Devices {
         }
         let running = device.run(owner.clone(), call.priority(), call.deadline, job);
         tokio::pin!(running);
-        let result = if call.may_wait() {
-            match tokio::time::timeout(BUSY_NOTICE, &mut running).await {
-                Ok(result) => result,
-                Err(_) => {
-                    call.progress.send(Progress::Busy { device: name.to_owned() });
-                    running.await
-                }
+        let result = match tokio::time::timeout(BUSY_NOTICE, &mut running).await {
+            Ok(result) => result,
+            Err(_) => {
+                call.progress.send(Progress::Busy { device: name.to_owned() });
+                running.await
             }
-        } else {
-            running.await
         };
-        result.map_err(|error: RunError| failure::of_run(error, name))
+        result.map_err(|error| failure::of_run(error, name))
+    }
+
+    /// Runs a job on a device for the daemon itself: nobody waits for it.
+    pub(super) async fn run_own<T: Send + 'static>(
+        &self,
+        name: &str,
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now().checked_add(OWN_DEADLINE).unwrap_or_else(Instant::now);
+        let owner =
+            Owner { uid: rustix::process::geteuid().as_raw(), app: OWN_APP.to_owned() };
+        let running = self.get(name)?.run(owner, Priority::Background, deadline, job);
+        running.await.map_err(|error| failure::of_run(error, name))
     }
 }
 

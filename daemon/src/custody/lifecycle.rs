@@ -2,10 +2,10 @@
 //! device, registry. And the one task that destroys what is due.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, CallOptions, Failure, FailureCode, Interaction, KeyId, Owner, Priority, Swept,
+    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, Swept,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -17,10 +17,6 @@ use crate::store::{
     Cause, CurrentGeneration, Generation, GenerationId, IdentityRecord, KeyRecord, LifeState,
     MadeKey, NewKey, StoreError, Under,
 };
-
-/// How long the daemon itself waits for a device, for work that nobody waits
-/// for.
-const OWN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Most keys that are destroyed between two looks at the clock.
 const SWEEP_BATCH: usize = 64;
@@ -229,9 +225,8 @@ impl Custody {
 
     async fn destroy_generation(&self, generation: &Generation) -> Result<(), Failure> {
         let id = generation.id;
-        let call = own_call();
         self.devices
-            .run(&generation.device, &own_owner(), &call, move |device| {
+            .run_own(&generation.device, move |device| {
                 device.destroyer().ok_or(DeviceError::Absent)?.destroy_generation(id)
             })
             .await?;
@@ -337,25 +332,6 @@ impl KeyRecord {
             blob: self.blob.clone(),
         }
     }
-}
-
-/// A call that the daemon makes by itself.
-fn own_call() -> Call {
-    let deadline = Instant::now().checked_add(OWN_DEADLINE);
-    Call {
-        options: CallOptions {
-            interaction: Interaction::Never,
-            priority: Priority::Background,
-            token: 0,
-        },
-        deadline: deadline.unwrap_or_else(Instant::now),
-        progress: mlskeyd_protocol::server::ProgressSender::none(),
-    }
-}
-
-/// The daemon's own place in the devices' queues.
-fn own_owner() -> Owner {
-    Owner { uid: rustix::process::geteuid().as_raw(), app: "mlskeyd".to_owned() }
 }
 
 fn random_id() -> [u8; 16] {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::server::ProgressSender;
-use mlskeyd_protocol::v1::{CallOptions, Failure, Interaction};
+use mlskeyd_protocol::v1::{CallOptions, Failure};
 
 use super::Session;
 use super::subject::Subject;
@@ -26,11 +26,6 @@ impl Call {
             mlskeyd_protocol::v1::Priority::Interactive => Priority::Interactive,
             mlskeyd_protocol::v1::Priority::Background => Priority::Background,
         }
-    }
-
-    /// May the call wait for a person?
-    pub(super) fn may_wait(&self) -> bool {
-        matches!(self.options.interaction, Interaction::UpTo(_))
     }
 }
 

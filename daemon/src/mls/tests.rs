@@ -2,6 +2,10 @@
 
 use proptest::prelude::*;
 
+use mlskeyd_policies::Action;
+
+use mlskeyd_policies::Action;
+
 use super::reader::write_opaque;
 use super::signable::sign_content;
 use super::*;
