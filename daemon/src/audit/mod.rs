@@ -4,6 +4,7 @@
 //! ([`verify()`] proves the chain), and one thread that writes it.
 
 mod chain;
+mod health;
 mod log;
 mod record;
 mod repeats;
@@ -13,18 +14,17 @@ mod verify;
 mod writer;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{Failure, FailureCode};
 use tokio::sync::{Semaphore, oneshot};
 
 pub use log::{OpenError, Opened};
 pub use record::{AuditCaller, AuditOutcome, Entry, Record};
 pub use verify::{Entries, ReadError, Report, verify};
 
+use health::Health;
 use log::{Log, Medium};
 use writer::{Job, Writer};
 
@@ -48,45 +48,22 @@ pub enum Durability {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
     /// No space.
-    #[error("the audit log cannot be written: the disk is full")]
+    #[error("the audit log cannot be written: the disk is full; free space in the state directory")]
     DiskFull,
     /// The system refuses.
-    #[error("the audit log cannot be written: {0}")]
+    #[error("the audit log cannot be written: {0}; check the disk of the state directory")]
     Unwritable(String),
     /// The disk does not answer.
-    #[error("the audit log cannot be written: the disk does not answer")]
+    #[error(
+        "the audit log cannot be written: the disk does not answer; check the disk of the state directory"
+    )]
     Timeout,
     /// The record is longer than a record may be.
-    #[error("the request is too long for the audit log")]
+    #[error("the request is too long for the audit log; shorten its names")]
     TooLong,
     /// The writer has stopped.
-    #[error("the audit log is closed")]
+    #[error("the audit log is closed; repeat the call when mlskeyd has started again")]
     Closed,
-}
-
-impl AuditError {
-    /// What can be done next.
-    #[must_use]
-    pub const fn advice(&self) -> &'static str {
-        match self {
-            Self::DiskFull => "free space in the daemon's state directory, then repeat the call",
-            Self::Unwritable(_) | Self::Timeout => {
-                "check the disk that holds the daemon's state directory, then repeat the call"
-            }
-            Self::TooLong => "shorten the names and the group id in the request",
-            Self::Closed => "repeat the call when mlskeyd has started again",
-        }
-    }
-}
-
-impl From<AuditError> for Failure {
-    fn from(error: AuditError) -> Self {
-        Self::new(
-            FailureCode::AuditUnavailable,
-            error.to_string(),
-            error.advice(),
-        )
-    }
 }
 
 /// How long the writer takes for what.
@@ -113,7 +90,7 @@ pub struct AuditLog {
     /// `None` only while it is dropped.
     jobs: Option<mpsc::Sender<Job>>,
     room: Arc<Semaphore>,
-    sequence: Arc<AtomicU64>,
+    health: Arc<Health>,
     answer_within: Duration,
     thread: Option<JoinHandle<()>>,
 }
@@ -140,15 +117,15 @@ impl AuditLog {
 
     fn start<M: Medium>(log: Log<M>, timing: Timing) -> std::io::Result<Self> {
         let (jobs, received) = mpsc::channel();
-        let sequence = Arc::new(AtomicU64::new(0));
-        let writer = Writer::new(log, Arc::clone(&sequence), timing);
+        let health = Arc::new(Health::default());
+        let writer = Writer::new(log, Arc::clone(&health), timing);
         let thread = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run(&received))?;
         Ok(Self {
             jobs: Some(jobs),
             room: Arc::new(Semaphore::new(MAX_WAITING)),
-            sequence,
+            health,
             answer_within: timing.answer_within,
             thread: Some(thread),
         })
@@ -184,10 +161,19 @@ impl AuditLog {
             .unwrap_or(Err(AuditError::Timeout))
     }
 
+    /// Could a record be written now? Asked before a request is served, so that
+    /// nothing is done that cannot go on record.
+    ///
+    /// # Errors
+    /// The [`AuditError`] that an append would very likely meet.
+    pub fn check(&self) -> Result<(), AuditError> {
+        self.health.check(self.answer_within)
+    }
+
     /// Number of the last record in the log; 0: there is none.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.sequence.load(Ordering::Acquire)
+        self.health.sequence()
     }
 }
 

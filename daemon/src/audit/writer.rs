@@ -3,15 +3,15 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::chain::{self, Tip};
+use super::health::Health;
 use super::log::{Log, Medium};
-use super::record::{Record, encode};
+use super::record::{AuditOutcome, Record, encode};
 use super::repeats::Repeats;
 use super::{AuditError, Durability, Timing};
 
@@ -32,11 +32,10 @@ pub(super) struct Job {
 
 pub(super) struct Writer<M> {
     log: Log<M>,
-    /// [`Tip::sequence`] of what is in the log, for others to see.
-    sequence: Arc<AtomicU64>,
+    health: Arc<Health>,
     timing: Timing,
     repeats: Repeats,
-    /// Counted repetitions that could not be written yet.
+    /// Records that nobody waits for and that could not be written yet.
     pending: Vec<Record>,
     /// When the log has to be synced, or (after a failure) tried again.
     wake: Option<Instant>,
@@ -47,19 +46,19 @@ pub(super) struct Writer<M> {
 struct Batch {
     bytes: Vec<u8>,
     tip: Tip,
-    /// Counted repetitions among them: not to be lost if the write fails.
-    counted: Vec<Record>,
+    /// Those that nobody waits for: not to be lost if the write fails.
+    kept: Vec<Record>,
     /// Refusals that begin a row: not to be counted on if the write fails.
     begun: Vec<Record>,
 }
 
 impl<M: Medium> Writer<M> {
-    pub(super) fn new(log: Log<M>, sequence: Arc<AtomicU64>, timing: Timing) -> Self {
-        sequence.store(log.tip().sequence, Ordering::Release);
+    pub(super) fn new(log: Log<M>, health: Arc<Health>, timing: Timing) -> Self {
+        health.written(log.tip().sequence);
         let repeats = Repeats::new(timing.repeat_window);
         Self {
             log,
-            sequence,
+            health,
             timing,
             repeats,
             pending: Vec::new(),
@@ -73,13 +72,15 @@ impl<M: Medium> Writer<M> {
         loop {
             match self.receive(jobs) {
                 Ok(first) => {
+                    self.health.busy();
                     let rest = jobs.try_iter().take(BATCH.saturating_sub(1));
                     self.serve(std::iter::once(first).chain(rest).collect());
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.health.busy(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.do_what_is_due();
+            self.health.idle();
         }
         self.finish();
     }
@@ -94,7 +95,7 @@ impl<M: Medium> Writer<M> {
     fn serve(&mut self, jobs: Vec<Job>) {
         let now = Instant::now();
         let mut batch = self.begin_batch();
-        let mut durable = !batch.counted.is_empty();
+        let mut durable = !batch.kept.is_empty();
         let mut answers = Vec::with_capacity(jobs.len());
         for Job {
             record,
@@ -122,14 +123,14 @@ impl<M: Medium> Writer<M> {
     /// Adds a record that is no repetition. `false`: it is too long.
     fn add(&mut self, batch: &mut Batch, record: Record, now: Instant) -> bool {
         if let Some(counted) = self.repeats.end(record.owner()) {
-            batch.push_counted(counted);
+            batch.push_kept(counted);
         }
         if !batch.push(&record) {
             return false;
         }
         if record.is_refusal() {
             if let Some(counted) = self.repeats.begin(&record, now) {
-                batch.push_counted(counted);
+                batch.push_kept(counted);
             }
             batch.begun.push(record);
         }
@@ -140,11 +141,11 @@ impl<M: Medium> Writer<M> {
         let mut batch = Batch {
             bytes: Vec::new(),
             tip: *self.log.tip(),
-            counted: Vec::new(),
+            kept: Vec::new(),
             begun: Vec::new(),
         };
-        for counted in self.pending.drain(..) {
-            batch.push_counted(counted);
+        for record in self.pending.drain(..) {
+            batch.push_kept(record);
         }
         batch
     }
@@ -157,12 +158,12 @@ impl<M: Medium> Writer<M> {
         let durable = durable || self.failing;
         match self.log.append(&batch.bytes, batch.tip, durable) {
             Ok(()) => {
-                self.sequence.store(batch.tip.sequence, Ordering::Release);
+                self.health.written(batch.tip.sequence);
                 self.succeeded();
                 Ok(())
             }
             Err(error) => {
-                self.pending.extend(batch.counted);
+                self.pending.extend(batch.kept);
                 for record in batch.begun {
                     self.repeats.end(record.owner());
                 }
@@ -192,6 +193,7 @@ impl<M: Medium> Writer<M> {
     fn succeeded(&mut self) {
         if self.failing {
             self.failing = false;
+            self.health.recovered();
             tracing::warn!("the audit log can be written again");
         }
         if !self.log.needs_sync() && self.pending.is_empty() {
@@ -202,16 +204,23 @@ impl<M: Medium> Writer<M> {
     }
 
     fn failed(&mut self, error: &io::Error) -> AuditError {
-        if !self.failing {
-            self.failing = true;
-            tracing::error!(%error, "the audit log cannot be written: requests are refused");
-        }
-        let waits = self.log.needs_sync() || !self.pending.is_empty();
-        self.wake = waits.then(|| Instant::now().checked_add(RETRY)).flatten();
-        match error.kind() {
+        let error = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => AuditError::DiskFull,
             _ => AuditError::Unwritable(error.to_string()),
+        };
+        self.health.failed(error.clone());
+        if !self.failing {
+            self.failing = true;
+            tracing::error!(%error, "requests are refused until it can be written again");
+            // That it failed belongs into the log; and while this waits to be
+            // written, the writer finds out by itself when it can.
+            let note = AuditOutcome::Noted {
+                note: error.to_string().into(),
+            };
+            self.pending.push(Record::new("AuditInterrupted", note));
         }
+        self.wake = Instant::now().checked_add(RETRY);
+        error
     }
 
     fn finish(&mut self) {
@@ -234,12 +243,11 @@ impl Batch {
         after.is_some()
     }
 
-    fn push_counted(&mut self, record: Record) {
-        // It fitted before; the count makes it a few bytes longer at most.
+    fn push_kept(&mut self, record: Record) {
         if self.push(&record) {
-            self.counted.push(record);
+            self.kept.push(record);
         } else {
-            tracing::error!("a count of repeated refusals is too long for the audit log");
+            tracing::error!("a record of the daemon is too long for the audit log");
         }
     }
 }
