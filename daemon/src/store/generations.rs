@@ -6,7 +6,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::error::StoreError;
 use super::mac::{Row, RowMac};
 use super::tombstones::Tombstone;
-use super::types::{CurrentGeneration, Generation, GenerationId, GenerationState};
+use super::types::{CurrentGeneration, Generation, GenerationState};
+use crate::devices::GenerationId;
 use super::writer::{Effect, Tx};
 use crate::failpoint;
 

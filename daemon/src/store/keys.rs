@@ -10,9 +10,10 @@ use super::generations;
 use super::mac::{Row, RowMac, decode};
 use super::tombstones::Tombstone;
 use super::types::{
-    Binding, Cause, ConnectionId, GenerationId, KeyBlob, KeyRecord, LifeState, MadeKey, NewKey,
+    Binding, Cause, ConnectionId, KeyRecord, LifeState, MadeKey, NewKey,
     Rebind, Under, Wait,
 };
+use crate::devices::{GenerationId, KeyBlob};
 use super::writer::{Effect, Tx};
 use super::{claims, column};
 use crate::failpoint;

@@ -42,8 +42,8 @@ pub use clock::{SystemClock, TimeSource};
 pub use error::{OpenError, StoreError};
 pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
-    Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationId,
-    GenerationState, GuardId, GuardMark, IdentityRecord, KeyBlob, KeyRecord, LifeState,
+    Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation,
+    GenerationState, GuardId, GuardMark, IdentityRecord, KeyRecord, LifeState,
     MAX_COMMITS, MadeKey, NewKey, Pending, Rebind, Settings, Under,
 };
 
@@ -51,6 +51,7 @@ use cache::Cache;
 use reader::Reading;
 use writer::{Message, Task, Tx};
 
+use crate::devices::GenerationId;
 use crate::failpoint;
 
 /// Most keys of one page.

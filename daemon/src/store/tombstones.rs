@@ -16,7 +16,7 @@ use mlskeyd_protocol::v1::KeyId;
 
 use super::error::{OpenError, StoreError};
 use super::mac::RowMac;
-use super::types::GenerationId;
+use crate::devices::GenerationId;
 
 /// The file's name in the state directory.
 pub(super) const FILE: &str = "tombstones";
