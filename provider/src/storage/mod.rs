@@ -1,0 +1,2 @@
+//! The storage wrapper.
+pub(crate) mod custodian;
