@@ -7,7 +7,7 @@
 
 use std::cell::RefCell;
 
-use mlskeyd_protocol::KeyId;
+use mlskeyd_protocol::v1::KeyId;
 
 /// Most init keys that a thread watches at once. An app processes one Welcome
 /// after the other; what is beyond is not watched, and its KeyPackage's delete

@@ -1,2 +1,4 @@
 //! The storage wrapper.
 pub(crate) mod custodian;
+mod record;
+mod walker;
