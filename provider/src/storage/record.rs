@@ -34,7 +34,6 @@ impl traits::HpkeKeyPair<CURRENT_VERSION> for KeyPair {}
 
 /// The raw bytes of a group id.
 pub(super) fn group_bytes<G: Serialize>(group_id: &G) -> Option<Bytes> {
-    // An empty group id has no run of bytes, and is a group id all the same.
     walker::first_bytes(group_id).map(Bytes)
 }
 
@@ -70,9 +69,9 @@ pub(super) fn reference(bytes: &[u8]) -> Option<KeyPackageRef> {
     KeyPackageRef::tls_deserialize_exact_bytes(&framed).ok()
 }
 
-/// Could not read a record again.
+/// The inner storage does not give, or delete, a record.
 #[derive(Debug, thiserror::Error)]
-#[error("the record cannot be read")]
+#[error("the storage does not give the record")]
 pub(super) struct Unreadable;
 
 /// Reads a record again from the inner storage. `None`: it is not there.
@@ -135,13 +134,14 @@ pub(super) fn in_use<S: StorageProvider<CURRENT_VERSION>>(inner: &S, record: &Re
         && state.is_some_and(|state| !matches!(state, MlsGroupState::Inactive))
 }
 
-/// Deletes a record from the inner storage.
+/// Deletes a record from the inner storage, but never a group's state: that is
+/// for the app alone.
 pub(super) fn delete<S: StorageProvider<CURRENT_VERSION>>(
     inner: &S,
     record: &Record,
 ) -> Result<(), Unreadable> {
     let result = match record {
-        Record::GroupState { group } => inner.delete_group_state(&GroupId::from_slice(group)),
+        Record::GroupState { .. } => return Err(Unreadable),
         Record::Epoch { group, epoch, leaf_index } => inner.delete_encryption_epoch_key_pairs(
             &GroupId::from_slice(group),
             &GroupEpoch::from(*epoch),

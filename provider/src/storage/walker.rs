@@ -195,7 +195,7 @@ impl Walker {
         // A VLBytes names its own parts below the path.
         let at_path = path.is_empty()
             || self.fields.windows(path.len()).any(|fields| fields == path);
-        if at_path && self.bytes.is_none() && !self.run.is_empty() {
+        if at_path && self.bytes.is_none() {
             self.bytes = Some(self.run.to_vec());
         }
     }
