@@ -93,7 +93,10 @@ impl From<CallError> for ProviderError {
 
 impl ProviderError {
     pub(crate) fn no_custody_for(config: &HpkeConfig) -> Self {
-        Self::HpkeUnsupported(format!("HPKE with {:?}, {:?}, {:?}", config.0, config.1, config.2))
+        Self::HpkeUnsupported(format!(
+            "HPKE with {:?}, {:?}, {:?}",
+            config.0, config.1, config.2
+        ))
     }
 }
 
@@ -163,7 +166,11 @@ thread_local! {
 impl Watch {
     pub(crate) fn new(on_progress: Option<OnProgress>, on_refusal: Option<OnRefusal>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { provider: NEXT.fetch_add(1, Ordering::Relaxed), on_progress, on_refusal }
+        Self {
+            provider: NEXT.fetch_add(1, Ordering::Relaxed),
+            on_progress,
+            on_refusal,
+        }
     }
 
     pub(crate) fn progress(&self, progress: &Progress) {
@@ -175,7 +182,11 @@ impl Watch {
     /// Remembers, traces and reports a failure.
     pub(crate) fn failed(&self, operation: Operation, key: Option<KeyId>, error: ProviderError) {
         tracing::warn!(%operation, key = key.map(tracing::field::display), %error, "custody failed");
-        let failure = CustodyFailure { operation, key, error };
+        let failure = CustodyFailure {
+            operation,
+            key,
+            error,
+        };
         LAST.with_borrow_mut(|last| {
             last.retain(|(provider, _)| *provider != self.provider);
             if last.len() >= MAX_REMEMBERED {
@@ -191,7 +202,9 @@ impl Watch {
     /// Takes what this thread remembers.
     pub(crate) fn take_last(&self) -> Option<CustodyFailure> {
         LAST.with_borrow_mut(|last| {
-            let at = last.iter().position(|(provider, _)| *provider == self.provider)?;
+            let at = last
+                .iter()
+                .position(|(provider, _)| *provider == self.provider)?;
             Some(last.remove(at).1)
         })
     }
@@ -210,7 +223,9 @@ mod tests {
         one.failed(Operation::Sign, None, ProviderError::Timeout);
         assert!(other.take_last().is_none());
         let elsewhere = Arc::clone(&one);
-        std::thread::spawn(move || assert!(elsewhere.take_last().is_none())).join().unwrap();
+        std::thread::spawn(move || assert!(elsewhere.take_last().is_none()))
+            .join()
+            .unwrap();
         assert_eq!(one.take_last().unwrap().error, ProviderError::Timeout);
         assert!(one.take_last().is_none());
     }
@@ -232,7 +247,9 @@ mod tests {
         let ear = Arc::clone(&heard);
         let watch = Watch::new(
             None,
-            Some(Box::new(move |failure| ear.lock().unwrap().push(failure.operation))),
+            Some(Box::new(move |failure| {
+                ear.lock().unwrap().push(failure.operation)
+            })),
         );
         watch.failed(Operation::Sign, None, ProviderError::Timeout);
         watch.failed(Operation::Open, None, ProviderError::Timeout);

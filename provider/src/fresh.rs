@@ -31,7 +31,8 @@ pub(crate) fn remember(random: &[u8]) {
 /// Is `ikm` this thread's last random output? Whatever the answer, that output
 /// is forgotten.
 pub(crate) fn is_fresh(ikm: &[u8]) -> bool {
-    LAST.take().is_some_and(|last| bool::from(last.as_slice().ct_eq(ikm)))
+    LAST.take()
+        .is_some_and(|last| bool::from(last.as_slice().ct_eq(ikm)))
 }
 
 /// While this lives, this thread's fresh keys are made in software: an app that
@@ -43,7 +44,9 @@ pub(crate) struct SoftwareKeys {
 impl SoftwareKeys {
     pub(crate) fn begin() -> Self {
         LAST.set(None);
-        Self { before: SUSPENDED.replace(true) }
+        Self {
+            before: SUSPENDED.replace(true),
+        }
     }
 }
 
@@ -86,7 +89,9 @@ mod tests {
     #[test]
     fn each_thread_has_its_own_memory() {
         remember(&[1; 32]);
-        std::thread::spawn(|| assert!(!is_fresh(&[1; 32]))).join().unwrap();
+        std::thread::spawn(|| assert!(!is_fresh(&[1; 32])))
+            .join()
+            .unwrap();
         assert!(is_fresh(&[1; 32]));
     }
 

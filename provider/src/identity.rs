@@ -6,7 +6,7 @@ use mlskeyd_protocol::v1::{self, Bytes, IdentityInfo, SignatureScheme as Scheme}
 use openmls::prelude::{Credential, CredentialType, CredentialWithKey};
 use openmls_traits::signatures::{Signer, SignerError};
 use openmls_traits::types::SignatureScheme;
-use tls_codec::{DeserializeBytes, Serialize as _, VLByteSlice, VLBytes};
+use tls_codec::{Serialize as _, VLByteSlice};
 
 use crate::failure::ProviderError;
 use crate::link::Link;
@@ -76,7 +76,9 @@ impl Signer for CustodySigner {
     /// `payload` is a serialised SignContent (RFC 9420, 5.1.2). The signature
     /// is 64 bytes for Ed25519, and DER for ECDSA.
     fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
-        self.link.sign(self.key, self.scheme, payload).map_err(|_| SignerError::SigningError)
+        self.link
+            .sign(self.key, self.scheme, payload)
+            .map_err(|_| SignerError::SigningError)
     }
 
     fn signature_scheme(&self) -> SignatureScheme {
@@ -98,15 +100,39 @@ pub(crate) fn custody_credential(credential: &Credential) -> Result<v1::Credenti
 fn certificates(mut content: &[u8]) -> Result<Vec<Bytes>, ProviderError> {
     let mut chain = Vec::new();
     while !content.is_empty() {
-        let (certificate, rest) = VLBytes::tls_deserialize_bytes(content)
-            .map_err(|_| ProviderError::CredentialUnsupported)?;
-        chain.push(Bytes::from(Vec::from(certificate)));
+        let (certificate, rest) =
+            split_vector(content).ok_or(ProviderError::CredentialUnsupported)?;
+        chain.push(Bytes::from(certificate));
         content = rest;
     }
     if chain.is_empty() {
         return Err(ProviderError::CredentialUnsupported);
     }
     Ok(chain)
+}
+
+/// Splits a vector with its length before it (RFC 9420, 2.1.2) from what
+/// follows. By hand, since tls_codec asserts that all of its bytes are there.
+fn split_vector(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let width = match bytes.first()? >> 6 {
+        0 => 1,
+        1 => 2,
+        2 => 4,
+        _ => return None,
+    };
+    let (prefix, rest) = bytes.split_at_checked(width)?;
+    let value = prefix
+        .iter()
+        .fold(0_usize, |value, byte| value << 8 | usize::from(*byte));
+    let (length, shortest) = match width {
+        1 => (value, 0),
+        2 => (value & 0x3FFF, 1 << 6),
+        _ => (value & 0x3FFF_FFFF, 1 << 14),
+    };
+    if length < shortest {
+        return None;
+    }
+    rest.split_at_checked(length)
 }
 
 /// A credential of the protocol in OpenMLS's form.
@@ -140,11 +166,12 @@ mod tests {
             custody_credential(&basic).unwrap(),
             v1::Credential::Basic(Bytes::from(b"alice".as_slice()))
         );
-        // Certificates of 1, 300 and 0 bytes: one- and two-byte lengths.
+        // Certificates of 1, 300, 0 and 20,000 bytes: lengths of one, two and four bytes.
         let chain = v1::Credential::X509(vec![
             Bytes::from(vec![7]),
             Bytes::from(vec![8; 300]),
             Bytes::from(vec![]),
+            Bytes::from(vec![9; 20_000]),
         ]);
         for here in [custody_credential(&basic).unwrap(), chain] {
             let there = openmls_credential(&here).unwrap();
@@ -154,7 +181,15 @@ mod tests {
 
     #[test]
     fn malformed_credentials_are_refused() {
-        for content in [vec![], vec![5, 1], vec![1, 7, 0xFF], vec![0x40, 0x01, 7]] {
+        // Nothing; cut short; a bad prefix after a good vector; a length that
+        // is not in its shortest form; a cut prefix.
+        for content in [
+            vec![],
+            vec![5, 1],
+            vec![1, 7, 0xFF],
+            vec![0x40, 0x01, 7],
+            vec![0x80, 0],
+        ] {
             let credential = Credential::new(CredentialType::X509, content);
             assert_eq!(
                 custody_credential(&credential),
@@ -162,6 +197,9 @@ mod tests {
             );
         }
         let other = Credential::new(CredentialType::Other(0x0A0A), vec![1]);
-        assert_eq!(custody_credential(&other), Err(ProviderError::CredentialUnsupported));
+        assert_eq!(
+            custody_credential(&other),
+            Err(ProviderError::CredentialUnsupported)
+        );
     }
 }

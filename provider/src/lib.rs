@@ -96,7 +96,9 @@ pub use availability::Availability;
 pub use crypto::CustodyCrypto;
 pub use failure::{CustodyFailure, Operation, ProviderError};
 pub use identity::{CustodyIdentity, CustodySigner};
-pub use migration::{Migration, MigrationError, ReplaceError, leave, migrate, replace_key_packages};
+pub use migration::{
+    Migration, MigrationError, ReplaceError, leave, migrate, replace_key_packages,
+};
 pub use mlskeyd_protocol::v1::{
     DeviceState, Failure, FailureCode, Handle, IdentityInfo, Interaction, KeyId, KeyInfo, KeyState,
     Priority, Progress, Role, Tier,

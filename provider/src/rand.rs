@@ -15,6 +15,14 @@ pub struct CustodyRand<C> {
     inner: Arc<C>,
 }
 
+impl<C> Clone for CustodyRand<C> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
 impl<C> CustodyRand<C> {
     pub(crate) const fn new(inner: Arc<C>) -> Self {
         Self { inner }

@@ -74,12 +74,21 @@ impl CustodyStatus {
     /// Names the first key that is not.
     pub fn require(&self) -> Result<(), NotInCustody> {
         let leaves = std::iter::once(("the leaf", &self.leaf))
-            .chain(self.pending_commit.iter().map(|leaf| ("the pending commit", leaf)))
-            .chain(self.pending_updates.iter().map(|leaf| ("a pending update", leaf)));
+            .chain(
+                self.pending_commit
+                    .iter()
+                    .map(|leaf| ("the pending commit", leaf)),
+            )
+            .chain(
+                self.pending_updates
+                    .iter()
+                    .map(|leaf| ("a pending update", leaf)),
+            );
         for (leaf, custody) in leaves {
-            for (key, custody) in
-                [("signature", &custody.signature), ("encryption", &custody.encryption)]
-            {
+            for (key, custody) in [
+                ("signature", &custody.signature),
+                ("encryption", &custody.encryption),
+            ] {
                 if !custody.is_in_custody() {
                     return Err(NotInCustody { key, leaf });
                 }
@@ -97,7 +106,9 @@ pub(crate) fn custody_status(
     let Some(own) = group.own_leaf_node() else {
         return Ok(None);
     };
-    let committed = group.pending_commit().and_then(|commit| commit.update_path_leaf_node());
+    let committed = group
+        .pending_commit()
+        .and_then(|commit| commit.update_path_leaf_node());
     let updates = group
         .pending_proposals()
         .filter(|queued| *queued.sender() == Sender::Member(group.own_leaf_index()))
@@ -112,7 +123,11 @@ pub(crate) fn custody_status(
         return Ok(None);
     };
     let pending_commit = committed.and_then(|_| found.next());
-    Ok(Some(CustodyStatus { leaf, pending_commit, pending_updates: found.collect() }))
+    Ok(Some(CustodyStatus {
+        leaf,
+        pending_commit,
+        pending_updates: found.collect(),
+    }))
 }
 
 /// Where the keys of these leaves are, in the order asked.
@@ -125,12 +140,16 @@ pub(crate) fn look_up_leaves(
         keys.push(Bytes::from(leaf.signature_key().as_slice()));
         keys.push(encryption_key(leaf)?);
     }
-    let mut found = link.look_up(keys)?.into_iter().map(|info| {
-        info.map_or(KeyCustody::Software, KeyCustody::InCustody)
-    });
+    let mut found = link
+        .look_up(keys)?
+        .into_iter()
+        .map(|info| info.map_or(KeyCustody::Software, KeyCustody::InCustody));
     let mut custody = Vec::new();
     while let (Some(signature), Some(encryption)) = (found.next(), found.next()) {
-        custody.push(LeafCustody { signature, encryption });
+        custody.push(LeafCustody {
+            signature,
+            encryption,
+        });
     }
     Ok(custody)
 }
@@ -139,7 +158,10 @@ pub(crate) fn look_up_leaves(
 /// encoding.
 fn encryption_key(leaf: &LeafNode) -> Result<Bytes, ProviderError> {
     let encoding = |_| ProviderError::Protocol("a leaf's key has no encoding".to_owned());
-    let encoded = leaf.encryption_key().tls_serialize_detached().map_err(encoding)?;
+    let encoded = leaf
+        .encryption_key()
+        .tls_serialize_detached()
+        .map_err(encoding)?;
     let key = VLBytes::tls_deserialize_exact_bytes(&encoded).map_err(encoding)?;
     Ok(Bytes::from(Vec::from(key)))
 }
@@ -164,25 +186,45 @@ mod tests {
     }
 
     fn leaf(signature: KeyCustody, encryption: KeyCustody) -> LeafCustody {
-        LeafCustody { signature, encryption }
+        LeafCustody {
+            signature,
+            encryption,
+        }
     }
 
     #[test]
     fn custody_is_required_of_every_key() {
         let good = || leaf(held(KeyState::Active), held(KeyState::Idle));
-        let mut status =
-            CustodyStatus { leaf: good(), pending_commit: Some(good()), pending_updates: vec![good()] };
+        let mut status = CustodyStatus {
+            leaf: good(),
+            pending_commit: Some(good()),
+            pending_updates: vec![good()],
+        };
         assert_eq!(status.require(), Ok(()));
 
-        status.pending_updates.push(leaf(held(KeyState::Active), KeyCustody::Software));
-        let expected = NotInCustody { key: "encryption", leaf: "a pending update" };
+        status
+            .pending_updates
+            .push(leaf(held(KeyState::Active), KeyCustody::Software));
+        let expected = NotInCustody {
+            key: "encryption",
+            leaf: "a pending update",
+        };
         assert_eq!(status.require(), Err(expected));
 
         status.pending_commit = Some(leaf(KeyCustody::Software, held(KeyState::Active)));
-        let expected = NotInCustody { key: "signature", leaf: "the pending commit" };
+        let expected = NotInCustody {
+            key: "signature",
+            leaf: "the pending commit",
+        };
         assert_eq!(status.require(), Err(expected));
 
         status.leaf = leaf(held(KeyState::Destroyed), held(KeyState::Active));
-        assert_eq!(status.require(), Err(NotInCustody { key: "signature", leaf: "the leaf" }));
+        assert_eq!(
+            status.require(),
+            Err(NotInCustody {
+                key: "signature",
+                leaf: "the leaf"
+            })
+        );
     }
 }

@@ -67,13 +67,21 @@ mod tests {
 
     #[test]
     fn no_other_suite_is_taken_for_one_of_them() {
-        let p256_with_aes256 =
-            HpkeConfig(HpkeKemType::DhKemP256, HpkeKdfType::HkdfSha256, HpkeAeadType::AesGcm256);
+        let p256_with_aes256 = HpkeConfig(
+            HpkeKemType::DhKemP256,
+            HpkeKdfType::HkdfSha256,
+            HpkeAeadType::AesGcm256,
+        );
         assert!(hpke(&p256_with_aes256).is_none());
-        let wrong_kdf =
-            HpkeConfig(HpkeKemType::DhKem25519, HpkeKdfType::HkdfSha512, HpkeAeadType::AesGcm128);
+        let wrong_kdf = HpkeConfig(
+            HpkeKemType::DhKem25519,
+            HpkeKdfType::HkdfSha512,
+            HpkeAeadType::AesGcm128,
+        );
         assert!(hpke(&wrong_kdf).is_none());
-        assert!(hpke(&Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config()).is_none());
+        assert!(
+            hpke(&Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config()).is_none()
+        );
         assert!(scheme(SignatureScheme::ED448).is_none());
     }
 }

@@ -16,6 +16,8 @@ use crate::availability::Availability;
 use crate::failure::{Operation, ProviderError, Watch};
 use crate::suites;
 
+mod claims;
+
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
@@ -98,7 +100,12 @@ impl Link {
         watch: Watch,
     ) -> Self {
         let watch = Arc::new(watch);
-        Self { door: Door::new(socket, Arc::clone(&watch)), terms, placement, watch }
+        Self {
+            door: Door::new(socket, Arc::clone(&watch)),
+            terms,
+            placement,
+            watch,
+        }
     }
 
     pub(crate) fn watch(&self) -> &Watch {
@@ -126,34 +133,50 @@ impl Link {
         scheme: SignatureScheme,
         content: &[u8],
     ) -> Result<Vec<u8>, ProviderError> {
-        let request = Sign { key, content: SecretBytes::new(content.to_vec()) };
-        let signature = self.door.sign(self.terms, request).and_then(|Bytes(signature)| {
-            let fits = match scheme {
-                SignatureScheme::Ed25519 => signature.len() == 64,
-                // A DER SEQUENCE of two integers of at most 33 bytes.
-                SignatureScheme::EcdsaP256Sha256 => {
-                    signature.first() == Some(&0x30) && (8..=72).contains(&signature.len())
+        let request = Sign {
+            key,
+            content: SecretBytes::new(content.to_vec()),
+        };
+        let signature = self
+            .door
+            .sign(self.terms, request)
+            .and_then(|Bytes(signature)| {
+                let fits = match scheme {
+                    SignatureScheme::Ed25519 => signature.len() == 64,
+                    // A DER SEQUENCE of two integers of at most 33 bytes.
+                    SignatureScheme::EcdsaP256Sha256 => {
+                        signature.first() == Some(&0x30) && (8..=72).contains(&signature.len())
+                    }
+                };
+                if fits {
+                    Ok(signature)
+                } else {
+                    Err(ProviderError::Protocol(
+                        "a signature of a wrong form".to_owned(),
+                    ))
                 }
-            };
-            if fits {
-                Ok(signature)
-            } else {
-                Err(ProviderError::Protocol("a signature of a wrong form".to_owned()))
-            }
-        });
+            });
         self.told(Operation::Sign, Some(key), signature)
     }
 
     /// Makes a key pair; the handle of its private half, and its public half.
     pub(crate) fn generate_hpke(&self, kem: Kem) -> Result<(Handle, Vec<u8>), ProviderError> {
-        let request = GenerateHpke { kem, placement: self.placement.clone() };
-        let pair = self.door.generate_hpke(self.terms, request).and_then(|made| {
-            if made.public_key.len() == suites::public_key_len(kem) {
-                Ok((Handle::new(made.key), made.public_key.0))
-            } else {
-                Err(ProviderError::Protocol("a public key of a wrong length".to_owned()))
-            }
-        });
+        let request = GenerateHpke {
+            kem,
+            placement: self.placement.clone(),
+        };
+        let pair = self
+            .door
+            .generate_hpke(self.terms, request)
+            .and_then(|made| {
+                if made.public_key.len() == suites::public_key_len(kem) {
+                    Ok((Handle::new(made.key), made.public_key.0))
+                } else {
+                    Err(ProviderError::Protocol(
+                        "a public key of a wrong length".to_owned(),
+                    ))
+                }
+            });
         self.told(Operation::GenerateHpke, None, pair)
     }
 
@@ -174,7 +197,10 @@ impl Link {
             aad: Bytes::from(aad),
             ciphertext: Bytes::from(input.ciphertext.as_slice()),
         };
-        let opened = self.door.open(self.terms, request).map(SecretBytes::into_inner);
+        let opened = self
+            .door
+            .open(self.terms, request)
+            .map(SecretBytes::into_inner);
         self.told(Operation::Open, Some(key), opened)
     }
 
@@ -210,13 +236,18 @@ impl Link {
         public_keys: Vec<Bytes>,
     ) -> Result<Vec<Option<KeyInfo>>, ProviderError> {
         let asked = public_keys.len();
-        let found = self.door.look_up(self.terms, public_keys).and_then(|found| {
-            if found.len() == asked {
-                Ok(found)
-            } else {
-                Err(ProviderError::Protocol("not one answer for each key".to_owned()))
-            }
-        });
+        let found = self
+            .door
+            .look_up(self.terms, public_keys)
+            .and_then(|found| {
+                if found.len() == asked {
+                    Ok(found)
+                } else {
+                    Err(ProviderError::Protocol(
+                        "not one answer for each key".to_owned(),
+                    ))
+                }
+            });
         self.told(Operation::Request, None, found)
     }
 

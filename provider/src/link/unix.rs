@@ -52,7 +52,11 @@ impl Door {
 
     /// Cancels the calls that run now, on whatever thread.
     pub(super) fn cancel(&self) {
-        let running = self.cancel.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self
+            .cancel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(running) = running {
             running.cancel();
         }
@@ -92,7 +96,9 @@ impl Door {
     }
 
     fn attachment(&self) -> MutexGuard<'_, Option<Attachment>> {
-        self.attachment.lock().unwrap_or_else(PoisonError::into_inner)
+        self.attachment
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn call<T>(

@@ -33,12 +33,7 @@ impl Door {
         false
     }
 
-    pub(super) fn attach(
-        &self,
-        _: Terms,
-        _: &str,
-        _: bool,
-    ) -> Result<Housekeeping, ProviderError> {
+    pub(super) fn attach(&self, _: Terms, _: &str, _: bool) -> Result<Housekeeping, ProviderError> {
         Err(ProviderError::Unsupported)
     }
 
