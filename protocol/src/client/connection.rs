@@ -95,8 +95,10 @@ impl Connection {
 
     fn greet(&mut self, hello: &Hello, patience: Patience<'_>) -> Result<Welcome, Lost> {
         let frame = encode(hello, MAX_HANDSHAKE_FRAME).map_err(too_large)?;
-        self.write(&frame, patience)?;
+        let written = self.write(&frame, patience);
+        // A daemon that turns the connection away does not wait for a greeting.
         self.read(patience)
+            .map_err(|lost| written.err().unwrap_or(lost))
     }
 
     /// One call, from request to reply.

@@ -1,0 +1,233 @@
+//! What a Signer is given: SignContent (RFC 9420 section 5.1.2) and the structure within it.
+
+use super::framed_content::{Body, FramedContent, Sender};
+use super::group::GroupInfoTbs;
+use super::key_package::{KeyPackage, KeyPackageTbs};
+use mlskeyd_policies::Action;
+use super::leaf_node::{LeafNode, LeafNodeTbs};
+use super::proposal::Proposal;
+use super::reader::{ParseError, Reader, parse_exact, write_opaque};
+
+const FRAMED_CONTENT_LABEL: &[u8] = b"MLS 1.0 FramedContentTBS";
+pub(super) const LEAF_NODE_LABEL: &[u8] = b"MLS 1.0 LeafNodeTBS";
+pub(super) const KEY_PACKAGE_LABEL: &[u8] = b"MLS 1.0 KeyPackageTBS";
+const GROUP_INFO_LABEL: &[u8] = b"MLS 1.0 GroupInfoTBS";
+/// Who signs content under one of these speaks MLS.
+pub(super) const MLS_LABELS: [&[u8]; 4] = [
+    FRAMED_CONTENT_LABEL,
+    LEAF_NODE_LABEL,
+    KEY_PACKAGE_LABEL,
+    GROUP_INFO_LABEL,
+];
+
+/// A longer label is no label: labels go into the audit log.
+const MAX_LABEL: usize = 255;
+
+/// What is to be signed. Everything but [`Signable::Unknown`] was parsed to its last byte and does not contradict
+/// itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signable<'a> {
+    /// A message to a group.
+    FramedContent(Box<FramedContent<'a>>),
+    /// A leaf.
+    LeafNode(Box<LeafNodeTbs<'a>>),
+    /// A KeyPackage.
+    KeyPackage(Box<KeyPackageTbs<'a>>),
+    /// The description of a group for a newcomer.
+    GroupInfo(Box<GroupInfoTbs<'a>>),
+    /// Anything else.
+    Unknown(Unknown<'a>),
+}
+
+/// Bytes that are no known structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown<'a> {
+    /// Their label, if they have one of at most 255 bytes.
+    pub label: Option<&'a [u8]>,
+    /// Why they are unknown.
+    pub why: ParseError,
+}
+
+impl<'a> Signable<'a> {
+    /// Parses the bytes that a Signer is given. Costs at most a small multiple of their number.
+    pub fn parse(bytes: &'a [u8]) -> Self {
+        let (label, content) = match read_labelled(bytes) {
+            Ok(parts) => parts,
+            Err(unknown) => return Self::Unknown(unknown),
+        };
+        let parsed =
+            match label {
+                FRAMED_CONTENT_LABEL => parse_exact(content, FramedContent::read)
+                    .map(|content| Self::FramedContent(Box::new(content))),
+                LEAF_NODE_LABEL => parse_exact(content, LeafNodeTbs::read)
+                    .map(|leaf| Self::LeafNode(Box::new(leaf))),
+                KEY_PACKAGE_LABEL => parse_exact(content, KeyPackageTbs::read)
+                    .map(|package| Self::KeyPackage(Box::new(package))),
+                GROUP_INFO_LABEL => parse_exact(content, GroupInfoTbs::read)
+                    .map(|info| Self::GroupInfo(Box::new(info))),
+                _ => Err(ParseError::UnknownLabel),
+            };
+        parsed.unwrap_or_else(|why| {
+            Self::Unknown(Unknown {
+                label: Some(label),
+                why,
+            })
+        })
+    }
+
+    /// Its kind for policy and audit.
+    pub fn kind(&self) -> Action {
+        match self {
+            Self::FramedContent(content) => match &content.body {
+                Body::Application(_) => Action::SignApplicationMessage,
+                Body::Proposal(proposal) => proposal.kind(),
+                Body::Commit(_) => Action::SignCommit,
+            },
+            Self::LeafNode(_) => Action::SignLeafNode,
+            Self::KeyPackage(_) => Action::SignKeyPackage,
+            Self::GroupInfo(_) => Action::SignGroupInfo,
+            Self::Unknown(_) => Action::SignUnknown,
+        }
+    }
+
+    /// Every kind that must be permitted: its own, then once each those of the proposals that a commit spells out.
+    pub fn kinds(&self) -> Vec<Action> {
+        let mut kinds = vec![self.kind()];
+        if let Self::FramedContent(content) = self {
+            for kind in content.proposals().map(Proposal::kind) {
+                if !kinds.contains(&kind) {
+                    kinds.push(kind);
+                }
+            }
+        }
+        kinds
+    }
+
+    /// The signer's own finished leaf that this carries, if it carries one; there is never more than one. The
+    /// KeyPackages of others, whom a member adds, are not among them: see [`FramedContent::added`].
+    pub fn own_leaf(&self) -> Option<OwnLeaf<'_, 'a>> {
+        let content = match self {
+            Self::KeyPackage(key_package) => return Some(OwnLeaf::KeyPackage(key_package)),
+            Self::FramedContent(content) => content,
+            Self::LeafNode(_) | Self::GroupInfo(_) | Self::Unknown(_) => return None,
+        };
+        let group_id = content.group_id;
+        match (&content.sender, &content.body) {
+            (Sender::Member { leaf_index, .. }, Body::Proposal(Proposal::Update(leaf_node))) => {
+                Some(OwnLeaf::Update {
+                    group_id,
+                    leaf_index: *leaf_index,
+                    leaf_node,
+                })
+            }
+            (
+                Sender::Member {
+                    leaf_index,
+                    group_context,
+                },
+                Body::Commit(commit),
+            ) => commit.path.as_ref().map(|path| OwnLeaf::Commit {
+                group_id,
+                leaf_index: *leaf_index,
+                cipher_suite: group_context.cipher_suite,
+                leaf_node: &path.leaf_node,
+            }),
+            (Sender::NewMemberCommit { .. }, Body::Commit(commit)) => {
+                commit.path.as_ref().map(|path| OwnLeaf::ExternalCommit {
+                    group_id,
+                    leaf_node: &path.leaf_node,
+                })
+            }
+            (Sender::NewMemberProposal, Body::Proposal(Proposal::Add(key_package))) => {
+                Some(OwnLeaf::ExternalAdd {
+                    group_id,
+                    key_package,
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The signer's own finished leaf within something that is to be signed, and what is known about its place.
+#[derive(Clone, Copy, Debug)]
+pub enum OwnLeaf<'s, 'a> {
+    /// In a KeyPackage: no group yet.
+    KeyPackage(&'s KeyPackageTbs<'a>),
+    /// In the KeyPackage of somebody who proposes to be added.
+    ExternalAdd {
+        /// The group that is asked.
+        group_id: &'a [u8],
+        /// The whole KeyPackage.
+        key_package: &'s KeyPackage<'a>,
+    },
+    /// In an Update proposal.
+    Update {
+        /// The group.
+        group_id: &'a [u8],
+        /// The sender's leaf index, and so the leaf's.
+        leaf_index: u32,
+        /// The leaf.
+        leaf_node: &'s LeafNode<'a>,
+    },
+    /// In the path of a member's commit.
+    Commit {
+        /// The group.
+        group_id: &'a [u8],
+        /// The sender's leaf index, and so the leaf's.
+        leaf_index: u32,
+        /// The group's cipher suite.
+        cipher_suite: u16,
+        /// The leaf.
+        leaf_node: &'s LeafNode<'a>,
+    },
+    /// In the path of an external commit. The message does not say where in the tree the leaf will be.
+    ExternalCommit {
+        /// The group.
+        group_id: &'a [u8],
+        /// The leaf.
+        leaf_node: &'s LeafNode<'a>,
+    },
+}
+
+impl<'s, 'a> OwnLeaf<'s, 'a> {
+    /// The leaf.
+    pub fn leaf_node(&self) -> &'s LeafNode<'a> {
+        match self {
+            Self::KeyPackage(tbs) => &tbs.leaf_node,
+            Self::ExternalAdd { key_package, .. } => &key_package.tbs.leaf_node,
+            Self::Update { leaf_node, .. }
+            | Self::Commit { leaf_node, .. }
+            | Self::ExternalCommit { leaf_node, .. } => leaf_node,
+        }
+    }
+}
+
+/// SignContent with this label and content. `None` if they are too long to be encoded.
+pub(super) fn sign_content(label: &[u8], content: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    write_opaque(&mut out, label)?;
+    write_opaque(&mut out, content)?;
+    Some(out)
+}
+
+/// Reads `{ label<V>, content<V> }`, the shape of SignContent and of EncryptContext. A failure still tells the
+/// label, if that much could be read.
+pub(super) fn read_labelled(bytes: &[u8]) -> Result<(&[u8], &[u8]), Unknown<'_>> {
+    let mut reader = Reader::new(bytes);
+    let unlabelled = |why| Unknown { label: None, why };
+    let label = reader.opaque().map_err(unlabelled)?;
+    if label.len() > MAX_LABEL {
+        return Err(unlabelled(ParseError::TooMany {
+            what: "bytes of a label",
+            limit: MAX_LABEL,
+        }));
+    }
+    let unknown = |why| Unknown {
+        label: Some(label),
+        why,
+    };
+    let content = reader.opaque().map_err(unknown)?;
+    reader.end().map_err(unknown)?;
+    Ok((label, content))
+}

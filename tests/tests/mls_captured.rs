@@ -1,0 +1,796 @@
+//! The parser against what OpenMLS really gives a Signer and really opens: every payload is read to the last byte,
+//! every leaf within one verifies, honest traffic is never refused, and nothing that was cut, extended or changed
+//! makes it panic.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use mlskeyd_policies::Action;
+use mlskeyd::mls::binding::{self, BindingChange, Custody, HpkeKey};
+use mlskeyd::mls::{
+    Openable, OwnLeaf, Signable, TreePosition, Unknown, scheme_of_cipher_suite, verify,
+};
+use openmls::prelude::tls_codec::{Deserialize, Serialize};
+use openmls::prelude::*;
+use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::{OpenMlsRustCrypto, RustCrypto};
+use openmls_traits::signatures::{Signer, SignerError};
+use openmls_traits::types::{
+    AeadType, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
+    KemOutput, SignatureScheme,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// What one open received and gave.
+struct Open {
+    info: Vec<u8>,
+    plaintext: Vec<u8>,
+}
+
+/// RustCrypto, remembering what it opens.
+#[derive(Default)]
+struct RecordingCrypto {
+    inner: RustCrypto,
+    opens: Mutex<Vec<Open>>,
+}
+
+impl OpenMlsCrypto for RecordingCrypto {
+    fn supports(&self, ciphersuite: Ciphersuite) -> Result<(), CryptoError> {
+        self.inner.supports(ciphersuite)
+    }
+    fn supported_ciphersuites(&self) -> Vec<Ciphersuite> {
+        self.inner.supported_ciphersuites()
+    }
+    fn hkdf_extract(
+        &self,
+        hash_type: HashType,
+        salt: &[u8],
+        ikm: &[u8],
+    ) -> Result<SecretVLBytes, CryptoError> {
+        self.inner.hkdf_extract(hash_type, salt, ikm)
+    }
+    fn hmac(
+        &self,
+        hash_type: HashType,
+        key: &[u8],
+        message: &[u8],
+    ) -> Result<SecretVLBytes, CryptoError> {
+        self.inner.hmac(hash_type, key, message)
+    }
+    fn hkdf_expand(
+        &self,
+        hash_type: HashType,
+        prk: &[u8],
+        info: &[u8],
+        okm_len: usize,
+    ) -> Result<SecretVLBytes, CryptoError> {
+        self.inner.hkdf_expand(hash_type, prk, info, okm_len)
+    }
+    fn hash(&self, hash_type: HashType, data: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        self.inner.hash(hash_type, data)
+    }
+    fn aead_encrypt(
+        &self,
+        alg: AeadType,
+        key: &[u8],
+        data: &[u8],
+        nonce: &[u8],
+        aad: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        self.inner.aead_encrypt(alg, key, data, nonce, aad)
+    }
+    fn aead_decrypt(
+        &self,
+        alg: AeadType,
+        key: &[u8],
+        ct_tag: &[u8],
+        nonce: &[u8],
+        aad: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        self.inner.aead_decrypt(alg, key, ct_tag, nonce, aad)
+    }
+    fn signature_key_gen(&self, alg: SignatureScheme) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
+        self.inner.signature_key_gen(alg)
+    }
+    fn verify_signature(
+        &self,
+        alg: SignatureScheme,
+        data: &[u8],
+        pk: &[u8],
+        signature: &[u8],
+    ) -> Result<(), CryptoError> {
+        self.inner.verify_signature(alg, data, pk, signature)
+    }
+    fn sign(&self, alg: SignatureScheme, data: &[u8], key: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        self.inner.sign(alg, data, key)
+    }
+    fn hpke_seal(
+        &self,
+        config: HpkeConfig,
+        pk_r: &[u8],
+        info: &[u8],
+        aad: &[u8],
+        ptxt: &[u8],
+    ) -> Result<HpkeCiphertext, CryptoError> {
+        self.inner.hpke_seal(config, pk_r, info, aad, ptxt)
+    }
+    fn hpke_open(
+        &self,
+        config: HpkeConfig,
+        input: &HpkeCiphertext,
+        sk_r: &[u8],
+        info: &[u8],
+        aad: &[u8],
+    ) -> Result<Vec<u8>, CryptoError> {
+        let plaintext = self.inner.hpke_open(config, input, sk_r, info, aad)?;
+        assert!(aad.is_empty());
+        self.opens.lock().unwrap().push(Open {
+            info: info.to_vec(),
+            plaintext: plaintext.clone(),
+        });
+        Ok(plaintext)
+    }
+    fn hpke_setup_sender_and_export(
+        &self,
+        config: HpkeConfig,
+        pk_r: &[u8],
+        info: &[u8],
+        exporter_context: &[u8],
+        exporter_length: usize,
+    ) -> Result<(KemOutput, ExporterSecret), CryptoError> {
+        self.inner.hpke_setup_sender_and_export(
+            config,
+            pk_r,
+            info,
+            exporter_context,
+            exporter_length,
+        )
+    }
+    fn hpke_setup_receiver_and_export(
+        &self,
+        config: HpkeConfig,
+        enc: &[u8],
+        sk_r: &[u8],
+        info: &[u8],
+        exporter_context: &[u8],
+        exporter_length: usize,
+    ) -> Result<ExporterSecret, CryptoError> {
+        self.inner.hpke_setup_receiver_and_export(
+            config,
+            enc,
+            sk_r,
+            info,
+            exporter_context,
+            exporter_length,
+        )
+    }
+    fn derive_hpke_keypair(
+        &self,
+        config: HpkeConfig,
+        ikm: &[u8],
+    ) -> Result<HpkeKeyPair, CryptoError> {
+        self.inner.derive_hpke_keypair(config, ikm)
+    }
+}
+
+#[derive(Default)]
+struct RecordingProvider {
+    inner: OpenMlsRustCrypto,
+    crypto: RecordingCrypto,
+}
+
+impl OpenMlsProvider for RecordingProvider {
+    type CryptoProvider = RecordingCrypto;
+    type RandProvider = RustCrypto;
+    type StorageProvider = <OpenMlsRustCrypto as OpenMlsProvider>::StorageProvider;
+
+    fn storage(&self) -> &Self::StorageProvider {
+        self.inner.storage()
+    }
+    fn crypto(&self) -> &Self::CryptoProvider {
+        &self.crypto
+    }
+    fn rand(&self) -> &Self::RandProvider {
+        self.inner.rand()
+    }
+}
+
+/// A payload that was signed, and the public key of the key that did.
+struct Signed {
+    payload: Vec<u8>,
+    public_key: Vec<u8>,
+}
+
+/// One app: its provider, its identity, and all that it had signed, in order.
+struct App {
+    provider: RecordingProvider,
+    name: Vec<u8>,
+    suite: Ciphersuite,
+    keys: RefCell<Vec<Vec<u8>>>,
+    signed: RefCell<Vec<Signed>>,
+}
+
+/// A signature key of an app, remembering what it signs.
+struct Key<'a> {
+    app: &'a App,
+    pair: SignatureKeyPair,
+}
+
+impl Signer for Key<'_> {
+    fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
+        self.app.signed.borrow_mut().push(Signed {
+            payload: payload.to_vec(),
+            public_key: self.pair.public().to_vec(),
+        });
+        self.pair.sign(payload)
+    }
+    fn signature_scheme(&self) -> SignatureScheme {
+        self.pair.signature_scheme()
+    }
+}
+
+impl App {
+    fn new(name: &str, suite: Ciphersuite) -> Self {
+        Self {
+            provider: RecordingProvider::default(),
+            name: name.into(),
+            suite,
+            keys: RefCell::default(),
+            signed: RefCell::default(),
+        }
+    }
+
+    fn key(&self) -> Key<'_> {
+        let pair = SignatureKeyPair::new(self.suite.signature_algorithm()).unwrap();
+        self.keys.borrow_mut().push(pair.public().to_vec());
+        Key { app: self, pair }
+    }
+
+    fn credential(&self, key: &Key<'_>) -> CredentialWithKey {
+        CredentialWithKey {
+            credential: BasicCredential::new(self.name.clone()).into(),
+            signature_key: key.pair.public().into(),
+        }
+    }
+
+    fn key_package(&self, key: &Key<'_>, last_resort: bool) -> KeyPackage {
+        let builder = KeyPackage::builder().leaf_node_capabilities(capabilities());
+        let builder = if last_resort {
+            builder.mark_as_last_resort()
+        } else {
+            builder
+        };
+        builder
+            .build(self.suite, &self.provider, key, self.credential(key))
+            .unwrap()
+            .key_package()
+            .clone()
+    }
+
+    fn join(&self, welcome: MlsMessageOut, policy: WireFormatPolicy) -> MlsGroup {
+        let MlsMessageBodyIn::Welcome(welcome) = incoming(&welcome).extract() else {
+            panic!("no Welcome");
+        };
+        let config = MlsGroupJoinConfig::builder()
+            .wire_format_policy(policy)
+            .build();
+        StagedWelcome::new_from_welcome(&self.provider, &config, welcome, None)
+            .unwrap()
+            .into_group(&self.provider)
+            .unwrap()
+    }
+
+    fn receive(&self, group: &mut MlsGroup, message: &MlsMessageOut) {
+        let message = incoming(message).try_into_protocol_message().unwrap();
+        match group
+            .process_message(&self.provider, message)
+            .unwrap()
+            .into_content()
+        {
+            ProcessedMessageContent::ApplicationMessage(_) => {}
+            ProcessedMessageContent::ProposalMessage(proposal)
+            | ProcessedMessageContent::ExternalJoinProposalMessage(proposal) => group
+                .store_pending_proposal(self.provider.storage(), *proposal)
+                .unwrap(),
+            ProcessedMessageContent::StagedCommitMessage(commit) => {
+                group.merge_staged_commit(&self.provider, *commit).unwrap();
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+fn incoming(message: &MlsMessageOut) -> MlsMessageIn {
+    MlsMessageIn::tls_deserialize_exact(message.to_bytes().unwrap()).unwrap()
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities::builder()
+        .proposals(vec![ProposalType::SelfRemove])
+        .extensions(vec![ExtensionType::LastResort])
+        .with_grease(&RustCrypto::default())
+        .build()
+}
+
+/// The life of a group, told by its three apps. `public` sends handshake messages unencrypted.
+fn live(suite: Ciphersuite, public: bool) -> Vec<App> {
+    let policy = if public {
+        PURE_PLAINTEXT_WIRE_FORMAT_POLICY
+    } else {
+        PURE_CIPHERTEXT_WIRE_FORMAT_POLICY
+    };
+    let alice = App::new("alice@example.com", suite);
+    let bob = App::new("bob@example.com", suite);
+    let carol = App::new("carol@example.com", suite);
+    {
+        let (alice_key, bob_key, carol_key) = (alice.key(), bob.key(), carol.key());
+
+        let mut a = MlsGroup::builder()
+            .ciphersuite(suite)
+            .with_wire_format_policy(policy)
+            .with_capabilities(capabilities())
+            .use_ratchet_tree_extension(true)
+            .build(&alice.provider, &alice_key, alice.credential(&alice_key))
+            .unwrap();
+        let (_, welcome, _) = a
+            .add_members(
+                &alice.provider,
+                &alice_key,
+                &[
+                    bob.key_package(&bob_key, false),
+                    carol.key_package(&carol_key, true),
+                ],
+            )
+            .unwrap();
+        a.merge_pending_commit(&alice.provider).unwrap();
+        let mut b = bob.join(welcome.clone(), policy);
+        let mut c = carol.join(welcome, policy);
+
+        // OpenMLS sends application data encrypted whatever the policy says.
+        let message = a
+            .create_message(&alice.provider, &alice_key, b"Good morning")
+            .unwrap();
+        bob.receive(&mut b, &message);
+
+        let commit = b
+            .self_update(&bob.provider, &bob_key, LeafNodeParameters::default())
+            .unwrap()
+            .into_commit();
+        alice.receive(&mut a, &commit);
+        carol.receive(&mut c, &commit);
+        b.merge_pending_commit(&bob.provider).unwrap();
+
+        // Bob proposes an update, a PSK and new group extensions; alice commits them by reference.
+        let psk = PreSharedKeyId::new(
+            suite,
+            bob.provider.rand(),
+            Psk::External(ExternalPsk::new(vec![1, 2, 3])),
+        )
+        .unwrap();
+        for app in [&alice, &bob, &carol] {
+            psk.store(&app.provider, &[9; 32]).unwrap();
+        }
+        let (update, _) = b
+            .propose_self_update(&bob.provider, &bob_key, LeafNodeParameters::default())
+            .unwrap();
+        let (with_psk, _) = b
+            .propose_pre_shared_key(&bob.provider, &bob_key, psk)
+            .unwrap();
+        let (extensions, _) = b
+            .propose_group_context_extensions(
+                &bob.provider,
+                Extensions::single(Extension::RequiredCapabilities(
+                    RequiredCapabilitiesExtension::new(&[], &[ProposalType::SelfRemove], &[]),
+                ))
+                .unwrap(),
+                &bob_key,
+            )
+            .unwrap();
+        for message in [&update, &with_psk, &extensions] {
+            alice.receive(&mut a, message);
+            carol.receive(&mut c, message);
+        }
+        let (commit, _, _) = a
+            .commit_to_pending_proposals(&alice.provider, &alice_key)
+            .unwrap();
+        a.merge_pending_commit(&alice.provider).unwrap();
+        bob.receive(&mut b, &commit);
+        carol.receive(&mut c, &commit);
+
+        // Key rotation: the old key signs the commit, the new one the leaf within.
+        let new_key = alice.key();
+        let commit = a
+            .self_update_with_new_signer(
+                &alice.provider,
+                &alice_key,
+                NewSignerBundle {
+                    signer: &new_key,
+                    credential_with_key: alice.credential(&new_key),
+                },
+                LeafNodeParameters::default(),
+            )
+            .unwrap()
+            .into_commit();
+        a.merge_pending_commit(&alice.provider).unwrap();
+        bob.receive(&mut b, &commit);
+        carol.receive(&mut c, &commit);
+
+        // Carol is removed, asks to come back, and then comes back uninvited.
+        let (proposal, _) = a
+            .propose_remove_member(&alice.provider, &new_key, LeafNodeIndex::new(2))
+            .unwrap();
+        bob.receive(&mut b, &proposal);
+        let (commit, _, _) = a
+            .remove_members(&alice.provider, &new_key, &[LeafNodeIndex::new(2)])
+            .unwrap();
+        a.merge_pending_commit(&alice.provider).unwrap();
+        bob.receive(&mut b, &commit);
+        JoinProposal::new::<<RecordingProvider as OpenMlsProvider>::StorageProvider>(
+            carol.key_package(&carol_key, false),
+            a.group_id().clone(),
+            a.epoch(),
+            &carol_key,
+        )
+        .unwrap();
+        let info = a
+            .export_group_info(alice.provider.crypto(), &new_key, true)
+            .unwrap();
+        let MlsMessageBodyIn::GroupInfo(info) = incoming(&info).extract() else {
+            panic!("no GroupInfo");
+        };
+        let (_, bundle) = MlsGroup::external_commit_builder()
+            .with_config(
+                MlsGroupJoinConfig::builder()
+                    .wire_format_policy(policy)
+                    .build(),
+            )
+            .build_group(&carol.provider, info, carol.credential(&carol_key))
+            .unwrap()
+            .leaf_node_parameters(
+                LeafNodeParameters::builder()
+                    .with_capabilities(capabilities())
+                    .build(),
+            )
+            .load_psks(carol.provider.storage())
+            .unwrap()
+            .build(
+                carol.provider.rand(),
+                carol.provider.crypto(),
+                &carol_key,
+                |_| true,
+            )
+            .unwrap()
+            .finalize(&carol.provider)
+            .unwrap();
+        if public {
+            let commit = bundle.into_commit();
+            alice.receive(&mut a, &commit);
+            bob.receive(&mut b, &commit);
+            b.leave_group_via_self_remove(&bob.provider, &bob_key)
+                .unwrap();
+        }
+    }
+    vec![alice, bob, carol]
+}
+
+fn all_lives() -> Vec<App> {
+    let mut apps = Vec::new();
+    for suite in [
+        Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
+        Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256,
+    ] {
+        for public in [false, true] {
+            apps.extend(live(suite, public));
+        }
+    }
+    apps
+}
+
+fn scheme(suite: Ciphersuite) -> mlskeyd_protocol::v1::SignatureScheme {
+    scheme_of_cipher_suite(suite.into()).unwrap()
+}
+
+/// A registry in which every HPKE key is in custody, unbound until a signature binds it.
+struct Registry<'a> {
+    app: &'a App,
+    bound: RefCell<HashMap<Vec<u8>, HpkeKey>>,
+}
+
+impl Custody for Registry<'_> {
+    type Error = Infallible;
+    fn hpke_key(&self, public_key: &[u8]) -> Result<HpkeKey, Infallible> {
+        let bound = self.bound.borrow();
+        Ok(bound.get(public_key).cloned().unwrap_or(HpkeKey::Unbound))
+    }
+    fn signature_scheme(&self, public_key: &[u8]) -> Result<Option<mlskeyd_protocol::v1::SignatureScheme>, Infallible> {
+        let known = self.app.keys.borrow().iter().any(|key| key == public_key);
+        Ok(known.then(|| scheme(self.app.suite)))
+    }
+    fn may_leave(&self, _: &[u8], _: &[u8]) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+}
+
+impl Registry<'_> {
+    fn apply(&self, changes: Vec<BindingChange>) {
+        let mut bound = self.bound.borrow_mut();
+        for change in changes {
+            match change {
+                BindingChange::Init {
+                    init_public,
+                    key_package,
+                } => {
+                    bound.insert(
+                        key_package.leaf_public.clone(),
+                        HpkeKey::LeafOfKeyPackage {
+                            init_public: Some(init_public.clone()),
+                        },
+                    );
+                    bound.insert(init_public, HpkeKey::Init(key_package));
+                }
+                BindingChange::LeafOfGroup {
+                    leaf_public,
+                    group,
+                    leaf_index,
+                } => {
+                    bound.insert(leaf_public, HpkeKey::LeafOfGroup { group, leaf_index });
+                }
+                BindingChange::LeafOfKeyPackage { leaf_public } => {
+                    bound.insert(leaf_public, HpkeKey::LeafOfKeyPackage { init_public: None });
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_that_openmls_signs_is_read_to_the_last_byte() {
+    let mut kinds = BTreeSet::new();
+    for app in all_lives() {
+        for signed in app.signed.borrow().iter() {
+            let signable = Signable::parse(&signed.payload);
+            assert!(
+                !matches!(signable, Signable::Unknown(_)),
+                "{signable:?} is {}",
+                hex::encode(&signed.payload)
+            );
+            kinds.extend(signable.kinds());
+        }
+    }
+    let expected = BTreeSet::from([
+        Action::SignApplicationMessage,
+        Action::SignCommit,
+        Action::SignProposalAdd,
+        Action::SignProposalUpdate,
+        Action::SignProposalRemove,
+        Action::SignProposalPreSharedKey,
+        Action::SignProposalExternalInit,
+        Action::SignProposalGroupContextExtensions,
+        Action::SignProposalSelfRemove,
+        Action::SignKeyPackage,
+        Action::SignLeafNode,
+        Action::SignGroupInfo,
+    ]);
+    assert_eq!(kinds, expected);
+}
+
+#[test]
+fn a_leaf_within_a_message_is_the_one_that_was_signed() {
+    let mut seen = [0; 5];
+    for app in all_lives() {
+        let signed = app.signed.borrow();
+        for (index, Signed { payload, .. }) in signed.iter().enumerate() {
+            let signable = Signable::parse(payload);
+            let Some(own_leaf) = signable.own_leaf() else {
+                continue;
+            };
+            let leaf = own_leaf.leaf_node();
+            let position = match own_leaf {
+                OwnLeaf::KeyPackage(_) => None,
+                OwnLeaf::ExternalAdd { key_package, .. } => {
+                    let content = key_package.signed_content().unwrap();
+                    assert!(signed[..index].iter().any(|s| s.payload == content));
+                    assert!(verify(
+                        scheme(app.suite),
+                        leaf.payload.signature_key,
+                        &content,
+                        key_package.signature
+                    ));
+                    None
+                }
+                OwnLeaf::Update {
+                    group_id,
+                    leaf_index,
+                    ..
+                }
+                | OwnLeaf::Commit {
+                    group_id,
+                    leaf_index,
+                    ..
+                } => Some(TreePosition {
+                    group_id,
+                    leaf_index,
+                }),
+                // Carol was the third, and comes back to her old place.
+                OwnLeaf::ExternalCommit { group_id, .. } => Some(TreePosition {
+                    group_id,
+                    leaf_index: 2,
+                }),
+            };
+            seen[match own_leaf {
+                OwnLeaf::KeyPackage(_) => 0,
+                OwnLeaf::ExternalAdd { .. } => 1,
+                OwnLeaf::Update { .. } => 2,
+                OwnLeaf::Commit { .. } => 3,
+                OwnLeaf::ExternalCommit { .. } => 4,
+            }] += 1;
+            let content = leaf.signed_content(position).unwrap();
+            assert!(signed[..index].iter().any(|s| s.payload == content));
+            let verifies = |content: &[u8]| {
+                verify(
+                    scheme(app.suite),
+                    leaf.payload.signature_key,
+                    content,
+                    leaf.signature,
+                )
+            };
+            assert!(verifies(&content));
+            if let Some(position) = position {
+                let elsewhere = TreePosition {
+                    leaf_index: position.leaf_index + 1,
+                    ..position
+                };
+                assert!(!verifies(&leaf.signed_content(Some(elsewhere)).unwrap()));
+                assert_eq!(leaf.signed_content(None), None);
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+}
+
+#[test]
+fn binding_refuses_nothing_that_is_honest_and_learns_each_key_once() {
+    for app in all_lives() {
+        let registry = Registry {
+            app: &app,
+            bound: RefCell::default(),
+        };
+        let credential = Credential::from(BasicCredential::new(app.name.clone()))
+            .tls_serialize_detached()
+            .unwrap();
+        for signed in app.signed.borrow().iter() {
+            let signable = Signable::parse(&signed.payload);
+            let signer = binding::Signer {
+                scheme: scheme(app.suite),
+                public_key: &signed.public_key,
+                credential: &credential,
+            };
+            let changes = binding::check(&signable, signer, &registry).unwrap();
+            let learns = matches!(signable, Signable::LeafNode(_) | Signable::KeyPackage(_));
+            assert_eq!(changes.len(), usize::from(learns), "{signable:?}");
+            registry.apply(changes);
+            assert_eq!(
+                binding::check(&signable, signer, &registry),
+                Ok(Vec::new()),
+                "signing it again"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_last_resort_key_package_says_so() {
+    let apps = all_lives();
+    let last_resort = |app: &App| -> Vec<bool> {
+        let signed = app.signed.borrow();
+        signed
+            .iter()
+            .filter_map(|s| match Signable::parse(&s.payload) {
+                Signable::KeyPackage(tbs) => Some(tbs.last_resort()),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(last_resort(&apps[1]), [false]);
+    assert_eq!(last_resort(&apps[2]), [true, false]);
+}
+
+#[test]
+fn everything_that_openmls_opens_is_known_and_yields_what_it_must() {
+    let mut kinds = BTreeSet::new();
+    for app in all_lives() {
+        let suite = u16::from(app.suite);
+        for Open { info, plaintext } in app.provider.crypto.opens.lock().unwrap().iter() {
+            let open = Openable::parse(info);
+            kinds.insert(open.kind());
+            assert_eq!(open.check_plaintext(suite, plaintext), Ok(()));
+            for cut in 0..plaintext.len() {
+                assert!(open.check_plaintext(suite, &plaintext[..cut]).is_err());
+            }
+            assert!(
+                open.check_plaintext(suite, &[plaintext, &[0][..]].concat())
+                    .is_err()
+            );
+            for cut in 0..info.len() {
+                assert_eq!(Openable::parse(&info[..cut]).kind(), Action::OpenUnknown);
+            }
+            let longer = [info, &[0][..]].concat();
+            assert_eq!(Openable::parse(&longer).kind(), Action::OpenUnknown);
+        }
+    }
+    assert_eq!(
+        kinds,
+        BTreeSet::from([Action::OpenWelcome, Action::OpenPathSecret])
+    );
+}
+
+/// Takes `{ label<V>, content<V> }` apart, and puts it together again with other content.
+fn with_content(payload: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut rest = payload;
+    let label = VLBytes::tls_deserialize(&mut rest).unwrap();
+    let mut content = Vec::from(VLBytes::tls_deserialize(&mut rest).unwrap());
+    change(&mut content);
+    let mut out = label.tls_serialize_detached().unwrap();
+    out.extend(VLBytes::new(content).tls_serialize_detached().unwrap());
+    out
+}
+
+#[test]
+fn whatever_was_cut_or_extended_is_unknown() {
+    let is_unknown = |bytes: &[u8]| matches!(Signable::parse(bytes), Signable::Unknown(_));
+    for app in all_lives() {
+        for Signed { payload, .. } in app.signed.borrow().iter() {
+            for cut in 0..payload.len() {
+                assert!(is_unknown(&payload[..cut]));
+            }
+            assert!(is_unknown(&[payload, &[0][..]].concat()));
+            // The same within a SignContent that is sound.
+            let mut length = 0;
+            with_content(payload, |content| length = content.len());
+            for cut in 0..length {
+                let bytes = with_content(payload, |content| content.truncate(cut));
+                assert!(is_unknown(&bytes), "cut to {cut}: {}", hex::encode(bytes));
+            }
+            let bytes = with_content(payload, |content| content.push(0));
+            assert!(is_unknown(&bytes));
+        }
+    }
+}
+
+#[test]
+fn changed_bytes_never_panic_and_keep_their_label() {
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for app in all_lives() {
+        for Signed { payload, .. } in app.signed.borrow().iter() {
+            for _ in 0..200 {
+                let bytes = with_content(payload, |content| {
+                    for _ in 0..rng.random_range(1..4) {
+                        let at = rng.random_range(0..content.len());
+                        content[at] = rng.random();
+                    }
+                });
+                match Signable::parse(&bytes) {
+                    Signable::Unknown(Unknown { label, .. }) => assert!(label.is_some()),
+                    known => {
+                        known.kinds();
+                        known.own_leaf();
+                    }
+                }
+            }
+        }
+        for Open { info, .. } in app.provider.crypto.opens.lock().unwrap().iter() {
+            for _ in 0..200 {
+                let mut info = info.clone();
+                let at = rng.random_range(0..info.len());
+                info[at] = rng.random();
+                Openable::parse(&info);
+            }
+        }
+    }
+}
