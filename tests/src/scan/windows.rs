@@ -6,7 +6,7 @@
 //!
 //! What looks random: at least [`MIN_DISTINCT`] different byte values, and no
 //! run of more than [`MAX_ZEROS`] zeros. Of 32 random bytes fewer than one in
-//! 10^8 do not (a test computes it), while pointers, text, hexadecimal and
+//! 10^7 do not (a test computes it), while pointers, text, hexadecimal and
 //! numbers in decimal are left out.
 
 use std::collections::{HashMap, HashSet};
@@ -306,7 +306,7 @@ mod tests {
         let few: f64 = chances[..MIN_DISTINCT].iter().sum();
         let zeros = (WINDOW - MAX_ZEROS) as f64 / 256_f64.powi(MAX_ZEROS as i32 + 1);
         eprintln!("left out: {few:e} for few values, {zeros:e} for zeros");
-        assert!(few + zeros < 1e-8);
+        assert!(few + zeros < 1e-7);
     }
 
     #[test]
