@@ -165,9 +165,9 @@ struct Demo {
 impl Demo {
     fn play(&mut self) -> Result<(), String> {
         println!(
-            "\nThree people chat over MLS (RFC 9420). Each runs a messenger of their own; the"
+            "\nThree people chat over MLS (RFC 9420), each with a messenger of their own. The"
         );
-        println!("private keys of all of them are in the daemon, and never in a messenger.");
+        println!("signature, init and leaf private keys of all three are in the daemon.");
 
         self.heading("The daemon starts");
         std::fs::create_dir(&self.programs.apps)
@@ -176,7 +176,10 @@ impl Demo {
         self.says("mlskeyd", "ready, with its built-in software device");
         let mut hub = self.stage.start("hub", self.programs.hub())?;
         expect_ready(&mut hub)?;
-        self.says("hub", "ready to pass messages on; it can read none of them");
+        self.says(
+            "hub",
+            "ready to pass messages on, whose text it cannot read",
+        );
 
         self.heading("Everybody publishes a key package");
         let mut alice = self.arrives("alice")?;
