@@ -37,7 +37,7 @@ impl Request for Open {
             return Err(failure::too_much("a part of the request", MAX_CONTENT));
         }
         let openable = Openable::parse(&self.info);
-        subject.action = openable.kind().into();
+        subject.action = openable.kind();
         subject.content = Some(Sha256::digest(&*self.ciphertext).into());
         subject.durability = Some(Durability::Soon);
         if let Openable::PathSecret { group_context } = &openable {

@@ -114,7 +114,7 @@ fn signature_scheme(key: &KeyRecord) -> Result<SignatureScheme, Failure> {
 
 /// What the structure says to policy, guard and record.
 fn describe(signable: &Signable<'_>, subject: &mut Subject) {
-    let mut actions = signable.kinds().into_iter().map(Action::from);
+    let mut actions = signable.kinds().into_iter();
     subject.action = actions.next().unwrap_or(Action::SignUnknown);
     subject.inner_actions = actions.collect();
     match signable {

@@ -29,8 +29,11 @@ pub struct Scrubbed {
 
 struct Table {
     name: &'static str,
-    verify: fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>,
+    verify: Verify,
 }
+
+/// Verifies a row by its id, body and tag.
+type Verify = fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>;
 
 const fn table<R: Row>() -> Table {
     Table { name: R::TABLE, verify: |mac, id, body, tag| mac.open::<R>(id, body, tag).map(|_| ()) }
