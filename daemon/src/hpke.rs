@@ -410,6 +410,8 @@ mod tests {
                 ..vector.suite
             };
             assert_eq!(open(other, &dh, &right), Err(HpkeError::WrongKem));
+            let other = SharedSecret::new(kem, SecretBox::new(Box::new([1; 32]))).unwrap();
+            assert_eq!(open(vector.suite, &other, &right), Err(HpkeError::WrongKem));
         }
     }
 

@@ -266,10 +266,15 @@ mod tests {
                 Err(StoreKeyError::Refused { .. })
             ));
         }
-        assert!(matches!(
-            StoreKey::load_file(dir.path()),
-            Err(StoreKeyError::Refused { .. })
-        ));
+        // With nothing else to object to; a pipe must not be waited for.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for no_file in [dir.path(), &pipe] {
+            let error = StoreKey::load_file(no_file).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+        }
 
         let real = dir.path().join("real.key");
         StoreKey::create_file(&real).unwrap();

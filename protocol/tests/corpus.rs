@@ -5,6 +5,13 @@
 //! longer understand each other. What a new message adds is recorded by
 //! `cargo test -p mlskeyd-protocol --test corpus -- --ignored record`, which
 //! never overwrites.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,12 @@
 //! Peers that mean harm, against a real server: each harms only itself.
 #![cfg(target_os = "linux")]
-#![allow(clippy::arithmetic_side_effects)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 mod support;
 

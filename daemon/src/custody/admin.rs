@@ -11,9 +11,7 @@ use mlskeyd_protocol::v1::{
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, Custody, Request, Session, failure, identities};
-
-/// Most keys on one page.
-const PAGE: usize = 1000;
+use crate::store::KeyRecord;
 
 /// The daemon at a glance.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +26,7 @@ pub struct AllDevices;
 pub struct AllIdentities;
 
 /// A page of keys.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct AllKeys(pub KeyQuery);
 
 /// The storages that hold claims.
@@ -148,7 +146,14 @@ impl Request for AllKeys {
         _: &mut Subject,
     ) -> Result<Vec<OwnedKey>, Failure> {
         let registry = &session.custody().registry;
-        registry.keys_page(self.0, PAGE).await.map_err(failure::of_store)
+        let page = registry.keys_page(self.0.after, self.0.destroyed).await;
+        let owned = |(key, claims): (KeyRecord, u32)| OwnedKey {
+            owner: key.owner.clone(),
+            identity: key.identity.clone(),
+            claims,
+            key: key.info(),
+        };
+        Ok(page.map_err(failure::of_store)?.into_iter().map(owned).collect())
     }
 }
 
@@ -245,7 +250,7 @@ impl Custody {
             uptime: self.started.elapsed().as_secs(),
             connections: self.connections.load(Ordering::Relaxed),
             keys: counts.keys,
-            read_only: self.registry.read_only_reason(),
+            read_only: self.registry.read_only_reason().map(str::to_owned),
             audit_sequence: self.audit.sequence(),
             devices: self.device_infos(),
         })

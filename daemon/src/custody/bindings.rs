@@ -9,7 +9,15 @@ use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, KeyId, SignatureScheme};
 use super::{Session, failure};
 use crate::mls::binding::{BindingChange, Custody, HpkeKey, InitBinding};
 use crate::mls::{OwnLeaf, Signable, credential_bytes};
-use crate::store::{Binding, KeyRecord, Rebind};
+use crate::store::{Binding, GuardId, KeyRecord, Rebind};
+
+/// A permit to leave custody that the structure makes use of.
+pub(super) struct Leaving {
+    /// Whose, and in which group.
+    pub(super) of: GuardId,
+    /// The public half of the app's own signature key.
+    pub(super) key: Bytes,
+}
 
 /// What the registry knows about the keys that a structure names, looked up
 /// before the rules are applied.
@@ -21,7 +29,7 @@ pub(super) struct Known {
     identity: Option<String>,
     /// The group and the software signature key with which the identity may
     /// leave custody, if the structure is about that.
-    leaving: Option<(Vec<u8>, Vec<u8>)>,
+    pub(super) leaving: Option<Leaving>,
     /// The public keys of init keys that leaf keys name.
     inits: HashMap<KeyId, Vec<u8>>,
 }
@@ -72,11 +80,9 @@ impl Known {
         {
             let foreign = leaf_node.payload.signature_key;
             let group = Bytes::from(group_id);
-            let may = registry
-                .may_leave(&signer.owner, name, &group, &Bytes::from(foreign))
-                .await
-                .map_err(failure::of_store)?;
-            known.leaving = may.then(|| (group_id.to_vec(), foreign.to_vec()));
+            let of = GuardId { owner: signer.owner.clone(), identity: name.clone(), group };
+            let permit = registry.leave_permit(&of).await.map_err(failure::of_store)?;
+            known.leaving = permit.filter(|key| **key == *foreign).map(|key| Leaving { of, key });
         }
         Ok(known)
     }
@@ -170,7 +176,9 @@ impl Custody for Known {
 
     fn may_leave(&self, group_id: &[u8], software_key: &[u8]) -> Result<bool, Infallible> {
         let leaving = self.leaving.as_ref();
-        Ok(leaving.is_some_and(|(group, key)| group == group_id && key == software_key))
+        Ok(leaving.is_some_and(|leaving| {
+            *leaving.of.group == *group_id && *leaving.key == *software_key
+        }))
     }
 }
 

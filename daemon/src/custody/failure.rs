@@ -47,11 +47,24 @@ pub(super) fn of_audit(error: AuditError) -> Failure {
 
 pub(super) fn of_store(error: StoreError) -> Failure {
     match error {
-        StoreError::NotFound { what } => not_found(what),
-        StoreError::Conflict { message } => {
-            Failure::new(FailureCode::Conflict, message, "choose another name, or use what is there")
-        }
-        StoreError::ReadOnly { reason } => Failure::new(
+        StoreError::NotFound(what) => not_found(what),
+        StoreError::Conflict(what) => Failure::new(
+            FailureCode::Conflict,
+            format!("{what} is there already, and differs"),
+            "another request came first: look again, then repeat it or choose another name",
+        ),
+        StoreError::Destroyed(key) => Failure::new(
+            FailureCode::Destroyed,
+            "the key was destroyed",
+            "it cannot come back; make a new one",
+        )
+        .about_key(key),
+        StoreError::Limit(what) => Failure::new(
+            FailureCode::LimitReached,
+            format!("too many {what}"),
+            "have the app delete what it no longer needs",
+        ),
+        StoreError::ReadOnly(reason) => Failure::new(
             FailureCode::ReadOnly,
             format!("the registry takes no changes: {reason}"),
             "have the administrator put the cause right; nothing was deleted",

@@ -32,7 +32,7 @@ impl Request for GenerateHpke {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<GeneratedHpke, Failure> {
-        let key = session.create_key(Algorithm::Hpke(self.kem), &place, None, call).await?;
+        let key = session.create_key(Algorithm::Hpke(self.kem), &place, call).await?;
         subject.made = Some(key.id);
         Ok(GeneratedHpke { key: key.id, public_key: key.public_key.clone() })
     }

@@ -3,6 +3,8 @@
 //! Today it remembers; the findings that policies can name (a rollback, a
 //! fork, a jump) are read from what it remembers.
 
+use std::convert::Infallible;
+
 use mlskeyd_protocol::v1::Failure;
 
 use super::failure;
@@ -41,8 +43,13 @@ impl Guard {
         let id =
             GuardId { owner: key.owner.clone(), identity: identity.clone(), group: group.clone() };
         let known = self.registry.guard_mark(&id).await.map_err(failure::of_store)?;
-        let Some(next) = raised(known.as_deref(), mark) else { return Ok(()) };
-        self.registry.advance_guard(id, next).await.map_err(failure::of_store)?;
+        if raised(known.as_deref(), mark).is_none() {
+            return Ok(());
+        }
+        let add = move |known: Option<&GuardMark>| {
+            Ok::<_, Infallible>(raised(known, mark).or_else(|| known.cloned()).unwrap_or_default())
+        };
+        let Ok(_) = self.registry.update_guard(id, add).await.map_err(failure::of_store)?;
         // What moves the guard is on disk before the reply, whatever it is.
         subject.durability = Some(crate::audit::Durability::Now);
         Ok(())

@@ -56,26 +56,23 @@ impl Request for CreateIdentity {
             Identity::New(place) => place,
         };
         let algorithm = Algorithm::Signature(self.scheme);
-        let key = session.create_key(algorithm, &place, Some(&self.name), call).await?;
-        subject.made = Some(key.id);
+        let made = session.make_key(algorithm, &place, Some(&self.name), call).await?;
+        let id = made.id;
+        subject.made = Some(id);
         let record = IdentityRecord {
-            owner: key.owner.clone(),
+            owner: session.caller().owner.clone(),
             name: self.name.clone(),
             credential: self.credential,
             scheme: self.scheme,
-            key: key.id,
+            key: id,
         };
-        match session.custody().registry.create_identity(record).await {
-            Ok(record) if record.key == key.id => Ok(info(&record, &key)),
-            // Two requests at once made the same identity: one key is enough.
-            Ok(record) => {
-                session.custody().destroy_unused(key.id).await;
-                let winner = session.custody().key(record.key).await?;
-                subject.made = None;
-                Ok(info(&record, &winner))
-            }
+        let custody = session.custody();
+        match custody.registry.create_identity(record.clone(), made).await {
+            Ok(key) => Ok(info(&record, &key)),
+            // Of two requests at once that make the same identity one wins: the
+            // other learns of it when it asks again.
             Err(error) => {
-                session.custody().destroy_unused(key.id).await;
+                custody.undo_creation(id).await;
                 Err(match error {
                     StoreError::Conflict(_) => conflict(&self.name),
                     error => failure::of_store(error),

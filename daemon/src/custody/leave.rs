@@ -7,6 +7,7 @@ use mlskeyd_protocol::v1::{Failure, LeaveCustody};
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
+use crate::store::GuardId;
 
 impl Request for LeaveCustody {
     type Reply = ();
@@ -34,10 +35,8 @@ impl Request for LeaveCustody {
         _: &mut Subject,
     ) -> Result<(), Failure> {
         let registry = &session.custody().registry;
-        let owner = &session.caller().owner;
-        registry
-            .permit_leaving(owner, &self.identity, &self.group, &self.signature_key)
-            .await
-            .map_err(failure::of_store)
+        let owner = session.caller().owner.clone();
+        let of = GuardId { owner, identity: self.identity, group: self.group };
+        registry.permit_leave(of, self.signature_key).await.map_err(failure::of_store)
     }
 }

@@ -12,10 +12,10 @@ use rand_core::{OsRng, RngCore};
 use super::generate::Place;
 use super::{Call, Custody, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
-use crate::devices::{self, DeviceError};
+use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{
-    Cause, CurrentGeneration, Generation, GenerationId, IdentityRecord, KeyRecord, LifeState,
-    MadeKey, NewKey, StoreError, Under,
+    Cause, CurrentGeneration, Generation, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey,
+    Under,
 };
 
 /// Most keys that are destroyed between two looks at the clock.
@@ -47,15 +47,29 @@ impl Session {
         }
     }
 
-    /// Makes a key: journalled, made by the device, and on disk before anybody
-    /// hears of it.
+    /// Makes a key and puts it on disk before anybody hears of it.
     pub(super) async fn create_key(
+        &self,
+        algorithm: Algorithm,
+        place: &Place,
+        call: &Call,
+    ) -> Result<Arc<KeyRecord>, Failure> {
+        let made = self.make_key(algorithm, place, None, call).await?;
+        let custody = self.custody();
+        let key = custody.registry.finish_create(made).await.map_err(failure::of_store)?;
+        custody.due.notify_one();
+        Ok(key)
+    }
+
+    /// Journals a key and has the device make it. It is nothing until the
+    /// registry has finished it.
+    pub(super) async fn make_key(
         &self,
         algorithm: Algorithm,
         place: &Place,
         identity: Option<&str>,
         call: &Call,
-    ) -> Result<Arc<KeyRecord>, Failure> {
+    ) -> Result<MadeKey, Failure> {
         let custody = self.custody();
         let owner = self.caller().owner.clone();
         let generation = match algorithm {
@@ -78,7 +92,6 @@ impl Session {
             created: unix_now(),
         };
         custody.registry.begin_create(new).await.map_err(failure::of_store)?;
-        crate::failpoint::hit("custody.create.begun");
         let tier = place.tier;
         let made = custody
             .devices
@@ -95,23 +108,15 @@ impl Session {
             })
             .await;
         crate::failpoint::hit("custody.create.made");
-        let stored = match made {
-            Ok(stored) => stored,
+        match made {
+            Ok(key) => {
+                Ok(MadeKey { id, public_key: Bytes(key.public), blob: key.blob, tier: key.tier })
+            }
             Err(failure) => {
                 custody.undo_creation(id).await;
-                return Err(failure);
+                Err(failure)
             }
-        };
-        let made = MadeKey {
-            id,
-            public_key: Bytes(stored.public),
-            blob: stored.blob,
-            tier: stored.tier,
-        };
-        let key = custody.registry.finish_create(made).await.map_err(failure::of_store)?;
-        crate::failpoint::hit("custody.create.finished");
-        custody.due.notify_one();
-        Ok(key)
+        }
     }
 }
 
@@ -170,34 +175,25 @@ impl Custody {
 
     /// Takes back a creation that failed: what the device may have made of it
     /// is destroyed.
-    async fn undo_creation(&self, id: KeyId) {
+    pub(super) async fn undo_creation(&self, id: KeyId) {
         if let Err(error) = self.try_undo_creation(id).await {
             tracing::warn!(key = %id, %error, "a key that could not be made is undone at the next start");
         }
     }
 
     async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
-        self.registry.abandon(id).await.map_err(failure::of_store)?;
+        self.registry.abandon_create(id).await.map_err(failure::of_store)?;
         self.destroy_idle_generations().await
-    }
-
-    /// Destroys a key that nobody has heard of.
-    pub(super) async fn destroy_unused(&self, id: KeyId) {
-        if let Err(error) = self.destroy_key(id, Cause::Ordered).await {
-            tracing::warn!(key = %id, %error, "a key that is not needed is still there");
-        }
     }
 
     /// Destroys a key, durably: tombstone, device, registry, record.
     async fn destroy_key(&self, id: KeyId, cause: Cause) -> Result<(), Failure> {
         let key = self.registry.begin_destroy(id, cause).await.map_err(failure::of_store)?;
-        crate::failpoint::hit("custody.destroy.begun");
         self.finish_destroying(&key).await
     }
 
     async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
         self.registry.finish_destroy(key.id).await.map_err(failure::of_store)?;
-        crate::failpoint::hit("custody.destroy.finished");
         self.destroy_idle_generations().await?;
         let mut record = Record::new(
             "Destroy",
@@ -247,7 +243,7 @@ impl Custody {
         let pending = self.registry.pending().await.map_err(failure::of_store)?;
         let mut repaired = Repaired::default();
         for key in pending.creating {
-            self.registry.abandon(key.id).await.map_err(failure::of_store)?;
+            self.registry.abandon_create(key.id).await.map_err(failure::of_store)?;
             repaired.undone = repaired.undone.saturating_add(1);
         }
         for key in pending.destroying {
@@ -291,7 +287,7 @@ impl Custody {
             }
         }
         self.destroy_idle_generations().await?;
-        swept.waiting = self.registry.waiting_for_look().await.map_err(failure::of_store)?;
+        swept.waiting = self.registry.waiting().await.map_err(failure::of_store)?;
         Ok(swept)
     }
 

@@ -52,7 +52,7 @@ impl Request for Status {
         Ok(ServiceStatus {
             daemon: env!("CARGO_PKG_VERSION").to_owned(),
             default_device: (default.to_owned(), state),
-            read_only: custody.registry.read_only_reason(),
+            read_only: custody.registry.read_only_reason().map(str::to_owned),
         })
     }
 }

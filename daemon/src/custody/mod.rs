@@ -211,7 +211,14 @@ impl Session {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.custody.connections.fetch_sub(1, Ordering::Relaxed);
-        self.custody.registry.connection_closed(self.id);
-        self.custody.due.notify_one();
+        let (custody, id) = (Arc::clone(&self.custody), self.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = custody.registry.connection_closed(id).await {
+                    tracing::warn!(%error, "a closed connection's keys wait for the next start");
+                }
+                custody.due.notify_one();
+            });
+        }
     }
 }

@@ -116,7 +116,7 @@ impl Request for Open {
             })?;
         if let Some(rebind) = read.rebind {
             // Before the plaintext leaves: what opened it belongs to that group.
-            custody.registry.rebind(vec![rebind]).await.map_err(failure::of_store)?;
+            custody.registry.bind(&key.owner, vec![rebind]).await.map_err(failure::of_store)?;
             subject.durability = Some(Durability::Now);
         }
         Ok(SecretBytes::new(std::mem::take(&mut *plaintext)))

@@ -7,7 +7,7 @@ use mlskeyd_protocol::limits::MAX_CONTENT;
 use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, Sign, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-use super::bindings::Known;
+use super::bindings::{Known, Leaving};
 use super::guard::Mark;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
@@ -74,7 +74,19 @@ impl Request for Sign {
         if !read.rebinds.is_empty() {
             // Before the device signs: what is signed binds its keys for good,
             // and of two requests at once only one may bind a key.
-            custody.registry.rebind(read.rebinds).await.map_err(failure::of_store)?;
+            custody.registry.bind(&key.owner, read.rebinds).await.map_err(failure::of_store)?;
+        }
+        if let Some(Leaving { of, key: software_key }) = read.known.leaving {
+            // A permit to leave serves one commit.
+            let used = custody.registry.use_leave_permit(of, software_key).await;
+            if !used.map_err(failure::of_store)? {
+                let failure = Failure::new(
+                    FailureCode::Denied,
+                    "the permit to leave custody was used already",
+                    "ask for another one",
+                );
+                return Err(subject.refuse("rule/leave-once", failure));
+            }
         }
         let stored = key.stored();
         let signature = custody

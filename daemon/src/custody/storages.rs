@@ -41,7 +41,7 @@ impl Request for Attach {
     ) -> Result<Housekeeping, Failure> {
         let registry = &session.custody().registry;
         registry
-            .attach(&session.caller().owner, &self.storage, self.ends, session.connection())
+            .attach(&session.caller().owner, self.storage, self.ends, session.connection())
             .await
             .map_err(failure::of_store)
     }

@@ -97,6 +97,8 @@ impl Subject {
 
     pub(super) fn key_facts(&self) -> Option<KeyFacts<'_>> {
         self.key.as_ref().map(|key| KeyFacts {
+            id: key.id,
+            role: key.role(),
             algorithm: key.algorithm,
             tier: key.tier,
             device: &key.device,

@@ -17,6 +17,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 #[cfg(any(test, feature = "conformance"))]
@@ -187,7 +188,7 @@ pub struct StoredKey {
 
 /// What a device wants stored for a key: a wrapped private key, or where to
 /// find it. Only the device knows the format; it authenticates it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyBlob(Zeroizing<Vec<u8>>);
 
 impl KeyBlob {
@@ -212,7 +213,7 @@ impl fmt::Debug for KeyBlob {
 
 /// The random name of a generation of one device: 16 bytes, never used again.
 /// Shown in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GenerationId([u8; 16]);
 
 impl GenerationId {

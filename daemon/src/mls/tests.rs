@@ -1,10 +1,7 @@
 //! Structures that contradict themselves, and bytes that are no structure at all.
 
+use mlskeyd_policies::Action;
 use proptest::prelude::*;
-
-use mlskeyd_policies::Action;
-
-use mlskeyd_policies::Action;
 
 use super::reader::write_opaque;
 use super::signable::sign_content;

@@ -267,3 +267,31 @@ fn file_error(path: &Path, error: PrivateFileError) -> DeviceError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretBox;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_what_it_forgot_is_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
+        let mut generations = Generations::open(
+            &directory.path().join("d"),
+            &store_key,
+            Start::CreateIfAbsent,
+        )
+        .unwrap();
+        let id = |n: usize| GenerationId::from_bytes((n as u128).to_be_bytes());
+        generations.create(id(0)).unwrap();
+        let key = *generations.key(id(0)).unwrap();
+        for n in 1..2 * CACHED {
+            generations.remember(id(n), Zeroizing::new([0; 32]));
+            assert!(generations.cache.len() <= CACHED);
+        }
+        assert!(!generations.cache.contains_key(&id(0)));
+        assert_eq!(*generations.key(id(0)).unwrap(), key);
+    }
+}

@@ -3,7 +3,7 @@
 //! It is process isolation, as with ssh-agent, and no more: tier `software`.
 //!
 //! Private keys are encrypted under their generation's key and live in the
-//! registry as [`KeyBlob`](super::KeyBlob)s; generation keys are encrypted
+//! registry as [`KeyBlob`]s; generation keys are encrypted
 //! under the store key and live in the device's own directory:
 //!
 //! ```text

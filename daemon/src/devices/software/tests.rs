@@ -260,19 +260,6 @@ fn a_changed_generation_file_is_an_error_and_stays() {
     assert!(matches!(error, DeviceError::Failed { .. }), "{error}");
 }
 
-#[test]
-fn more_generations_than_memory_holds_all_work() {
-    let rig = Rig::new();
-    let mut device = rig.open(Start::CreateIfAbsent).unwrap();
-    let id = |n: u16| GenerationId::from_bytes(u128::from(n).to_be_bytes());
-    for n in 0..1100 {
-        device.create_generation(id(n)).unwrap();
-    }
-    for n in 0..1100 {
-        device.generations.key(id(n)).unwrap();
-    }
-}
-
 /// Dies at each point between two durable steps, and is repaired as custody
 /// does it: by destroying what its journal names.
 #[cfg(feature = "failpoints")]
