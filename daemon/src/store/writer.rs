@@ -177,6 +177,8 @@ impl Writer {
             }
         }
         self.finish();
+        // The file is closed and the lock free before anybody hears of it.
+        drop(self);
         if let Some(done) = stop {
             let _ = done.send(());
         }
