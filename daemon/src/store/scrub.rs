@@ -27,9 +27,12 @@ pub struct Scrubbed {
     pub next: Option<ScrubPosition>,
 }
 
+/// Verifies a row given as id, body and MAC.
+type Verify = fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>;
+
 struct Table {
     name: &'static str,
-    verify: fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>,
+    verify: Verify,
 }
 
 const fn table<R: Row>() -> Table {
