@@ -147,6 +147,38 @@ async fn stale_generations_are_ignored() {
 }
 
 #[tokio::test]
+async fn a_stale_settlement_does_not_drop_what_the_storage_may_still_hold() {
+    let bench = Bench::new();
+    let keys = [bench.hpke(None).await, bench.hpke(None).await, bench.hpke(None).await];
+    bench.claim(&state(1), &keys[..1]).await;
+    let second = bench.claim(&state(1), &keys[1..2]).await.generation;
+    let third = bench.claim(&state(1), &keys[2..]).await.generation;
+    bench.written(&state(1), second).await;
+    assert_eq!(bench.state(keys[0]).await, KeyState::Active);
+    bench.written(&state(1), third).await;
+    assert_eq!(bench.state(keys[0]).await, KeyState::Idle);
+    assert_eq!(bench.state(keys[1]).await, KeyState::Idle);
+}
+
+#[tokio::test]
+async fn an_older_copy_of_a_key_s_row_does_not_kill_a_claimed_key() {
+    let mut bench = Bench::new();
+    let key = bench.hpke(None).await;
+    bench.write(&state(1), &[key]).await;
+    bench.deleted(&state(1)).await;
+    bench.store.close().await;
+    bench.sql("CREATE TABLE copy AS SELECT * FROM keys");
+    bench.reopen();
+    bench.claim(&state(1), &[key]).await;
+    bench.store.close().await;
+    bench.sql("UPDATE keys SET (wait, since, body, mac) = (SELECT wait, since, body, mac FROM copy)");
+    bench.reopen();
+    bench.clock.pass(100 * DAY);
+    assert_eq!(bench.state(key).await, KeyState::Idle, "the copy is in place");
+    assert_eq!(bench.sweep().await, []);
+}
+
+#[tokio::test]
 async fn keys_that_are_destroyed_or_foreign_are_lost_and_said_so() {
     let bench = Bench::new();
     let (alive, dead) = (bench.hpke(None).await, bench.hpke(None).await);
