@@ -191,3 +191,37 @@ fn keep_copy(dir: &Path, conn: &Connection, schema: u32) -> Result<(), OpenError
     fs::rename(&unfinished, &copy).map_err(io)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_schema_is_migrated_and_a_copy_of_it_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mac = RowMac::new(&[1; 32]);
+        let mut conn = connect(dir.path()).unwrap();
+        migrate(dir.path(), &mut conn, &mac, MIGRATIONS).unwrap_or_else(|e| panic!("{e}"));
+        let newer = [MIGRATIONS[0], "CREATE TABLE more (id INTEGER PRIMARY KEY)"];
+
+        // Not with a wrong key, and not half.
+        let wrong = migrate(dir.path(), &mut conn, &RowMac::new(&[2; 32]), &newer);
+        assert!(matches!(wrong, Ok(Opened::Unverifiable)));
+        let broken = [MIGRATIONS[0], "CREATE TABLE more (id INTEGER PRIMARY KEY); nonsense"];
+        assert!(migrate(dir.path(), &mut conn, &mac, &broken).is_err());
+        assert_eq!(version(&conn), 1);
+
+        assert!(matches!(migrate(dir.path(), &mut conn, &mac, &newer), Ok(Opened::Usable(_))));
+        assert_eq!(version(&conn), 2);
+        conn.execute("INSERT INTO more VALUES (1)", []).unwrap();
+        let copy = dir.path().join("registry.db.schema-1");
+        assert_eq!(fs::metadata(&copy).unwrap().mode() & 0o777, 0o600);
+        let copy = Connection::open(copy).unwrap();
+        assert_eq!(version(&copy), 1);
+        assert!(matches!(read_meta(&copy, &mac), Ok(Some(_))));
+    }
+
+    fn version(conn: &Connection) -> u32 {
+        conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    }
+}

@@ -27,6 +27,9 @@ pub struct Scrubbed {
     pub next: Option<ScrubPosition>,
 }
 
+/// Verifies a row given as id, body and MAC.
+type Verify = fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>;
+
 struct Table {
     name: &'static str,
     verify: Verify,

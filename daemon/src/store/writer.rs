@@ -177,6 +177,8 @@ impl Writer {
             }
         }
         self.finish();
+        // The file is closed and the lock free before anybody hears of it.
+        drop(self);
         if let Some(done) = stop {
             let _ = done.send(());
         }
@@ -194,9 +196,8 @@ impl Writer {
 
     /// Runs a batch in one transaction, makes it durable, then answers.
     fn serve(&mut self, mut batch: Vec<Box<dyn Operation + '_>>) {
-        let mut failed = Vec::new();
         let mut effects = Vec::new();
-        let outcome = self.transact(&mut batch, &mut failed, &mut effects);
+        let outcome = self.transact(&mut batch, &mut effects);
         if outcome.is_err() && !self.conn.is_autocommit() {
             let _ = self.conn.execute_batch("ROLLBACK");
         }
@@ -205,8 +206,7 @@ impl Writer {
             Err(_) => Buried { operations: Vec::new(), outcome: Ok(()) },
         };
         for (n, operation) in batch.into_iter().enumerate() {
-            // A failed operation changed nothing, whatever became of the others.
-            let mut answer = if failed.contains(&n) { Ok(()) } else { outcome.clone() };
+            let mut answer = outcome.clone();
             if buried.operations.contains(&n) {
                 answer = answer.and_then(|()| buried.outcome.clone());
             }
@@ -217,7 +217,6 @@ impl Writer {
     fn transact(
         &mut self,
         batch: &mut [Box<dyn Operation + '_>],
-        failed: &mut Vec<usize>,
         effects: &mut Vec<(usize, Effect)>,
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
@@ -238,7 +237,6 @@ impl Writer {
                 Ok(()) => effects.extend(own_effects.into_iter().map(|effect| (n, effect))),
                 Err(error) if error.ends_transaction() => return Err(error),
                 Err(_) => {
-                    failed.push(n);
                     self.conn.prepare_cached("ROLLBACK TO operation")?.execute([])?;
                 }
             }

@@ -203,9 +203,8 @@ fn retire_older(
     let condition = "storage = ?1 AND group_id = ?2 AND dead = 0";
     for row in rows::records(tx, condition, params![column(storage), group.0])? {
         let Record::Epoch { epoch, leaf_index, .. } = row.record else { continue };
-        if leaf_index == own_index && epoch < newest {
+        if leaf_index == own_index && epoch < newest && rows::holds_keys(tx, row.id)? {
             rows::put_record(tx, &RecordRow { dead: true, ..row })?;
-            rows::delete_if_empty(tx, row.id)?;
         }
     }
     Ok(())

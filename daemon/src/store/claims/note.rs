@@ -77,10 +77,12 @@ fn group_ended(
     group: &Bytes,
     leaf_index: Option<u32>,
 ) -> Result<(), StoreError> {
-    let condition = "storage = ?1 AND group_id = ?2";
+    let condition = "storage = ?1 AND group_id = ?2 AND dead = 0";
     let mut of_members = Vec::new();
     for row in rows::records(tx, condition, params![column(storage), group.0])? {
-        if let Some(index) = member_of(tx, &row, group)? {
+        if rows::holds_keys(tx, row.id)?
+            && let Some(index) = member_of(tx, &row, group)?
+        {
             of_members.push((index, row));
         }
     }

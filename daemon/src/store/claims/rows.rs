@@ -284,6 +284,15 @@ pub(super) fn has_claims(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
         .exists([key.as_bytes()])?)
 }
 
+/// Does the record hold a key, as far as the storage said? Else it is only
+/// remembered for a last look.
+pub(super) fn holds_keys(tx: &Tx<'_>, record: u64) -> Result<bool, StoreError> {
+    Ok(tx
+        .conn
+        .prepare_cached("SELECT 1 FROM claims WHERE record = ?1 AND released IS NULL LIMIT 1")?
+        .exists([column(record)])?)
+}
+
 /// The number that a query finds, if it finds one.
 pub(super) fn minimum(
     tx: &Tx<'_>,
