@@ -49,13 +49,19 @@ pub(super) struct Bench {
 }
 
 pub(super) fn alice() -> Owner {
-    Owner { uid: 1000, app: "chat".into() }
+    Owner {
+        uid: 1000,
+        app: "chat".into(),
+    }
 }
 
 /// `tempfile` leaves the mode to the umask.
 pub(super) fn private_dir() -> tempfile::TempDir {
     let mode = fs::Permissions::from_mode(0o700);
-    tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+    tempfile::Builder::new()
+        .permissions(mode)
+        .tempdir()
+        .unwrap()
 }
 
 fn open(dir: &Path, settings: Settings, clock: &Arc<TestClock>) -> Registry {
@@ -72,7 +78,13 @@ impl Bench {
         let clock = Arc::new(TestClock::default());
         clock.wall.store(1_700_000_000, Ordering::SeqCst);
         let store = open(dir.path(), settings, &clock);
-        Self { dir, clock, settings, store, next: AtomicU64::new(1) }
+        Self {
+            dir,
+            clock,
+            settings,
+            store,
+            next: AtomicU64::new(1),
+        }
     }
 
     /// A clean stop and start.
@@ -91,7 +103,10 @@ impl Bench {
     }
 
     pub(super) fn sql(&self, sql: &str) -> usize {
-        Connection::open(self.dir.path().join("registry.db")).unwrap().execute(sql, []).unwrap()
+        Connection::open(self.dir.path().join("registry.db"))
+            .unwrap()
+            .execute(sql, [])
+            .unwrap()
     }
 
     fn number(&self) -> u128 {
@@ -103,7 +118,12 @@ impl Bench {
     }
 
     pub(super) async fn generation(&self) -> GenerationId {
-        match self.store.current_generation("soft", Duration::from_secs(86_400)).await.unwrap() {
+        match self
+            .store
+            .current_generation("soft", Duration::from_secs(86_400))
+            .await
+            .unwrap()
+        {
             CurrentGeneration::Existing(id) => id,
             CurrentGeneration::CreateNew(id) => {
                 self.store.finish_generation(id).await.unwrap();
@@ -137,7 +157,10 @@ impl Bench {
 
     pub(super) async fn bind(&self, key: KeyId, to: Binding) {
         let from = self.store.key(key).await.unwrap().unwrap().binding.clone();
-        self.store.bind(&alice(), vec![Rebind { key, from, to }]).await.unwrap();
+        self.store
+            .bind(&alice(), vec![Rebind { key, from, to }])
+            .await
+            .unwrap();
     }
 
     pub(super) async fn state(&self, key: KeyId) -> KeyState {
@@ -160,7 +183,10 @@ impl Bench {
         }
     }
 
-    pub(super) async fn signature_key(&self, name: &str) -> (IdentityRecord, MadeKey, GenerationId) {
+    pub(super) async fn signature_key(
+        &self,
+        name: &str,
+    ) -> (IdentityRecord, MadeKey, GenerationId) {
         let key = self.id();
         let generation = GenerationId::from_bytes(self.number().to_le_bytes());
         let scheme = SignatureScheme::Ed25519;
@@ -177,14 +203,25 @@ impl Bench {
         };
         self.store.begin_create(new).await.unwrap();
         let credential = Credential::Basic(name.as_bytes().into());
-        let identity = IdentityRecord { owner: alice(), name: name.into(), credential, scheme, key };
+        let identity = IdentityRecord {
+            owner: alice(),
+            name: name.into(),
+            credential,
+            scheme,
+            key,
+        };
         (identity, made(key), generation)
     }
 }
 
 pub(super) fn made(id: KeyId) -> MadeKey {
     let blob = [b"the blob of ".as_slice(), id.to_string().as_bytes()].concat();
-    MadeKey { id, public_key: public(id), blob: KeyBlob::new(blob), tier: Tier::Software }
+    MadeKey {
+        id,
+        public_key: public(id),
+        blob: KeyBlob::new(blob),
+        tier: Tier::Software,
+    }
 }
 
 pub(super) fn public(id: KeyId) -> Bytes {
@@ -199,7 +236,11 @@ fn copy_state(from: &Path, to: &Path) {
 }
 
 fn guard_id(n: u8) -> GuardId {
-    GuardId { owner: alice(), identity: "alice".into(), group: Bytes(vec![n]) }
+    GuardId {
+        owner: alice(),
+        identity: "alice".into(),
+        group: Bytes(vec![n]),
+    }
 }
 
 #[tokio::test]
@@ -216,7 +257,12 @@ async fn newer_state_is_refused() {
     bench.store.close().await;
     bench.sql("PRAGMA user_version = 2");
     let error = Registry::open(bench.dir.path(), &KEY, Settings::default()).unwrap_err();
-    assert!(error.to_string().contains("newer mlskeyd (schema 2, this one knows 1)"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("newer mlskeyd (schema 2, this one knows 1)"),
+        "{error}"
+    );
     bench.sql("PRAGMA user_version = 1");
     bench.reopen();
 }
@@ -246,12 +292,18 @@ async fn a_lost_store_key_makes_read_only_and_loses_nothing() {
     let lost = Registry::open(bench.dir.path(), &[8; 32], Settings::default()).unwrap();
     assert!(lost.read_only_reason().unwrap().contains("store key"));
     assert!(matches!(lost.key(key).await, Err(StoreError::ReadOnly(_))));
-    assert!(matches!(lost.begin_destroy(key, Cause::Ordered).await, Err(StoreError::ReadOnly(_))));
+    assert!(matches!(
+        lost.begin_destroy(key, Cause::Ordered).await,
+        Err(StoreError::ReadOnly(_))
+    ));
     let page = lost.keys_page(None, false).await.unwrap();
     assert_eq!(page[0].0.info().state, KeyState::Missing);
     assert!(page[0].0.blob.as_bytes().is_empty());
     lost.close().await;
-    assert_eq!(fs::read(bench.dir.path().join("tombstones")).unwrap(), before);
+    assert_eq!(
+        fs::read(bench.dir.path().join("tombstones")).unwrap(),
+        before
+    );
 
     bench.reopen();
     assert_eq!(bench.state(key).await, KeyState::Active);
@@ -266,15 +318,37 @@ async fn a_key_is_visible_only_when_it_is_finished() {
     bench.crash();
     assert_eq!(bench.store.key(key).await.unwrap(), None);
     let pending = bench.store.pending().await.unwrap();
-    assert_eq!(pending.creating.iter().map(|key| key.id).collect::<Vec<_>>(), [key]);
+    assert_eq!(
+        pending
+            .creating
+            .iter()
+            .map(|key| key.id)
+            .collect::<Vec<_>>(),
+        [key]
+    );
 
     let finished = bench.store.finish_create(made(key)).await.unwrap();
     assert_eq!(finished.blob, made(key).blob);
     bench.crash();
-    let found = bench.store.key_by_public(&alice(), &public(key)).await.unwrap().unwrap();
+    let found = bench
+        .store
+        .key_by_public(&alice(), &public(key))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(found, finished);
-    let stranger = Owner { uid: 1001, ..alice() };
-    assert_eq!(bench.store.key_by_public(&stranger, &public(key)).await.unwrap(), None);
+    let stranger = Owner {
+        uid: 1001,
+        ..alice()
+    };
+    assert_eq!(
+        bench
+            .store
+            .key_by_public(&stranger, &public(key))
+            .await
+            .unwrap(),
+        None
+    );
     assert_eq!(bench.store.pending().await.unwrap(), Pending::default());
     assert!(bench.store.abandon_create(key).await.is_err());
 
@@ -290,11 +364,19 @@ async fn destruction_is_journalled_and_the_blob_leaves_the_files() {
     let key = bench.hpke(None).await;
     let blob = made(key).blob.as_bytes().to_vec();
     assert!(on_disk(bench.dir.path(), &blob));
-    bench.store.begin_destroy(key, Cause::Ordered).await.unwrap();
+    bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap();
     bench.crash();
     assert_eq!(bench.state(key).await, KeyState::Destroyed);
     assert_eq!(bench.store.pending().await.unwrap().destroying[0].id, key);
-    bench.store.begin_destroy(key, Cause::Ordered).await.unwrap();
+    bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap();
     bench.store.finish_destroy(key).await.unwrap();
     bench.store.finish_destroy(key).await.unwrap();
     assert!(!on_disk(bench.dir.path(), &blob), "the blob is still there");
@@ -302,13 +384,20 @@ async fn destruction_is_journalled_and_the_blob_leaves_the_files() {
     assert_eq!(bench.state(key).await, KeyState::Destroyed);
     assert_eq!(bench.store.counts().await.unwrap().keys, 0);
     assert_eq!(bench.store.keys_page(None, true).await.unwrap().len(), 1);
-    let error = bench.store.begin_destroy(key, Cause::Ordered).await.unwrap_err();
+    let error = bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap_err();
     assert_eq!(error, StoreError::Destroyed(key));
 }
 
 fn on_disk(dir: &Path, what: &[u8]) -> bool {
     fs::read_dir(dir).unwrap().any(|entry| {
-        fs::read(entry.unwrap().path()).unwrap().windows(what.len()).any(|part| part == what)
+        fs::read(entry.unwrap().path())
+            .unwrap()
+            .windows(what.len())
+            .any(|part| part == what)
     })
 }
 
@@ -320,11 +409,19 @@ async fn a_restored_database_does_not_bring_a_key_back() {
     bench.store.close().await;
     copy_state(bench.dir.path(), yesterday.path());
     bench.reopen();
-    bench.store.begin_destroy(dead, Cause::Ordered).await.unwrap();
+    bench
+        .store
+        .begin_destroy(dead, Cause::Ordered)
+        .await
+        .unwrap();
     bench.store.finish_destroy(dead).await.unwrap();
     bench.store.close().await;
 
-    fs::copy(yesterday.path().join("registry.db"), bench.dir.path().join("registry.db")).unwrap();
+    fs::copy(
+        yesterday.path().join("registry.db"),
+        bench.dir.path().join("registry.db"),
+    )
+    .unwrap();
     bench.reopen();
     assert_eq!(bench.state(dead).await, KeyState::Destroyed);
     assert_eq!(bench.state(alive).await, KeyState::Active);
@@ -340,20 +437,46 @@ async fn tombstones_of_destroyed_generations_are_dropped_and_their_keys_stay_dea
     bench.store.close().await;
     copy_state(bench.dir.path(), yesterday.path());
     bench.reopen();
-    bench.store.begin_destroy(key, Cause::Ordered).await.unwrap();
+    bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap();
     bench.store.finish_destroy(key).await.unwrap();
     bench.store.retire_generation(generation).await.unwrap();
-    assert_eq!(bench.store.generations_to_destroy().await.unwrap()[0].id, generation);
-    bench.store.begin_destroy_generation(generation).await.unwrap();
-    bench.store.finish_destroy_generation(generation).await.unwrap();
-    assert!(bench.store.generations_to_destroy().await.unwrap().is_empty());
+    assert_eq!(
+        bench.store.generations_to_destroy().await.unwrap()[0].id,
+        generation
+    );
+    bench
+        .store
+        .begin_destroy_generation(generation)
+        .await
+        .unwrap();
+    bench
+        .store
+        .finish_destroy_generation(generation)
+        .await
+        .unwrap();
+    assert!(
+        bench
+            .store
+            .generations_to_destroy()
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let tombstones = bench.dir.path().join("tombstones");
     assert_eq!(fs::metadata(&tombstones).unwrap().len(), 100);
     bench.reopen();
     assert_eq!(fs::metadata(&tombstones).unwrap().len(), 50);
 
     bench.store.close().await;
-    fs::copy(yesterday.path().join("registry.db"), bench.dir.path().join("registry.db")).unwrap();
+    fs::copy(
+        yesterday.path().join("registry.db"),
+        bench.dir.path().join("registry.db"),
+    )
+    .unwrap();
     // A crash in the middle of an append, and a forged entry.
     let mut bytes = fs::read(&tombstones).unwrap();
     bytes.extend_from_slice(&[1; 50 + 13]);
@@ -379,15 +502,36 @@ async fn generations_rotate_and_go_with_their_last_key() {
     let second = bench.generation().await;
     assert_ne!(first, second);
     // It holds a key: it is retired, not due.
-    assert!(bench.store.generations_to_destroy().await.unwrap().is_empty());
+    assert!(
+        bench
+            .store
+            .generations_to_destroy()
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(
         bench.store.begin_destroy_generation(first).await,
         Err(StoreError::WrongGeneration)
     );
-    bench.store.begin_destroy(key, Cause::Ordered).await.unwrap();
-    assert!(bench.store.generations_to_destroy().await.unwrap().is_empty());
+    bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap();
+    assert!(
+        bench
+            .store
+            .generations_to_destroy()
+            .await
+            .unwrap()
+            .is_empty()
+    );
     bench.store.finish_destroy(key).await.unwrap();
-    assert_eq!(bench.store.generations_to_destroy().await.unwrap()[0].id, first);
+    assert_eq!(
+        bench.store.generations_to_destroy().await.unwrap()[0].id,
+        first
+    );
     bench.store.begin_destroy_generation(first).await.unwrap();
     // Nobody may put a key there any more.
     let new = NewKey {
@@ -401,7 +545,10 @@ async fn generations_rotate_and_go_with_their_last_key() {
         connection: None,
         created: 0,
     };
-    assert_eq!(bench.store.begin_create(new).await, Err(StoreError::WrongGeneration));
+    assert_eq!(
+        bench.store.begin_create(new).await,
+        Err(StoreError::WrongGeneration)
+    );
     let pending = bench.store.pending().await.unwrap();
     assert_eq!(pending.generations_destroying[0].id, first);
     bench.store.finish_destroy_generation(first).await.unwrap();
@@ -414,29 +561,62 @@ async fn an_identity_comes_with_its_key_or_not_at_all() {
     bench.crash();
     let pending = bench.store.pending().await.unwrap();
     assert_eq!(pending.generations_creating[0].id, generation);
-    bench.store.create_identity(identity.clone(), key).await.unwrap();
+    bench
+        .store
+        .create_identity(identity.clone(), key)
+        .await
+        .unwrap();
     bench.crash();
     let found = bench.store.identity(&alice(), "alice").await.unwrap();
     assert_eq!(found.as_ref(), Some(&identity));
     let expected = std::slice::from_ref(&identity);
     assert_eq!(bench.store.identities(None).await.unwrap(), expected);
-    assert_eq!(bench.store.identities(Some(&alice())).await.unwrap(), expected);
-    let other = Owner { app: "other".into(), ..alice() };
+    assert_eq!(
+        bench.store.identities(Some(&alice())).await.unwrap(),
+        expected
+    );
+    let other = Owner {
+        app: "other".into(),
+        ..alice()
+    };
     assert_eq!(bench.store.identities(Some(&other)).await.unwrap(), []);
     assert_eq!(bench.store.identity(&other, "alice").await.unwrap(), None);
 
     let (again, key, generation) = bench.signature_key("alice").await;
-    let error = bench.store.create_identity(again.clone(), key).await.unwrap_err();
+    let error = bench
+        .store
+        .create_identity(again.clone(), key)
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Conflict(_)), "{error}");
     assert_eq!(bench.store.key(again.key).await.unwrap(), None);
     bench.store.abandon_create(again.key).await.unwrap();
-    bench.store.begin_destroy_generation(generation).await.unwrap();
-    bench.store.finish_destroy_generation(generation).await.unwrap();
+    bench
+        .store
+        .begin_destroy_generation(generation)
+        .await
+        .unwrap();
+    bench
+        .store
+        .finish_destroy_generation(generation)
+        .await
+        .unwrap();
     assert_eq!(bench.store.pending().await.unwrap(), Pending::default());
 
     // Its generation goes with it, and not before.
-    assert!(bench.store.generations_to_destroy().await.unwrap().is_empty());
-    bench.store.begin_destroy(identity.key, Cause::Ordered).await.unwrap();
+    assert!(
+        bench
+            .store
+            .generations_to_destroy()
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    bench
+        .store
+        .begin_destroy(identity.key, Cause::Ordered)
+        .await
+        .unwrap();
     bench.store.finish_destroy(identity.key).await.unwrap();
     assert_eq!(bench.store.generations_to_destroy().await.unwrap().len(), 1);
 }
@@ -445,34 +625,79 @@ async fn an_identity_comes_with_its_key_or_not_at_all() {
 async fn bindings_change_all_or_none_and_only_from_what_was_seen() {
     let mut bench = Bench::new();
     let (a, b) = (bench.hpke(None).await, bench.hpke(None).await);
-    let leaf = |n| Binding::Leaf { group: Bytes(vec![n]), leaf_index: 0 };
+    let leaf = |n| Binding::Leaf {
+        group: Bytes(vec![n]),
+        leaf_index: 0,
+    };
     let change = |key, from, to| Rebind { key, from, to };
-    bench.store.bind(&alice(), vec![change(a, Binding::None, leaf(1))]).await.unwrap();
-    bench.store.bind(&alice(), vec![change(a, Binding::None, leaf(1))]).await.unwrap();
-    let both = vec![change(b, Binding::None, leaf(2)), change(a, Binding::None, leaf(2))];
-    assert!(matches!(bench.store.bind(&alice(), both).await, Err(StoreError::Conflict(_))));
+    bench
+        .store
+        .bind(&alice(), vec![change(a, Binding::None, leaf(1))])
+        .await
+        .unwrap();
+    bench
+        .store
+        .bind(&alice(), vec![change(a, Binding::None, leaf(1))])
+        .await
+        .unwrap();
+    let both = vec![
+        change(b, Binding::None, leaf(2)),
+        change(a, Binding::None, leaf(2)),
+    ];
+    assert!(matches!(
+        bench.store.bind(&alice(), both).await,
+        Err(StoreError::Conflict(_))
+    ));
     let stranger = Owner { uid: 5, ..alice() };
     let foreign = vec![change(b, Binding::None, leaf(2))];
-    assert!(matches!(bench.store.bind(&stranger, foreign).await, Err(StoreError::NotFound(_))));
+    assert!(matches!(
+        bench.store.bind(&stranger, foreign).await,
+        Err(StoreError::NotFound(_))
+    ));
     bench.crash();
     assert_eq!(bench.store.key(a).await.unwrap().unwrap().binding, leaf(1));
-    assert_eq!(bench.store.key(b).await.unwrap().unwrap().binding, Binding::None);
+    assert_eq!(
+        bench.store.key(b).await.unwrap().unwrap().binding,
+        Binding::None
+    );
 }
 
 #[tokio::test]
 async fn the_guard_advances_durably_and_never_by_a_refusal() {
     let mut bench = Bench::new();
-    let at = |epoch| GuardMark { epoch, leaf_index: Some(3), commits: vec![[1; 32]] };
+    let at = |epoch| GuardMark {
+        epoch,
+        leaf_index: Some(3),
+        commits: vec![[1; 32]],
+    };
     assert_eq!(bench.store.guard_mark(&guard_id(1)).await.unwrap(), None);
-    let raised = bench.store.update_guard(guard_id(1), move |_| Ok::<_, ()>(at(5))).await.unwrap();
+    let raised = bench
+        .store
+        .update_guard(guard_id(1), move |_| Ok::<_, ()>(at(5)))
+        .await
+        .unwrap();
     assert_eq!(*raised.unwrap(), at(5));
-    let refused = bench.store.update_guard(guard_id(1), |_| Err("rollback")).await.unwrap();
+    let refused = bench
+        .store
+        .update_guard(guard_id(1), |_| Err("rollback"))
+        .await
+        .unwrap();
     assert_eq!(refused, Err("rollback"));
-    let many = GuardMark { commits: vec![[0; 32]; MAX_COMMITS + 1], ..at(6) };
-    let error = bench.store.update_guard(guard_id(1), |_| Ok::<_, ()>(many)).await.unwrap_err();
+    let many = GuardMark {
+        commits: vec![[0; 32]; MAX_COMMITS + 1],
+        ..at(6)
+    };
+    let error = bench
+        .store
+        .update_guard(guard_id(1), |_| Ok::<_, ()>(many))
+        .await
+        .unwrap_err();
     assert!(matches!(error, StoreError::Limit(_)));
     bench.crash();
-    assert_eq!(*bench.store.guard_mark(&guard_id(1)).await.unwrap().unwrap(), at(5));
+    assert_eq!(
+        *bench.store.guard_mark(&guard_id(1)).await.unwrap().unwrap(),
+        at(5)
+    );
     assert_eq!(bench.store.guard_mark(&guard_id(2)).await.unwrap(), None);
 }
 
@@ -480,13 +705,44 @@ async fn the_guard_advances_durably_and_never_by_a_refusal() {
 async fn a_permit_to_leave_is_used_once_and_for_its_key_only() {
     let mut bench = Bench::new();
     let key = Bytes(vec![9; 32]);
-    bench.store.permit_leave(guard_id(1), key.clone()).await.unwrap();
+    bench
+        .store
+        .permit_leave(guard_id(1), key.clone())
+        .await
+        .unwrap();
     bench.crash();
-    assert_eq!(bench.store.leave_permit(&guard_id(1)).await.unwrap(), Some(key.clone()));
-    assert!(!bench.store.use_leave_permit(guard_id(2), key.clone()).await.unwrap());
-    assert!(!bench.store.use_leave_permit(guard_id(1), Bytes(vec![8; 32])).await.unwrap());
-    assert!(bench.store.use_leave_permit(guard_id(1), key.clone()).await.unwrap());
-    assert!(!bench.store.use_leave_permit(guard_id(1), key).await.unwrap());
+    assert_eq!(
+        bench.store.leave_permit(&guard_id(1)).await.unwrap(),
+        Some(key.clone())
+    );
+    assert!(
+        !bench
+            .store
+            .use_leave_permit(guard_id(2), key.clone())
+            .await
+            .unwrap()
+    );
+    assert!(
+        !bench
+            .store
+            .use_leave_permit(guard_id(1), Bytes(vec![8; 32]))
+            .await
+            .unwrap()
+    );
+    assert!(
+        bench
+            .store
+            .use_leave_permit(guard_id(1), key.clone())
+            .await
+            .unwrap()
+    );
+    assert!(
+        !bench
+            .store
+            .use_leave_permit(guard_id(1), key)
+            .await
+            .unwrap()
+    );
 }
 
 #[tokio::test]
@@ -495,19 +751,56 @@ async fn a_row_of_any_table_that_was_changed_is_found_and_not_used() {
     let key = bench.hpke(None).await;
     let (identity, made, _) = bench.signature_key("alice").await;
     bench.store.create_identity(identity, made).await.unwrap();
-    bench.store.permit_leave(guard_id(1), Bytes(vec![1])).await.unwrap();
+    bench
+        .store
+        .permit_leave(guard_id(1), Bytes(vec![1]))
+        .await
+        .unwrap();
     let mark = GuardMark::default();
-    bench.store.update_guard(guard_id(1), |_| Ok::<_, ()>(mark)).await.unwrap().unwrap();
+    bench
+        .store
+        .update_guard(guard_id(1), |_| Ok::<_, ()>(mark))
+        .await
+        .unwrap()
+        .unwrap();
     let group = Bytes(vec![1]);
-    let record = Record::Epoch { group: group.clone(), epoch: 1, leaf_index: 0 };
-    let claim = Claim { storage: "s".into(), record, keys: vec![key] };
+    let record = Record::Epoch {
+        group: group.clone(),
+        epoch: 1,
+        leaf_index: 0,
+    };
+    let claim = Claim {
+        storage: "s".into(),
+        record,
+        keys: vec![key],
+    };
     bench.store.claim(&alice(), claim.clone()).await.unwrap();
-    let notes = vec![Note::OwnLeaf { group: group.clone(), public_key: public(key) }];
-    bench.store.report(&alice(), Report { storage: "s".into(), notes }).await.unwrap();
+    let notes = vec![Note::OwnLeaf {
+        group: group.clone(),
+        public_key: public(key),
+    }];
+    bench
+        .store
+        .report(
+            &alice(),
+            Report {
+                storage: "s".into(),
+                notes,
+            },
+        )
+        .await
+        .unwrap();
     assert_eq!(scrub_all(&bench.store).await, []);
 
     let tables = [
-        "keys", "generations", "identities", "permits", "guards", "storages", "records", "claims",
+        "keys",
+        "generations",
+        "identities",
+        "permits",
+        "guards",
+        "storages",
+        "records",
+        "claims",
         "own_leaves",
     ];
     for table in tables {
@@ -531,7 +824,10 @@ async fn a_row_of_any_table_that_was_changed_is_found_and_not_used() {
             for error in found {
                 assert!(matches!(error, StoreError::Tampered { table: t, .. } if t == table));
             }
-            assert!(used(&bench.store, table, key, &claim).await, "{table} was used");
+            assert!(
+                used(&bench.store, table, key, &claim).await,
+                "{table} was used"
+            );
             bench.store.close().await;
             bench.sql(&flip(&first, other));
             bench.reopen();
@@ -553,11 +849,19 @@ async fn used(store: &Registry, table: &str, key: KeyId, claim: &Claim) -> bool 
         "permits" => store.leave_permit(&guard_id(1)).await.is_err_and(tampered),
         "guards" => store.guard_mark(&guard_id(1)).await.is_err_and(tampered),
         "own_leaves" => {
-            let notes = vec![Note::OwnLeavesDeleted { group: Bytes(vec![1]) }];
-            let report = Report { storage: "s".into(), notes };
+            let notes = vec![Note::OwnLeavesDeleted {
+                group: Bytes(vec![1]),
+            }];
+            let report = Report {
+                storage: "s".into(),
+                notes,
+            };
             store.report(&alice(), report).await.is_err_and(tampered)
         }
-        _ => store.claim(&alice(), claim.clone()).await.is_err_and(tampered),
+        _ => store
+            .claim(&alice(), claim.clone())
+            .await
+            .is_err_and(tampered),
     }
 }
 
@@ -585,7 +889,10 @@ async fn a_row_cannot_take_the_place_of_another() {
     ));
     bench.reopen();
     assert!(bench.store.key(a).await.unwrap().is_some());
-    assert!(matches!(bench.store.key(b).await, Err(StoreError::Tampered { .. })));
+    assert!(matches!(
+        bench.store.key(b).await,
+        Err(StoreError::Tampered { .. })
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -632,8 +939,14 @@ async fn a_full_disk_fails_the_call_and_the_next_one_works() {
     limit(1).await.unwrap();
     let mut failed = None;
     for n in 0..=255 {
-        let mark = GuardMark { commits: vec![[n; 32]; MAX_COMMITS], ..GuardMark::default() };
-        let outcome = bench.store.update_guard(guard_id(n), |_| Ok::<_, ()>(mark)).await;
+        let mark = GuardMark {
+            commits: vec![[n; 32]; MAX_COMMITS],
+            ..GuardMark::default()
+        };
+        let outcome = bench
+            .store
+            .update_guard(guard_id(n), |_| Ok::<_, ()>(mark))
+            .await;
         if let Err(error) = outcome {
             failed = Some((n, error));
             break;
@@ -644,7 +957,10 @@ async fn a_full_disk_fails_the_call_and_the_next_one_works() {
     assert_eq!(bench.store.guard_mark(&guard_id(n)).await.unwrap(), None);
     assert_eq!(bench.state(key).await, KeyState::Active);
     limit(1_000_000).await.unwrap();
-    let again = bench.store.update_guard(guard_id(n), |_| Ok::<_, ()>(GuardMark::default())).await;
+    let again = bench
+        .store
+        .update_guard(guard_id(n), |_| Ok::<_, ()>(GuardMark::default()))
+        .await;
     again.unwrap().unwrap();
 }
 
@@ -654,7 +970,10 @@ async fn a_closed_registry_says_so() {
     let key = bench.hpke(None).await;
     bench.store.close().await;
     bench.store.close().await;
-    assert_eq!(bench.store.begin_destroy(key, Cause::Ordered).await, Err(StoreError::Closed));
+    assert_eq!(
+        bench.store.begin_destroy(key, Cause::Ordered).await,
+        Err(StoreError::Closed)
+    );
     assert_eq!(bench.store.counts().await, Err(StoreError::Closed));
     assert!(!bench.dir.path().join("registry.db-wal").exists());
 }

@@ -21,7 +21,11 @@ fn group(n: u8) -> Bytes {
 }
 
 fn epoch(n: u8, epoch: u64, leaf_index: u32) -> Record {
-    Record::Epoch { group: group(n), epoch, leaf_index }
+    Record::Epoch {
+        group: group(n),
+        epoch,
+        leaf_index,
+    }
 }
 
 fn state(n: u8) -> Record {
@@ -29,35 +33,56 @@ fn state(n: u8) -> Record {
 }
 
 fn update(key: KeyId) -> Record {
-    Record::Update { public_key: public(key) }
+    Record::Update {
+        public_key: public(key),
+    }
 }
 
 fn package(n: u8) -> Record {
-    Record::KeyPackage { reference: Bytes(vec![n; 32]) }
+    Record::KeyPackage {
+        reference: Bytes(vec![n; 32]),
+    }
 }
 
 impl Bench {
     async fn attach(&self) -> Housekeeping {
-        self.store.attach(&alice(), STORAGE.into(), false, C1).await.unwrap()
+        self.store
+            .attach(&alice(), STORAGE.into(), false, C1)
+            .await
+            .unwrap()
     }
 
     async fn claim(&self, record: &Record, keys: &[KeyId]) -> Claimed {
-        let claim =
-            Claim { storage: STORAGE.into(), record: record.clone(), keys: keys.to_vec() };
+        let claim = Claim {
+            storage: STORAGE.into(),
+            record: record.clone(),
+            keys: keys.to_vec(),
+        };
         self.store.claim(&alice(), claim).await.unwrap()
     }
 
     async fn settle(&self, settlement: Settlement) -> Housekeeping {
-        let settle = Settle { storage: STORAGE.into(), settlements: vec![settlement] };
+        let settle = Settle {
+            storage: STORAGE.into(),
+            settlements: vec![settlement],
+        };
         self.store.settle(&alice(), settle).await.unwrap()
     }
 
     async fn written(&self, record: &Record, generation: u64) -> Housekeeping {
-        self.settle(Settlement::Written { record: record.clone(), generation }).await
+        self.settle(Settlement::Written {
+            record: record.clone(),
+            generation,
+        })
+        .await
     }
 
     async fn deleted(&self, record: &Record) -> Housekeeping {
-        self.settle(Settlement::Deleted { record: record.clone(), generation: None }).await
+        self.settle(Settlement::Deleted {
+            record: record.clone(),
+            generation: None,
+        })
+        .await
     }
 
     /// Claim, write, settle: what a storage does when it writes a record.
@@ -68,13 +93,22 @@ impl Bench {
     }
 
     async fn note(&self, note: Note) -> Housekeeping {
-        let report = Report { storage: STORAGE.into(), notes: vec![note] };
+        let report = Report {
+            storage: STORAGE.into(),
+            notes: vec![note],
+        };
         self.store.report(&alice(), report).await.unwrap()
     }
 
     async fn looked(&self, key: KeyId, records: &[Record]) -> Housekeeping {
-        let found = vec![Look { key, records: records.to_vec() }];
-        let looked = Looked { storage: STORAGE.into(), found };
+        let found = vec![Look {
+            key,
+            records: records.to_vec(),
+        }];
+        let looked = Looked {
+            storage: STORAGE.into(),
+            found,
+        };
         self.store.looked(&alice(), looked).await.unwrap()
     }
 
@@ -90,7 +124,11 @@ impl Bench {
         };
         self.bind(init, init_binding).await;
         let groups = Vec::new();
-        let leaf_binding = Binding::LeafOfKeyPackage { init: Some(init), last_resort, groups };
+        let leaf_binding = Binding::LeafOfKeyPackage {
+            init: Some(init),
+            last_resort,
+            groups,
+        };
         self.bind(leaf, leaf_binding).await;
         self.write(&package(n), &[init, leaf]).await;
         (init, leaf)
@@ -118,12 +156,19 @@ async fn the_same_claim_again_writes_nothing() {
     let bench = Bench::new();
     let (a, b) = (bench.hpke(None).await, bench.hpke(None).await);
     let first = bench.claim(&state(1), &[a, b]).await;
-    let before = std::fs::metadata(bench.dir.path().join("registry.db-wal")).unwrap().len();
+    let before = std::fs::metadata(bench.dir.path().join("registry.db-wal"))
+        .unwrap()
+        .len();
     let again = bench.claim(&state(1), &[b, a, b]).await;
     assert_eq!(first.generation, again.generation);
-    let after = std::fs::metadata(bench.dir.path().join("registry.db-wal")).unwrap().len();
+    let after = std::fs::metadata(bench.dir.path().join("registry.db-wal"))
+        .unwrap()
+        .len();
     assert_eq!(before, after);
-    assert_ne!(bench.claim(&state(1), &[a]).await.generation, first.generation);
+    assert_ne!(
+        bench.claim(&state(1), &[a]).await.generation,
+        first.generation
+    );
 }
 
 #[tokio::test]
@@ -133,15 +178,28 @@ async fn stale_generations_are_ignored() {
     let old = bench.claim(&state(1), &[a]).await.generation;
     let new = bench.claim(&state(1), &[b]).await.generation;
     bench.written(&state(1), old).await;
-    let stale = Settlement::Deleted { record: state(1), generation: Some(old) };
+    let stale = Settlement::Deleted {
+        record: state(1),
+        generation: Some(old),
+    };
     bench.settle(stale).await;
     assert_eq!(bench.state(a).await, KeyState::Active);
     assert_eq!(bench.state(b).await, KeyState::Active);
-    bench.settle(Settlement::Deleted { record: state(1), generation: Some(new) }).await;
+    bench
+        .settle(Settlement::Deleted {
+            record: state(1),
+            generation: Some(new),
+        })
+        .await;
     // A record that was deleted and written again is not hit by what was said
     // of the first one.
     bench.claim(&state(1), &[b]).await;
-    bench.settle(Settlement::Deleted { record: state(1), generation: Some(new) }).await;
+    bench
+        .settle(Settlement::Deleted {
+            record: state(1),
+            generation: Some(new),
+        })
+        .await;
     assert_eq!(bench.state(a).await, KeyState::Idle);
     assert_eq!(bench.state(b).await, KeyState::Active);
 }
@@ -149,7 +207,11 @@ async fn stale_generations_are_ignored() {
 #[tokio::test]
 async fn a_stale_settlement_does_not_drop_what_the_storage_may_still_hold() {
     let bench = Bench::new();
-    let keys = [bench.hpke(None).await, bench.hpke(None).await, bench.hpke(None).await];
+    let keys = [
+        bench.hpke(None).await,
+        bench.hpke(None).await,
+        bench.hpke(None).await,
+    ];
     bench.claim(&state(1), &keys[..1]).await;
     let second = bench.claim(&state(1), &keys[1..2]).await.generation;
     let third = bench.claim(&state(1), &keys[2..]).await.generation;
@@ -171,10 +233,16 @@ async fn an_older_copy_of_a_key_s_row_does_not_kill_a_claimed_key() {
     bench.reopen();
     bench.claim(&state(1), &[key]).await;
     bench.store.close().await;
-    bench.sql("UPDATE keys SET (wait, since, body, mac) = (SELECT wait, since, body, mac FROM copy)");
+    bench.sql(
+        "UPDATE keys SET (wait, since, body, mac) = (SELECT wait, since, body, mac FROM copy)",
+    );
     bench.reopen();
     bench.clock.pass(100 * DAY);
-    assert_eq!(bench.state(key).await, KeyState::Idle, "the copy is in place");
+    assert_eq!(
+        bench.state(key).await,
+        KeyState::Idle,
+        "the copy is in place"
+    );
     assert_eq!(bench.sweep().await, []);
 }
 
@@ -182,16 +250,30 @@ async fn an_older_copy_of_a_key_s_row_does_not_kill_a_claimed_key() {
 async fn keys_that_are_destroyed_or_foreign_are_lost_and_said_so() {
     let bench = Bench::new();
     let (alive, dead) = (bench.hpke(None).await, bench.hpke(None).await);
-    bench.store.begin_destroy(dead, Cause::Ordered).await.unwrap();
+    bench
+        .store
+        .begin_destroy(dead, Cause::Ordered)
+        .await
+        .unwrap();
     let unknown = KeyId::from_bytes([9; 16]);
     let unfinished = bench.begin(None).await;
-    let mut lost = bench.claim(&state(1), &[alive, dead, unknown, unfinished]).await.lost;
+    let mut lost = bench
+        .claim(&state(1), &[alive, dead, unknown, unfinished])
+        .await
+        .lost;
     lost.sort();
     let mut expected = vec![dead, unknown, unfinished];
     expected.sort();
     assert_eq!(lost, expected);
-    let eve = Owner { uid: 1001, ..alice() };
-    let claim = Claim { storage: STORAGE.into(), record: state(1), keys: vec![alive] };
+    let eve = Owner {
+        uid: 1001,
+        ..alice()
+    };
+    let claim = Claim {
+        storage: STORAGE.into(),
+        record: state(1),
+        keys: vec![alive],
+    };
     assert_eq!(bench.store.claim(&eve, claim).await.unwrap().lost, [alive]);
     // And the stranger's storage of the same name is another one.
     assert_eq!(bench.store.storages().await.unwrap().len(), 2);
@@ -214,7 +296,11 @@ async fn zero_is_not_death_and_any_claim_ends_the_grace() {
     bench.clock.pass(2 * DAY);
     assert_eq!(bench.sweep().await, []);
     assert_eq!(bench.state(key).await, KeyState::Active);
-    let error = bench.store.begin_destroy(key, Cause::Due).await.unwrap_err();
+    let error = bench
+        .store
+        .begin_destroy(key, Cause::Due)
+        .await
+        .unwrap_err();
     assert_eq!(error, StoreError::NotDue(key));
 }
 
@@ -231,12 +317,25 @@ async fn the_last_look_decides() {
     bench.clock.pass(DAY);
     assert_eq!(bench.sweep().await, []);
     assert_eq!(bench.store.waiting().await.unwrap(), 1);
-    let expected = [Look { key, records: vec![epoch(1, 1, 0)] }];
+    let expected = [Look {
+        key,
+        records: vec![epoch(1, 1, 0)],
+    }];
     assert_eq!(bench.attach().await.looks, expected);
     // Not asked again at every call, but soon.
-    assert!(bench.claim(&state(9), &[]).await.housekeeping.looks.is_empty());
+    assert!(
+        bench
+            .claim(&state(9), &[])
+            .await
+            .housekeeping
+            .looks
+            .is_empty()
+    );
     bench.clock.pass(60);
-    assert_eq!(bench.claim(&state(9), &[]).await.housekeeping.looks, expected);
+    assert_eq!(
+        bench.claim(&state(9), &[]).await.housekeeping.looks,
+        expected
+    );
 
     // The database was put back: found, so claimed again.
     bench.looked(key, &[epoch(1, 1, 0)]).await;
@@ -257,18 +356,32 @@ async fn every_storage_that_named_a_key_looks_for_it() {
     bench.attach().await;
     let key = bench.hpke(None).await;
     bench.write(&state(1), &[key]).await;
-    let phone = Claim { storage: "phone".into(), record: state(1), keys: vec![key] };
+    let phone = Claim {
+        storage: "phone".into(),
+        record: state(1),
+        keys: vec![key],
+    };
     bench.store.claim(&alice(), phone).await.unwrap();
     bench.deleted(&state(1)).await;
     assert_eq!(bench.state(key).await, KeyState::Active);
-    let settlements = vec![Settlement::Deleted { record: state(1), generation: None }];
-    let settle = Settle { storage: "phone".into(), settlements };
+    let settlements = vec![Settlement::Deleted {
+        record: state(1),
+        generation: None,
+    }];
+    let settle = Settle {
+        storage: "phone".into(),
+        settlements,
+    };
     bench.store.settle(&alice(), settle).await.unwrap();
     bench.clock.pass(DAY);
     assert_eq!(bench.attach().await.looks.len(), 1);
     bench.looked(key, &[]).await;
     assert_eq!(bench.sweep().await, [], "the phone has not looked");
-    let phone = bench.store.attach(&alice(), "phone".into(), false, C1).await.unwrap();
+    let phone = bench
+        .store
+        .attach(&alice(), "phone".into(), false, C1)
+        .await
+        .unwrap();
     assert_eq!(phone.looks.len(), 1);
 }
 
@@ -281,7 +394,10 @@ async fn keys_of_a_storage_that_never_comes_wait_to_the_horizon() {
     bench.clock.pass(90 * DAY - 1);
     bench.reopen();
     assert_eq!(bench.sweep().await, []);
-    assert_eq!(bench.store.next_due().await.unwrap(), Some(Duration::from_secs(1)));
+    assert_eq!(
+        bench.store.next_due().await.unwrap(),
+        Some(Duration::from_secs(1))
+    );
     bench.clock.pass(1);
     assert_eq!(bench.sweep().await, [key]);
     assert_eq!(bench.store.next_due().await.unwrap(), None);
@@ -290,13 +406,19 @@ async fn keys_of_a_storage_that_never_comes_wait_to_the_horizon() {
 #[tokio::test]
 async fn a_key_that_was_never_claimed_goes_after_its_connection() {
     let mut bench = Bench::new();
-    let (gone, open) = (bench.hpke(Some(C1)).await, bench.hpke(Some(ConnectionId(2))).await);
+    let (gone, open) = (
+        bench.hpke(Some(C1)).await,
+        bench.hpke(Some(ConnectionId(2))).await,
+    );
     bench.clock.pass(HOUR);
     assert_eq!(bench.sweep().await, []);
     bench.store.connection_closed(C1).await.unwrap();
     bench.clock.pass(HOUR - 1);
     assert_eq!(bench.sweep().await, []);
-    assert_eq!(bench.store.next_due().await.unwrap(), Some(Duration::from_secs(1)));
+    assert_eq!(
+        bench.store.next_due().await.unwrap(),
+        Some(Duration::from_secs(1))
+    );
     bench.clock.pass(1);
     assert_eq!(bench.sweep().await, [gone]);
     bench.clock.pass(7 * DAY - 2 * HOUR - 1);
@@ -361,15 +483,23 @@ async fn a_welcome_that_was_opened_marks_its_key_package_joined() {
     assert_eq!(claimed.housekeeping.joined.len(), 1);
     bench.crash();
     let joined = bench.attach().await.joined;
-    assert_eq!((&joined[0].record, &joined[0].group), (&package(1), &group(7)));
+    assert_eq!(
+        (&joined[0].record, &joined[0].group),
+        (&package(1), &group(7))
+    );
     assert!(bench.deleted(&package(1)).await.joined.is_empty());
     bench.crash();
     let init_key = bench.store.key(init).await.unwrap().unwrap();
-    let Binding::Init { consumed_by, .. } = &init_key.binding else { panic!("{init_key:?}") };
+    let Binding::Init { consumed_by, .. } = &init_key.binding else {
+        panic!("{init_key:?}")
+    };
     assert_eq!(consumed_by.as_ref(), Some(&group(7)));
     assert_eq!(init_key.info().state, KeyState::Idle);
     let leaf_key = bench.store.key(leaf).await.unwrap().unwrap();
-    assert!(leaf_key.is_active() && !leaf_key.is_idle(), "the leaf key lives on");
+    assert!(
+        leaf_key.is_active() && !leaf_key.is_idle(),
+        "the leaf key lives on"
+    );
     assert!(leaf_key.binding.admits(&group(7)) && !leaf_key.binding.admits(&group(8)));
 }
 
@@ -383,28 +513,50 @@ async fn a_last_resort_key_package_serves_many_groups() {
         assert!(claimed.housekeeping.joined.is_empty());
     }
     let leaf_key = bench.store.key(leaf).await.unwrap().unwrap();
-    let Binding::LeafOfKeyPackage { groups, .. } = &leaf_key.binding else { panic!() };
+    let Binding::LeafOfKeyPackage { groups, .. } = &leaf_key.binding else {
+        panic!()
+    };
     assert_eq!(groups, &[group(7), group(8)]);
     bench.deleted(&package(1)).await;
     let init_key = bench.store.key(init).await.unwrap().unwrap();
-    assert!(matches!(&init_key.binding, Binding::Init { consumed_by: None, .. }));
+    assert!(matches!(
+        &init_key.binding,
+        Binding::Init {
+            consumed_by: None,
+            ..
+        }
+    ));
 }
 
 #[tokio::test]
 async fn a_newer_epoch_retires_older_ones_of_the_same_member_only() {
     let mut bench = Bench::new();
     bench.attach().await;
-    let keys = [bench.hpke(None).await, bench.hpke(None).await, bench.hpke(None).await];
+    let keys = [
+        bench.hpke(None).await,
+        bench.hpke(None).await,
+        bench.hpke(None).await,
+    ];
     bench.write(&epoch(1, 4, 0), &keys[..1]).await;
     bench.write(&epoch(1, 4, 1), &keys[1..2]).await;
     bench.write(&epoch(2, 4, 0), &keys[1..2]).await;
     let claimed = bench.claim(&epoch(1, 5, 0), &keys[2..]).await;
-    assert!(claimed.housekeeping.dead.is_empty(), "not before it is written");
-    let dead = bench.written(&epoch(1, 5, 0), claimed.generation).await.dead;
+    assert!(
+        claimed.housekeeping.dead.is_empty(),
+        "not before it is written"
+    );
+    let dead = bench
+        .written(&epoch(1, 5, 0), claimed.generation)
+        .await
+        .dead;
     assert_eq!(dead, [epoch(1, 4, 0)]);
     bench.crash();
     assert_eq!(bench.attach().await.dead, [epoch(1, 4, 0)]);
-    assert_eq!(bench.state(keys[0]).await, KeyState::Active, "the record is still there");
+    assert_eq!(
+        bench.state(keys[0]).await,
+        KeyState::Active,
+        "the record is still there"
+    );
     assert!(bench.deleted(&epoch(1, 4, 0)).await.dead.is_empty());
     assert_eq!(bench.state(keys[0]).await, KeyState::Idle);
     assert_eq!(bench.state(keys[1]).await, KeyState::Active);
@@ -414,16 +566,39 @@ async fn a_newer_epoch_retires_older_ones_of_the_same_member_only() {
 async fn the_end_of_a_group_ends_its_records_of_that_member() {
     let bench = Bench::new();
     bench.attach().await;
-    let keys = [bench.hpke(None).await, bench.hpke(None).await, bench.hpke(None).await];
+    let keys = [
+        bench.hpke(None).await,
+        bench.hpke(None).await,
+        bench.hpke(None).await,
+    ];
     bench.write(&epoch(1, 4, 0), &keys[..1]).await;
     bench.write(&epoch(1, 4, 1), &keys[1..2]).await;
-    bench.bind(keys[2], Binding::Leaf { group: group(1), leaf_index: 0 }).await;
+    bench
+        .bind(
+            keys[2],
+            Binding::Leaf {
+                group: group(1),
+                leaf_index: 0,
+            },
+        )
+        .await;
     bench.write(&update(keys[2]), &keys[2..]).await;
-    bench.note(Note::OwnLeaf { group: group(1), public_key: public(keys[2]) }).await;
+    bench
+        .note(Note::OwnLeaf {
+            group: group(1),
+            public_key: public(keys[2]),
+        })
+        .await;
     // Which of the two members? No guess.
-    let unknown = Note::GroupEnded { group: group(1), leaf_index: None };
+    let unknown = Note::GroupEnded {
+        group: group(1),
+        leaf_index: None,
+    };
     assert!(bench.note(unknown.clone()).await.dead.is_empty());
-    let ended = Note::GroupEnded { group: group(1), leaf_index: Some(0) };
+    let ended = Note::GroupEnded {
+        group: group(1),
+        leaf_index: Some(0),
+    };
     let dead = bench.note(ended).await.dead;
     assert_eq!(dead, [epoch(1, 4, 0), update(keys[2])]);
     // A record that is claimed again lives again.
@@ -441,7 +616,10 @@ async fn an_update_lives_while_its_leaf_is_among_the_own_leaf_nodes() {
         let mut bench = Bench::new();
         bench.attach().await;
         let key = bench.hpke(None).await;
-        let own_leaf = Note::OwnLeaf { group: group(1), public_key: public(key) };
+        let own_leaf = Note::OwnLeaf {
+            group: group(1),
+            public_key: public(key),
+        };
         if leaf_first {
             bench.note(own_leaf.clone()).await;
         }
@@ -452,7 +630,13 @@ async fn an_update_lives_while_its_leaf_is_among_the_own_leaf_nodes() {
         bench.clock.pass(10 * DAY);
         bench.crash();
         assert!(bench.attach().await.dead.is_empty());
-        assert!(bench.note(Note::OwnLeavesDeleted { group: group(2) }).await.dead.is_empty());
+        assert!(
+            bench
+                .note(Note::OwnLeavesDeleted { group: group(2) })
+                .await
+                .dead
+                .is_empty()
+        );
         bench.note(Note::OwnLeavesDeleted { group: group(1) }).await;
         bench.clock.pass(DAY - 1);
         assert!(bench.attach().await.dead.is_empty());
@@ -480,7 +664,11 @@ async fn a_storage_in_memory_is_forgotten_after_its_last_connection() {
     let mut bench = Bench::new();
     let key = bench.hpke(None).await;
     for connection in [C1, ConnectionId(2)] {
-        bench.store.attach(&alice(), STORAGE.into(), true, connection).await.unwrap();
+        bench
+            .store
+            .attach(&alice(), STORAGE.into(), true, connection)
+            .await
+            .unwrap();
     }
     bench.write(&state(1), &[key]).await;
     bench.store.connection_closed(C1).await.unwrap();
@@ -511,7 +699,10 @@ async fn a_storage_that_is_gone_can_be_forgotten() {
     let info = &bench.store.storages().await.unwrap()[0];
     assert_eq!((info.records, info.keys, info.attached), (1, 1, true));
     assert!(bench.store.forget_storage(&alice(), "other").await.is_err());
-    assert_eq!(bench.store.forget_storage(&alice(), STORAGE).await.unwrap(), 2);
+    assert_eq!(
+        bench.store.forget_storage(&alice(), STORAGE).await.unwrap(),
+        2
+    );
     assert_eq!(bench.sweep().await, []);
     bench.clock.pass(DAY);
     let mut destroyed = bench.sweep().await;
@@ -561,9 +752,16 @@ async fn answers_are_bounded() {
 
 #[tokio::test]
 async fn signature_keys_never_become_idle() {
-    let bench = Bench::with(Settings { grace: Duration::ZERO, ..Settings::default() });
+    let bench = Bench::with(Settings {
+        grace: Duration::ZERO,
+        ..Settings::default()
+    });
     let (identity, made, _) = bench.signature_key("alice").await;
-    bench.store.create_identity(identity.clone(), made).await.unwrap();
+    bench
+        .store
+        .create_identity(identity.clone(), made)
+        .await
+        .unwrap();
     bench.write(&state(1), &[identity.key]).await;
     bench.deleted(&state(1)).await;
     bench.clock.pass(1000 * DAY);
@@ -659,7 +857,10 @@ mod random {
             let keys: Vec<KeyId> = keys.into_iter().collect();
             bench.write(&record, &keys).await;
         }
-        for record in (0..4).map(state).filter(|record| !holds.contains_key(record)) {
+        for record in (0..4)
+            .map(state)
+            .filter(|record| !holds.contains_key(record))
+        {
             bench.deleted(&record).await;
         }
         for _ in 0..40 {
@@ -669,7 +870,9 @@ mod random {
                     .records
                     .iter()
                     .filter(|record| {
-                        holds.get(record).is_some_and(|keys| keys.contains(&look.key))
+                        holds
+                            .get(record)
+                            .is_some_and(|keys| keys.contains(&look.key))
                     })
                     .cloned()
                     .collect();
