@@ -191,3 +191,18 @@ fn a_run_of_bytes_is_a_handle_only_if_it_is_exactly_one() {
     let scattered: Vec<u16> = list.iter().map(|byte| u16::from(*byte)).collect();
     assert!(found(&|| walker::find_handles(&scattered)).is_empty());
 }
+
+#[test]
+fn a_record_that_cannot_be_read_may_hold_every_key() {
+    let model = Arc::new(Model::default());
+    let bob = App::<Sqlite>::new("bob", &model);
+    let package = bob.key_package(false);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    let record = record::key_package(&reference).unwrap();
+    openmls_sqlite_storage::Connection::open(bob.backend.path())
+        .unwrap()
+        .execute("UPDATE openmls_key_packages SET key_package = x'00'", [])
+        .unwrap();
+    let inner = bob.provider.storage.inner();
+    assert!(record::holds(inner, &record, KeyId::from_bytes([1; 16])));
+}

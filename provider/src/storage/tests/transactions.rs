@@ -18,6 +18,9 @@ on_both_storages! {
     a_record_deleted_and_written_again_stays_claimed
     own_leaves_cleared_and_appended_again_keep_their_update
     a_group_deleted_and_created_again_keeps_its_keys
+    a_record_written_again_while_the_daemon_is_away_stays_claimed
+    a_rolled_back_write_is_said_again
+    a_welcome_opened_in_a_rolled_back_transaction_shows_again
 }
 
 fn releases(log: &[Event]) -> usize {
@@ -214,9 +217,66 @@ fn a_group_deleted_and_created_again_keeps_its_keys<B: Backend>() {
     let transaction = storage.begin();
     group.delete(storage).unwrap();
     let mut group = alice.create(b"group");
+    model.take_log();
     transaction.committed();
+    let ended = |event: &Event| matches!(event, Event::Note(Note::GroupEnded { .. }));
+    assert!(!model.take_log().iter().any(ended));
     alice.sweep();
     assert_eq!(alice.claimed(), 1);
     assert_eq!(model.alive().len(), 1);
     alice.update(&mut group);
+}
+
+fn a_record_written_again_while_the_daemon_is_away_stays_claimed<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let package = bob.key_package(true);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    let bundle: KeyPackageBundle = storage.key_package(&reference).unwrap().unwrap();
+    let transaction = storage.begin();
+    storage.delete_key_package(&reference).unwrap();
+    model.lock().away = true;
+    storage.write_key_package(&reference, &bundle).unwrap();
+    model.lock().away = false;
+    transaction.committed();
+    assert_eq!(bob.claimed(), 2);
+}
+
+fn a_rolled_back_write_is_said_again<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    group
+        .self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
+    alice.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    group.clear_pending_commit(storage).unwrap();
+    alice.backend.rollback(storage.inner());
+    drop(transaction);
+    assert_eq!(alice.claimed(), 2);
+    let id = group.group_id();
+    storage
+        .write_group_state(id, &MlsGroupState::Operational)
+        .unwrap();
+    assert_eq!(alice.claimed(), 1);
+}
+
+fn a_welcome_opened_in_a_rolled_back_transaction_shows_again<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let mut group = alice.create(b"group");
+    let (_, welcome) = alice.add(&mut group, bob.key_package(false));
+    let transaction = storage.begin();
+    drop(bob.stage(&welcome).unwrap());
+    drop(transaction);
+    bob.join(&welcome);
 }
