@@ -136,7 +136,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 1024,
+            connections: 960,
             connections_per_user: 256,
             queue: 1024,
             queue_per_owner: 64,

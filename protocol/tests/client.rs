@@ -437,13 +437,18 @@ fn versions_that_do_not_fit_say_which_side_to_update() {
 
 #[test]
 fn garbage_from_the_daemon_is_an_error() {
-    let reply = |id| {
+    let reply = |request_id, message| {
         let reply = tarpc::Response {
-            request_id: id,
-            message: Ok(CustodyResponse::Identities(Ok(Vec::new()))),
+            request_id,
+            message: Ok(message),
         };
         encode(&ServerFrame::Reply(reply), 1024).unwrap().to_vec()
     };
+    let status = CustodyResponse::Status(Ok(ServiceStatus {
+        daemon: "test".into(),
+        default_device: ("none".into(), DeviceState::Absent),
+        read_only: None,
+    }));
     let garbage = [
         vec![vec![0xFF; 8]],
         vec![vec![0, 0, 0, 2, 0xFF, 0xFF]],
@@ -455,8 +460,11 @@ fn garbage_from_the_daemon_is_an_error() {
         vec![agreed(), vec![0xFF; 8]],
         vec![agreed(), vec![0, 0, 0, 3, 9, 9, 9]],
         // Another call's reply; another method's reply.
-        vec![agreed(), reply(77)],
-        vec![agreed(), reply(1)],
+        vec![agreed(), reply(77, status)],
+        vec![
+            agreed(),
+            reply(1, CustodyResponse::Identities(Ok(Vec::new()))),
+        ],
     ];
     for (i, answers) in garbage.into_iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
@@ -484,9 +492,16 @@ fn a_lost_reply_is_asked_for_again_only_where_that_is_harmless() {
     assert_eq!(daemon.join().unwrap(), 2);
 
     let path = dir.path().join("harmful");
-    let daemon = scripted(&path, vec![lost()]);
-    let error = generate(&Client::new(ClientConfig::new(&path, "t"))).unwrap_err();
+    let refused = vec![welcome(&Welcome::Refused("once is enough".into()))];
+    let daemon = scripted(&path, vec![lost(), refused]);
+    let client = Client::new(ClientConfig::new(&path, "t"));
+    let error = generate(&client).unwrap_err();
     assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+    // It did not connect again by itself.
+    assert!(matches!(
+        client.status(&never()),
+        Err(CallError::Refused(_))
+    ));
     assert_eq!(daemon.join().unwrap(), 1);
 }
 

@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Whole-system tests of mlskeyd, and what they need: rigs that start real
+//! processes in private directories, and a scan of a process's memory and files
+//! for private keys.
+
+pub mod rig;
+pub mod scan;
+pub mod stock;

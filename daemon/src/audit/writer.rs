@@ -95,6 +95,8 @@ impl<M: Medium> Writer<M> {
     fn serve(&mut self, jobs: Vec<Job>) {
         let now = Instant::now();
         let mut batch = self.begin_batch();
+        // While the log fails something is pending, so that then nothing is
+        // believed but an fsync.
         let mut durable = !batch.kept.is_empty();
         let mut answers = Vec::with_capacity(jobs.len());
         for Job {
@@ -154,8 +156,6 @@ impl<M: Medium> Writer<M> {
         if batch.bytes.is_empty() {
             return Ok(());
         }
-        // After a failure, nothing is believed but an fsync.
-        let durable = durable || self.failing;
         match self.log.append(&batch.bytes, batch.tip, durable) {
             Ok(()) => {
                 self.health.written(batch.tip.sequence);

@@ -1,0 +1,158 @@
+//! Messengers and their delivery service: processes of the provider's example
+//! `chat`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Pid;
+
+use super::{Daemon, Process, Stage};
+
+/// The delivery service.
+#[derive(Debug)]
+pub struct Hub {
+    process: Process,
+    socket: PathBuf,
+}
+
+impl Hub {
+    /// Starts it, and waits until it serves.
+    pub fn start(stage: &Stage) -> Self {
+        let socket = stage.path("hub");
+        let mut command = Command::new(&stage.programs().chat);
+        command.arg("--serve-hub").arg(&socket);
+        let mut process = Process::start("hub", command, &stage.path("hub.log"));
+        process.expect_line("ready");
+        Self { process, socket }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+}
+
+/// What a messenger answered to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The lines before the last.
+    pub events: Vec<String>,
+    /// What followed `ok`.
+    pub text: String,
+}
+
+/// A command that a messenger refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} answered to '{command}': {reason}")]
+pub struct Refused {
+    /// The messenger.
+    pub name: String,
+    /// The command.
+    pub command: String,
+    /// What followed `error`, or that it ended.
+    pub reason: String,
+}
+
+/// One participant's messenger.
+#[derive(Debug)]
+pub struct Chat {
+    process: Process,
+    arguments: Command,
+    log: PathBuf,
+    directory: PathBuf,
+}
+
+impl Chat {
+    /// Starts the messenger of `name`, which chats in cipher suite 0x000`suite`.
+    pub fn start(stage: &Stage, daemon: &Daemon, hub: &Hub, name: &str, suite: u16) -> Self {
+        let directory = stage.path("apps").join(name);
+        std::fs::create_dir_all(&directory).expect("a directory for the app");
+        let mut arguments = Command::new(&stage.programs().chat);
+        arguments.args(["--name", name]).arg("--dir").arg(&directory);
+        arguments.arg("--socket").arg(daemon.socket());
+        arguments.arg("--hub").arg(&hub.socket);
+        arguments.args(["--suite", &suite.to_string()]);
+        let log = stage.path(format!("{name}.log"));
+        Self {
+            process: Process::start(name, copy(&arguments), &log),
+            arguments,
+            log,
+            directory,
+        }
+    }
+
+    /// Gives a command, and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn command(&mut self, command: &str) -> Result<Answer, Refused> {
+        let refused = |process: &Process, reason: &str| Refused {
+            name: process.name().to_owned(),
+            command: command.to_owned(),
+            reason: reason.to_owned(),
+        };
+        if !self.process.write(format!("{command}\n").as_bytes()) {
+            return Err(refused(&self.process, "it ended"));
+        }
+        let mut events = Vec::new();
+        while let Some(line) = self.process.line() {
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("ok", text) => {
+                    return Ok(Answer {
+                        events,
+                        text: text.to_owned(),
+                    });
+                }
+                ("error", reason) => return Err(refused(&self.process, reason)),
+                _ => events.push(line),
+            }
+        }
+        Err(refused(&self.process, "it ended"))
+    }
+
+    /// Gives a command that must succeed.
+    pub fn ok(&mut self, command: &str) -> Answer {
+        self.command(command).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Ends the messenger by its own command.
+    pub fn quit(&mut self) {
+        self.ok("quit");
+        let status = self.process.wait();
+        assert!(status.success(), "{} ended with {status}", self.name());
+    }
+
+    /// Kills the messenger.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts the messenger, which has quit or was killed, on its directory
+    /// again.
+    pub fn restart(&mut self) {
+        let name = self.process.name().to_owned();
+        self.process = Process::start(&name, copy(&self.arguments), &self.log);
+    }
+
+    /// The participant's name.
+    pub fn name(&self) -> &str {
+        self.process.name()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// The directory with all of its files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// The same program with the same arguments.
+fn copy(command: &Command) -> Command {
+    let mut copy = Command::new(command.get_program());
+    copy.args(command.get_args());
+    copy
+}

@@ -1,0 +1,182 @@
+//! A private daemon with the software device.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+
+use rustix::process::Pid;
+
+use super::{Process, Stage};
+
+/// How a daemon is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The failpoint at which the daemon kills itself: `name`, or `name:3` for
+    /// the third time that it is reached.
+    pub failpoint: Option<String>,
+    /// Keys and values of the section `lifetimes`, such as `("grace", "0s")`.
+    pub lifetimes: Vec<(&'static str, String)>,
+    /// More of the configuration: whole sections of TOML.
+    pub extra: String,
+}
+
+/// A private daemon: state, socket and configuration below one directory, which
+/// outlives its restarts.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    directory: PathBuf,
+    program: PathBuf,
+    ctl: PathBuf,
+}
+
+impl Daemon {
+    /// Starts the daemon of a stage, and waits until it serves.
+    pub fn start(stage: &Stage, options: &Options) -> Self {
+        Self::try_start(stage, options).unwrap_or_else(|log| panic!("no daemon:\n{log}"))
+    }
+
+    /// Starts the daemon of a stage.
+    ///
+    /// # Errors
+    /// What it wrote to standard error, if it ended before it served.
+    pub fn try_start(stage: &Stage, options: &Options) -> Result<Self, String> {
+        let directory = stage.path("daemon");
+        std::fs::create_dir_all(&directory).expect("a directory for the daemon");
+        let mut daemon = Self {
+            process: launch(&stage.programs().daemon, &directory, options),
+            directory,
+            program: stage.programs().daemon.clone(),
+            ctl: stage.programs().ctl.clone(),
+        };
+        daemon.await_ready().map(|()| daemon)
+    }
+
+    /// Ends the daemon as a service manager does, and expects it to end well.
+    pub fn stop(&mut self) {
+        let status = self.process.terminate();
+        assert!(
+            status.success(),
+            "the daemon ended with {status}:\n{}",
+            self.process.log()
+        );
+    }
+
+    /// Kills the daemon.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Waits until the daemon ended by itself, such as at its failpoint.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    /// Starts the daemon, which was stopped or killed, on the same state again.
+    pub fn restart(&mut self, options: &Options) {
+        self.process = launch(&self.program, &self.directory, options);
+        self.await_ready()
+            .unwrap_or_else(|log| panic!("the daemon does not start again:\n{log}"));
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("socket")
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// The file of the store key.
+    pub fn store_key(&self) -> PathBuf {
+        self.directory.join("store.key")
+    }
+
+    /// What the daemon and its predecessors wrote to standard error.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The most memory that was ever resident, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
+        let status = std::fs::read_to_string(path).expect("the daemon runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .expect("VmHWM");
+        let kilobytes: u64 = line
+            .trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number");
+        kilobytes * 1024
+    }
+
+    /// Runs `mlskeyctl --json` with these arguments.
+    ///
+    /// # Errors
+    /// What it wrote to standard error, if it did not succeed.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<serde_json::Value, String> {
+        let output = Command::new(&self.ctl)
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--json")
+            .args(arguments)
+            .output()
+            .expect("mlskeyctl starts");
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        serde_json::from_slice(&output.stdout).map_err(|e| {
+            let text = String::from_utf8_lossy(&output.stdout);
+            format!("mlskeyctl {arguments:?} wrote no JSON ({e}): {text}")
+        })
+    }
+
+    fn await_ready(&mut self) -> Result<(), String> {
+        match self.process.line().as_deref() {
+            Some("ready") => Ok(()),
+            Some(other) => Err(format!("expected 'ready', got '{other}'")),
+            None => {
+                self.process.wait();
+                Err(self.process.log())
+            }
+        }
+    }
+}
+
+fn launch(program: &PathBuf, directory: &std::path::Path, options: &Options) -> Process {
+    let mut config = format!(
+        "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n\
+         [[devices]]\nname = \"software\"\nkind = \"software\"\n",
+        directory.join("state"),
+        directory.join("socket"),
+        directory.join("store.key"),
+    );
+    if !options.lifetimes.is_empty() {
+        config.push_str("\n[lifetimes]\n");
+    }
+    for (key, value) in &options.lifetimes {
+        let _ = writeln!(config, "{key} = {value:?}");
+    }
+    config.push('\n');
+    config.push_str(&options.extra);
+    let file = directory.join("mlskeyd.toml");
+    std::fs::write(&file, config).expect("the configuration is written");
+
+    let mut command = Command::new(program);
+    command.arg("--config").arg(&file).arg("--notify-stdout");
+    command.env_remove("MLSKEYD_FAILPOINT");
+    if let Some(failpoint) = &options.failpoint {
+        command.env("MLSKEYD_FAILPOINT", failpoint);
+    }
+    Process::start("mlskeyd", command, &directory.join("mlskeyd.log"))
+}

@@ -1,0 +1,71 @@
+//! Rigs: a daemon, messengers and their delivery service, each a real process
+//! in a private directory. All end with their values.
+
+mod chat;
+mod daemon;
+mod process;
+
+pub use chat::{Answer, Chat, Hub, Refused};
+pub use daemon::{Daemon, Options};
+pub use process::Process;
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// Where the programs under test are. In an integration test of this package:
+/// [`programs!`](crate::programs).
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `mlskeyd`, with failpoints.
+    pub daemon: PathBuf,
+    /// `mlskeyctl`.
+    pub ctl: PathBuf,
+    /// The provider's example `chat`.
+    pub chat: PathBuf,
+}
+
+/// The [`Programs`](crate::rig::Programs) that cargo built for this
+/// integration test. (Only there does cargo say where they are.)
+#[macro_export]
+macro_rules! programs {
+    () => {
+        $crate::rig::Programs {
+            daemon: env!("CARGO_BIN_EXE_test-daemon").into(),
+            ctl: env!("CARGO_BIN_EXE_test-ctl").into(),
+            chat: env!("CARGO_BIN_EXE_test-chat").into(),
+        }
+    };
+}
+
+/// A private directory for the processes of one test. It is removed with this
+/// value: declare it before the processes.
+#[derive(Debug)]
+pub struct Stage {
+    directory: TempDir,
+    programs: Programs,
+}
+
+impl Stage {
+    /// Makes the directory below the system's temporary directory.
+    pub fn new(programs: Programs) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("mlskeyd-")
+            .tempdir()
+            .expect("a temporary directory");
+        Self {
+            directory,
+            programs,
+        }
+    }
+
+    /// A path in the directory.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The programs under test.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+}

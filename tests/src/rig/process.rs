@@ -1,0 +1,124 @@
+//! A child process that is spoken to in lines.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A child process. It is killed when the value is dropped; what it wrote to
+/// standard error is then shown if the test is failing.
+///
+/// Reading waits without limit: a test that hangs is ended by the test runner,
+/// which knows how slow the machine is.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    log: PathBuf,
+    ended: bool,
+}
+
+impl Process {
+    /// Starts a command; its standard error is appended to the file `log`.
+    pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("the log opens");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{name} does not start: {e}"));
+        Self {
+            name: name.to_owned(),
+            input: child.stdin.take(),
+            output: BufReader::new(child.stdout.take().expect("stdout is a pipe")),
+            child,
+            log: log.to_owned(),
+            ended: false,
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// What the process is called in the test.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next line of output; `None` if it ended.
+    pub fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.output.read_line(&mut line) {
+            Ok(0) | Err(_) => None,
+            Ok(_) => Some(line.trim_end().to_owned()),
+        }
+    }
+
+    /// Waits for this very line.
+    pub fn expect_line(&mut self, expected: &str) {
+        let line = self.line();
+        assert_eq!(line.as_deref(), Some(expected), "from {}", self.name);
+    }
+
+    /// Writes bytes to the process; `false` if it takes no more.
+    pub fn write(&mut self, bytes: &[u8]) -> bool {
+        self.input
+            .as_mut()
+            .is_some_and(|input| input.write_all(bytes).and_then(|()| input.flush()).is_ok())
+    }
+
+    /// Ends the process's input.
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Sends SIGTERM and waits.
+    pub fn terminate(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).expect("the process runs");
+        self.wait()
+    }
+
+    /// Sends SIGKILL and waits.
+    pub fn kill(&mut self) {
+        // Fails only if it is dead already.
+        let _ = self.child.kill();
+        self.wait();
+    }
+
+    /// Waits for the end of the process, whose output nobody reads any more.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.input = None;
+        while self.line().is_some() {}
+        let status = self.child.wait().expect("a child can be waited for");
+        self.ended = true;
+        status
+    }
+
+    /// All that it wrote to standard error, with what its predecessors wrote to
+    /// the same log.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of {}:\n{}", self.name, self.log());
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The scan finds what it is there to find: each encoding of a private key,
+//! planted once, and the keys of the stock provider.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use mlskeyd_tests::rig::Process;
+use mlskeyd_tests::scan::encodings::{self, KeyKind, PrivateKey};
+use mlskeyd_tests::scan::windows::{self, PublicKeys};
+use mlskeyd_tests::scan::{Finding, Kind, Snapshot};
+use mlskeyd_tests::stock;
+use openmls::prelude::{OpenMlsCrypto as _, SignatureScheme};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+
+fn plant(directory: &TempDir, arguments: &[&str]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plant"));
+    command.args(arguments);
+    Process::start("plant", command, &directory.path().join("plant.log"))
+}
+
+/// A process that has these bytes in its memory.
+fn plant_bytes(directory: &TempDir, bytes: &[u8]) -> Process {
+    let mut process = plant(directory, &["bytes"]);
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    assert!(process.write(&[&length, bytes].concat()));
+    process.expect_line("ready");
+    process
+}
+
+fn seeded() -> StdRng {
+    let seed = rand::random();
+    eprintln!("seed {seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+fn key(random: &mut StdRng, kind: KeyKind) -> PrivateKey {
+    let bytes: [u8; 32] = random.random();
+    PrivateKey {
+        name: "planted".to_owned(),
+        kind,
+        bytes: bytes.to_vec(),
+    }
+}
+
+fn found(findings: &[Finding], in_memory: bool) -> BTreeSet<(&str, &str)> {
+    let wanted = findings.iter().filter(|finding| finding.in_memory == in_memory);
+    wanted.map(|finding| (finding.form, finding.writing)).collect()
+}
+
+#[test]
+fn each_encoding_is_found_in_memory_and_in_a_file() {
+    let mut random = seeded();
+    for kind in [KeyKind::Ed25519, KeyKind::X25519, KeyKind::P256, KeyKind::Other] {
+        let key = key(&mut random, kind);
+        // One process with all would do for memory, were it not for the
+        // question whether each is found by itself.
+        let encodings = encodings::of(&key);
+        for encoding in &encodings {
+            let directory = TempDir::new().unwrap();
+            let file = directory.path().join("below/it");
+            std::fs::create_dir(file.parent().unwrap()).unwrap();
+            let around = [b"...".as_slice(), &encoding.bytes, b"..."].concat();
+            std::fs::File::create(&file).unwrap().write_all(&around).unwrap();
+            let process = plant_bytes(&directory, &around);
+            let snapshot = Snapshot::of_child(process.pid(), Some(directory.path())).unwrap();
+            let findings = encodings::find(&snapshot, std::slice::from_ref(&key));
+            for in_memory in [true, false] {
+                let found = found(&findings, in_memory);
+                // Equal encodings (without + and /, base64 is base64url; the
+                // clamped scalar shares a half with the scalar) come together.
+                assert!(found.contains(&(encoding.form, encoding.writing)), "{encoding:?}");
+                assert!(found.len() < 5, "{encoding:?} {found:?}");
+            }
+        }
+        eprintln!("{kind:?}: {} encodings", encodings.len());
+    }
+}
+
+#[test]
+fn half_of_a_key_is_found_and_less_is_not() {
+    let mut random = seeded();
+    let key = key(&mut random, KeyKind::X25519);
+    let directory = TempDir::new().unwrap();
+    for (range, expected) in [(0..16, true), (16..32, true), (0..15, false), (17..32, false)] {
+        let process = plant_bytes(&directory, &key.bytes[range.clone()]);
+        let snapshot = Snapshot::of_child(process.pid(), None).unwrap();
+        let findings = encodings::find(&snapshot, std::slice::from_ref(&key));
+        assert_eq!(!findings.is_empty(), expected, "{range:?}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_process_goes_on_after_the_scan() {
+    let directory = TempDir::new().unwrap();
+    let mut process = plant_bytes(&directory, &[7; 100]);
+    Snapshot::of_child(process.pid(), None).unwrap();
+    assert!(process.wait().success());
+    assert!(Snapshot::of_child(process.pid(), None).is_err());
+}
+
+#[test]
+fn the_windows_find_a_planted_key_and_no_other() {
+    let mut random = seeded();
+    let crypto = openmls_rust_crypto::RustCrypto::default();
+    let directory = TempDir::new().unwrap();
+    let mut keys = PublicKeys::default();
+    let mut planted = Vec::new();
+    let mut expected = BTreeSet::new();
+
+    let (_, p256) = crypto.signature_key_gen(SignatureScheme::ECDSA_SECP256R1_SHA256).unwrap();
+    keys.add_p256("absent", p256.try_into().unwrap());
+    for (name, reversed) in [("P-256 scalar", false), ("P-256 scalar, reversed", true)] {
+        let (mut private, public) =
+            crypto.signature_key_gen(SignatureScheme::ECDSA_SECP256R1_SHA256).unwrap();
+        keys.add_p256(name, public.try_into().unwrap());
+        if reversed {
+            private.reverse();
+        }
+        planted.extend_from_slice(&private);
+        planted.push(random.random());
+        expected.insert(name);
+    }
+    let seed: [u8; 32] = random.random();
+    let public = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+    keys.add_ed25519("Ed25519 seed", public.to_bytes());
+    planted.extend_from_slice(&seed);
+    expected.insert("Ed25519 seed");
+    let scalar = x25519_dalek::StaticSecret::from(random.random::<[u8; 32]>());
+    keys.add_x25519("X25519 scalar", x25519_dalek::PublicKey::from(&scalar).to_bytes());
+    planted.extend_from_slice(scalar.as_bytes());
+    expected.insert("X25519 scalar");
+
+    let process = plant_bytes(&directory, &planted);
+    let snapshot = Snapshot::of_child(process.pid(), None).unwrap();
+    let searched = windows::find(&snapshot, &keys);
+    eprintln!("{} bytes, {} windows", searched.bytes, searched.windows);
+    // Each key is named after the form in which it was planted.
+    assert!(searched.findings.iter().all(|finding| finding.key == finding.form));
+    let found: BTreeSet<_> = searched.findings.iter().map(|f| f.key.as_str()).collect();
+    assert_eq!(found, expected);
+}
+
+/// Both searches, and the storage, of a messenger without custody.
+fn the_stock_provider_is_caught(suite: u16) {
+    let directory = TempDir::new().unwrap();
+    let database = directory.path().join("stock.db");
+    let mut process = plant(&directory, &["stock", path(&database), &suite.to_string()]);
+    process.expect_line("ready");
+    let started = std::time::Instant::now();
+    let snapshot = Snapshot::of_child(process.pid(), Some(directory.path())).unwrap();
+    eprintln!("snapshot: {:?}", started.elapsed());
+    let keys = stock::private_keys(&database, suite).unwrap();
+
+    let started = std::time::Instant::now();
+    let findings = encodings::find(&snapshot, &keys);
+    eprintln!("encodings: {:?}", started.elapsed());
+    for key in &keys {
+        for in_memory in [true, false] {
+            let of_key: Vec<_> = findings.iter().filter(|f| f.key == key.name).cloned().collect();
+            let found = found(&of_key, in_memory);
+            eprintln!("{}, in memory: {in_memory}: {found:?}", key.name);
+            assert!(found.contains(&("as it is", "JSON numbers")));
+        }
+    }
+
+    let mut public = PublicKeys::default();
+    for key in &keys {
+        let private: [u8; 32] = key.bytes.as_slice().try_into().unwrap();
+        match key.kind {
+            KeyKind::Ed25519 => {
+                let key_pair = ed25519_dalek::SigningKey::from_bytes(&private);
+                public.add_ed25519(&key.name, key_pair.verifying_key().to_bytes());
+            }
+            KeyKind::X25519 => {
+                let secret = x25519_dalek::StaticSecret::from(private);
+                public.add_x25519(&key.name, x25519_dalek::PublicKey::from(&secret).to_bytes());
+            }
+            KeyKind::P256 => {
+                let secret = p256::SecretKey::from_slice(&private).unwrap();
+                let point = secret.public_key().to_sec1_bytes();
+                public.add_p256(&key.name, point.as_ref().try_into().unwrap());
+            }
+            KeyKind::Other => unreachable!(),
+        }
+    }
+    let started = std::time::Instant::now();
+    let searched = windows::find(&snapshot, &public);
+    eprintln!(
+        "windows: {:?} for {} windows in {} bytes of {}: {:?}",
+        started.elapsed(),
+        searched.windows,
+        searched.bytes,
+        snapshot.size(Kind::ReadOnlyMemory) + searched.bytes,
+        searched.findings,
+    );
+    assert!(searched.findings.iter().any(|finding| finding.key == "signature"));
+}
+
+#[test]
+fn the_stock_provider_is_caught_with_x25519() {
+    the_stock_provider_is_caught(1);
+}
+
+#[test]
+fn the_stock_provider_is_caught_with_p256() {
+    the_stock_provider_is_caught(2);
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
