@@ -1,5 +1,6 @@
 //! A provider with a real daemon, on every cipher suite of custody.
 #![cfg(feature = "testing")]
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 use mlskeyd_provider::testing::{DEVICE, TestDaemon};
 use mlskeyd_provider::*;
