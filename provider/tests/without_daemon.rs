@@ -51,6 +51,27 @@ fn required_custody_leaves_only_its_own_suites() {
 }
 
 #[test]
+fn fresh_keys_of_other_suites_are_software_unless_custody_is_required() {
+    let foreign = || Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config();
+    let fresh = |required: bool| {
+        let provider = CustodyProvider::builder()
+            .require_custody(required)
+            .build()
+            .unwrap();
+        let ikm = provider.rand().random_vec(48).unwrap();
+        let pair = provider.crypto().derive_hpke_keypair(foreign(), &ikm);
+        (
+            pair.map(|pair| pair.public.len()),
+            provider.last_failure().map(|failure| failure.error),
+        )
+    };
+    assert_eq!(fresh(false), (Ok(97), None));
+    let (pair, error) = fresh(true);
+    assert_eq!(pair, Err(CryptoError::UnsupportedCiphersuite));
+    assert!(matches!(error, Some(ProviderError::HpkeUnsupported(_))));
+}
+
+#[test]
 fn storages_have_names_of_bounded_length() {
     let build = |name: &str| {
         CustodyProvider::builder()
