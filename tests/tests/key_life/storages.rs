@@ -129,6 +129,24 @@ fn keys_wait_for_a_storage_that_is_not_connected_to_the_horizon() {
     pair.both_commit();
 }
 
+#[test]
+fn sweeps_at_once_are_not_in_each_others_way() {
+    let bench = Bench::new();
+    let alice = bench.app("alice");
+    let keys: Vec<_> = (0..24).map(|_| alice.loose_key()).collect();
+    bench.daemon.pass(8 * DAY);
+    // And the daemon's own one may come in between.
+    let daemon = &bench.daemon;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| daemon.sweep().unwrap());
+        }
+    });
+    for key in keys {
+        alice.assert_destroyed(&bench, key);
+    }
+}
+
 /// Runs `mlskeyctl --json`.
 fn ctl(bench: &Bench, arguments: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO_BIN_EXE_test-ctl"))
