@@ -6,7 +6,7 @@ mod parts;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use mlskeyd_policies::{Policy, Settings as PolicySettings};
@@ -21,7 +21,7 @@ use crate::custody::{self, Custody, Devices};
 use crate::devices::queue::DeviceThread;
 use crate::devices::software::Start;
 use crate::ipc::{self, Socket, SocketError};
-use crate::store::{self, Registry};
+use crate::store::{self, Registry, SystemClock, TimeSource};
 use crate::store_key::StoreKeyError;
 use parts::Loaded;
 
@@ -90,6 +90,15 @@ pub async fn serve(
     ready: impl FnOnce(),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), StartError> {
+    serve_with_clock(config, Arc::new(SystemClock), ready, stop).await
+}
+
+async fn serve_with_clock(
+    config: Config,
+    clock: Arc<dyn TimeSource>,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), StartError> {
     parts::prepare_state_dir(&config.state_dir)?;
     let (key, lost) = match parts::store_key(&config)? {
         Loaded::Found(key) | Loaded::Made(key) => (key, false),
@@ -99,7 +108,12 @@ pub async fn serve(
         }
     };
     let mac_key = key.subkey(REGISTRY_LABEL)?;
-    let registry = Registry::open(&config.state_dir, mac_key.expose(), store_settings(&config))?;
+    let registry = Registry::open_with_clock(
+        &config.state_dir,
+        mac_key.expose(),
+        store_settings(&config),
+        clock,
+    )?;
     if let Some(reason) = registry.read_only_reason() {
         tracing::error!(reason, "the registry is read-only");
     }
@@ -195,6 +209,18 @@ impl Daemon {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: Config) -> Result<Running, StartError> {
+        Self::start_with_clock(config, Arc::new(SystemClock))
+    }
+
+    /// As [`Self::start`], with other clocks for the life of keys: so that a
+    /// test need not wait for a day.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_with_clock(
+        config: Config,
+        clock: Arc<dyn TimeSource>,
+    ) -> Result<Running, StartError> {
         let socket = config.socket.clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, told) = mpsc::channel();
@@ -203,8 +229,9 @@ impl Daemon {
             .spawn(move || {
                 let ready = tell.clone();
                 let served = runtime().and_then(|runtime| {
-                    runtime.block_on(serve(
+                    runtime.block_on(serve_with_clock(
                         config,
+                        clock,
                         // Who started it waits for exactly one answer.
                         move || _ = ready.send(Ok(())),
                         async move { _ = stopped.await },

@@ -11,9 +11,13 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use mlskeyd::config::{DeviceConfig, DeviceKind, Lifetimes, Limits, PolicyConfig, StoreKeySource};
 use mlskeyd::daemon::{Daemon, Running};
+use mlskeyd::store::{SystemClock, TimeSource};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
 use mlskeyd_protocol::v1::Swept;
 use tempfile::TempDir;
@@ -31,7 +35,31 @@ pub struct TestDaemon {
     /// `None` while it is stopped. Before the directory, which it uses.
     running: Option<Running>,
     config: Config,
+    clock: Arc<TestClock>,
     _dir: TempDir,
+}
+
+/// The system's clocks, set forward.
+#[derive(Debug, Default)]
+struct TestClock {
+    /// Seconds that were let pass.
+    passed: AtomicU64,
+    /// Seconds by which the date is wrong.
+    fast: AtomicU64,
+}
+
+impl TimeSource for TestClock {
+    fn boottime(&self) -> Duration {
+        let passed = Duration::from_secs(self.passed.load(Ordering::SeqCst));
+        SystemClock.boottime().saturating_add(passed)
+    }
+
+    fn wall(&self) -> u64 {
+        SystemClock
+            .wall()
+            .saturating_add(self.passed.load(Ordering::SeqCst))
+            .saturating_add(self.fast.load(Ordering::SeqCst))
+    }
 }
 
 /// Why a [`TestDaemon`] does not run.
@@ -82,6 +110,7 @@ impl TestDaemon {
         let mut daemon = Self {
             running: None,
             config,
+            clock: Arc::default(),
             _dir: dir,
         };
         daemon.resume()?;
@@ -106,8 +135,26 @@ impl TestDaemon {
     /// See [`TestDaemonError`].
     pub fn resume(&mut self) -> Result<(), TestDaemonError> {
         self.running = None;
-        self.running = Some(Daemon::start(self.config.clone())?);
+        self.running = Some(Daemon::start_with_clock(
+            self.config.clone(),
+            Arc::clone(&self.clock) as _,
+        )?);
         Ok(())
+    }
+
+    /// Lets time pass, at once, for the life of keys: what is due then is
+    /// destroyed by the next [`sweep`](Self::sweep), or before. Not for the
+    /// lifetime of a KeyPackage that is used.
+    pub fn pass(&self, time: Duration) {
+        self.clock
+            .passed
+            .fetch_add(time.as_secs(), Ordering::SeqCst);
+    }
+
+    /// Sets the date that much ahead of the right one, without time passing:
+    /// zero sets it right. As [`pass`](Self::pass), for the life of keys only.
+    pub fn set_date_ahead(&self, by: Duration) {
+        self.clock.fast.store(by.as_secs(), Ordering::SeqCst);
     }
 
     /// Destroys the keys that are due, as `mlskeyctl keys sweep` does.

@@ -13,7 +13,7 @@ use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{
     Cause, CurrentGeneration, Generation, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey,
-    Under,
+    StoreError, Under,
 };
 
 /// Most keys that are destroyed between two looks at the clock.
@@ -208,14 +208,14 @@ impl Custody {
         self.destroy_idle_generations().await
     }
 
-    /// Destroys a key, durably: tombstone, device, registry, record.
-    async fn destroy_key(&self, id: KeyId, cause: Cause) -> Result<(), Failure> {
-        let key = self
-            .registry
-            .begin_destroy(id, cause)
-            .await
-            .map_err(failure::of_store)?;
-        self.finish_destroying(&key).await
+    /// Destroys a key that is due, durably: tombstone, device, registry,
+    /// record. `false`: a claim came first, or somebody else destroyed it.
+    async fn destroy_due_key(&self, id: KeyId) -> Result<bool, Failure> {
+        match self.registry.begin_destroy(id, Cause::Due).await {
+            Ok(key) => self.finish_destroying(&key).await.map(|()| true),
+            Err(StoreError::NotDue(_) | StoreError::Destroyed(_)) => Ok(false),
+            Err(error) => Err(failure::of_store(error)),
+        }
     }
 
     async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
@@ -314,10 +314,14 @@ impl Custody {
     /// Destroys what is due now.
     ///
     /// # Errors
-    /// If the registry cannot be read. A key that its device does not let go is
-    /// tried again at the next start.
+    /// If the registry cannot be read, or a key is not destroyed: the others
+    /// are. One that its device does not let go is tried again at the next
+    /// start.
     pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
+        // Two at once would be in each other's way, and count each other's keys.
+        let _turn = self.sweeping.lock().await;
         let mut swept = Swept::default();
+        let mut failed = None;
         loop {
             let due = self
                 .registry
@@ -327,17 +331,26 @@ impl Custody {
             if due.is_empty() {
                 break;
             }
+            let before = swept.destroyed;
             for id in due {
-                match self.destroy_key(id, Cause::Due).await {
-                    Ok(()) => swept.destroyed = swept.destroyed.saturating_add(1),
+                match self.destroy_due_key(id).await {
+                    Ok(true) => swept.destroyed = swept.destroyed.saturating_add(1),
+                    Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(key = %id, %error, "a key that is due is not destroyed");
-                        return Err(error);
+                        failed = Some(error);
                     }
                 }
             }
+            // The same would be due for ever.
+            if failed.is_some() && swept.destroyed == before {
+                break;
+            }
         }
         self.destroy_idle_generations().await?;
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
         swept.waiting = self.registry.waiting().await.map_err(failure::of_store)?;
         Ok(swept)
     }

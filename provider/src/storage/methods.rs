@@ -152,10 +152,12 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
         self.enter();
         let state: Option<GroupState> = self.inner.group_state(group_id)?;
         if let Some(state) = &state {
-            self.seen(record::group_state(group_id), state);
+            // First, since it asks what is due after a start: that is looked
+            // for at once, and not with the next change of a group.
             if let Some(group) = record::group_bytes(group_id) {
                 self.joined(&group);
             }
+            self.seen(record::group_state(group_id), state);
         }
         Ok(state)
     }

@@ -1,5 +1,7 @@
 //! Storages: which there are, and which are connected.
 
+use std::collections::BTreeSet;
+
 use mlskeyd_protocol::limits::MAX_NAME;
 use mlskeyd_protocol::v1::{Housekeeping, Owner, StorageInfo};
 use rusqlite::params;
@@ -120,11 +122,12 @@ pub(in crate::store) fn forget(
 pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, StoreError> {
     let id = column(storage.id);
     let ended = rows::claims(tx, "storage = ?1", [id])?;
-    let records: u32 = tx.conn.query_row(
-        "SELECT count(*) FROM records WHERE storage = ?1",
-        [id],
-        |row| row.get(0),
-    )?;
+    // As they are listed: a record that is only remembered holds nothing.
+    let held = ended.iter().filter(|claim| claim.released.is_none());
+    let records = held
+        .map(|claim| claim.record)
+        .collect::<BTreeSet<_>>()
+        .len();
     tx.conn
         .prepare_cached("DELETE FROM storages WHERE id = ?1")?
         .execute([id])?;
@@ -138,7 +141,7 @@ pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, S
         begin_to_wait(tx, &claim, &remembered)?;
         super::look::nothing_more_to_look_at(tx, &claim.key, &remembered)?;
     }
-    Ok(records)
+    Ok(u32::try_from(records).unwrap_or(u32::MAX))
 }
 
 /// All storages, by owner and name.
