@@ -118,7 +118,8 @@ impl Run {
             let operation = run.draw();
             println!("{step}: {operation:?}");
             run.perform(operation);
-            run.check();
+            run.check_agreement();
+            run.check_custody();
         }
         run.finish()
     }
@@ -148,7 +149,6 @@ impl Run {
         run.apps[0].create();
         run.add(0, 1);
         run.add(0, 2);
-        run.check();
         run
     }
 
@@ -156,6 +156,11 @@ impl Run {
         match operation {
             Operation::Message => {
                 let from = self.member();
+                // OpenMLS sends no text while there is a proposal to commit.
+                if self.apps[from].has_proposals() {
+                    let bundle = self.apps[from].commit(|builder| builder);
+                    self.accepted(from, &bundle);
+                }
                 self.say(from);
             }
             Operation::PublishKeyPackage => {
@@ -272,8 +277,8 @@ impl Run {
             self.apps[whom].publish_key_package();
         }
         self.interlude(whom);
-        let key_package = self.apps[whom].take_key_package();
-        let bundle = self.apps[who].commit(|builder| builder.propose_adds([key_package]));
+        let key_package = self.apps[whom].key_package().cloned();
+        let bundle = self.apps[who].commit(|builder| builder.propose_adds(key_package));
         self.accepted(who, &bundle);
         self.interlude(whom);
         let welcome = bundle.to_welcome_msg().expect("somebody was added");
@@ -405,15 +410,17 @@ impl Run {
             ..self.options.clone()
         });
         self.destroy_what_is_due();
-        self.check();
+        self.check_custody();
         self.restart_daemon();
     }
 
     /// Sweeps, and lets the storages answer whether they need what is due,
     /// until nothing more is.
     fn destroy_what_is_due(&mut self) {
-        let (mut destroyed, mut idle) = (0, 0);
+        let (mut destroyed, mut rounds, mut idle) = (0, 0, 0);
         while idle < 2 {
+            rounds += 1;
+            assert!(rounds < 100, "keys wait for storages that are there");
             for app in &self.apps {
                 app.look_around();
             }

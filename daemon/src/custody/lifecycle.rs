@@ -317,6 +317,7 @@ impl Custody {
     /// If the registry cannot be read. A key that its device does not let go is
     /// tried again at the next start.
     pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
+        let _turn = self.sweeping.lock().await;
         let mut swept = Swept::default();
         loop {
             let due = self

@@ -156,6 +156,8 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
             if let Some(group) = record::group_bytes(group_id) {
                 self.joined(&group);
             }
+        } else {
+            self.present();
         }
         Ok(state)
     }

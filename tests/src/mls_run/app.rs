@@ -144,6 +144,11 @@ impl App {
         self.group().expect("a member").own_leaf_index()
     }
 
+    /// Does it know of proposals that nobody committed yet?
+    pub(super) fn has_proposals(&self) -> bool {
+        self.group().expect("a member").has_pending_proposals()
+    }
+
     /// What custody refused, or could not do, since this was asked last.
     pub(super) fn take_refusals(&self) -> Vec<String> {
         std::mem::take(&mut self.refusals.lock().unwrap())
@@ -159,11 +164,13 @@ impl App {
 
     pub(super) fn publish_key_package(&mut self) {
         let suite = self.plan.suite;
-        let bundle = self.process_mut().transact(|provider, signer, with_key, _| {
-            KeyPackage::builder()
-                .build(suite, provider, signer, with_key)
-                .unwrap()
-        });
+        let bundle = self
+            .process_mut()
+            .transact(|provider, signer, with_key, _| {
+                KeyPackage::builder()
+                    .build(suite, provider, signer, with_key)
+                    .unwrap()
+            });
         assert!(Handle::from_bytes(bundle.init_private_key()).is_some());
         let published = bundle.into_key_package();
         if let Some(old) = self.key_package.replace(published) {
@@ -171,14 +178,8 @@ impl App {
         }
     }
 
-    /// The KeyPackage as it comes from the delivery service, for who adds this
-    /// participant.
-    pub(super) fn take_key_package(&mut self) -> KeyPackage {
-        self.key_package.take().expect("one is published")
-    }
-
     pub(super) fn withdraw_key_package(&mut self) {
-        let key_package = self.take_key_package();
+        let key_package = self.key_package.take().expect("one is published");
         self.delete_key_package(&key_package);
     }
 
@@ -316,6 +317,7 @@ impl App {
             let staged = stage_welcome(provider, welcome);
             *group = Some(staged.into_group(provider).unwrap());
         });
+        self.key_package = None;
     }
 
     pub(super) fn group_info(&mut self) -> MlsMessageOut {
@@ -389,10 +391,7 @@ impl Process {
     }
 
     /// The same, for a member.
-    fn change<T>(
-        &mut self,
-        work: impl FnOnce(&Provider, &CustodySigner, &mut MlsGroup) -> T,
-    ) -> T {
+    fn change<T>(&mut self, work: impl FnOnce(&Provider, &CustodySigner, &mut MlsGroup) -> T) -> T {
         self.transact(|provider, signer, _, group| {
             work(provider, signer, group.as_mut().expect("a member"))
         })

@@ -29,23 +29,30 @@ pub struct Remains {
 }
 
 impl Run {
-    /// All members are in the same epoch with the same secrets, and every
-    /// private key that is in use is in custody, and some record claims it.
-    pub(super) fn check(&self) {
-        let mut epoch = None;
+    /// All members are in the same epoch with the same secrets.
+    pub(super) fn check_agreement(&self) {
+        let groups: Vec<_> = self.apps.iter().filter_map(App::group).collect();
+        let first = groups.first().expect("there are members always");
+        assert_eq!(first.members().count(), groups.len());
+        for group in &groups {
+            assert_eq!(group.epoch(), first.epoch());
+            assert_eq!(
+                group.epoch_authenticator().as_slice(),
+                first.epoch_authenticator().as_slice()
+            );
+        }
+    }
+
+    /// Every private key that is in use is in custody, and some record claims
+    /// it. Nothing was refused.
+    pub(super) fn check_custody(&self) {
         let held = self.keys();
         for app in &self.apps {
             assert_eq!(app.take_refusals(), [""; 0], "for {}", app.name());
-            self.check_key_package(app, &held);
+            check_key_package(app, &held);
             let Some(group) = app.group() else {
                 continue;
             };
-            let this = (
-                group.epoch(),
-                group.epoch_authenticator().as_slice().to_vec(),
-                group.members().count(),
-            );
-            assert_eq!(*epoch.get_or_insert_with(|| this.clone()), this);
             let status = app.provider().custody_status(group).unwrap();
             let status = status.expect("a member");
             status.require().unwrap();
@@ -53,23 +60,6 @@ impl Run {
             for leaf in std::iter::once(&status.leaf).chain(pending) {
                 check_leaf(app, leaf, &held);
             }
-        }
-        let (_, _, members) = epoch.expect("there are members always");
-        assert_eq!(members, self.members().len());
-    }
-
-    fn check_key_package(&self, app: &App, held: &HashMap<Vec<u8>, OwnedKey>) {
-        let Some(key_package) = app.key_package() else {
-            return;
-        };
-        for public_key in [
-            key_package.hpke_init_key().as_slice().to_vec(),
-            leaf_key(key_package),
-        ] {
-            let key = held.get(&public_key);
-            let key = key.unwrap_or_else(|| panic!("{}'s KeyPackage is void", app.name()));
-            assert_eq!(key.key.state, KeyState::Active, "{key:?}");
-            assert!(key.claims > 0, "{key:?}");
         }
     }
 
@@ -87,7 +77,10 @@ impl Run {
                 return keys;
             };
             after = Some(last.key.id);
-            keys.extend(page.into_iter().map(|key| (key.key.public_key.0.clone(), key)));
+            keys.extend(
+                page.into_iter()
+                    .map(|key| (key.key.public_key.0.clone(), key)),
+            );
         }
     }
 
@@ -95,10 +88,7 @@ impl Run {
     pub(super) fn remains(mut self) -> Remains {
         let keys = self.daemon.ctl(&["keys"]).unwrap();
         let keys = keys.as_array().expect("a list");
-        let signature_keys = keys
-            .iter()
-            .filter(|key| key["role"] == "signature")
-            .count();
+        let signature_keys = keys.iter().filter(|key| key["role"] == "signature").count();
         self.daemon.stop();
         let registry = Connection::open_with_flags(
             self.daemon.state().join("registry.db"),
@@ -120,6 +110,21 @@ impl Run {
     }
 }
 
+fn check_key_package(app: &App, held: &HashMap<Vec<u8>, OwnedKey>) {
+    let Some(key_package) = app.key_package() else {
+        return;
+    };
+    for public_key in [
+        key_package.hpke_init_key().as_slice().to_vec(),
+        leaf_key(key_package),
+    ] {
+        let key = held.get(&public_key);
+        let key = key.unwrap_or_else(|| panic!("{}'s KeyPackage is void", app.name()));
+        assert_eq!(key.key.state, KeyState::Active, "{key:?}");
+        assert!(key.claims > 0, "{key:?}");
+    }
+}
+
 fn check_leaf(app: &App, leaf: &LeafCustody, held: &HashMap<Vec<u8>, OwnedKey>) {
     let KeyCustody::InCustody(key) = &leaf.encryption else {
         panic!("{}'s leaf key is in software", app.name());
@@ -134,5 +139,7 @@ fn check_leaf(app: &App, leaf: &LeafCustody, held: &HashMap<Vec<u8>, OwnedKey>) 
 fn leaf_key(key_package: &KeyPackage) -> Vec<u8> {
     let key = key_package.leaf_node().encryption_key();
     let encoded = key.tls_serialize_detached().unwrap();
-    VLBytes::tls_deserialize_exact_bytes(&encoded).unwrap().into()
+    VLBytes::tls_deserialize_exact_bytes(&encoded)
+        .unwrap()
+        .into()
 }
