@@ -2,6 +2,7 @@
 //! processes in private directories, and a scan of a process's memory and files
 //! for private keys.
 
+pub mod mls_run;
 pub mod rig;
 pub mod scan;
 pub mod stock;

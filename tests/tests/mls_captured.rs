@@ -7,11 +7,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Mutex;
 
-use mlskeyd_policies::Action;
 use mlskeyd::mls::binding::{self, BindingChange, Custody, HpkeKey};
 use mlskeyd::mls::{
     Openable, OwnLeaf, Signable, TreePosition, Unknown, scheme_of_cipher_suite, verify,
 };
+use mlskeyd_policies::Action;
 use openmls::prelude::tls_codec::{Deserialize, Serialize};
 use openmls::prelude::*;
 use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
@@ -506,7 +506,10 @@ impl Custody for Registry<'_> {
         let bound = self.bound.borrow();
         Ok(bound.get(public_key).cloned().unwrap_or(HpkeKey::Unbound))
     }
-    fn signature_scheme(&self, public_key: &[u8]) -> Result<Option<mlskeyd_protocol::v1::SignatureScheme>, Infallible> {
+    fn signature_scheme(
+        &self,
+        public_key: &[u8],
+    ) -> Result<Option<mlskeyd_protocol::v1::SignatureScheme>, Infallible> {
         let known = self.app.keys.borrow().iter().any(|key| key == public_key);
         Ok(known.then(|| scheme(self.app.suite)))
     }

@@ -57,7 +57,8 @@ pub struct Custody {
     settings: Settings,
     /// One request at a time makes a generation.
     making_generation: tokio::sync::Mutex<()>,
-    /// Held during a sweep.
+    /// One sweep at a time: a second one would meet keys that the first has
+    /// just destroyed.
     sweeping: tokio::sync::Mutex<()>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,

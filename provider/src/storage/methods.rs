@@ -158,6 +158,8 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
                 self.joined(&group);
             }
             self.seen(record::group_state(group_id), state);
+        } else {
+            self.present();
         }
         Ok(state)
     }

@@ -249,6 +249,15 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         }
     }
 
+    /// The app looks for a group that it does not have. Its storage is in use for
+    /// all that: keys of groups that it deleted must not wait until it joins
+    /// another one.
+    fn present(&self) {
+        // If the daemon is away, the next time will do.
+        let _ = self.state.attach();
+        self.look();
+    }
+
     /// Deletes the records that died by meaning.
     fn bury(&self) {
         let dead = std::mem::take(&mut self.state.ledger().dead);
@@ -265,12 +274,15 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         }
     }
 
-    /// Looks for the keys that the daemon is about to destroy. What a
-    /// transaction shows may not last, so it is not looked at.
+    /// Looks for the keys that the daemon is about to destroy, after what died
+    /// by meaning is deleted: an app that only reads from here on, such as one
+    /// that deleted its last group, has to do it, too. What a transaction shows
+    /// may not last, so it is not looked at.
     fn look(&self) {
         if self.transactions.are_open() {
             return;
         }
+        self.bury();
         let looks = self.state.take_looks();
         if looks.is_empty() {
             return;

@@ -48,17 +48,50 @@ struct Writing {
 
 /// Every writing of bytes that is searched for.
 const WRITINGS: [Writing; 11] = [
-    Writing { name: "bytes", write: <[u8]>::to_vec },
-    Writing { name: "JSON numbers", write: |bytes| numbers(bytes, ",") },
-    Writing { name: "JSON numbers, spaced", write: |bytes| numbers(bytes, ", ") },
-    Writing { name: "hex", write: |bytes| hex::encode(bytes).into_bytes() },
-    Writing { name: "HEX", write: |bytes| hex::encode_upper(bytes).into_bytes() },
-    Writing { name: "base64", write: |bytes| base64(bytes, 0, *b"+/") },
-    Writing { name: "base64 after 1 byte", write: |bytes| base64(bytes, 1, *b"+/") },
-    Writing { name: "base64 after 2 bytes", write: |bytes| base64(bytes, 2, *b"+/") },
-    Writing { name: "base64url", write: |bytes| base64(bytes, 0, *b"-_") },
-    Writing { name: "base64url after 1 byte", write: |bytes| base64(bytes, 1, *b"-_") },
-    Writing { name: "base64url after 2 bytes", write: |bytes| base64(bytes, 2, *b"-_") },
+    Writing {
+        name: "bytes",
+        write: <[u8]>::to_vec,
+    },
+    Writing {
+        name: "JSON numbers",
+        write: |bytes| numbers(bytes, ","),
+    },
+    Writing {
+        name: "JSON numbers, spaced",
+        write: |bytes| numbers(bytes, ", "),
+    },
+    Writing {
+        name: "hex",
+        write: |bytes| hex::encode(bytes).into_bytes(),
+    },
+    Writing {
+        name: "HEX",
+        write: |bytes| hex::encode_upper(bytes).into_bytes(),
+    },
+    Writing {
+        name: "base64",
+        write: |bytes| base64(bytes, 0, *b"+/"),
+    },
+    Writing {
+        name: "base64 after 1 byte",
+        write: |bytes| base64(bytes, 1, *b"+/"),
+    },
+    Writing {
+        name: "base64 after 2 bytes",
+        write: |bytes| base64(bytes, 2, *b"+/"),
+    },
+    Writing {
+        name: "base64url",
+        write: |bytes| base64(bytes, 0, *b"-_"),
+    },
+    Writing {
+        name: "base64url after 1 byte",
+        write: |bytes| base64(bytes, 1, *b"-_"),
+    },
+    Writing {
+        name: "base64url after 2 bytes",
+        write: |bytes| base64(bytes, 2, *b"-_"),
+    },
 ];
 
 /// How a key may be written: what it is called, and the bytes.
@@ -77,7 +110,11 @@ pub fn of(key: &PrivateKey) -> Vec<Encoding> {
     let mut encodings = Vec::new();
     for (form, bytes) in forms(key) {
         for Writing { name, write } in WRITINGS {
-            encodings.push(Encoding { form, writing: name, bytes: write(&bytes) });
+            encodings.push(Encoding {
+                form,
+                writing: name,
+                bytes: write(&bytes),
+            });
         }
     }
     encodings
@@ -178,7 +215,9 @@ fn base64(bytes: &[u8], offset: usize, last: [u8; 2]) -> Vec<u8> {
     let end = first + bytes.len() * 8;
     let bit = |at: usize| usize::from(bytes[(at - first) / 8] >> (7 - at % 8) & 1);
     (first.div_ceil(6)..end / 6)
-        .map(|group| character((group * 6..group * 6 + 6).fold(0, |value, at| value << 1 | bit(at))))
+        .map(|group| {
+            character((group * 6..group * 6 + 6).fold(0, |value, at| value << 1 | bit(at)))
+        })
         .collect()
 }
 
@@ -189,7 +228,12 @@ mod tests {
     #[test]
     fn base64_is_what_others_write() {
         // RFC 4648, section 10; cut to what the bytes decide.
-        for (bytes, text) in [("f", "Z"), ("fo", "Zm"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in [
+            ("f", "Z"),
+            ("fo", "Zm"),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(bytes.as_bytes(), 0, *b"+/"), text.as_bytes());
         }
         // "foobar" is Zm9vYmFy: what "oobar" and "obar" decide of it.
@@ -202,9 +246,20 @@ mod tests {
     #[test]
     fn an_expanded_seed_is_what_rfc_8032_computes() {
         let seed: [u8; 32] = std::array::from_fn(|i| i as u8);
-        let key = PrivateKey { name: String::new(), kind: KeyKind::Ed25519, bytes: seed.to_vec() };
+        let key = PrivateKey {
+            name: String::new(),
+            kind: KeyKind::Ed25519,
+            bytes: seed.to_vec(),
+        };
         let forms = forms(&key);
-        let form = |name| forms.iter().find(|(form, _)| *form == name).unwrap().1.clone();
+        let form = |name| {
+            forms
+                .iter()
+                .find(|(form, _)| *form == name)
+                .unwrap()
+                .1
+                .clone()
+        };
         let public = |scalar: Vec<u8>| {
             let scalar: [u8; 32] = scalar.try_into().unwrap();
             x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(scalar)).to_bytes()
@@ -220,7 +275,11 @@ mod tests {
 
     #[test]
     fn halves_leave_nothing_out() {
-        let key = PrivateKey { name: String::new(), kind: KeyKind::X25519, bytes: vec![0xC7; 32] };
+        let key = PrivateKey {
+            name: String::new(),
+            kind: KeyKind::X25519,
+            bytes: vec![0xC7; 32],
+        };
         for encoding in of(&key) {
             let [first, second] = halves(&encoding);
             assert_eq!([first.clone(), second.clone()].concat(), encoding.bytes);

@@ -1,0 +1,58 @@
+//! The random life of a group on every cipher suite of custody, on the software
+//! device.
+
+use mlskeyd_tests::mls_run::{Plan, Remains, Run, seed};
+use mlskeyd_tests::programs;
+use mlskeyd_tests::rig::{Options, Stage};
+use openmls::prelude::Ciphersuite;
+
+/// Plays a run, and expects that nothing of it is left.
+fn play(suite: Ciphersuite, operations: usize) {
+    let stage = Stage::new(programs!());
+    let plan = Plan {
+        suite,
+        operations,
+        options: Options::default(),
+        device: "software".to_owned(),
+    };
+    let remains = Run::play(&stage, &plan, seed());
+    let expected = Remains {
+        participants: remains.participants,
+        signature_keys: remains.participants,
+        hpke_keys: 0,
+        own_generations: remains.participants,
+        shared_generations: 1,
+    };
+    assert_eq!(remains, expected);
+    // What the registry says is true of the device.
+    let files = stage.path("daemon/state/devices/software/generations");
+    let files = std::fs::read_dir(files).unwrap().count();
+    assert_eq!(files, remains.own_generations + remains.shared_generations);
+}
+
+#[test]
+fn a_group_lives_with_suite_0x0001() {
+    play(
+        Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
+        200,
+    );
+}
+
+#[test]
+fn a_group_lives_with_suite_0x0002() {
+    play(Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256, 200);
+}
+
+#[test]
+fn a_group_lives_with_suite_0x0003() {
+    play(
+        Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519,
+        200,
+    );
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn a_group_lives_long() {
+    play(Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256, 2000);
+}
