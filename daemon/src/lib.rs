@@ -1,5 +1,23 @@
-//! The daemon `mlskeyd`: it keeps the private keys of MLS apps inside devices, and decides what they sign.
-
+//! The daemon `mlskeyd`: it keeps the private keys of MLS apps inside devices,
+//! and decides what they sign.
+//!
+//! One room per module. The way of one request goes through them: [`ipc`] (the
+//! doors), [`caller`] (who asks), [`mls`] (what is to be signed or opened),
+//! [`custody`] (the one path, the life of keys, the guard), [`devices`] and
+//! [`hpke`] (where keys work), [`store`] (the registry), [`audit`] (what goes
+//! on record).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod audit;
+pub mod caller;
+pub mod config;
+pub mod ctl;
+pub mod custody;
+pub mod devices;
+pub mod failpoint;
+pub mod hpke;
+pub mod ipc;
 pub mod mls;
+mod private_file;
+pub mod store;
+pub mod store_key;

@@ -35,7 +35,9 @@ impl KeyId {
         if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;
         }
-        u128::from_str_radix(text, 16).ok().map(|n| Self(n.to_be_bytes()))
+        u128::from_str_radix(text, 16)
+            .ok()
+            .map(|n| Self(n.to_be_bytes()))
     }
 }
 

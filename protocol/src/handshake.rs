@@ -85,7 +85,11 @@ mod tests {
 
     #[test]
     fn the_newest_common_version_is_agreed() {
-        let hello = |oldest, newest| Hello { oldest, newest, ..Hello::new(Service::Custody, "t") };
+        let hello = |oldest, newest| Hello {
+            oldest,
+            newest,
+            ..Hello::new(Service::Custody, "t")
+        };
         assert_eq!(hello(1, 1).agree(), Some(1));
         assert_eq!(hello(1, 7).agree(), Some(1));
         assert_eq!(hello(2, 7).agree(), None);

@@ -11,7 +11,7 @@
 //! the agreed version and service, encoded with postcard.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub mod client;
 pub mod frame;
 pub mod handle;

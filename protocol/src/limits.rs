@@ -52,3 +52,16 @@ pub const MAX_CONNECTIONS_PER_USER: usize = 256;
 
 /// Time in which a new connection must have said its handshake.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Longest frame of a request that carries no content (all but
+/// [`Sign`](crate::v1::Sign) and [`Open`](crate::v1::Open)), in bytes. Lists of
+/// small items grow many times over when they are decoded.
+pub const MAX_SHORT_FRAME: usize = 512 * 1024;
+
+/// Memory that the requests of one user may hold at a time, in bytes: what is
+/// being received, and what is being served.
+pub const MAX_MEMORY_PER_USER: usize = 64 * 1024 * 1024;
+
+/// Time in which a frame that has begun must arrive whole, and in which the
+/// replies that wait must be taken.
+pub const FRAME_TIME: Duration = Duration::from_secs(30);

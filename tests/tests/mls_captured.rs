@@ -7,9 +7,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Mutex;
 
+use mlskeyd_policies::Action;
 use mlskeyd::mls::binding::{self, BindingChange, Custody, HpkeKey};
 use mlskeyd::mls::{
-    Kind, Openable, OwnLeaf, Signable, SignatureScheme as Scheme, TreePosition, Unknown, verify,
+    Openable, OwnLeaf, Signable, TreePosition, Unknown, scheme_of_cipher_suite, verify,
 };
 use openmls::prelude::tls_codec::{Deserialize, Serialize};
 use openmls::prelude::*;
@@ -489,8 +490,8 @@ fn all_lives() -> Vec<App> {
     apps
 }
 
-fn scheme(suite: Ciphersuite) -> Scheme {
-    Scheme::of_cipher_suite(suite.into()).unwrap()
+fn scheme(suite: Ciphersuite) -> mlskeyd_protocol::v1::SignatureScheme {
+    scheme_of_cipher_suite(suite.into()).unwrap()
 }
 
 /// A registry in which every HPKE key is in custody, unbound until a signature binds it.
@@ -505,7 +506,7 @@ impl Custody for Registry<'_> {
         let bound = self.bound.borrow();
         Ok(bound.get(public_key).cloned().unwrap_or(HpkeKey::Unbound))
     }
-    fn signature_scheme(&self, public_key: &[u8]) -> Result<Option<Scheme>, Infallible> {
+    fn signature_scheme(&self, public_key: &[u8]) -> Result<Option<mlskeyd_protocol::v1::SignatureScheme>, Infallible> {
         let known = self.app.keys.borrow().iter().any(|key| key == public_key);
         Ok(known.then(|| scheme(self.app.suite)))
     }
@@ -561,18 +562,18 @@ fn everything_that_openmls_signs_is_read_to_the_last_byte() {
         }
     }
     let expected = BTreeSet::from([
-        Kind::SignApplicationMessage,
-        Kind::SignCommit,
-        Kind::SignProposalAdd,
-        Kind::SignProposalUpdate,
-        Kind::SignProposalRemove,
-        Kind::SignProposalPreSharedKey,
-        Kind::SignProposalExternalInit,
-        Kind::SignProposalGroupContextExtensions,
-        Kind::SignProposalSelfRemove,
-        Kind::SignKeyPackage,
-        Kind::SignLeafNode,
-        Kind::SignGroupInfo,
+        Action::SignApplicationMessage,
+        Action::SignCommit,
+        Action::SignProposalAdd,
+        Action::SignProposalUpdate,
+        Action::SignProposalRemove,
+        Action::SignProposalPreSharedKey,
+        Action::SignProposalExternalInit,
+        Action::SignProposalGroupContextExtensions,
+        Action::SignProposalSelfRemove,
+        Action::SignKeyPackage,
+        Action::SignLeafNode,
+        Action::SignGroupInfo,
     ]);
     assert_eq!(kinds, expected);
 }
@@ -715,15 +716,15 @@ fn everything_that_openmls_opens_is_known_and_yields_what_it_must() {
                     .is_err()
             );
             for cut in 0..info.len() {
-                assert_eq!(Openable::parse(&info[..cut]).kind(), Kind::OpenUnknown);
+                assert_eq!(Openable::parse(&info[..cut]).kind(), Action::OpenUnknown);
             }
             let longer = [info, &[0][..]].concat();
-            assert_eq!(Openable::parse(&longer).kind(), Kind::OpenUnknown);
+            assert_eq!(Openable::parse(&longer).kind(), Action::OpenUnknown);
         }
     }
     assert_eq!(
         kinds,
-        BTreeSet::from([Kind::OpenWelcome, Kind::OpenPathSecret])
+        BTreeSet::from([Action::OpenWelcome, Action::OpenPathSecret])
     );
 }
 

@@ -1,1 +1,132 @@
-fn main() {}
+//! The project's own commands, started as `cargo xtask COMMAND`.
+
+mod demo;
+mod setup;
+mod stage;
+mod steps;
+mod test;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+The project's own commands. On a fresh machine each lists the system packages that it lacks,
+and installs them after asking, or with --yes.
+
+usage: cargo xtask demo [--yes]           three people chat, with their keys in a private daemon
+       cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
+       cargo xtask setup [--yes]          only the packages that the others need";
+
+/// What was asked for on the command line.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Demo,
+    Test { full: bool },
+    Setup,
+    Help,
+}
+
+/// Reads the command line: the command, and whether packages may be installed unasked.
+fn parse(words: &[String]) -> Result<(Command, bool), String> {
+    let (mut command, mut yes, mut full) = (None, false, false);
+    for word in words {
+        match word.as_str() {
+            "--yes" | "-y" => yes = true,
+            "--full" => full = true,
+            "--help" | "-h" | "help" => return Ok((Command::Help, false)),
+            "demo" | "test" | "setup" if command.is_none() => command = Some(word.as_str()),
+            other => return Err(format!("unexpected argument '{other}'")),
+        }
+    }
+    match (command, full) {
+        (Some("test"), full) => Ok((Command::Test { full }, yes)),
+        (_, true) => Err("--full goes with test only".to_owned()),
+        (Some("demo"), _) => Ok((Command::Demo, yes)),
+        (Some("setup"), _) => Ok((Command::Setup, yes)),
+        _ => Err("which command?".to_owned()),
+    }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// `cargo`, the one that started us, at the root of the workspace.
+fn cargo(arguments: &[&str]) -> std::process::Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match parse(&words) {
+        Ok((Command::Help, _)) => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Ok((Command::Setup, yes)) => {
+            setup::packages("test", yes).and_then(|()| setup::components())
+        }
+        Ok((Command::Demo, yes)) => {
+            setup::packages("demo", yes).and_then(|()| demo::build_and_run())
+        }
+        Ok((Command::Test { full }, yes)) => setup::packages("test", yes)
+            .and_then(|()| setup::components())
+            .and_then(|()| test::run(full)),
+        Err(wrong) => {
+            eprintln!("cargo xtask: {wrong}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("cargo xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(Command, bool), String> {
+        parse(
+            &line
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn command_lines_are_read() {
+        assert_eq!(parsed("demo"), Ok((Command::Demo, false)));
+        assert_eq!(parsed("demo --yes"), Ok((Command::Demo, true)));
+        assert_eq!(
+            parsed("--yes test --full"),
+            Ok((Command::Test { full: true }, true))
+        );
+        assert_eq!(parsed("setup"), Ok((Command::Setup, false)));
+        assert_eq!(parsed("--help"), Ok((Command::Help, false)));
+    }
+
+    #[test]
+    fn unknown_words_and_flags_are_refused() {
+        for line in [
+            "",
+            "--full",
+            "demo --full",
+            "setup --full",
+            "demo test",
+            "demo extra",
+            "test --ful",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+}

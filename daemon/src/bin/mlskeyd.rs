@@ -1,1 +1,107 @@
-fn main() {}
+//! The daemon `mlskeyd`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use mlskeyd::config::Config;
+use mlskeyd::daemon::{self, StartError};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The daemon could not start, or ended by a fault.
+const FAILED: u8 = 1;
+
+/// The configuration was refused. (2 is clap's, for wrong arguments.)
+const BAD_CONFIG: u8 = 3;
+
+/// What is logged unless MLSKEYD_LOG says otherwise. tarpc opens a span for
+/// every request: at `info` that would cost more than the request.
+const DEFAULT_LOG: &str = "info,tarpc=warn";
+
+/// Keeps the private keys of MLS apps in devices, and decides what they sign.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "\
+Environment:
+  MLSKEYD_LOG  What is logged to stderr, such as `debug` or `mlskeyd::custody=debug`
+               (default: `info,tarpc=warn`)
+
+Exit codes:
+  0  stopped by SIGTERM or SIGINT, or --check-config found nothing wrong
+  1  could not start, or ended by a fault
+  2  wrong arguments
+  3  the configuration was refused"
+)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/mlskeyd/mlskeyd.toml")]
+    config: PathBuf,
+    /// Only check the configuration.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the line `ready` on stdout when apps can connect.
+    #[arg(long)]
+    notify_stdout: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    if arguments.check_config {
+        return ExitCode::SUCCESS;
+    }
+    match run(config, arguments.notify_stdout) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env("MLSKEYD_LOG").unwrap_or_else(|_| DEFAULT_LOG.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn run(config: Config, notify_stdout: bool) -> Result<(), StartError> {
+    if let Err(error) = daemon::harden() {
+        // Not all sandboxes allow it, and keys are no safer if nobody can start.
+        tracing::warn!(%error, "core dumps of this process could not be turned off");
+    }
+    let socket = config.socket.clone();
+    let ready = move || {
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), "ready");
+        if notify_stdout {
+            let mut stdout = std::io::stdout().lock();
+            // Whoever wanted to know has gone.
+            let _ = writeln!(stdout, "ready").and_then(|()| stdout.flush());
+        }
+    };
+    daemon::runtime()?.block_on(async {
+        // Asked for before anything is opened: a signal while starting counts.
+        let mut terminated = signal(SignalKind::terminate()).map_err(StartError::Thread)?;
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(StartError::Thread)?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+            tracing::info!("stopping");
+        };
+        daemon::serve(config, ready, stop).await
+    })
+}

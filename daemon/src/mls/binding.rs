@@ -4,11 +4,12 @@
 //! [`check`] is pure: what the registry knows comes in by [`Custody`], what it must write down goes out as
 //! [`BindingChange`]s, to be durable before the signature leaves.
 
+use mlskeyd_protocol::v1::SignatureScheme;
 use thiserror::Error;
 
 use super::{
     KeyPackage, KeyPackageTbs, LeafNode, LeafNodePayload, LeafNodeTbs, OwnLeaf, Signable,
-    SignatureScheme, TreePosition, verify,
+    TreePosition, scheme_of_cipher_suite, verify,
 };
 
 /// The key that is to sign.
@@ -316,7 +317,7 @@ impl<C: Custody> Rules<'_, C> {
         // Leaving custody: from this leaf on both keys are the app's own. It stays the same member, and the leaf
         // must be sound, or the group would be stuck with it.
         self.is_pinned_credential(&leaf.payload)?;
-        let scheme = SignatureScheme::of_cipher_suite(cipher_suite)
+        let scheme = scheme_of_cipher_suite(cipher_suite)
             .ok_or(BindingError::ForeignSignatureKey)?;
         leaf_is_signed(scheme, leaf, Some(position))?;
         match self.custody.hpke_key(leaf.payload.encryption_key)? {
@@ -461,3 +462,6 @@ fn bind_to_key_package<E: std::error::Error + 'static>(
         })),
     }
 }
+
+#[cfg(test)]
+mod tests;

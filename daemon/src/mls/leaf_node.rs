@@ -1,5 +1,7 @@
 //! LeafNode and LeafNodeTBS (RFC 9420 section 7.2), with Credential and Capabilities.
 
+use mlskeyd_protocol::v1;
+
 use super::extension::Extensions;
 use super::reader::{ParseError, Reader, write_opaque};
 use super::signable::{LEAF_NODE_LABEL, sign_content};
@@ -55,6 +57,26 @@ impl<'a> Credential<'a> {
         })?;
         Ok(Self { raw, body })
     }
+}
+
+/// A pinned credential as MLS encodes it, to be compared with [`Credential::raw`]. `None` if it is too long to be encoded.
+pub fn credential_bytes(credential: &v1::Credential) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    match credential {
+        v1::Credential::Basic(identity) => {
+            out.extend(1_u16.to_be_bytes());
+            write_opaque(&mut out, identity)?;
+        }
+        v1::Credential::X509(certificates) => {
+            out.extend(2_u16.to_be_bytes());
+            let mut chain = Vec::new();
+            for certificate in certificates {
+                write_opaque(&mut chain, certificate)?;
+            }
+            write_opaque(&mut out, &chain)?;
+        }
+    }
+    Some(out)
 }
 
 /// What a client says it can do (RFC 9420 section 7.2). The numbers are those of the IANA registries.

@@ -10,7 +10,6 @@ mod extension;
 mod framed_content;
 mod group;
 mod key_package;
-mod kind;
 mod leaf_node;
 mod openable;
 mod proposal;
@@ -25,8 +24,8 @@ pub use framed_content::{
 };
 pub use group::{GroupContext, GroupInfoTbs};
 pub use key_package::{KeyPackage, KeyPackageTbs};
-pub use kind::Kind;
 pub use leaf_node::{
+    credential_bytes,
     Capabilities, Credential, CredentialBody, LeafNode, LeafNodePayload, LeafNodeSource,
     LeafNodeTbs, Lifetime, TreePosition,
 };
@@ -34,4 +33,7 @@ pub use openable::Openable;
 pub use proposal::{PreSharedKeyId, Proposal, PskOrigin};
 pub use reader::ParseError;
 pub use signable::{OwnLeaf, Signable, Unknown};
-pub use verify::{SignatureScheme, verify};
+pub use verify::{scheme_of_cipher_suite, verify};
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::extension::Extensions;
 use super::key_package::KeyPackage;
-use super::kind::Kind;
+use mlskeyd_policies::Action;
 use super::leaf_node::{LeafNode, LeafNodeSource};
 use super::reader::{ParseError, Reader};
 
@@ -81,16 +81,16 @@ impl<'a> Proposal<'a> {
     }
 
     /// Its kind for policy and audit.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Action {
         match self {
-            Self::Add(_) => Kind::SignProposalAdd,
-            Self::Update(_) => Kind::SignProposalUpdate,
-            Self::Remove { .. } => Kind::SignProposalRemove,
-            Self::PreSharedKey(_) => Kind::SignProposalPreSharedKey,
-            Self::ReInit { .. } => Kind::SignProposalReInit,
-            Self::ExternalInit { .. } => Kind::SignProposalExternalInit,
-            Self::GroupContextExtensions(_) => Kind::SignProposalGroupContextExtensions,
-            Self::SelfRemove => Kind::SignProposalSelfRemove,
+            Self::Add(_) => Action::SignProposalAdd,
+            Self::Update(_) => Action::SignProposalUpdate,
+            Self::Remove { .. } => Action::SignProposalRemove,
+            Self::PreSharedKey(_) => Action::SignProposalPreSharedKey,
+            Self::ReInit { .. } => Action::SignProposalReInit,
+            Self::ExternalInit { .. } => Action::SignProposalExternalInit,
+            Self::GroupContextExtensions(_) => Action::SignProposalGroupContextExtensions,
+            Self::SelfRemove => Action::SignProposalSelfRemove,
         }
     }
 }

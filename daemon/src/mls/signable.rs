@@ -3,7 +3,7 @@
 use super::framed_content::{Body, FramedContent, Sender};
 use super::group::GroupInfoTbs;
 use super::key_package::{KeyPackage, KeyPackageTbs};
-use super::kind::Kind;
+use mlskeyd_policies::Action;
 use super::leaf_node::{LeafNode, LeafNodeTbs};
 use super::proposal::Proposal;
 use super::reader::{ParseError, Reader, parse_exact, write_opaque};
@@ -76,22 +76,22 @@ impl<'a> Signable<'a> {
     }
 
     /// Its kind for policy and audit.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Action {
         match self {
             Self::FramedContent(content) => match &content.body {
-                Body::Application(_) => Kind::SignApplicationMessage,
+                Body::Application(_) => Action::SignApplicationMessage,
                 Body::Proposal(proposal) => proposal.kind(),
-                Body::Commit(_) => Kind::SignCommit,
+                Body::Commit(_) => Action::SignCommit,
             },
-            Self::LeafNode(_) => Kind::SignLeafNode,
-            Self::KeyPackage(_) => Kind::SignKeyPackage,
-            Self::GroupInfo(_) => Kind::SignGroupInfo,
-            Self::Unknown(_) => Kind::SignUnknown,
+            Self::LeafNode(_) => Action::SignLeafNode,
+            Self::KeyPackage(_) => Action::SignKeyPackage,
+            Self::GroupInfo(_) => Action::SignGroupInfo,
+            Self::Unknown(_) => Action::SignUnknown,
         }
     }
 
     /// Every kind that must be permitted: its own, then once each those of the proposals that a commit spells out.
-    pub fn kinds(&self) -> Vec<Kind> {
+    pub fn kinds(&self) -> Vec<Action> {
         let mut kinds = vec![self.kind()];
         if let Self::FramedContent(content) = self {
             for kind in content.proposals().map(Proposal::kind) {

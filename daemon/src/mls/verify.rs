@@ -1,26 +1,17 @@
 //! Verifies signatures of the schemes that keys in custody have.
 
+use mlskeyd_protocol::v1::SignatureScheme;
+
 use ed25519_dalek::{Signature as Ed25519Signature, VerifyingKey as Ed25519Key};
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{DerSignature, VerifyingKey as P256Key};
 
-/// A signature scheme of MLS, by its TLS number (RFC 8446 section 4.2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignatureScheme {
-    /// `ecdsa_secp256r1_sha256`, 0x0403. Public keys are uncompressed SEC1 points (65 bytes), signatures DER.
-    EcdsaSecp256r1Sha256,
-    /// `ed25519`, 0x0807. Public keys are 32 bytes, signatures 64.
-    Ed25519,
-}
-
-impl SignatureScheme {
-    /// The scheme of a cipher suite (RFC 9420 section 17.1), if it is supported.
-    pub fn of_cipher_suite(cipher_suite: u16) -> Option<Self> {
-        match cipher_suite {
-            1 | 3 => Some(Self::Ed25519),
-            2 => Some(Self::EcdsaSecp256r1Sha256),
-            _ => None,
-        }
+/// The signature scheme of a cipher suite (RFC 9420 section 17.1), if it is supported.
+pub fn scheme_of_cipher_suite(cipher_suite: u16) -> Option<SignatureScheme> {
+    match cipher_suite {
+        1 | 3 => Some(SignatureScheme::Ed25519),
+        2 => Some(SignatureScheme::EcdsaP256Sha256),
+        _ => None,
     }
 }
 
@@ -34,7 +25,7 @@ pub fn verify(
 ) -> bool {
     match scheme {
         SignatureScheme::Ed25519 => verify_ed25519(public_key, content, signature).is_some(),
-        SignatureScheme::EcdsaSecp256r1Sha256 => {
+        SignatureScheme::EcdsaP256Sha256 => {
             verify_p256(public_key, content, signature).is_some()
         }
     }
@@ -97,7 +88,7 @@ mod tests {
         let signature: p256::ecdsa::Signature = key.sign(b"content");
         let der = signature.to_der();
         let ok =
-            |p: &[u8], c: &[u8], s: &[u8]| verify(SignatureScheme::EcdsaSecp256r1Sha256, p, c, s);
+            |p: &[u8], c: &[u8], s: &[u8]| verify(SignatureScheme::EcdsaP256Sha256, p, c, s);
         assert!(ok(public.as_bytes(), b"content", der.as_bytes()));
         assert!(!ok(public.as_bytes(), b"Content", der.as_bytes()));
         assert!(!ok(compressed.as_bytes(), b"content", der.as_bytes()));

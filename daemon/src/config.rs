@@ -1,0 +1,487 @@
+//! The configuration: a TOML file in which every key has a default and unknown
+//! keys are refused. `docs/mlskeyd.toml` shows all of it.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use toml::Spanned;
+
+/// Longest configuration file, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// The configuration, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the registry, the audit log and the software device's keys are.
+    pub state_dir: PathBuf,
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Where the store key comes from.
+    pub store_key: StoreKeySource,
+    /// The devices: at least one, with different names.
+    pub devices: Vec<DeviceConfig>,
+    /// The name of the device where new keys go by default: one of `devices`.
+    pub default_device: String,
+    /// How long keys live.
+    pub lifetimes: Lifetimes,
+    /// What the built-in policy permits.
+    pub policy: PolicyConfig,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+/// Where the store key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreKeySource {
+    /// A file of 32 bytes, mode 0600.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Make it at the first start, when there is neither a key nor state?
+        create: bool,
+    },
+    /// A systemd credential of 32 bytes.
+    Credential {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Its name: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[serde(deserialize_with = "name")]
+    pub name: String,
+    /// Its kind.
+    pub kind: DeviceKind,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// The built-in software store.
+    Software,
+}
+
+/// How long keys live. Measured in time that the daemon observed, so that a
+/// clock that jumps ends nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lifetimes {
+    /// From the time when no record names a key any more to its destruction.
+    #[serde(deserialize_with = "duration")]
+    pub grace: Duration,
+    /// The same for a key that no record ever named, from the end of the
+    /// connection that made it.
+    #[serde(deserialize_with = "duration")]
+    pub orphan_grace: Duration,
+    /// The longest that a key waits to be named while that connection lives.
+    #[serde(deserialize_with = "duration")]
+    pub max_unclaimed_age: Duration,
+    /// How long keys that are due wait for a storage that is not connected.
+    #[serde(deserialize_with = "duration")]
+    pub storage_horizon: Duration,
+    /// How long HPKE keys are made under the same generation key.
+    #[serde(deserialize_with = "positive_duration")]
+    pub generation: Duration,
+}
+
+const HOUR: u64 = 60 * 60;
+const DAY: u64 = 24 * HOUR;
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(DAY),
+            orphan_grace: Duration::from_secs(HOUR),
+            max_unclaimed_age: Duration::from_secs(7 * DAY),
+            storage_horizon: Duration::from_secs(90 * DAY),
+            generation: Duration::from_secs(DAY),
+        }
+    }
+}
+
+/// What the built-in policy permits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// May an app take a group out of custody?
+    pub allow_leave: bool,
+}
+
+/// The bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Most open connections.
+    #[serde(deserialize_with = "count")]
+    pub connections: u32,
+    /// Most open connections of one user.
+    #[serde(deserialize_with = "count")]
+    pub connections_per_user: u32,
+    /// Most requests that wait for one device.
+    #[serde(deserialize_with = "count")]
+    pub queue: u32,
+    /// Most requests of one owner that wait for one device.
+    #[serde(deserialize_with = "count")]
+    pub queue_per_owner: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 960,
+            connections_per_user: 256,
+            queue: 1024,
+            queue_per_owner: 64,
+        }
+    }
+}
+
+/// The file, as it is written.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ConfigFile {
+    #[serde(deserialize_with = "path")]
+    state_dir: PathBuf,
+    #[serde(deserialize_with = "path")]
+    socket: PathBuf,
+    store_key: Spanned<StoreKeyTable>,
+    devices: Vec<Spanned<DeviceConfig>>,
+    default_device: Option<Spanned<String>>,
+    lifetimes: Lifetimes,
+    policy: PolicyConfig,
+    limits: Limits,
+}
+
+impl Default for ConfigFile {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/mlskeyd".into(),
+            socket: "/run/mlskeyd/socket".into(),
+            store_key: Spanned::new(0..0, StoreKeyTable::default()),
+            devices: Vec::new(),
+            default_device: None,
+            lifetimes: Lifetimes::default(),
+            policy: PolicyConfig::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreKeyTable {
+    #[serde(default, deserialize_with = "optional_path")]
+    file: Option<PathBuf>,
+    credential: Option<String>,
+    create: Option<bool>,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It could not be read.
+    #[error("the configuration {} cannot be read: {source}; name another file with --config, or write one (docs/mlskeyd.toml is a sample)", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It says something that it must not.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with line and column.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let io = |source| ConfigError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = std::fs::File::open(path).map_err(io)?;
+        let mut text = String::new();
+        let mut bounded = std::io::Read::take(file, MAX_FILE.saturating_add(1));
+        let read = std::io::Read::read_to_string(&mut bounded, &mut text).map_err(io)?;
+        if u64::try_from(read).unwrap_or(u64::MAX) > MAX_FILE {
+            return Err(io(std::io::Error::other("it is longer than 1 MiB")));
+        }
+        Self::parse(path, &text)
+    }
+
+    /// Checks a file's text. `path` is for the errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], with line and column.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str::<ConfigFile>(text)
+            .map_err(|error| Mistake {
+                span: error.span(),
+                message: with_suggestion(error.message()),
+            })
+            .and_then(ConfigFile::check)
+            .map_err(|mistake| mistake.locate(path, text))
+    }
+}
+
+impl ConfigFile {
+    /// The rules that concern more than one value.
+    fn check(self) -> Result<Config, Mistake> {
+        let store_key = self.store_key.span();
+        let store_key = self
+            .store_key
+            .into_inner()
+            .check(&self.state_dir)
+            .map_err(|message| Mistake::new(store_key, message))?;
+        let devices = check_devices(self.devices)?;
+        let default_device = match self.default_device {
+            None => devices
+                .first()
+                .map(|device| device.name.clone())
+                .unwrap_or_default(),
+            Some(named) if devices.iter().any(|device| device.name == *named.get_ref()) => {
+                named.into_inner()
+            }
+            Some(named) => {
+                let names: Vec<_> = devices.iter().map(|device| device.name.as_str()).collect();
+                let suggestion = suggest(named.get_ref(), names.iter().copied());
+                let names = names.join(", ");
+                let message = format!(
+                    "there is no device {:?}{suggestion}; the devices are: {names}",
+                    named.get_ref()
+                );
+                return Err(Mistake::new(named.span(), message));
+            }
+        };
+        Ok(Config {
+            state_dir: self.state_dir,
+            socket: self.socket,
+            store_key,
+            devices,
+            default_device,
+            lifetimes: self.lifetimes,
+            policy: self.policy,
+            limits: self.limits,
+        })
+    }
+}
+
+impl StoreKeyTable {
+    fn check(self, state_dir: &Path) -> Result<StoreKeySource, &'static str> {
+        match (self.file, self.credential) {
+            (Some(_), Some(_)) => {
+                Err("the store key comes from a file or from a credential: leave one of them out")
+            }
+            (None, Some(_)) if self.create == Some(true) => {
+                Err("a credential is made outside of mlskeyd: leave `create` out")
+            }
+            (None, Some(name))
+                if name.is_empty() || name.contains('/') || name.starts_with('.') =>
+            {
+                Err("a credential has a plain name, without `/`")
+            }
+            (None, Some(name)) => Ok(StoreKeySource::Credential { name }),
+            (file, None) => Ok(StoreKeySource::File {
+                path: file.unwrap_or_else(|| state_dir.join("store.key")),
+                create: self.create.unwrap_or(true),
+            }),
+        }
+    }
+}
+
+fn check_devices(listed: Vec<Spanned<DeviceConfig>>) -> Result<Vec<DeviceConfig>, Mistake> {
+    let mut devices: Vec<DeviceConfig> = Vec::with_capacity(listed.len().max(1));
+    for device in listed {
+        if devices
+            .iter()
+            .any(|earlier| earlier.name == device.get_ref().name)
+        {
+            let message = format!(
+                "there are two devices {:?}: give each a name of its own",
+                device.get_ref().name
+            );
+            return Err(Mistake::new(device.span(), message));
+        }
+        devices.push(device.into_inner());
+    }
+    if devices.is_empty() {
+        devices.push(DeviceConfig {
+            name: "software".into(),
+            kind: DeviceKind::Software,
+        });
+    }
+    Ok(devices)
+}
+
+/// What is wrong, and where in the text.
+struct Mistake {
+    span: Option<Range<usize>>,
+    message: String,
+}
+
+impl Mistake {
+    fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            span: Some(span),
+            message: message.into(),
+        }
+    }
+
+    fn locate(self, path: &Path, text: &str) -> ConfigError {
+        let start = self.span.map_or(0, |span| span.start);
+        let before = text.get(..start).unwrap_or(text);
+        let (line_start, line) = before
+            .match_indices('\n')
+            .map(|(at, _)| at.saturating_add(1))
+            .zip(2..)
+            .last()
+            .unwrap_or((0, 1));
+        let column = before
+            .get(line_start..)
+            .unwrap_or("")
+            .chars()
+            .count()
+            .saturating_add(1);
+        ConfigError::Invalid {
+            path: path.to_owned(),
+            line,
+            column,
+            message: self.message,
+        }
+    }
+}
+
+/// Adds what was meant to serde's "unknown field `x`, expected one of `y`, `z`".
+fn with_suggestion(message: &str) -> String {
+    let message = message.trim_end();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let suggestion = match quoted.next() {
+        Some(unknown) if message.starts_with("unknown ") => suggest(unknown, quoted),
+        _ => String::new(),
+    };
+    format!("{message}{suggestion}")
+}
+
+/// `; did you mean ...?`, if something is close.
+fn suggest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> String {
+    known
+        .map(|word| (distance(written, word), word))
+        .min()
+        .filter(|(distance, word)| *distance <= word.chars().count().div_ceil(3))
+        .map(|(_, word)| format!("; did you mean `{word}`?"))
+        .unwrap_or_default()
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut last = i.saturating_add(1);
+        let mut next = vec![last];
+        for (pair, b) in row.windows(2).zip(&b) {
+            let &[diagonal, above] = pair else { continue };
+            let replaced = if a == *b {
+                diagonal
+            } else {
+                diagonal.saturating_add(1)
+            };
+            last = replaced
+                .min(above.saturating_add(1))
+                .min(last.saturating_add(1));
+            next.push(last);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let name = String::deserialize(from)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if (1..=64).contains(&name.len()) && name.chars().all(plain) {
+        Ok(name)
+    } else {
+        Err(D::Error::custom(
+            "a name has 1 to 64 letters, digits, `-`, `_` and `.`",
+        ))
+    }
+}
+
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    // The daemon's working directory is nobody's choice.
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(D::Error::custom("a path has to begin with `/`"))
+    }
+}
+
+fn optional_path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    path(from).map(Some)
+}
+
+fn count<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    const MAX: u32 = 65_536;
+    match u32::deserialize(from)? {
+        n @ 1..=MAX => Ok(n),
+        _ => Err(D::Error::custom(format!("a limit is between 1 and {MAX}"))),
+    }
+}
+
+fn positive_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    match duration(from)? {
+        Duration::ZERO => Err(D::Error::custom("this has to be longer than 0s")),
+        duration => Ok(duration),
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_duration(&text).ok_or_else(|| {
+        D::Error::custom(format!(
+            "{text:?} is no duration: write a number and a unit, as in \"30s\", \"15m\", \"24h\" or \"90d\" (10 years at most)"
+        ))
+    })
+}
+
+/// A whole number and one unit: `s`, `m`, `h` or `d`.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => HOUR,
+        "d" => DAY,
+        _ => return None,
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = digits.parse::<u64>().ok()?.checked_mul(seconds)?;
+    (seconds <= 3650 * DAY).then(|| Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+const SAMPLE: &str = include_str!("../../../docs/mlskeyd.toml");
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("mlskeyd.toml"), text).map_err(|e| e.to_string())
+}
+
+fn refused(text: &str) -> String {
+    parse(text).unwrap_err()
+}
+
+#[test]
+fn the_sample_states_every_default() {
+    assert_eq!(parse(SAMPLE).unwrap(), parse("").unwrap());
+}
+
+#[test]
+fn the_sample_has_every_key() {
+    for table in [
+        "",
+        "[store_key]",
+        "[[devices]]",
+        "[lifetimes]",
+        "[policy]",
+        "[limits]",
+    ] {
+        // The refusal of an unknown key lists the known ones.
+        let message = refused(&format!("{table}\nunknown = 1"));
+        let keys: BTreeSet<_> = message.split('`').skip(1).step_by(2).collect();
+        assert!(keys.len() > 1, "{message}");
+        for key in keys.into_iter().filter(|key| *key != "unknown") {
+            let key_line = |line: &str| {
+                let line = line.trim_start_matches("# ");
+                line.starts_with(&format!("{key} = "))
+                    || line.trim_matches(['[', ']']) == key && line.starts_with('[')
+            };
+            assert!(SAMPLE.lines().any(key_line), "{table} {key}");
+        }
+    }
+}
+
+#[test]
+fn defaults_are_as_promised() {
+    let config = parse("").unwrap();
+    assert_eq!(config.state_dir, Path::new("/var/lib/mlskeyd"));
+    let path = "/var/lib/mlskeyd/store.key".into();
+    assert_eq!(
+        config.store_key,
+        StoreKeySource::File { path, create: true }
+    );
+    assert_eq!(config.default_device, "software");
+    assert_eq!(config.lifetimes.grace, Duration::from_secs(24 * 3600));
+    assert!(!config.policy.allow_leave);
+}
+
+#[test]
+fn values_are_taken() {
+    let config = parse(
+        r#"
+        state_dir = "/s"
+        default_device = "b"
+        [store_key]
+        credential = "key"
+        [[devices]]
+        name = "a"
+        kind = "software"
+        [[devices]]
+        name = "b"
+        kind = "software"
+        [lifetimes]
+        grace = "0s"
+        generation = "90m"
+        [limits]
+        queue = 7
+        "#,
+    )
+    .unwrap();
+    assert_eq!(
+        config.store_key,
+        StoreKeySource::Credential { name: "key".into() }
+    );
+    assert_eq!(
+        (config.devices.len(), config.default_device.as_str()),
+        (2, "b")
+    );
+    assert_eq!(config.lifetimes.grace, Duration::ZERO);
+    assert_eq!(config.lifetimes.generation, Duration::from_secs(90 * 60));
+    assert_eq!(
+        config.lifetimes.orphan_grace,
+        Lifetimes::default().orphan_grace
+    );
+    assert_eq!(
+        (config.limits.queue, config.limits.queue_per_owner),
+        (7, 64)
+    );
+    let moved = parse("state_dir = \"/s\"").unwrap().store_key;
+    assert_eq!(
+        moved,
+        StoreKeySource::File {
+            path: "/s/store.key".into(),
+            create: true
+        }
+    );
+}
+
+#[test]
+fn a_refusal_says_where_and_what_would_be_right() {
+    let device = "[[devices]]\nname = \"soft\"\nkind = \"software\"\n";
+    let cases = [
+        ("stat_dir = \"/s\"", "1:1:", "did you mean `state_dir`?"),
+        (
+            "# é\n[lifetimes]\ngrance = \"1h\"",
+            "3:1:",
+            "did you mean `grace`?",
+        ),
+        ("[limit]", "1:2:", "did you mean `limits`?"),
+        ("[lifetimes]\ngrace = \"1 day\"", "2:9:", "\"24h\""),
+        ("[lifetimes]\ngrace = 5", "2:9:", "expected a string"),
+        (
+            "[lifetimes]\ngeneration = \"0s\"",
+            "2:14:",
+            "longer than 0s",
+        ),
+        ("state_dir = \"s\"", "1:13:", "begin with `/`"),
+        ("[store_key]\nfile = \"key\"", "2:8:", "begin with `/`"),
+        ("[limits]\nqueue = 0", "2:9:", "between 1 and 65536"),
+        ("[limits]\nqueue = -1", "2:9:", "-1"),
+        (
+            "[[devices]]\nname = \"a b\"\nkind = \"software\"",
+            "2:8:",
+            "1 to 64 letters",
+        ),
+        (
+            "[[devices]]\nname = \"a\"\nkind = \"sofware\"",
+            "3:8:",
+            "did you mean `software`?",
+        ),
+        ("[[devices]]\nname = \"a\"", "1:1:", "missing field `kind`"),
+        (&format!("{device}{device}"), "4:1:", "a name of its own"),
+        (
+            &format!("default_device = \"sof\"\n{device}"),
+            "1:18:",
+            "did you mean `soft`?",
+        ),
+        (
+            "[store_key]\nfile = \"/k\"\ncredential = \"k\"",
+            "1:1:",
+            "leave one of them out",
+        ),
+        (
+            "[store_key]\ncredential = \"k\"\ncreate = true",
+            "1:1:",
+            "leave `create` out",
+        ),
+        ("[store_key]\ncredential = \"../k\"", "1:1:", "plain name"),
+        ("state_dir = ", "1:13:", ""),
+    ];
+    for (text, place, words) in cases {
+        let message = refused(text);
+        assert!(
+            message.starts_with(&format!("mlskeyd.toml:{place}")),
+            "{text}\n{message}"
+        );
+        assert!(message.contains(words), "{text}\n{message}");
+    }
+}
+
+#[test]
+fn durations_are_a_number_and_a_unit() {
+    for (text, seconds) in [
+        ("0s", 0),
+        ("30s", 30),
+        ("15m", 900),
+        ("24h", 86_400),
+        ("3650d", 315_360_000),
+    ] {
+        assert_eq!(
+            parse_duration(text),
+            Some(Duration::from_secs(seconds)),
+            "{text}"
+        );
+    }
+    for text in [
+        "",
+        "s",
+        "5",
+        "+5s",
+        "-5s",
+        "5 s",
+        "5S",
+        "1h30m",
+        "3651d",
+        "99999999999999999999s",
+        "5é",
+        "é",
+    ] {
+        assert_eq!(parse_duration(text), None, "{text}");
+    }
+}
+
+#[test]
+fn distances_are_levenshteins() {
+    for (a, b, expected) in [
+        ("", "", 0),
+        ("", "abc", 3),
+        ("kitten", "sitting", 3),
+        ("grance", "grace", 1),
+    ] {
+        assert_eq!((distance(a, b), distance(b, a)), (expected, expected));
+    }
+}
+
+#[test]
+fn a_file_is_bounded_and_has_to_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mlskeyd.toml");
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("--config"), "{error}");
+    std::fs::write(&path, "#".repeat(1024 * 1024 + 1)).unwrap();
+    assert!(Config::load(&path).is_err());
+    std::fs::write(&path, SAMPLE).unwrap();
+    assert_eq!(Config::load(&path).unwrap(), parse("").unwrap());
+}

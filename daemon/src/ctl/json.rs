@@ -1,0 +1,94 @@
+//! The stable JSON that `--help` documents.
+
+use mlskeyd_protocol::v1::{
+    Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey, Owner, StorageInfo,
+    Swept, Tier,
+};
+use serde_json::{Value, json};
+
+pub(super) fn status(status: &DaemonStatus) -> Value {
+    json!({
+        "version": status.version,
+        "pid": status.pid,
+        "uptime_seconds": status.uptime,
+        "connections": status.connections,
+        "keys": status.keys,
+        "read_only": status.read_only,
+        "audit_sequence": status.audit_sequence,
+        "devices": list(&status.devices, device),
+    })
+}
+
+pub(super) fn device(device: &DeviceInfo) -> Value {
+    let offer = |(algorithm, tier): &(Algorithm, Tier)| json!({ "algorithm": algorithm.to_string(), "tier": tier.to_string() });
+    json!({
+        "name": device.name,
+        "kind": device.kind,
+        "state": device.state.to_string(),
+        "detail": device.detail,
+        "default": device.default,
+        "offers": list(&device.offers, offer),
+    })
+}
+
+pub(super) fn identity(owned: &OwnedIdentity) -> Value {
+    let identity = &owned.identity;
+    let credential = match &identity.credential {
+        Credential::Basic(content) => json!({ "basic": hex::encode(&content.0) }),
+        Credential::X509(chain) => json!({ "x509": list(chain, |der| hex::encode(&der.0).into()) }),
+    };
+    json!({
+        "owner": owner(&owned.owner),
+        "name": identity.name,
+        "credential": credential,
+        "key": identity.key.to_string(),
+        "algorithm": Algorithm::Signature(identity.scheme).to_string(),
+        "public_key": hex::encode(&identity.public_key.0),
+        "device": identity.device,
+        "tier": identity.tier.to_string(),
+    })
+}
+
+pub(super) fn key(owned: &OwnedKey) -> Value {
+    let key = &owned.key;
+    json!({
+        "owner": owner(&owned.owner),
+        "id": key.id.to_string(),
+        "algorithm": key.algorithm.to_string(),
+        "role": key.role.to_string(),
+        "state": key.state.to_string(),
+        "public_key": hex::encode(&key.public_key.0),
+        "device": key.device,
+        "tier": key.tier.to_string(),
+        "created": key.created,
+        "identity": owned.identity,
+        "claims": owned.claims,
+    })
+}
+
+pub(super) fn storage(storage: &StorageInfo) -> Value {
+    json!({
+        "owner": owner(&storage.owner),
+        "name": storage.name,
+        "attached": storage.attached,
+        "records": storage.records,
+        "keys": storage.keys,
+        "last_attached": storage.last_attached,
+    })
+}
+
+pub(super) fn swept(swept: &Swept) -> Value {
+    json!({ "destroyed": swept.destroyed, "waiting": swept.waiting })
+}
+
+pub(super) fn forgotten(records: u32) -> Value {
+    json!({ "records": records })
+}
+
+pub(super) fn list<T>(items: &[T], show: impl Fn(&T) -> Value) -> Value {
+    items.iter().map(show).collect()
+}
+
+fn owner(owner: &Owner) -> Value {
+    json!({ "uid": owner.uid, "app": owner.app })
+}

@@ -1,0 +1,90 @@
+//! The command `mlskeyctl`.
+//!
+//! It asks the running daemon over its socket, and knows nothing by itself:
+//! `args` is what can be asked, `run` asks it, `json` and `table` show it.
+
+mod args;
+mod json;
+mod run;
+mod table;
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use mlskeyd_protocol::client::CallError;
+use mlskeyd_protocol::v1::FailureCode;
+
+use args::Args;
+
+/// Runs the command with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run::run(&args) {
+        Ok(text) => print(&text),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "mlskeyctl: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+/// Why the command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum CtlError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("nothing was done; confirm with y, or give --yes")]
+    NotConfirmed,
+    #[error("cannot read the answer: {0}; give --yes to do without")]
+    Terminal(std::io::Error),
+}
+
+impl CtlError {
+    /// The exit code, as `--help` documents it.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::Call(
+                CallError::NotInstalled { .. }
+                | CallError::Unreachable { .. }
+                | CallError::Incompatible { .. },
+            ) => 3,
+            Self::Call(CallError::Refused(_)) => 4,
+            Self::Call(CallError::Failure(failure)) if failure.code == FailureCode::Denied => 4,
+            Self::Call(_) | Self::NotConfirmed | Self::Terminal(_) => 1,
+        })
+    }
+}
+
+/// Prints to standard output; a reader that has seen enough is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Asks a person, on the terminal; nobody there is a question of usage.
+fn confirm(question: &str) -> Result<(), CtlError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CtlError::Usage(
+            "no terminal to ask for confirmation on; give --yes if you are sure".to_owned(),
+        ));
+    }
+    let mut stderr = std::io::stderr();
+    write!(stderr, "{question} [y/N] ").map_err(CtlError::Terminal)?;
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(CtlError::Terminal)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(CtlError::NotConfirmed)
+    }
+}

@@ -1,0 +1,242 @@
+//! Asks the daemon, and makes its answer readable.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
+use mlskeyd_protocol::v1::{
+    Algorithm, DaemonStatus, DeviceInfo, Interaction, KeyQuery, OwnedIdentity, OwnedKey, Owner,
+    StorageInfo,
+};
+use serde_json::Value;
+
+use super::args::{Args, Command, KeysCommand, StorageCommand};
+use super::table::{duration, printable, table};
+use super::{CtlError, confirm, json};
+
+/// Does what the command line asks, and answers what to print.
+pub(super) fn run(args: &Args) -> Result<String, CtlError> {
+    let socket = args.socket.clone().unwrap_or_else(default_socket);
+    let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
+    let client = AdminClient::new(ClientConfig::new(socket, software));
+    // An administrator wants to know at once that the daemon is away.
+    let call = Call {
+        interaction: Interaction::Never,
+        ..Call::default()
+    };
+    let show = |json: Value, text: String| {
+        if args.json {
+            format!("{json:#}\n")
+        } else {
+            text
+        }
+    };
+    Ok(match &args.command {
+        Command::Status => {
+            let status = client.status(&call)?;
+            show(json::status(&status), status_text(&status))
+        }
+        Command::Devices => {
+            let devices = client.devices(&call)?;
+            show(json::list(&devices, json::device), devices_text(&devices))
+        }
+        Command::Identities => {
+            let identities = client.identities(&call)?;
+            show(
+                json::list(&identities, json::identity),
+                identities_text(&identities),
+            )
+        }
+        Command::Keys {
+            command: Some(KeysCommand::Sweep),
+            ..
+        } => {
+            let swept = client.sweep(&call)?;
+            let text = format!(
+                "{} keys destroyed; {} wait until their storage is connected\n",
+                swept.destroyed, swept.waiting
+            );
+            show(json::swept(&swept), text)
+        }
+        Command::Keys { all, command } => {
+            let list_all = matches!(command, Some(KeysCommand::List { all: true }));
+            let keys = keys(&client, *all || list_all, &call)?;
+            show(json::list(&keys, json::key), keys_text(&keys))
+        }
+        Command::Storage {
+            command: None | Some(StorageCommand::List),
+        } => {
+            let storages = client.storages(&call)?;
+            show(
+                json::list(&storages, json::storage),
+                storages_text(&storages),
+            )
+        }
+        Command::Storage {
+            command: Some(StorageCommand::Forget { owner, name, yes }),
+        } => {
+            let records = forget(&client, owner, name, *yes, &call)?;
+            show(
+                json::forgotten(records),
+                format!("{records} records forgotten\n"),
+            )
+        }
+    })
+}
+
+/// All pages.
+fn keys(client: &AdminClient, destroyed: bool, call: &Call<'_>) -> Result<Vec<OwnedKey>, CtlError> {
+    let mut keys: Vec<OwnedKey> = Vec::new();
+    loop {
+        let after = keys.last().map(|last| last.key.id);
+        let page = client.keys(KeyQuery { after, destroyed }, call)?;
+        // A page that does not go on would be asked for again for ever.
+        let goes_on = page.last().is_some_and(|last| Some(last.key.id) > after);
+        keys.extend(page);
+        if !goes_on {
+            return Ok(keys);
+        }
+    }
+}
+
+fn forget(
+    client: &AdminClient,
+    owner: &Owner,
+    name: &str,
+    yes: bool,
+    call: &Call<'_>,
+) -> Result<u32, CtlError> {
+    if !yes {
+        confirm(&format!(
+            "Keys that only the storage {} of {} needs will be destroyed for good. Forget it?",
+            printable(name),
+            printable(&owner.to_string()),
+        ))?;
+    }
+    Ok(client.forget_storage(owner.clone(), name, call)?)
+}
+
+fn status_text(status: &DaemonStatus) -> String {
+    let mut text = format!(
+        "mlskeyd {}, process {}, up for {}\n{} keys, {} connections, audit record {}\n",
+        printable(&status.version),
+        status.pid,
+        duration(status.uptime),
+        status.keys,
+        status.connections,
+        status.audit_sequence,
+    );
+    if let Some(reason) = &status.read_only {
+        text.push_str(&format!("READ-ONLY: {}\n", printable(reason)));
+    }
+    text.push('\n');
+    text.push_str(&devices_text(&status.devices));
+    text
+}
+
+fn devices_text(devices: &[DeviceInfo]) -> String {
+    let rows = devices.iter().map(|device| {
+        let offers: Vec<_> = device
+            .offers
+            .iter()
+            .map(|(algorithm, tier)| format!("{algorithm} ({tier})"))
+            .collect();
+        [
+            format!("{}{}", device.name, if device.default { " *" } else { "" }),
+            device.kind.clone(),
+            device.state.to_string(),
+            offers.join(", "),
+            device.detail.clone().unwrap_or_default(),
+        ]
+    });
+    let text = table(["DEVICE", "KIND", "STATE", "OFFERS", "DETAIL"], rows);
+    or_none(devices, text, "no devices\n")
+}
+
+fn identities_text(identities: &[OwnedIdentity]) -> String {
+    let rows = identities.iter().map(|owned| {
+        let identity = &owned.identity;
+        [
+            owned.owner.to_string(),
+            identity.name.clone(),
+            Algorithm::Signature(identity.scheme).to_string(),
+            identity.device.clone(),
+            identity.tier.to_string(),
+            identity.key.to_string(),
+        ]
+    });
+    let text = table(
+        ["OWNER", "IDENTITY", "ALGORITHM", "DEVICE", "TIER", "KEY"],
+        rows,
+    );
+    or_none(identities, text, "no identities\n")
+}
+
+fn keys_text(keys: &[OwnedKey]) -> String {
+    let now = now();
+    let rows = keys.iter().map(|owned| {
+        let key = &owned.key;
+        [
+            key.id.to_string(),
+            owned.owner.to_string(),
+            key.role.to_string(),
+            key.algorithm.to_string(),
+            key.tier.to_string(),
+            key.device.clone(),
+            key.state.to_string(),
+            owned.claims.to_string(),
+            duration(now.saturating_sub(key.created)),
+            owned.identity.clone().unwrap_or_default(),
+        ]
+    });
+    let titles = [
+        "KEY",
+        "OWNER",
+        "ROLE",
+        "ALGORITHM",
+        "TIER",
+        "DEVICE",
+        "STATE",
+        "CLAIMS",
+        "AGE",
+        "IDENTITY",
+    ];
+    or_none(keys, table(titles, rows), "no keys\n")
+}
+
+fn storages_text(storages: &[StorageInfo]) -> String {
+    let now = now();
+    let rows = storages.iter().map(|storage| {
+        let seen = if storage.attached {
+            "connected".to_owned()
+        } else {
+            format!(
+                "{} ago",
+                duration(now.saturating_sub(storage.last_attached))
+            )
+        };
+        [
+            storage.owner.to_string(),
+            storage.name.clone(),
+            seen,
+            storage.records.to_string(),
+            storage.keys.to_string(),
+        ]
+    });
+    let text = table(["OWNER", "STORAGE", "SEEN", "RECORDS", "KEYS"], rows);
+    or_none(storages, text, "no storages\n")
+}
+
+fn or_none<T>(items: &[T], text: String, none: &str) -> String {
+    if items.is_empty() {
+        none.to_owned()
+    } else {
+        text
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}

@@ -1,0 +1,139 @@
+//! Tables that fit the terminal.
+
+use std::io::IsTerminal;
+
+/// Between two columns.
+const GAP: &str = "  ";
+
+/// No column is cut below this many characters.
+const NARROWEST: usize = 8;
+
+/// Lays rows out under their titles, and cuts the widest columns if the
+/// terminal is too narrow. What apps named must not speak to the terminal, so
+/// control characters are shown escaped.
+pub(super) fn table<const N: usize>(
+    titles: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(titles.map(str::to_owned))
+        .chain(rows)
+        .map(|row| row.map(|cell| printable(&cell)))
+        .collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    if let Some(room) = terminal_width() {
+        shrink(&mut widths, room);
+    }
+    rows.iter().map(|row| line(row, &widths)).collect()
+}
+
+/// The same text, with control characters and what reorders text escaped.
+pub(super) fn printable(text: &str) -> String {
+    let speaks = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if speaks(c) {
+            shown.extend(c.escape_unicode())
+        } else {
+            shown.push(c)
+        }
+    }
+    shown
+}
+
+fn line<const N: usize>(row: &[String; N], widths: &[usize; N]) -> String {
+    let mut line = String::new();
+    for (cell, &width) in row.iter().zip(widths) {
+        let length = cell.chars().count();
+        if length > width {
+            line.extend(cell.chars().take(width.saturating_sub(1)));
+            line.push('…');
+        } else {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width.saturating_sub(length)));
+        }
+        line.push_str(GAP);
+    }
+    let mut line = line.trim_end().to_owned();
+    line.push('\n');
+    line
+}
+
+/// Takes from the widest column until all fit.
+fn shrink(widths: &mut [usize], room: usize) {
+    let gaps = GAP.len().saturating_mul(widths.len().saturating_sub(1));
+    let room = room.saturating_sub(gaps);
+    while widths.iter().sum::<usize>() > room {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > NARROWEST => *widest = widest.saturating_sub(1),
+            _ => break,
+        }
+    }
+}
+
+fn terminal_width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
+}
+
+/// A length of time for people: two units are never needed.
+pub(super) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_the_terminal_is_not_spoken_to() {
+        let text = table(
+            ["NAME", "TIER"],
+            [
+                ["alice".into(), "software".into()],
+                ["\u{1b}[31m".into(), "x".into()],
+            ],
+        );
+        assert_eq!(
+            text,
+            "NAME        TIER\nalice       software\n\\u{1b}[31m  x\n"
+        );
+        assert_eq!(printable("a\u{202e}b\n"), "a\\u{202e}b\\u{a}");
+    }
+
+    #[test]
+    fn the_widest_column_is_cut_first() {
+        let mut widths = [4, 30, 10];
+        shrink(&mut widths, 40);
+        assert_eq!(widths, [4, 22, 10]);
+        assert_eq!(
+            line(&["abcd".into(), "efghij".into()], &[4, 4]),
+            "abcd  efg…\n"
+        );
+        shrink(&mut widths, 1);
+        assert_eq!(widths, [4, 8, 8]);
+    }
+
+    #[test]
+    fn durations_read_well() {
+        assert_eq!(duration(119), "119 s");
+        assert_eq!(duration(7_199), "119 min");
+        assert_eq!(duration(3 * 86_400), "3 d");
+    }
+}

@@ -1,0 +1,134 @@
+//! The configured devices, and which of them a new key goes to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mlskeyd_protocol::v1::{
+    Algorithm, DeviceState, Failure, FailureCode, Owner, Placement, Progress, Tier,
+};
+
+use super::{Call, failure};
+use crate::devices::queue::{DeviceHandle, Priority};
+use crate::devices::{Device, DeviceError, DeviceInfo};
+
+/// How long a request waits in a device's queue before its caller is told that
+/// the device is busy. An earlier notice would be noise.
+const BUSY_NOTICE: Duration = Duration::from_millis(300);
+
+/// How long the daemon itself waits for a device.
+const OWN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The daemon's own place in the devices' queues: no configured app has it.
+const OWN_APP: &str = "mlskeyd";
+
+/// The configured devices by name, and the default one.
+pub struct Devices {
+    by_name: BTreeMap<String, DeviceHandle<Owner>>,
+    default: String,
+}
+
+impl Devices {
+    /// The devices that run, and the name of the one that new keys go to.
+    #[must_use]
+    pub const fn new(by_name: BTreeMap<String, DeviceHandle<Owner>>, default: String) -> Self {
+        Self { by_name, default }
+    }
+
+    /// The name of the device that new keys go to by default.
+    pub(super) fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// Every device as it was last seen.
+    pub(super) fn infos(&self) -> impl Iterator<Item = Arc<DeviceInfo>> {
+        self.by_name.values().map(DeviceHandle::info)
+    }
+
+    /// The device with this name.
+    pub(super) fn get(&self, name: &str) -> Result<&DeviceHandle<Owner>, Failure> {
+        self.by_name.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
+            Failure::new(
+                FailureCode::DeviceAbsent,
+                format!("no device named {name} is configured"),
+                format!("configured are: {}", known.join(", ")),
+            )
+            .at_device(name)
+        })
+    }
+
+    /// Where a new key goes: the named device or the default one, in the named
+    /// tier or the best that it has. Never in a lower one than named.
+    pub(super) fn place(
+        &self,
+        placement: &Placement,
+        algorithm: Algorithm,
+    ) -> Result<(String, Tier), Failure> {
+        let name = placement.device.as_deref().unwrap_or(&self.default);
+        let info = self.get(name)?.info();
+        let tiers = info.tiers(algorithm);
+        let tier = match placement.tier {
+            Some(tier) => tiers.iter().find(|has| **has == tier),
+            None => tiers.iter().max(),
+        };
+        match tier {
+            Some(tier) => Ok((name.to_owned(), *tier)),
+            None => Err(cannot_keep(&info, algorithm, placement.tier)),
+        }
+    }
+
+    /// Runs a job on a device for a caller, and tells it what it waits for.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        name: &str,
+        owner: &Owner,
+        call: &Call,
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let device = self.get(name)?;
+        if device.info().state == DeviceState::Locked {
+            call.progress.send(Progress::Locked { device: name.to_owned() });
+        }
+        let running = device.run(owner.clone(), call.priority(), call.deadline, job);
+        tokio::pin!(running);
+        let result = match tokio::time::timeout(BUSY_NOTICE, &mut running).await {
+            Ok(result) => result,
+            Err(_) => {
+                call.progress.send(Progress::Busy { device: name.to_owned() });
+                running.await
+            }
+        };
+        result.map_err(|error| failure::of_run(error, name))
+    }
+
+    /// Runs a job on a device for the daemon itself: nobody waits for it.
+    pub(super) async fn run_own<T: Send + 'static>(
+        &self,
+        name: &str,
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now().checked_add(OWN_DEADLINE).unwrap_or_else(Instant::now);
+        let owner =
+            Owner { uid: rustix::process::geteuid().as_raw(), app: OWN_APP.to_owned() };
+        let running = self.get(name)?.run(owner, Priority::Background, deadline, job);
+        running.await.map_err(|error| failure::of_run(error, name))
+    }
+}
+
+fn cannot_keep(info: &DeviceInfo, algorithm: Algorithm, tier: Option<Tier>) -> Failure {
+    let offers: Vec<_> = info
+        .support
+        .iter()
+        .flat_map(|support| {
+            support.tiers.iter().map(|tier| format!("{} ({tier})", support.algorithm))
+        })
+        .collect();
+    let wanted = tier.map_or_else(String::new, |tier| format!(" in tier {tier}"));
+    Failure::new(
+        FailureCode::Unsupported,
+        format!("device {} keeps no {algorithm} key{wanted}", info.name),
+        format!("it offers: {}; choose one of these, or another device", offers.join(", ")),
+    )
+    .at_device(&info.name)
+}

@@ -1,0 +1,118 @@
+//! What the rooms' errors are to a caller: a code, what happened, what to do
+//! next. The cause in full goes to the daemon's log where it is the daemon's.
+
+use mlskeyd_protocol::v1::{Failure, FailureCode};
+
+use crate::audit::AuditError;
+use crate::devices::DeviceError;
+use crate::devices::queue::RunError;
+use crate::store::StoreError;
+
+/// A fault of the daemon.
+pub(super) fn internal() -> Failure {
+    Failure::new(
+        FailureCode::Internal,
+        "the daemon failed inside",
+        "repeat the request; if it fails again, see the daemon's log",
+    )
+}
+
+/// No such thing of this caller. The same text whether it is another's or not
+/// there at all: an id is no oracle.
+pub(super) fn not_found(what: &str) -> Failure {
+    Failure::new(
+        FailureCode::NotFound,
+        format!("this caller has no such {what}"),
+        "use one that this app made as this user; `mlskeyctl keys` shows an administrator all",
+    )
+}
+
+pub(super) fn bad_request(message: impl Into<String>, advice: &str) -> Failure {
+    Failure::new(FailureCode::BadRequest, message, advice)
+}
+
+/// The caller sent more than is allowed.
+pub(super) fn too_much(what: &str, limit: usize) -> Failure {
+    bad_request(format!("{what} is empty or beyond {limit}"), "send less at once, or a shorter one")
+}
+
+pub(super) fn of_audit(error: AuditError) -> Failure {
+    tracing::error!(%error, "a request was refused because it cannot go on record");
+    Failure::new(
+        FailureCode::AuditUnavailable,
+        "the request cannot go on record, so it is refused",
+        "have the administrator see the daemon's log and the space on its disk, then repeat it",
+    )
+}
+
+pub(super) fn of_store(error: StoreError) -> Failure {
+    match error {
+        StoreError::NotFound(what) => not_found(what),
+        StoreError::Conflict(what) => Failure::new(
+            FailureCode::Conflict,
+            format!("{what} is there already, and differs"),
+            "another request came first: look again, then repeat it or choose another name",
+        ),
+        StoreError::Destroyed(key) => Failure::new(
+            FailureCode::Destroyed,
+            "the key was destroyed",
+            "it cannot come back; make a new one",
+        )
+        .about_key(key),
+        StoreError::Limit(what) => Failure::new(
+            FailureCode::LimitReached,
+            format!("too many {what}"),
+            "have the app delete what it no longer needs",
+        ),
+        StoreError::ReadOnly(reason) => Failure::new(
+            FailureCode::ReadOnly,
+            format!("the registry takes no changes: {reason}"),
+            "have the administrator put the cause right; nothing was deleted",
+        ),
+        StoreError::Tampered { .. } => {
+            tracing::error!(%error, "a row of the registry is not as the daemon wrote it");
+            Failure::new(
+                FailureCode::KeyMissing,
+                "the registry's entry is damaged, so it is not used",
+                "have the administrator restore the registry from a copy; nothing was deleted",
+            )
+        }
+        error => {
+            tracing::error!(%error, "the registry failed");
+            Failure::new(
+                FailureCode::Internal,
+                "the registry could not do it",
+                "repeat the request; if it fails again, see the daemon's log and the space on its disk",
+            )
+        }
+    }
+}
+
+pub(super) fn of_run(error: RunError, device: &str) -> Failure {
+    let message = format!("device {device}: {error}");
+    let (code, advice) = match &error {
+        RunError::Busy => (FailureCode::Busy, "repeat the request later"),
+        RunError::Timeout { .. } => {
+            (FailureCode::Timeout, "repeat the request, with a later deadline if the device is slow")
+        }
+        RunError::ShuttingDown => {
+            (FailureCode::DeviceAbsent, "repeat the request when the daemon is back")
+        }
+        RunError::Device(error) => (code_of(error), error.advice()),
+    };
+    Failure::new(code, message, advice).at_device(device)
+}
+
+const fn code_of(error: &DeviceError) -> FailureCode {
+    match error {
+        DeviceError::Absent => FailureCode::DeviceAbsent,
+        DeviceError::Locked => FailureCode::DeviceLocked,
+        DeviceError::Missing { .. } | DeviceError::BadBlob => FailureCode::KeyMissing,
+        DeviceError::GenerationGone(_) => FailureCode::Destroyed,
+        DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => FailureCode::BadRequest,
+        DeviceError::Unsupported { .. } => FailureCode::Unsupported,
+        DeviceError::Failed { .. }
+        | DeviceError::GenerationExists(_)
+        | DeviceError::Io { .. } => FailureCode::DeviceFailed,
+    }
+}

@@ -1,0 +1,118 @@
+//! Making identities.
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::limits::MAX_CREDENTIAL;
+use mlskeyd_protocol::v1::{
+    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo,
+};
+
+use super::generate::{Place, check_name, read_place};
+use super::subject::Subject;
+use super::{Call, Request, Session, failure};
+use crate::store::{IdentityRecord, KeyRecord, StoreError};
+
+/// What was read from a [`CreateIdentity`] request.
+pub enum Identity {
+    /// It is there already, as asked for.
+    Known(Box<IdentityInfo>),
+    /// It is to be made.
+    New(Place),
+}
+
+impl Request for CreateIdentity {
+    type Reply = IdentityInfo;
+    type Read = Identity;
+    const ACTION: Action = Action::CreateIdentity;
+    const LEAVES_TRACES: bool = true;
+
+    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Identity, Failure> {
+        check_name("an identity's name", &self.name)?;
+        check_credential(&self.credential)?;
+        subject.identity = Some(self.name.clone());
+        match session.identity(&self.name).await? {
+            Some((record, key)) => {
+                if record.credential != self.credential || record.scheme != self.scheme {
+                    return Err(conflict(&self.name));
+                }
+                subject.about_key(key.clone());
+                Ok(Identity::Known(Box::new(info(&record, &key))))
+            }
+            None => {
+                let algorithm = Algorithm::Signature(self.scheme);
+                read_place(session, &self.placement, algorithm, subject).map(Identity::New)
+            }
+        }
+    }
+
+    async fn perform(
+        self,
+        identity: Identity,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> Result<IdentityInfo, Failure> {
+        let place = match identity {
+            Identity::Known(info) => return Ok(*info),
+            Identity::New(place) => place,
+        };
+        let algorithm = Algorithm::Signature(self.scheme);
+        let made = session.make_key(algorithm, &place, Some(&self.name), call).await?;
+        let id = made.id;
+        subject.made = Some(id);
+        let record = IdentityRecord {
+            owner: session.caller().owner.clone(),
+            name: self.name.clone(),
+            credential: self.credential,
+            scheme: self.scheme,
+            key: id,
+        };
+        let custody = session.custody();
+        match custody.registry.create_identity(record.clone(), made).await {
+            Ok(key) => Ok(info(&record, &key)),
+            // Of two requests at once that make the same identity one wins: the
+            // other learns of it when it asks again.
+            Err(error) => {
+                custody.undo_creation(id).await;
+                Err(match error {
+                    StoreError::Conflict(_) => conflict(&self.name),
+                    error => failure::of_store(error),
+                })
+            }
+        }
+    }
+}
+
+fn check_credential(credential: &Credential) -> Result<(), Failure> {
+    let length = match credential {
+        Credential::Basic(identity) => identity.len(),
+        Credential::X509(chain) => {
+            let total = chain.iter().map(|certificate| certificate.len()).sum();
+            if chain.iter().any(|certificate| certificate.is_empty()) { 0 } else { total }
+        }
+    };
+    if length == 0 || length > MAX_CREDENTIAL {
+        return Err(failure::too_much("the credential", MAX_CREDENTIAL));
+    }
+    Ok(())
+}
+
+fn conflict(name: &str) -> Failure {
+    Failure::new(
+        FailureCode::Conflict,
+        format!("there is an identity {name} with another credential or signature scheme"),
+        "use that one as it is, or choose another name",
+    )
+}
+
+/// An identity with its key, as apps see it.
+pub(super) fn info(record: &IdentityRecord, key: &KeyRecord) -> IdentityInfo {
+    IdentityInfo {
+        name: record.name.clone(),
+        credential: record.credential.clone(),
+        key: key.id,
+        scheme: record.scheme,
+        public_key: key.public_key.clone(),
+        device: key.device.clone(),
+        tier: key.tier,
+    }
+}

@@ -1,0 +1,343 @@
+//! Making and destroying keys, step by step so that no step is lost: journal,
+//! device, registry. And the one task that destroys what is due.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlskeyd_protocol::v1::{
+    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, Swept,
+};
+use rand_core::{OsRng, RngCore};
+
+use super::generate::Place;
+use super::{Call, Custody, Session, failure};
+use crate::audit::{AuditOutcome, Durability, Record};
+use crate::devices::{self, DeviceError, GenerationId};
+use crate::store::{
+    Cause, CurrentGeneration, Generation, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey,
+    Under,
+};
+
+/// Most keys that are destroyed between two looks at the clock.
+const SWEEP_BATCH: usize = 64;
+
+/// What repair at start found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Keys that were being made: undone.
+    pub undone: u64,
+    /// Keys that were being destroyed: destroyed.
+    pub destroyed: u64,
+}
+
+impl Session {
+    /// The caller's identity with this name, and its key.
+    pub(super) async fn identity(
+        &self,
+        name: &str,
+    ) -> Result<Option<(IdentityRecord, Arc<KeyRecord>)>, Failure> {
+        let custody = self.custody();
+        let record = custody.registry.identity(&self.caller().owner, name).await;
+        match record.map_err(failure::of_store)? {
+            Some(record) => {
+                let key = custody.key(record.key).await?;
+                Ok(Some((record, key)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Makes a key and puts it on disk before anybody hears of it.
+    pub(super) async fn create_key(
+        &self,
+        algorithm: Algorithm,
+        place: &Place,
+        call: &Call,
+    ) -> Result<Arc<KeyRecord>, Failure> {
+        let made = self.make_key(algorithm, place, None, call).await?;
+        let custody = self.custody();
+        let key = custody.registry.finish_create(made).await.map_err(failure::of_store)?;
+        custody.due.notify_one();
+        Ok(key)
+    }
+
+    /// Journals a key and has the device make it. It is nothing until the
+    /// registry has finished it.
+    pub(super) async fn make_key(
+        &self,
+        algorithm: Algorithm,
+        place: &Place,
+        identity: Option<&str>,
+        call: &Call,
+    ) -> Result<MadeKey, Failure> {
+        let custody = self.custody();
+        let owner = self.caller().owner.clone();
+        let generation = match algorithm {
+            // Its destruction has to be real, and it lives alone for years.
+            Algorithm::Signature(_) => Under::Own(GenerationId::from_bytes(random_id())),
+            Algorithm::Hpke(_) => {
+                Under::Shared(custody.current_generation(&place.device, &owner, call).await?)
+            }
+        };
+        let id = KeyId::from_bytes(random_id());
+        let new = NewKey {
+            id,
+            owner: owner.clone(),
+            algorithm,
+            device: place.device.clone(),
+            tier: place.tier,
+            generation,
+            identity: identity.map(str::to_owned),
+            connection: Some(self.connection()),
+            created: unix_now(),
+        };
+        custody.registry.begin_create(new).await.map_err(failure::of_store)?;
+        let tier = place.tier;
+        let made = custody
+            .devices
+            .run(&place.device, &owner, call, move |device| {
+                let generator = device.generator().ok_or(DeviceError::Absent)?;
+                let generation = match generation {
+                    Under::Own(generation) => {
+                        generator.create_generation(generation)?;
+                        generation
+                    }
+                    Under::Shared(generation) => generation,
+                };
+                generator.generate(devices::NewKey { id, algorithm, tier, generation })
+            })
+            .await;
+        crate::failpoint::hit("custody.create.made");
+        match made {
+            Ok(key) => {
+                Ok(MadeKey { id, public_key: Bytes(key.public), blob: key.blob, tier: key.tier })
+            }
+            Err(failure) => {
+                custody.undo_creation(id).await;
+                Err(failure)
+            }
+        }
+    }
+}
+
+impl Custody {
+    /// A key that is there and usable, whoever owns it.
+    pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
+        let key = self.registry.key(id).await.map_err(failure::of_store)?;
+        let key = key.ok_or_else(|| failure::not_found("key").about_key(id))?;
+        let failure = match key.state {
+            LifeState::Active => return Ok(key),
+            LifeState::Creating => failure::not_found("key"),
+            LifeState::Destroying | LifeState::Destroyed => Failure::new(
+                FailureCode::Destroyed,
+                "the key was destroyed",
+                "it cannot come back; make a new one",
+            ),
+            LifeState::Missing => Failure::new(
+                FailureCode::KeyMissing,
+                "the registry's entry of this key cannot be used",
+                "have the administrator see `mlskeyctl status`; nothing was deleted",
+            ),
+        };
+        Err(failure.about_key(id))
+    }
+
+    /// The generation that new HPKE keys of a device go under, made if need be.
+    async fn current_generation(
+        &self,
+        device: &str,
+        owner: &Owner,
+        call: &Call,
+    ) -> Result<GenerationId, Failure> {
+        // One at a time: of two requests at once only one makes a generation.
+        let _turn = self.making_generation.lock().await;
+        let max_age = Duration::from_secs(self.settings.generation_age);
+        let current = self.registry.current_generation(device, max_age).await;
+        match current.map_err(failure::of_store)? {
+            CurrentGeneration::Existing(id) => Ok(id),
+            CurrentGeneration::CreateNew(id) => {
+                self.devices
+                    .run(device, owner, call, move |device| {
+                        let generator = device.generator().ok_or(DeviceError::Absent)?;
+                        match generator.create_generation(id) {
+                            Err(DeviceError::GenerationExists(_)) => Ok(()),
+                            result => result,
+                        }
+                    })
+                    .await?;
+                crate::failpoint::hit("custody.generation.made");
+                self.registry.finish_generation(id).await.map_err(failure::of_store)?;
+                self.due.notify_one();
+                Ok(id)
+            }
+        }
+    }
+
+    /// Takes back a creation that failed: what the device may have made of it
+    /// is destroyed.
+    pub(super) async fn undo_creation(&self, id: KeyId) {
+        if let Err(error) = self.try_undo_creation(id).await {
+            tracing::warn!(key = %id, %error, "a key that could not be made is undone at the next start");
+        }
+    }
+
+    async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
+        self.registry.abandon_create(id).await.map_err(failure::of_store)?;
+        self.destroy_idle_generations().await
+    }
+
+    /// Destroys a key, durably: tombstone, device, registry, record.
+    async fn destroy_key(&self, id: KeyId, cause: Cause) -> Result<(), Failure> {
+        let key = self.registry.begin_destroy(id, cause).await.map_err(failure::of_store)?;
+        self.finish_destroying(&key).await
+    }
+
+    async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
+        self.registry.finish_destroy(key.id).await.map_err(failure::of_store)?;
+        self.destroy_idle_generations().await?;
+        let mut record = Record::new(
+            "Destroy",
+            AuditOutcome::Noted { note: "the key is no longer needed".into() },
+        );
+        record.key = Some(key.id);
+        record.identity.clone_from(&key.identity);
+        record.device = Some(key.device.clone());
+        self.audit.append(record, Durability::Now).await.map_err(failure::of_audit)
+    }
+
+    /// Destroys the generations whose last key has gone: only then nothing of
+    /// these keys is left, whatever copies of the registry there are.
+    async fn destroy_idle_generations(&self) -> Result<(), Failure> {
+        let idle = self.registry.generations_to_destroy().await.map_err(failure::of_store)?;
+        for generation in idle {
+            self.registry
+                .begin_destroy_generation(generation.id)
+                .await
+                .map_err(failure::of_store)?;
+            self.destroy_generation(&generation).await?;
+        }
+        Ok(())
+    }
+
+    async fn destroy_generation(&self, generation: &Generation) -> Result<(), Failure> {
+        let id = generation.id;
+        self.devices
+            .run_own(&generation.device, move |device| {
+                device.destroyer().ok_or(DeviceError::Absent)?.destroy_generation(id)
+            })
+            .await?;
+        crate::failpoint::hit("custody.generation.destroyed");
+        self.registry.finish_destroy_generation(id).await.map_err(failure::of_store)
+    }
+
+    /// Finishes what a dead predecessor began. What might be in use is never
+    /// deleted: only keys that nobody can have heard of, and keys that are dead
+    /// by the journal.
+    ///
+    /// # Errors
+    /// The first step that failed; the journal still names the rest.
+    pub async fn repair(&self) -> Result<Repaired, Failure> {
+        if self.registry.read_only_reason().is_some() {
+            return Ok(Repaired::default());
+        }
+        let pending = self.registry.pending().await.map_err(failure::of_store)?;
+        let mut repaired = Repaired::default();
+        for key in pending.creating {
+            self.registry.abandon_create(key.id).await.map_err(failure::of_store)?;
+            repaired.undone = repaired.undone.saturating_add(1);
+        }
+        for key in pending.destroying {
+            self.finish_destroying(&key).await?;
+            repaired.destroyed = repaired.destroyed.saturating_add(1);
+        }
+        for generation in pending.generations_creating {
+            self.registry
+                .begin_destroy_generation(generation.id)
+                .await
+                .map_err(failure::of_store)?;
+            self.destroy_generation(&generation).await?;
+        }
+        for generation in pending.generations_destroying {
+            self.destroy_generation(&generation).await?;
+        }
+        self.destroy_idle_generations().await?;
+        Ok(repaired)
+    }
+
+    /// Destroys what is due now.
+    ///
+    /// # Errors
+    /// If the registry cannot be read. A key that its device does not let go is
+    /// tried again at the next start.
+    pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
+        let mut swept = Swept::default();
+        loop {
+            let due = self.registry.destroyable(SWEEP_BATCH).await.map_err(failure::of_store)?;
+            if due.is_empty() {
+                break;
+            }
+            for id in due {
+                match self.destroy_key(id, Cause::Due).await {
+                    Ok(()) => swept.destroyed = swept.destroyed.saturating_add(1),
+                    Err(error) => {
+                        tracing::warn!(key = %id, %error, "a key that is due is not destroyed");
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        self.destroy_idle_generations().await?;
+        swept.waiting = self.registry.waiting().await.map_err(failure::of_store)?;
+        Ok(swept)
+    }
+
+    /// The one task that destroys what is due. It sleeps until something is,
+    /// and for ever while nothing can be.
+    pub async fn run_lifecycle(self: Arc<Self>) {
+        loop {
+            let next = self.registry.next_due().await;
+            let sleep = async {
+                match next {
+                    Ok(Some(wait)) => tokio::time::sleep(wait).await,
+                    Ok(None) | Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = sleep => {
+                    if let Err(error) = self.sweep().await {
+                        tracing::warn!(%error, "the sweep of due keys stopped");
+                        // What made it fail is told by a request or a restart.
+                        self.due.notified().await;
+                    }
+                }
+                () = self.due.notified() => {}
+            }
+        }
+    }
+}
+
+impl KeyRecord {
+    /// The key as its device takes it.
+    pub(super) fn stored(&self) -> devices::StoredKey {
+        devices::StoredKey {
+            id: self.id,
+            algorithm: self.algorithm,
+            tier: self.tier,
+            generation: self.generation,
+            public: self.public_key.0.clone(),
+            blob: self.blob.clone(),
+        }
+    }
+}
+
+fn random_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    OsRng.fill_bytes(&mut id);
+    id
+}
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,157 @@
+//! Looking at what is there, and preparing it.
+
+use std::sync::Arc;
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::limits::{MAX_LOOKUP, MAX_PUBLIC_KEY};
+use mlskeyd_protocol::v1::{
+    Bytes, DeviceState, Failure, FailureCode, IdentityInfo, KeyInfo, ServiceStatus,
+};
+
+use super::generate::check_name;
+use super::subject::Subject;
+use super::{Call, Request, Session, failure, identities};
+
+/// Is the service ready for this caller?
+#[derive(Clone, Copy, Debug)]
+pub struct Status;
+
+/// The caller's identities.
+#[derive(Clone, Copy, Debug)]
+pub struct Identities;
+
+/// Collect what a person must give before this identity is used.
+#[derive(Clone, Debug)]
+pub struct Prepare(pub String);
+
+/// Which of these public keys are in custody for the caller?
+#[derive(Clone, Debug)]
+pub struct LookUp(pub Vec<Bytes>);
+
+impl Request for Status {
+    type Reply = ServiceStatus;
+    type Read = ();
+    const ACTION: Action = Action::Look;
+    const LEAVES_TRACES: bool = false;
+
+    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
+        subject.durability = None;
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        _: &mut Subject,
+    ) -> Result<ServiceStatus, Failure> {
+        let custody = session.custody();
+        let default = custody.devices.default_name();
+        let state = custody.devices.get(default)?.info().state;
+        Ok(ServiceStatus {
+            daemon: env!("CARGO_PKG_VERSION").to_owned(),
+            default_device: (default.to_owned(), state),
+            read_only: custody.registry.read_only_reason().map(str::to_owned),
+        })
+    }
+}
+
+impl Request for Identities {
+    type Reply = Vec<IdentityInfo>;
+    type Read = ();
+    const ACTION: Action = Action::Look;
+    const LEAVES_TRACES: bool = false;
+
+    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
+        subject.durability = None;
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        _: &mut Subject,
+    ) -> Result<Vec<IdentityInfo>, Failure> {
+        let registry = &session.custody().registry;
+        let records = registry
+            .identities(Some(&session.caller().owner))
+            .await
+            .map_err(failure::of_store)?;
+        let mut infos = Vec::with_capacity(records.len());
+        for record in records {
+            let key = session.custody().key(record.key).await?;
+            infos.push(identities::info(&record, &key));
+        }
+        Ok(infos)
+    }
+}
+
+impl Request for Prepare {
+    type Reply = ();
+    type Read = ();
+    const ACTION: Action = Action::Prepare;
+    const LEAVES_TRACES: bool = false;
+
+    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<(), Failure> {
+        subject.durability = None;
+        check_name("an identity's name", &self.0)?;
+        let known = session.identity(&self.0).await?;
+        let (_, key) = known.ok_or_else(|| failure::not_found("identity"))?;
+        subject.about_key(key);
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
+        let Some(key) = &subject.key else { return Err(failure::internal()) };
+        let device = session.custody().devices.get(&key.device)?.info();
+        let code = match device.state {
+            DeviceState::Ready => return Ok(()),
+            DeviceState::Locked => FailureCode::DeviceLocked,
+            DeviceState::Absent => FailureCode::DeviceAbsent,
+            DeviceState::Failed => FailureCode::DeviceFailed,
+        };
+        let message = format!("device {} is {}", device.name, device.state);
+        Err(Failure::new(code, message, device.reason.clone()).at_device(&device.name))
+    }
+}
+
+impl Request for LookUp {
+    type Reply = Vec<Option<KeyInfo>>;
+    type Read = ();
+    const ACTION: Action = Action::Look;
+    const LEAVES_TRACES: bool = false;
+
+    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
+        subject.durability = None;
+        if self.0.len() > MAX_LOOKUP || self.0.iter().any(|key| key.len() > MAX_PUBLIC_KEY) {
+            return Err(failure::too_much("the number of public keys, or one's length,", MAX_LOOKUP));
+        }
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        _: &mut Subject,
+    ) -> Result<Vec<Option<KeyInfo>>, Failure> {
+        let registry = &session.custody().registry;
+        let owner = &session.caller().owner;
+        let mut found = Vec::with_capacity(self.0.len());
+        for public_key in &self.0 {
+            let key = registry.key_by_public(owner, public_key).await.map_err(failure::of_store)?;
+            found.push(key.map(|key| Arc::unwrap_or_clone(key).info()));
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,224 @@
+//! The one path of a request, from a caller that is known to an answer that is
+//! on record.
+//!
+//! [`Session::serve`] is that path, for every kind of request and for every
+//! door. What differs between kinds is a [`Request`]: one file here each.
+//!
+//! To add a request: its type in `mlskeyd_protocol`, a file here that
+//! implements [`Request`] for it, an [`Action`](mlskeyd_policies::Action) that
+//! policies can name, and a line in each door.
+
+mod admin;
+mod bindings;
+mod devices;
+mod failure;
+mod generate;
+mod guard;
+mod identities;
+mod leave;
+mod lifecycle;
+mod look;
+mod open;
+mod request;
+mod sign;
+mod storages;
+mod subject;
+
+pub use admin::{
+    AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
+};
+pub use devices::Devices;
+pub use lifecycle::Repaired;
+pub use look::{Identities, LookUp, Prepare, Status};
+pub use request::{Call, Request};
+pub use storages::Attach;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use mlskeyd_policies::{Decision, Policy, Question};
+use mlskeyd_protocol::v1::{Failure, FailureCode};
+use tokio::sync::Notify;
+
+use crate::audit::{AuditLog, Durability};
+use crate::caller::Caller;
+use crate::store::{ConnectionId, Registry};
+use guard::Guard;
+use subject::Subject;
+
+/// All keys in custody, and what stands between them and a caller.
+pub struct Custody {
+    registry: Registry,
+    devices: Devices,
+    policy: Policy,
+    guard: Guard,
+    audit: AuditLog,
+    settings: Settings,
+    /// One request at a time makes a generation.
+    making_generation: tokio::sync::Mutex<()>,
+    /// Rung when a key may have become due, so that one timer suffices.
+    due: Notify,
+    connections: AtomicU32,
+    next_connection: AtomicU64,
+    started: Instant,
+}
+
+/// What the configuration says about the life of keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long new HPKE keys go under one generation, in seconds.
+    pub generation_age: u64,
+}
+
+/// One connection's view of custody. Dropping it closes the connection: keys
+/// that it made and nobody claimed begin to wait for their end.
+#[derive(Clone)]
+pub struct Session(Arc<Connection>);
+
+struct Connection {
+    custody: Arc<Custody>,
+    caller: Caller,
+    id: ConnectionId,
+}
+
+impl Custody {
+    /// Puts the rooms together.
+    #[must_use]
+    pub fn new(
+        registry: Registry,
+        devices: Devices,
+        policy: Policy,
+        audit: AuditLog,
+        settings: Settings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            guard: Guard::new(registry.clone()),
+            registry,
+            devices,
+            policy,
+            audit,
+            settings,
+            making_generation: tokio::sync::Mutex::new(()),
+            due: Notify::new(),
+            connections: AtomicU32::new(0),
+            next_connection: AtomicU64::new(1),
+            started: Instant::now(),
+        })
+    }
+
+    /// A session for a caller that has connected.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, caller: Caller) -> Session {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
+        Session(Arc::new(Connection { custody: Arc::clone(self), caller, id }))
+    }
+
+    /// The policy's answer to everything that the subject does: the first
+    /// action that is refused decides.
+    fn permit(&self, caller: &Caller, subject: &mut Subject) -> Result<(), Failure> {
+        for action in subject.actions() {
+            let question = Question {
+                caller: &caller.owner,
+                action,
+                owner: subject.owner.as_ref(),
+                key: subject.key_facts(),
+                identity: subject.identity.as_deref(),
+            };
+            match self.policy.decide(&question) {
+                Decision::Permit { policy } => subject.permitted_by = Some(policy),
+                Decision::Deny { policy, reason, advice } => {
+                    let mut failure =
+                        Failure::new(FailureCode::Denied, reason.clone(), advice).by_policy(policy.clone());
+                    failure.key = subject.key_id();
+                    subject.denied = Some((policy, reason));
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is done that could not be put on record.
+    fn can_record(&self) -> Result<(), Failure> {
+        self.audit.check().map_err(failure::of_audit)
+    }
+}
+
+impl Session {
+    /// The way of one request: parse, policy, guard, device, audit, reply.
+    ///
+    /// # Errors
+    /// Why it was refused or failed; that is on record too.
+    pub async fn serve<R: Request>(&self, call: Call, request: R) -> Result<R::Reply, Failure> {
+        let session = self.clone();
+        let way = async move {
+            let mut subject = Subject::new(R::ACTION);
+            let result = session.way(&call, request, &mut subject).await;
+            session.record(&subject, result).await
+        };
+        if R::LEAVES_TRACES {
+            // What is made or destroyed goes on record even if the caller has
+            // gone: a dropped call must not cut the way in the middle.
+            tokio::spawn(way).await.unwrap_or_else(|_| Err(failure::internal()))
+        } else {
+            way.await
+        }
+    }
+
+    async fn way<R: Request>(
+        &self,
+        call: &Call,
+        request: R,
+        subject: &mut Subject,
+    ) -> Result<R::Reply, Failure> {
+        let custody = self.custody();
+        custody.can_record()?;
+        let mut read = request.read(self, subject).await?;
+        custody.permit(self.caller(), subject)?;
+        request.check(&mut read, subject)?;
+        custody.guard.reserve(subject).await?;
+        request.perform(read, self, call, subject).await
+    }
+
+    /// Puts a request on record, as durably as it needs, before it is answered.
+    async fn record<T>(&self, subject: &Subject, result: Result<T, Failure>) -> Result<T, Failure> {
+        let durability = match &result {
+            Ok(_) => subject.durability,
+            Err(_) => Some(Durability::Now),
+        };
+        if let Some(durability) = durability {
+            let record = subject.to_record(self.caller(), result.as_ref().err());
+            self.custody().audit.append(record, durability).await.map_err(failure::of_audit)?;
+        }
+        result
+    }
+
+    fn custody(&self) -> &Arc<Custody> {
+        &self.0.custody
+    }
+
+    fn caller(&self) -> &Caller {
+        &self.0.caller
+    }
+
+    fn connection(&self) -> ConnectionId {
+        self.0.id
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.custody.connections.fetch_sub(1, Ordering::Relaxed);
+        let (custody, id) = (Arc::clone(&self.custody), self.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = custody.registry.connection_closed(id).await {
+                    tracing::warn!(%error, "a closed connection's keys wait for the next start");
+                }
+                custody.due.notify_one();
+            });
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What differs between kinds of requests.
+
+use std::time::Instant;
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::server::ProgressSender;
+use mlskeyd_protocol::v1::{CallOptions, Failure};
+
+use super::Session;
+use super::subject::Subject;
+use crate::devices::queue::Priority;
+
+/// What comes with a request, through any door.
+pub struct Call {
+    /// What the caller chose.
+    pub options: CallOptions,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// Where news of the running call goes.
+    pub progress: ProgressSender,
+}
+
+impl Call {
+    pub(super) fn priority(&self) -> Priority {
+        match self.options.priority {
+            mlskeyd_protocol::v1::Priority::Interactive => Priority::Interactive,
+            mlskeyd_protocol::v1::Priority::Background => Priority::Background,
+        }
+    }
+}
+
+/// One kind of request: its steps on the way that [`Session::serve`] goes.
+pub trait Request: Send + Sync + 'static {
+    /// What it answers.
+    type Reply: Send + 'static;
+    /// What was read from it.
+    type Read: Send + Sync + 'static;
+
+    /// What policies call it. A request to sign or open is called by the MLS
+    /// structure in it, once that is read.
+    const ACTION: Action;
+
+    /// Whether it makes or destroys something, so that it has to go its way to
+    /// the end.
+    const LEAVES_TRACES: bool;
+
+    /// Reads the request within its bounds, with what the registry knows, and
+    /// says what it is about. Touches no device and changes nothing.
+    fn read(
+        &self,
+        session: &Session,
+        subject: &mut Subject,
+    ) -> impl Future<Output = Result<Self::Read, Failure>> + Send;
+
+    /// The rules that no policy can lift, such as binding by signing.
+    ///
+    /// # Errors
+    /// The rule that is broken.
+    fn check(&self, read: &mut Self::Read, subject: &mut Subject) -> Result<(), Failure> {
+        let _ = (read, subject);
+        Ok(())
+    }
+
+    /// Does it, with a device where it needs one.
+    fn perform(
+        self,
+        read: Self::Read,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
+}

@@ -1,0 +1,158 @@
+//! Signing what OpenMLS gives a signer.
+
+use std::sync::Arc;
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::limits::MAX_CONTENT;
+use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, Sign, SignatureScheme};
+use sha2::{Digest, Sha256};
+
+use super::bindings::{Known, Leaving};
+use super::guard::Mark;
+use super::subject::Subject;
+use super::{Call, Request, Session, failure};
+use crate::audit::Durability;
+use crate::devices::DeviceError;
+use crate::mls::binding::{self, BindingError};
+use crate::mls::{Body, FramedContent, Sender, Signable};
+use crate::store::{KeyRecord, Rebind};
+
+/// What was read from a [`Sign`] request.
+pub struct SignRead {
+    scheme: SignatureScheme,
+    known: Known,
+    /// What the signature would teach about HPKE keys.
+    rebinds: Vec<Rebind>,
+}
+
+impl Request for Sign {
+    type Reply = Bytes;
+    type Read = SignRead;
+    const ACTION: Action = Action::SignUnknown;
+    const LEAVES_TRACES: bool = false;
+
+    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<SignRead, Failure> {
+        let content = self.content.expose();
+        if content.is_empty() || content.len() > MAX_CONTENT {
+            return Err(failure::too_much("the content to be signed", MAX_CONTENT));
+        }
+        subject.content = Some(Sha256::digest(content).into());
+        let signable = Signable::parse(content);
+        describe(&signable, subject);
+
+        let key = session.custody().key(self.key).await?;
+        subject.about_key(Arc::clone(&key));
+        let scheme = signature_scheme(&key)?;
+        let known = Known::about(&signable, &key, session).await?;
+        Ok(SignRead { scheme, known, rebinds: Vec::new() })
+    }
+
+    fn check(&self, read: &mut SignRead, subject: &mut Subject) -> Result<(), Failure> {
+        let Some(key) = subject.key.clone() else { return Err(failure::internal()) };
+        let signer = binding::Signer {
+            scheme: read.scheme,
+            public_key: &key.public_key,
+            credential: &read.known.credential,
+        };
+        let signable = Signable::parse(self.content.expose());
+        match binding::check(&signable, signer, &read.known) {
+            Ok(changes) => read.rebinds = read.known.rebinds(changes),
+            Err(error) => return Err(broken_rule(&error, subject)),
+        }
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        read: SignRead,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> Result<Bytes, Failure> {
+        let Some(key) = subject.key.clone() else { return Err(failure::internal()) };
+        let custody = session.custody();
+        if !read.rebinds.is_empty() {
+            // Before the device signs: what is signed binds its keys for good,
+            // and of two requests at once only one may bind a key.
+            custody.registry.bind(&key.owner, read.rebinds).await.map_err(failure::of_store)?;
+        }
+        if let Some(Leaving { of, key: software_key }) = read.known.leaving {
+            // A permit to leave serves one commit.
+            let used = custody.registry.use_leave_permit(of, software_key).await;
+            if !used.map_err(failure::of_store)? {
+                let failure = Failure::new(
+                    FailureCode::Denied,
+                    "the permit to leave custody was used already",
+                    "ask for another one",
+                );
+                return Err(subject.refuse("rule/leave-once", failure));
+            }
+        }
+        let stored = key.stored();
+        let signature = custody
+            .devices
+            .run(&key.device, &key.owner, call, move |device| {
+                let signer = device.signer().ok_or(DeviceError::Absent)?;
+                signer.sign(&stored, self.content.expose())
+            })
+            .await
+            .map_err(|failure| failure.about_key(key.id))?;
+        Ok(Bytes(signature))
+    }
+}
+
+fn signature_scheme(key: &KeyRecord) -> Result<SignatureScheme, Failure> {
+    match key.algorithm {
+        Algorithm::Signature(scheme) => Ok(scheme),
+        Algorithm::Hpke(_) => Err(failure::bad_request(
+            "an HPKE key cannot sign",
+            "sign with the signature key of an identity",
+        )
+        .about_key(key.id)),
+    }
+}
+
+/// What the structure says to policy, guard and record.
+fn describe(signable: &Signable<'_>, subject: &mut Subject) {
+    let mut actions = signable.kinds().into_iter().map(Action::from);
+    subject.action = actions.next().unwrap_or(Action::SignUnknown);
+    subject.inner_actions = actions.collect();
+    match signable {
+        Signable::FramedContent(content) => {
+            subject.group = Some(content.group_id.into());
+            subject.epoch = Some(content.epoch);
+            subject.mark = mark_of(content, subject.content);
+            if matches!(content.body, Body::Application(_)) {
+                subject.durability = Some(Durability::Soon);
+            }
+        }
+        Signable::GroupInfo(info) => {
+            subject.group = Some(info.group_context.group_id.into());
+            subject.epoch = Some(info.group_context.epoch);
+        }
+        Signable::LeafNode(leaf) => {
+            subject.group = leaf.position.map(|position| position.group_id.into());
+        }
+        Signable::KeyPackage(_) | Signable::Unknown(_) => {}
+    }
+}
+
+/// Only what a member or a newcomer by commit says raises the guard's mark.
+fn mark_of(content: &FramedContent<'_>, digest: Option<[u8; 32]>) -> Option<Mark> {
+    let leaf_index = match content.sender {
+        Sender::Member { leaf_index, .. } => Some(leaf_index),
+        Sender::NewMemberCommit { .. } => None,
+        _ => return None,
+    };
+    let commit = matches!(content.body, Body::Commit(_)).then_some(digest).flatten();
+    Some(Mark { epoch: content.epoch, leaf_index, commit })
+}
+
+fn broken_rule<E: std::error::Error + 'static>(
+    error: &BindingError<E>,
+    subject: &mut Subject,
+) -> Failure {
+    let text = error.to_string();
+    let (message, advice) = text.split_once("; ").unwrap_or((&text, "build it again"));
+    subject.refuse("rule/binding-by-signing", Failure::new(FailureCode::Denied, message, advice))
+}

@@ -1,0 +1,132 @@
+//! What a request turned out to be about: for the policy, the guard and the
+//! record.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mlskeyd_policies::{Action, KeyFacts};
+use mlskeyd_protocol::v1::{Bytes, Failure, KeyId, Owner};
+
+use super::guard::Mark;
+use crate::audit::{AuditCaller, AuditOutcome, Durability, Record};
+use crate::caller::Caller;
+use crate::store::KeyRecord;
+
+/// What a request is about, as far as it was read.
+pub struct Subject {
+    /// What policies call it.
+    pub(super) action: Action,
+    /// What is inside of it: the inline proposals of a commit.
+    pub(super) inner_actions: Vec<Action>,
+    /// Who owns what it wants to use; `None`: it uses nothing that is there.
+    pub(super) owner: Option<Owner>,
+    /// The key that it wants to use.
+    pub(super) key: Option<Arc<KeyRecord>>,
+    /// The key that it made.
+    pub(super) made: Option<KeyId>,
+    /// The identity.
+    pub(super) identity: Option<String>,
+    /// The MLS group id.
+    pub(super) group: Option<Bytes>,
+    /// The MLS epoch.
+    pub(super) epoch: Option<u64>,
+    /// What a signature would add to the guard's memory.
+    pub(super) mark: Option<Mark>,
+    /// The device.
+    pub(super) device: Option<String>,
+    /// SHA-256 of the content.
+    pub(super) content: Option<[u8; 32]>,
+    /// How durable its record has to be once it is served; `None`: only a
+    /// refusal or failure goes on record.
+    pub(super) durability: Option<Durability>,
+    /// The policy that permitted it.
+    pub(super) permitted_by: Option<Cow<'static, str>>,
+    /// The policy that refused it, and its reason.
+    pub(super) denied: Option<(Cow<'static, str>, Cow<'static, str>)>,
+    started: Instant,
+    record: Record,
+}
+
+impl Subject {
+    pub(super) fn new(action: Action) -> Self {
+        Self {
+            action,
+            inner_actions: Vec::new(),
+            owner: None,
+            key: None,
+            made: None,
+            identity: None,
+            group: None,
+            epoch: None,
+            mark: None,
+            device: None,
+            content: None,
+            durability: Some(Durability::Now),
+            permitted_by: None,
+            denied: None,
+            started: Instant::now(),
+            record: Record::new(action.name(), AuditOutcome::Noted { note: Cow::Borrowed("") }),
+        }
+    }
+
+    /// Takes a key that the request names, of whomever it is: whether the
+    /// caller may use it is the policy's to say.
+    pub(super) fn about_key(&mut self, key: Arc<KeyRecord>) {
+        self.owner = Some(key.owner.clone());
+        self.identity.clone_from(&key.identity);
+        self.device = Some(key.device.clone());
+        self.key = Some(key);
+    }
+
+    /// Refuses by a rule that no policy can lift.
+    pub(super) fn refuse(&mut self, rule: &'static str, failure: Failure) -> Failure {
+        self.denied = Some((Cow::Borrowed(rule), Cow::Owned(failure.message.clone())));
+        let mut failure = failure.by_policy(rule);
+        failure.key = failure.key.or(self.key_id());
+        failure
+    }
+
+    pub(super) fn actions(&self) -> Vec<Action> {
+        std::iter::once(self.action).chain(self.inner_actions.iter().copied()).collect()
+    }
+
+    pub(super) fn key_id(&self) -> Option<KeyId> {
+        self.key.as_ref().map(|key| key.id).or(self.made)
+    }
+
+    pub(super) fn key_facts(&self) -> Option<KeyFacts<'_>> {
+        self.key.as_ref().map(|key| KeyFacts {
+            id: key.id,
+            role: key.role(),
+            algorithm: key.algorithm,
+            tier: key.tier,
+            device: &key.device,
+        })
+    }
+
+    pub(super) fn to_record(&self, caller: &Caller, failure: Option<&Failure>) -> Record {
+        let outcome = match (failure, &self.denied) {
+            (None, _) => AuditOutcome::Served {
+                policy: self.permitted_by.clone().unwrap_or(Cow::Borrowed("")),
+            },
+            (Some(_), Some((policy, reason))) => {
+                AuditOutcome::Denied { policy: policy.clone(), reason: reason.clone() }
+            }
+            (Some(failure), None) => AuditOutcome::Failed { code: failure.code },
+        };
+        Record {
+            caller: Some(AuditCaller { owner: caller.owner.clone(), pid: caller.pid }),
+            action: Cow::Borrowed(self.action.name()),
+            key: self.key_id(),
+            identity: self.identity.clone(),
+            group: self.group.clone(),
+            epoch: self.epoch,
+            device: self.device.clone(),
+            outcome,
+            content: self.content,
+            duration: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..self.record.clone()
+        }
+    }
+}

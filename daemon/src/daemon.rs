@@ -1,0 +1,255 @@
+//! Putting the rooms together, and running them: as the process `mlskeyd`
+//! ([`serve`]), or on a thread of another process ([`Daemon::start`]).
+
+mod harden;
+mod parts;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use mlskeyd_policies::{Policy, Settings as PolicySettings};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+pub use harden::harden;
+
+use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
+use crate::config::Config;
+use crate::custody::{self, Custody, Devices};
+use crate::devices::queue::DeviceThread;
+use crate::devices::software::Start;
+use crate::ipc::{self, Socket, SocketError};
+use crate::store::{self, Registry};
+use crate::store_key::StoreKeyError;
+use parts::Loaded;
+
+/// Threads that serve requests. Devices and the audit log have their own.
+const WORKERS: usize = 2;
+
+/// What the registry's key is derived under.
+const REGISTRY_LABEL: &str = "mlskeyd v1 registry";
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error("the state directory {} cannot be used: {source}; make it, for the daemon's user, mode 0700", path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Others may enter the state directory.
+    #[error("the state directory {} is refused: {why}; it has to belong to the daemon's user, mode 0700", path.display())]
+    StateDirRefused {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no store key.
+    #[error(transparent)]
+    StoreKey(#[from] StoreKeyError),
+    /// The registry does not open.
+    #[error(transparent)]
+    Registry(#[from] store::OpenError),
+    /// The registry does not answer.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    /// What a crash left unfinished could not be finished.
+    #[error(
+        "what was under way at the last stop cannot be finished: {0}; nothing was lost, start again when its cause is gone"
+    )]
+    Repair(mlskeyd_protocol::v1::Failure),
+    /// The audit log does not open.
+    #[error(transparent)]
+    AuditLog(#[from] audit::OpenError),
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The system gives no thread.
+    #[error("the system gives no thread: {0}; raise its limits, then start again")]
+    Thread(io::Error),
+    /// A fault of the daemon.
+    #[error("the daemon ended while it started, by a fault of its own; its log says more")]
+    Fault,
+}
+
+/// Serves until `stop` is done. Calls `ready` once, when apps can connect.
+///
+/// # Errors
+/// [`StartError`], before `ready`.
+pub async fn serve(
+    config: Config,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), StartError> {
+    parts::prepare_state_dir(&config.state_dir)?;
+    let (key, lost) = match parts::store_key(&config)? {
+        Loaded::Found(key) | Loaded::Made(key) => (key, false),
+        Loaded::Lost(key, error) => {
+            tracing::error!(%error, "the store key is lost: the registry is read-only, and its keys are missing");
+            (key, true)
+        }
+    };
+    let mac_key = key.subkey(REGISTRY_LABEL)?;
+    let registry = Registry::open(&config.state_dir, mac_key.expose(), store_settings(&config))?;
+    if let Some(reason) = registry.read_only_reason() {
+        tracing::error!(reason, "the registry is read-only");
+    }
+    // A device that lost its directory must not get an empty one while the
+    // registry knows keys: they would seem to be gone for good.
+    let empty = !lost && registry.counts().await?.keys == 0;
+    let start = if empty {
+        Start::CreateIfAbsent
+    } else {
+        Start::MustExist
+    };
+    let threads = parts::devices(&config, &key, start)?;
+    drop(key);
+
+    let (audit, _) = AuditLog::open(&config.state_dir)?;
+    let note = AuditOutcome::Noted {
+        note: concat!("version ", env!("CARGO_PKG_VERSION")).into(),
+    };
+    audit
+        .append(audit::Record::new("DaemonStarted", note), Durability::Now)
+        .await?;
+
+    let handles = threads
+        .iter()
+        .map(|(name, thread)| (name.clone(), thread.handle()))
+        .collect();
+    let custody = Custody::new(
+        registry.clone(),
+        Devices::new(handles, config.default_device.clone()),
+        Policy::builtin(PolicySettings {
+            allow_leave: config.policy.allow_leave,
+            daemon_uid: rustix::process::geteuid().as_raw(),
+        }),
+        audit,
+        custody::Settings {
+            generation_age: config.lifetimes.generation.as_secs(),
+        },
+    );
+    custody.repair().await.map_err(StartError::Repair)?;
+    let lifecycle = tokio::spawn(custody.clone().run_lifecycle());
+    let socket = Socket::bind(&config.socket)?;
+    ready();
+
+    ipc::serve(socket, custody, stop).await;
+    lifecycle.abort();
+    registry.close().await;
+    // The device threads end last: requests that were under way needed them.
+    let shut_down = move || threads.into_values().for_each(DeviceThread::shut_down);
+    tokio::task::spawn_blocking(shut_down)
+        .await
+        .map_err(|_| StartError::Fault)
+}
+
+fn store_settings(config: &Config) -> store::Settings {
+    store::Settings {
+        grace: config.lifetimes.grace,
+        orphan_grace: config.lifetimes.orphan_grace,
+        max_unclaimed_age: config.lifetimes.max_unclaimed_age,
+        horizon: config.lifetimes.storage_horizon,
+        ..store::Settings::default()
+    }
+}
+
+/// The runtime that [`serve`] runs in.
+///
+/// # Errors
+/// [`StartError::Thread`].
+pub fn runtime() -> Result<Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("mlskeyd-worker")
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)
+}
+
+/// The daemon inside another process, such as an app's tests.
+#[derive(Debug)]
+pub struct Daemon;
+
+/// A running [`Daemon`]. Dropping it stops the daemon and waits for that.
+#[derive(Debug)]
+pub struct Running {
+    socket: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    /// Starts the daemon on threads and a runtime of its own, and blocks until
+    /// apps can connect. To be called inside or outside of any runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(config: Config) -> Result<Running, StartError> {
+        let socket = config.socket.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("mlskeyd".into())
+            .spawn(move || {
+                let ready = tell.clone();
+                let served = runtime().and_then(|runtime| {
+                    runtime.block_on(serve(
+                        config,
+                        // Who started it waits for exactly one answer.
+                        move || _ = ready.send(Ok(())),
+                        async move { _ = stopped.await },
+                    ))
+                });
+                if let Err(error) = served {
+                    let _ = tell.send(Err(error));
+                }
+            })
+            .map_err(StartError::Thread)?;
+        let running = Running {
+            socket,
+            stop: Some(stop),
+            thread: Some(thread),
+        };
+        told.recv()
+            .unwrap_or(Err(StartError::Fault))
+            .map(|()| running)
+    }
+}
+
+impl Running {
+    /// The Unix socket where apps connect.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Stops the daemon as at a service stop: requests under way are finished,
+    /// everything is on disk, the state directory is free.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the daemon's thread panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! What the daemon is put together from, made as the configuration says.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use mlskeyd_protocol::v1::{DeviceState, Owner};
+use rand_core::{OsRng, RngCore};
+use secrecy::{ExposeSecretMut, SecretBox};
+
+use super::StartError;
+use crate::config::{Config, DeviceConfig, DeviceKind, StoreKeySource};
+use crate::devices::queue::{DeviceThread, Limits};
+use crate::devices::software::{SoftwareDevice, Start};
+use crate::devices::{Device, DeviceError, DeviceInfo};
+use crate::store_key::{KEY_LEN, StoreKey, StoreKeyError};
+
+/// What may be in a state directory that holds no state: the registry's lock,
+/// and what a file system puts into its own root.
+const NO_STATE: [&str; 2] = ["lock", "lost+found"];
+
+/// The state directory, made if need be, and refused if others may enter it.
+pub(super) fn prepare_state_dir(dir: &Path) -> Result<(), StartError> {
+    let io = |source| StartError::StateDir {
+        path: dir.to_owned(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io)?;
+    let metadata = fs::metadata(dir).map_err(io)?;
+    let why = if metadata.uid() != rustix::process::geteuid().as_raw() {
+        format!("it belongs to user {}", metadata.uid())
+    } else if metadata.mode() & 0o077 != 0 {
+        format!("its permissions are {:04o}", metadata.mode() & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(StartError::StateDirRefused {
+        path: dir.to_owned(),
+        why,
+    })
+}
+
+/// The store key.
+pub(super) enum Loaded {
+    /// It is there.
+    Found(StoreKey),
+    /// There was neither a key nor state: it was made.
+    Made(StoreKey),
+    /// There is state, and its key is gone. This is another key, under which
+    /// nothing can be read or changed, and nothing is deleted.
+    Lost(StoreKey, StoreKeyError),
+}
+
+/// Loads the store key, or makes it at the first start.
+pub(super) fn store_key(config: &Config) -> Result<Loaded, StartError> {
+    let (found, create) = match &config.store_key {
+        StoreKeySource::File { path, create } => {
+            (StoreKey::load_file(path), create.then_some(path))
+        }
+        StoreKeySource::Credential { name } => {
+            let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
+            (
+                StoreKey::load_credential(directory.as_deref().map(Path::new), name),
+                None,
+            )
+        }
+    };
+    let absent = match found {
+        Ok(key) => return Ok(Loaded::Found(key)),
+        Err(error @ StoreKeyError::Absent(_)) => error,
+        Err(error) => return Err(error.into()),
+    };
+    if has_state(&config.state_dir)? {
+        return Ok(Loaded::Lost(random_key()?, absent));
+    }
+    let Some(path) = create else {
+        return Err(absent.into());
+    };
+    match StoreKey::create_file(path) {
+        Ok(key) => Ok(Loaded::Made(key)),
+        // Another daemon made it meanwhile: which of the two may use the state
+        // directory is its lock's to say.
+        Err(StoreKeyError::Exists(_)) => Ok(Loaded::Found(StoreKey::load_file(path)?)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn has_state(dir: &Path) -> Result<bool, StartError> {
+    let io = |source| StartError::StateDir {
+        path: dir.to_owned(),
+        source,
+    };
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        // A key that a crash left half made is no state either.
+        let unfinished = Path::new(&name).extension().is_some_and(|end| end == "new");
+        if !unfinished && !NO_STATE.iter().any(|none| name == *none) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn random_key() -> Result<StoreKey, StoreKeyError> {
+    let mut key = SecretBox::new(Box::new([0; KEY_LEN]));
+    OsRng
+        .try_fill_bytes(key.expose_secret_mut())
+        .map_err(|_| StoreKeyError::NoRandomness)?;
+    Ok(StoreKey::new(key))
+}
+
+/// Starts the thread of every device. One that does not open is there
+/// nevertheless, says why, and keeps no other from its work.
+///
+/// `start` says whether they may make their directories.
+pub(super) fn devices(
+    config: &Config,
+    key: &StoreKey,
+    start: Start,
+) -> Result<BTreeMap<String, DeviceThread<Owner>>, StartError> {
+    let limits = Limits {
+        per_owner: usize::try_from(config.limits.queue_per_owner).unwrap_or(usize::MAX),
+        total: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
+    };
+    let spawn = |device: &DeviceConfig| {
+        let opened = open_device(config, device, key, start);
+        let opened = opened.unwrap_or_else(|error| {
+            tracing::error!(device = device.name, %error, advice = error.advice(), "a device does not open");
+            Box::new(Unopened::new(device, &error))
+        });
+        let thread = DeviceThread::spawn(opened, limits).map_err(StartError::Thread)?;
+        Ok((device.name.clone(), thread))
+    };
+    config.devices.iter().map(spawn).collect()
+}
+
+fn open_device(
+    config: &Config,
+    device: &DeviceConfig,
+    key: &StoreKey,
+    start: Start,
+) -> Result<Box<dyn Device>, DeviceError> {
+    let directory = config.state_dir.join("devices").join(&device.name);
+    match device.kind {
+        DeviceKind::Software => {
+            if start == Start::CreateIfAbsent {
+                let mut builder = DirBuilder::new();
+                let parent = config.state_dir.join("devices");
+                builder
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(parent)
+                    .map_err(|source| DeviceError::Io {
+                        what: "making the directory of the devices",
+                        source,
+                    })?;
+            }
+            Ok(Box::new(SoftwareDevice::open(
+                &device.name,
+                &directory,
+                key,
+                start,
+            )?))
+        }
+    }
+}
+
+/// A device that did not open: it can do nothing, and says why.
+struct Unopened(Arc<DeviceInfo>);
+
+impl Unopened {
+    fn new(device: &DeviceConfig, error: &DeviceError) -> Self {
+        Self(Arc::new(DeviceInfo {
+            name: device.name.clone(),
+            kind: match device.kind {
+                DeviceKind::Software => "software",
+            },
+            state: DeviceState::Failed,
+            reason: format!("{error}; {}", error.advice()),
+            support: Vec::new(),
+        }))
+    }
+}
+
+impl Device for Unopened {
+    fn info(&self) -> Arc<DeviceInfo> {
+        Arc::clone(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        let text = format!("state_dir = {:?}", dir.join("state").display().to_string());
+        Config::parse(Path::new("test.toml"), &text).unwrap()
+    }
+
+    fn prepared() -> (tempfile::TempDir, Config) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        prepare_state_dir(&config.state_dir).unwrap();
+        (dir, config)
+    }
+
+    #[test]
+    fn the_state_directory_is_the_daemons_alone() {
+        let (_dir, config) = prepared();
+        assert_eq!(
+            fs::metadata(&config.state_dir).unwrap().mode() & 0o777,
+            0o700
+        );
+        fs::set_permissions(&config.state_dir, fs::Permissions::from_mode(0o750)).unwrap();
+        let error = prepare_state_dir(&config.state_dir)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("0750") && error.contains("0700"), "{error}");
+    }
+
+    #[test]
+    fn a_store_key_is_made_once_and_then_found() {
+        let (_dir, config) = prepared();
+        fs::write(config.state_dir.join("lock"), "").unwrap();
+        fs::write(config.state_dir.join("store.new"), "half").unwrap();
+        assert!(matches!(store_key(&config).unwrap(), Loaded::Made(_)));
+        assert!(matches!(store_key(&config).unwrap(), Loaded::Found(_)));
+    }
+
+    #[test]
+    fn a_lost_store_key_is_not_replaced() {
+        let (_dir, config) = prepared();
+        fs::write(config.state_dir.join("registry.db"), "").unwrap();
+        assert!(matches!(store_key(&config).unwrap(), Loaded::Lost(..)));
+        assert!(!config.state_dir.join("store.key").exists());
+    }
+
+    #[test]
+    fn no_store_key_is_made_that_was_not_asked_for() {
+        let (_dir, mut config) = prepared();
+        let path = config.state_dir.join("store.key");
+        config.store_key = StoreKeySource::File {
+            path: path.clone(),
+            create: false,
+        };
+        let error = store_key(&config).err().unwrap();
+        assert!(
+            matches!(error, StartError::StoreKey(StoreKeyError::Absent(_))),
+            "{error}"
+        );
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_device_that_does_not_open_says_why() {
+        let (_dir, config) = prepared();
+        let Loaded::Made(key) = store_key(&config).unwrap() else {
+            panic!("no key made")
+        };
+        let state = |start| {
+            let devices = devices(&config, &key, start).unwrap();
+            let info = devices["software"].handle().info();
+            devices.into_values().for_each(DeviceThread::shut_down);
+            (info.state, info.reason.clone())
+        };
+        let (absent, reason) = state(Start::MustExist);
+        assert_eq!(absent, DeviceState::Failed);
+        assert!(reason.contains("missing"), "{reason}");
+        assert_eq!(
+            state(Start::CreateIfAbsent),
+            (DeviceState::Ready, String::new())
+        );
+        assert_eq!(state(Start::MustExist).0, DeviceState::Ready);
+    }
+}

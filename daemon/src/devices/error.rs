@@ -1,0 +1,120 @@
+//! What can go wrong with a device.
+
+use std::io;
+
+use super::{Algorithm, GenerationId, Tier};
+
+/// Why a device did not do what it was asked for. The text says what happened,
+/// [`DeviceError::advice`] what can be done; neither carries a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The device is not there.
+    #[error("the device is not there")]
+    Absent,
+    /// The device waits to be unlocked.
+    #[error("the device is locked")]
+    Locked,
+    /// The device is there and broken.
+    #[error("the device failed: {reason}")]
+    Failed {
+        /// What is known about it.
+        reason: String,
+    },
+    /// Something that the registry relies on is not on the device. Nothing was
+    /// deleted, and it may come back.
+    #[error("{what} is missing on the device")]
+    Missing {
+        /// What is not there.
+        what: String,
+    },
+    /// The key's generation is not there: it was destroyed, or never made.
+    #[error("generation {0} does not exist, and so none of its keys")]
+    GenerationGone(GenerationId),
+    /// There is such a generation.
+    #[error("generation {0} exists already")]
+    GenerationExists(GenerationId),
+    /// The key is for something else.
+    #[error("a key for {found} cannot do that, it takes one for {needed}")]
+    WrongKeyType {
+        /// What the operation needs.
+        needed: &'static str,
+        /// What the key is for.
+        found: Algorithm,
+    },
+    /// The peer's public key is not one.
+    #[error("the peer's public key is refused: {why}")]
+    BadPeerKey {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The stored key is not as the device made it, or belongs to another key.
+    #[error("the stored key does not authenticate")]
+    BadBlob,
+    /// The device does not do that, or not in that tier.
+    #[error(
+        "the device does not keep {algorithm} keys in tier {tier}, {}",
+        possible_text(possible)
+    )]
+    Unsupported {
+        /// What was asked for.
+        algorithm: Algorithm,
+        /// In which tier.
+        tier: Tier,
+        /// The tiers in which it is possible.
+        possible: Vec<Tier>,
+    },
+    /// The device's files cannot be read or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DeviceError {
+    /// What the caller, or whoever looks after the device, can do next.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Absent => "connect the device, then repeat the request",
+            Self::Locked => "unlock the device, then repeat the request",
+            Self::Failed { .. } => {
+                "see the daemon's log, put the cause right and restart the daemon"
+            }
+            Self::Missing { .. } => {
+                "put the device's data back; the keys are kept as missing until then"
+            }
+            Self::GenerationGone(_) => "the key cannot come back; create a new one",
+            Self::GenerationExists(_) => "choose a new random name for the generation",
+            Self::WrongKeyType { .. } => "use a key of the right purpose and algorithm",
+            Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",
+            Self::BadBlob => "restore the registry from a copy that is intact, or create a new key",
+            Self::Unsupported { .. } => {
+                "choose another tier, another cipher suite or another device"
+            }
+            Self::Io { .. } => {
+                "check the file system's space and permissions, then repeat the request"
+            }
+        }
+    }
+
+    /// Whether the failure may pass by itself, so that repeating *once* makes
+    /// sense. It is harmless for signing and key agreement only: never repeat
+    /// generating or destroying.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Io { .. })
+    }
+}
+
+fn possible_text(possible: &[Tier]) -> String {
+    match possible {
+        [] => "nor in any other".to_owned(),
+        tiers => {
+            let names: Vec<_> = tiers.iter().map(Tier::to_string).collect();
+            format!("only in {}", names.join(", "))
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Devices: the places where private keys live.
+//!
+//! A device kind is one file or folder here. It implements [`Device`] and those
+//! of [`Sign`], [`Agree`], [`Generate`] and [`Destroy`] that it has, and runs
+//! the conformance suite (`conformance`) in its tests. What is the same for all
+//! kinds stands outside of them: peers' public keys are checked before a device
+//! sees them ([`PeerPublic`]), a DH result is checked when it comes back
+//! ([`SharedSecret`]), and one thread owns the device behind a fair queue
+//! ([`queue`]).
+//!
+//! **Generations.** Every key hangs under a generation of its device, and only
+//! the destruction of the generation destroys its keys: a key's [`KeyBlob`] may
+//! survive in a copy of a database, the generation does not. A signature key
+//! has a generation of its own; HPKE keys share the current one, which custody
+//! rotates.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod error;
+mod peer;
+pub mod queue;
+pub mod software;
+
+
+pub use error::DeviceError;
+pub use peer::{PeerPublic, SharedSecret};
+pub use mlskeyd_protocol::v1::{Aead, Algorithm, DeviceState, Kem, KeyId, SignatureScheme, Tier};
+
+/// One device. Its operations are reached through the narrow traits that it
+/// has; `None` means that this kind of device cannot do such a thing at all.
+pub trait Device: Send {
+    /// What the device is and can do, as it was last seen. Touches no hardware.
+    fn info(&self) -> Arc<DeviceInfo>;
+
+    /// Signs with signature keys.
+    fn signer(&mut self) -> Option<&mut dyn Sign> {
+        None
+    }
+
+    /// Computes DH results with HPKE keys.
+    fn agreement(&mut self) -> Option<&mut dyn Agree> {
+        None
+    }
+
+    /// Makes keys and generations.
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        None
+    }
+
+    /// Destroys generations with all of their keys.
+    fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
+        None
+    }
+}
+
+/// Signing. Repeating a lost call once is harmless.
+pub trait Sign {
+    /// Signs `content`: the whole `SignContent` of RFC 9420, 5.1.2, any length;
+    /// the device hashes it first where the scheme says so.
+    ///
+    /// Returns what MLS transports: 64 bytes for Ed25519 (RFC 8032), a DER
+    /// `ECDSA-Sig-Value` of at most 72 bytes for ECDSA P-256.
+    ///
+    /// # Errors
+    /// [`DeviceError::WrongKeyType`] for an HPKE key,
+    /// [`DeviceError::GenerationGone`] for a destroyed one,
+    /// [`DeviceError::BadBlob`] for one that is not as the device made it.
+    fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError>;
+}
+
+/// Key agreement. Repeating a lost call once is harmless.
+pub trait Agree {
+    /// The DH result of `key` and `peer`, before any KDF (RFC 9180, 4.1: `DH`):
+    /// the x-coordinate for P-256, the output of X25519 (RFC 7748) else.
+    ///
+    /// # Errors
+    /// [`DeviceError::WrongKeyType`] for a signature key or a peer of another
+    /// KEM, [`DeviceError::BadPeerKey`] for a low-order peer, and as
+    /// [`Sign::sign`].
+    fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError>;
+}
+
+/// Making generations and keys. A lost call is never repeated; its generation
+/// is destroyed instead.
+pub trait Generate {
+    /// Makes a generation, durably. `id` has to be random and new.
+    ///
+    /// # Errors
+    /// [`DeviceError::GenerationExists`], and what the device says.
+    fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
+
+    /// Makes a key from the device's (or, in tiers `sealed` and `software`, the
+    /// daemon's) randomness. It exists durably when the caller has stored the
+    /// result.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if the device does not do `algorithm` in
+    /// `tier`: it never falls to a lower one. [`DeviceError::GenerationGone`].
+    fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError>;
+}
+
+/// Destroying.
+pub trait Destroy {
+    /// Destroys a generation and so all of its keys, durably. One that is gone
+    /// already, or was never finished, is a success: repair at start calls this
+    /// again for everything that its journal names.
+    ///
+    /// # Errors
+    /// What the device says; the generation must then be taken for alive.
+    fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
+}
+
+/// What a device is and can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The kind: `software`, and what else has a module here.
+    pub kind: &'static str,
+    /// What it can do just now.
+    pub state: DeviceState,
+    /// Why it is not ready; empty if it is.
+    pub reason: String,
+    /// Every algorithm that the daemon knows, each once.
+    pub support: Vec<Support>,
+}
+
+impl DeviceInfo {
+    /// The tiers in which the device keeps keys of `algorithm`; none if it does
+    /// not do it at all.
+    #[must_use]
+    pub fn tiers(&self, algorithm: Algorithm) -> &[Tier] {
+        let found = self
+            .support
+            .iter()
+            .find(|support| support.algorithm == algorithm);
+        found.map_or(&[], |support| support.tiers.as_slice())
+    }
+}
+
+/// What a device does with one algorithm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Support {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// The tiers in which it keeps such keys, the best first.
+    pub tiers: Vec<Tier>,
+    /// Why it does not keep them in the other tiers, for a person to read.
+    pub why_no_other: String,
+}
+
+/// A key to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// Its name: random and new.
+    pub id: KeyId,
+    /// What it is for.
+    pub algorithm: Algorithm,
+    /// How it has to be kept.
+    pub tier: Tier,
+    /// The generation that it hangs under; has to exist.
+    pub generation: GenerationId,
+}
+
+/// A key as the registry keeps it: all that its device needs to use it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredKey {
+    /// Its name.
+    pub id: KeyId,
+    /// What it is for.
+    pub algorithm: Algorithm,
+    /// How it is kept.
+    pub tier: Tier,
+    /// The generation that it hangs under.
+    pub generation: GenerationId,
+    /// The public key as MLS writes it: 32 bytes for Ed25519 and X25519, 65
+    /// bytes (SEC1, uncompressed) for P-256.
+    pub public: Vec<u8>,
+    /// The private key as its device wants it stored.
+    pub blob: KeyBlob,
+}
+
+/// What a device wants stored for a key: a wrapped private key, or where to
+/// find it. Only the device knows the format; it authenticates it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyBlob(Zeroizing<Vec<u8>>);
+
+impl KeyBlob {
+    /// Wraps bytes that a device made.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes, to be stored or to be read by the device.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for KeyBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyBlob({} bytes)", self.0.len())
+    }
+}
+
+/// The random name of a generation of one device: 16 bytes, never used again.
+/// Shown in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenerationId([u8; 16]);
+
+impl GenerationId {
+    /// Length in bytes.
+    pub const LEN: usize = 16;
+
+    /// Wraps the 16 random bytes of a generation's name.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 16 bytes of the name.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl fmt::Debug for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GenerationId({self})")
+    }
+}

@@ -1,0 +1,104 @@
+//! The other side of a key agreement, checked in software: devices differ in
+//! what they let through.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretBox};
+use subtle::ConstantTimeEq;
+
+use super::{DeviceError, Kem};
+
+/// A peer's public key that is safe to give to a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerPublic {
+    /// A point of P-256 that is not the identity (the curve has no other
+    /// subgroup).
+    P256(p256::PublicKey),
+    /// The u-coordinate of RFC 7748, 32 bytes, little endian. That it is of low
+    /// order shows in the result only, see [`SharedSecret::new`].
+    X25519([u8; 32]),
+}
+
+impl PeerPublic {
+    /// Parses a public key as RFC 9180, 7.1.1 writes it (also the `enc` of its
+    /// DHKEMs): 65 bytes, SEC1 uncompressed, for P-256; 32 bytes for X25519.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadPeerKey`] for everything else: another length or
+    /// encoding, a point that is not on the curve, the identity.
+    pub fn parse(kem: Kem, bytes: &[u8]) -> Result<Self, DeviceError> {
+        match kem {
+            Kem::DhKemP256 => {
+                if bytes.len() != 65 || bytes.first() != Some(&0x04) {
+                    return Err(DeviceError::BadPeerKey {
+                        why: "it is no uncompressed point of 65 bytes",
+                    });
+                }
+                p256::PublicKey::from_sec1_bytes(bytes)
+                    .map(Self::P256)
+                    .map_err(|_| DeviceError::BadPeerKey {
+                        why: "it is not on the curve",
+                    })
+            }
+            Kem::DhKemX25519 => {
+                bytes
+                    .try_into()
+                    .map(Self::X25519)
+                    .map_err(|_| DeviceError::BadPeerKey {
+                        why: "it is not 32 bytes long",
+                    })
+            }
+        }
+    }
+
+    /// The KEM that it belongs to.
+    #[must_use]
+    pub const fn kem(&self) -> Kem {
+        match self {
+            Self::P256(_) => Kem::DhKemP256,
+            Self::X25519(_) => Kem::DhKemX25519,
+        }
+    }
+}
+
+/// A raw DH result: 32 bytes, with the KEM that it belongs to. It never leaves
+/// the daemon.
+pub struct SharedSecret {
+    kem: Kem,
+    bytes: SecretBox<[u8; 32]>,
+}
+
+impl SharedSecret {
+    /// Takes a DH result from a device.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadPeerKey`] if an X25519 result is all zero: the peer is
+    /// of low order, and anybody would know the result (RFC 9180, 7.1.4).
+    pub fn new(kem: Kem, bytes: SecretBox<[u8; 32]>) -> Result<Self, DeviceError> {
+        let zero = bool::from(bytes.expose_secret().ct_eq(&[0; 32]));
+        if kem == Kem::DhKemX25519 && zero {
+            return Err(DeviceError::BadPeerKey {
+                why: "it is of low order",
+            });
+        }
+        Ok(Self { kem, bytes })
+    }
+
+    /// The KEM that it belongs to.
+    #[must_use]
+    pub const fn kem(&self) -> Kem {
+        self.kem
+    }
+
+    /// The 32 bytes.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        self.bytes.expose_secret()
+    }
+}
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedSecret({:?}, ..)", self.kem)
+    }
+}

@@ -1,0 +1,226 @@
+//! The software device: private keys encrypted at rest, used in the daemon.
+//!
+//! It is process isolation, as with ssh-agent, and no more: tier `software`.
+//!
+//! Private keys are encrypted under their generation's key and live in the
+//! registry as [`KeyBlob`]s; generation keys are encrypted
+//! under the store key and live in the device's own directory:
+//!
+//! ```text
+//! <directory>/device              shows that the directory and the store key fit
+//! <directory>/generations/<id>    one generation key each
+//! ```
+//!
+//! Whoever has the registry and yesterday's copy of this directory *and* the
+//! store key can use yesterday's keys again: keep the directory out of backups.
+//! A destroyed generation's file is overwritten before it is removed, which a
+//! copy-on-write file system or flash storage does not turn into erasure.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use self::generations::Generations;
+use super::{
+    Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
+    GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, StoredKey,
+    Support, Tier,
+};
+use crate::store_key::StoreKey;
+
+mod generations;
+mod private_key;
+mod sealing;
+#[cfg(test)]
+mod tests;
+
+/// Every algorithm that the software device does: all that the daemon knows.
+const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::Signature(SignatureScheme::Ed25519),
+    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
+    Algorithm::Hpke(Kem::DhKemP256),
+    Algorithm::Hpke(Kem::DhKemX25519),
+];
+
+/// Whether the device may make its directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// There may be nothing yet: make it. For a registry without any key.
+    CreateIfAbsent,
+    /// It must be there: without it every key of the registry is missing.
+    MustExist,
+}
+
+/// The software device.
+pub struct SoftwareDevice {
+    info: Arc<DeviceInfo>,
+    generations: Generations,
+}
+
+impl SoftwareDevice {
+    /// Opens the device whose files are in `directory`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Missing`] if the directory, or what belongs in it, is not
+    /// there; [`DeviceError::Failed`] if the store key is not the one that the
+    /// directory was made with, or its files cannot be trusted. Nothing is
+    /// deleted.
+    pub fn open(
+        name: &str,
+        directory: &Path,
+        store_key: &StoreKey,
+        start: Start,
+    ) -> Result<Self, DeviceError> {
+        let generations = Generations::open(directory, store_key, start)?;
+        let support = |algorithm| Support {
+            algorithm,
+            tiers: vec![Tier::Software],
+            why_no_other: "the software device has no hardware to keep or wrap keys".to_owned(),
+        };
+        let info = Arc::new(DeviceInfo {
+            name: name.to_owned(),
+            kind: "software",
+            state: DeviceState::Ready,
+            reason: String::new(),
+            support: ALGORITHMS.into_iter().map(support).collect(),
+        });
+        Ok(Self { info, generations })
+    }
+
+    /// The bare private key: an Ed25519 seed or X25519 scalar as RFC 8032 and
+    /// RFC 7748 write them, a P-256 scalar big endian. For tests that search
+    /// an app's memory for it.
+    ///
+    /// # Errors
+    /// As [`Sign::sign`].
+    #[cfg(any(test, feature = "conformance"))]
+    pub fn reveal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        self.unseal(key)
+    }
+
+    fn unseal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        let generation = self.generations.key(key.generation)?;
+        sealing::open(generation, &blob_context(key), key.blob.as_bytes())
+            .map_err(|sealing::Unauthentic| DeviceError::BadBlob)
+    }
+}
+
+impl Device for SoftwareDevice {
+    fn info(&self) -> Arc<DeviceInfo> {
+        Arc::clone(&self.info)
+    }
+
+    fn signer(&mut self) -> Option<&mut dyn Sign> {
+        Some(self)
+    }
+
+    fn agreement(&mut self) -> Option<&mut dyn Agree> {
+        Some(self)
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        Some(self)
+    }
+
+    fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
+        Some(self)
+    }
+}
+
+impl Sign for SoftwareDevice {
+    fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError> {
+        let Algorithm::Signature(scheme) = key.algorithm else {
+            return Err(DeviceError::WrongKeyType {
+                needed: "signatures",
+                found: key.algorithm,
+            });
+        };
+        private_key::sign(scheme, &*self.unseal(key)?, content)
+    }
+}
+
+impl Agree for SoftwareDevice {
+    fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
+        match (key.algorithm, peer.kem()) {
+            (Algorithm::Hpke(kem), peer_kem) if kem == peer_kem => {
+                private_key::agree(&*self.unseal(key)?, peer)
+            }
+            (found, Kem::DhKemP256) => Err(DeviceError::WrongKeyType {
+                needed: "DHKEM P-256",
+                found,
+            }),
+            (found, Kem::DhKemX25519) => Err(DeviceError::WrongKeyType {
+                needed: "DHKEM X25519",
+                found,
+            }),
+        }
+    }
+}
+
+impl Generate for SoftwareDevice {
+    fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.generations.create(id)
+    }
+
+    fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
+        let NewKey {
+            id,
+            algorithm,
+            tier,
+            generation,
+        } = request;
+        if tier != Tier::Software {
+            let possible = self.info.tiers(algorithm).to_vec();
+            return Err(DeviceError::Unsupported {
+                algorithm,
+                tier,
+                possible,
+            });
+        }
+        let generation_key = self.generations.key(generation)?;
+        let (private, public) = private_key::generate(algorithm)?;
+        let unsealed = StoredKey {
+            id,
+            algorithm,
+            tier,
+            generation,
+            public,
+            blob: KeyBlob::new(Vec::new()),
+        };
+        let blob = sealing::seal(generation_key, &blob_context(&unsealed), &private)?;
+        Ok(StoredKey {
+            blob: KeyBlob::new(blob),
+            ..unsealed
+        })
+    }
+}
+
+impl Destroy for SoftwareDevice {
+    fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.generations.destroy(id)
+    }
+}
+
+/// Everything that a blob is for, so that it opens for nothing else. Each part
+/// has a fixed length, save the last.
+fn blob_context(key: &StoredKey) -> Vec<u8> {
+    let (purpose, code) = match key.algorithm {
+        Algorithm::Signature(SignatureScheme::Ed25519) => (b's', 0x0807_u16),
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => (b's', 0x0403),
+        Algorithm::Hpke(Kem::DhKemP256) => (b'h', 0x0010),
+        Algorithm::Hpke(Kem::DhKemX25519) => (b'h', 0x0020),
+    };
+    let tier = match key.tier {
+        Tier::Software => 1,
+        Tier::Sealed => 2,
+        Tier::Hardware => 3,
+    };
+    let mut context = b"mlskeyd v1 software key".to_vec();
+    context.extend_from_slice(key.id.as_bytes());
+    context.extend_from_slice(key.generation.as_bytes());
+    context.extend_from_slice(&[purpose, tier]);
+    context.extend_from_slice(&code.to_be_bytes());
+    context.extend_from_slice(&key.public);
+    context
+}

@@ -1,0 +1,186 @@
+//! Who is connected: bounds per user, so that no user takes the daemon from the
+//! others.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mlskeyd_protocol::frame::Budget;
+use mlskeyd_protocol::limits::{MAX_CONNECTIONS_PER_USER, MAX_MEMORY_PER_USER};
+use tokio::sync::oneshot;
+
+/// Most connections of all users together. Root and the daemon's own user get
+/// in nevertheless, to see what is going on.
+const MAX_CONNECTIONS: usize = 960;
+
+/// Most connections of one user that have not said their greeting. One more
+/// ends the oldest: an honest client says it at once.
+const MAX_GREETING: usize = 64;
+
+/// Everybody who is connected.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    users: Mutex<Users>,
+}
+
+#[derive(Debug, Default)]
+struct Users {
+    by_uid: HashMap<u32, User>,
+    connections: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct User {
+    connections: usize,
+    greeting: VecDeque<(u64, oneshot::Sender<()>)>,
+    budget: Budget,
+}
+
+/// A connection that is to say its greeting.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    crowd: Arc<Crowd>,
+    uid: u32,
+    number: u64,
+    /// The memory that the user's requests share.
+    pub(super) budget: Budget,
+}
+
+/// A connection's place in the crowd, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    crowd: Arc<Crowd>,
+    uid: u32,
+}
+
+impl Crowd {
+    /// Lets a connection in to say its greeting; it is to leave when the
+    /// receiver resolves.
+    pub(super) fn arrive(self: &Arc<Self>, uid: u32) -> (Newcomer, oneshot::Receiver<()>) {
+        let (evict, evicted) = oneshot::channel();
+        let mut users = self.users();
+        users.next = users.next.wrapping_add(1);
+        let number = users.next;
+        let user = users.by_uid.entry(uid).or_insert_with(|| User {
+            connections: 0,
+            greeting: VecDeque::new(),
+            budget: Budget::new(MAX_MEMORY_PER_USER),
+        });
+        user.greeting.push_back((number, evict));
+        if user.greeting.len() > MAX_GREETING {
+            // Dropping the sender resolves the receiver.
+            user.greeting.pop_front();
+        }
+        let budget = user.budget.clone();
+        drop(users);
+        (
+            Newcomer {
+                crowd: Arc::clone(self),
+                uid,
+                number,
+                budget,
+            },
+            evicted,
+        )
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
+        // Nothing in here is left half done by a panic.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Newcomer {
+    /// Gives a connection that has said its greeting a place; `None` if the
+    /// user, or everybody together, has too many.
+    pub(super) fn take_place(&self, privileged: bool) -> Option<Place> {
+        let mut users = self.crowd.users();
+        if users.connections >= MAX_CONNECTIONS && !privileged {
+            return None;
+        }
+        let user = users.by_uid.get_mut(&self.uid)?;
+        if user.connections >= MAX_CONNECTIONS_PER_USER {
+            return None;
+        }
+        user.connections = user.connections.saturating_add(1);
+        users.connections = users.connections.saturating_add(1);
+        drop(users);
+        Some(Place {
+            crowd: Arc::clone(&self.crowd),
+            uid: self.uid,
+        })
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        let mut users = self.crowd.users();
+        if let Some(user) = users.by_uid.get_mut(&self.uid) {
+            user.greeting.retain(|(number, _)| *number != self.number);
+        }
+        users.forget_if_gone(self.uid);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut users = self.crowd.users();
+        users.connections = users.connections.saturating_sub(1);
+        if let Some(user) = users.by_uid.get_mut(&self.uid) {
+            user.connections = user.connections.saturating_sub(1);
+        }
+        users.forget_if_gone(self.uid);
+    }
+}
+
+impl Users {
+    fn forget_if_gone(&mut self, uid: u32) {
+        let gone = |user: &User| user.connections == 0 && user.greeting.is_empty();
+        if self.by_uid.get(&uid).is_some_and(gone) {
+            self.by_uid.remove(&uid);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_user_has_so_many_places() {
+        let crowd = Arc::new(Crowd::default());
+        let places: Vec<_> = (0..MAX_CONNECTIONS_PER_USER)
+            .map(|_| crowd.arrive(7).0.take_place(false).unwrap())
+            .collect();
+        assert!(crowd.arrive(7).0.take_place(true).is_none());
+        assert!(crowd.arrive(8).0.take_place(false).is_some());
+        drop(places);
+        assert!(crowd.arrive(7).0.take_place(false).is_some());
+        assert!(crowd.users().by_uid.is_empty());
+    }
+
+    #[test]
+    fn all_together_have_so_many_places_and_the_admin_gets_in() {
+        let crowd = Arc::new(Crowd::default());
+        let places: Vec<_> = (0..MAX_CONNECTIONS)
+            .map(|i| {
+                crowd
+                    .arrive(u32::try_from(i).unwrap())
+                    .0
+                    .take_place(false)
+                    .unwrap()
+            })
+            .collect();
+        assert!(crowd.arrive(5_000).0.take_place(false).is_none());
+        assert!(crowd.arrive(0).0.take_place(true).is_some());
+        drop(places);
+    }
+
+    #[test]
+    fn the_oldest_silent_connection_makes_room() {
+        let crowd = Arc::new(Crowd::default());
+        let mut waiting: Vec<_> = (0..=MAX_GREETING).map(|_| crowd.arrive(7)).collect();
+        assert!(waiting[0].1.try_recv() == Err(oneshot::error::TryRecvError::Closed));
+        assert!(waiting[1].1.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+    }
+}

@@ -1,0 +1,10 @@
+//! The doors. Behind each of them is the one path in
+//! [`custody`](crate::custody).
+
+mod crowd;
+mod rpc;
+mod services;
+mod socket;
+
+pub use rpc::serve;
+pub use socket::{Socket, SocketError};

@@ -1,0 +1,242 @@
+//! The services of wire version 1: each method hands its request to the one
+//! path in [`custody`](crate::custody), and does nothing else.
+
+use mlskeyd_protocol::frame::Budget;
+use mlskeyd_protocol::server::Reporter;
+use mlskeyd_protocol::v1::{
+    Admin, Bytes, CallOptions, Claim, Claimed, CreateIdentity, Custody, DaemonStatus, DeviceInfo,
+    Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo,
+    KeyQuery, LeaveCustody, Looked, Open, Outcome, OwnedIdentity, OwnedKey, Owner, Report,
+    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
+};
+use tarpc::context::Context;
+
+use crate::custody::{
+    AllDevices, AllIdentities, AllKeys, AllStorages, Attach, Call, DaemonAtAGlance, ForgetStorage,
+    Identities, LookUp, Prepare, Request, Session, Status, Sweep,
+};
+
+/// From a connection to the one path.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub(super) session: Session,
+    pub(super) reporter: Reporter,
+    /// Pays for the contents that the user's calls hold while they wait.
+    pub(super) budget: Budget,
+}
+
+impl Way {
+    async fn go<R: Request>(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: R,
+    ) -> Outcome<R::Reply> {
+        let progress = self.reporter.for_call(options.token);
+        let call = Call {
+            options,
+            deadline: context.deadline,
+            progress,
+        };
+        self.session.serve(call, request).await
+    }
+
+    /// The same, for a request with so many bytes of content.
+    async fn go_with_content<R: Request>(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: R,
+        content: usize,
+    ) -> Outcome<R::Reply> {
+        let Some(_held) = self.budget.take(content) else {
+            return Err(Failure::new(
+                FailureCode::Busy,
+                "too much content of this user's calls waits already",
+                "call again when some of them have ended",
+            ));
+        };
+        self.go(context, options, request).await
+    }
+}
+
+/// What apps ask, on one connection.
+#[derive(Clone)]
+pub(super) struct CustodyDoor(pub(super) Way);
+
+impl Custody for CustodyDoor {
+    async fn status(self, context: Context, options: CallOptions) -> Outcome<ServiceStatus> {
+        self.0.go(context, options, Status).await
+    }
+
+    async fn create_identity(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: CreateIdentity,
+    ) -> Outcome<IdentityInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn identities(
+        self,
+        context: Context,
+        options: CallOptions,
+    ) -> Outcome<Vec<IdentityInfo>> {
+        self.0.go(context, options, Identities).await
+    }
+
+    async fn prepare(
+        self,
+        context: Context,
+        options: CallOptions,
+        identity: String,
+    ) -> Outcome<()> {
+        self.0.go(context, options, Prepare(identity)).await
+    }
+
+    async fn sign(self, context: Context, options: CallOptions, request: Sign) -> Outcome<Bytes> {
+        let content = request.content.expose().len();
+        self.0
+            .go_with_content(context, options, request, content)
+            .await
+    }
+
+    async fn generate_hpke(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: GenerateHpke,
+    ) -> Outcome<GeneratedHpke> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn open(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Open,
+    ) -> Outcome<SecretBytes> {
+        let content = [&request.ciphertext, &request.info, &request.aad]
+            .iter()
+            .fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        self.0
+            .go_with_content(context, options, request, content)
+            .await
+    }
+
+    async fn look_up(
+        self,
+        context: Context,
+        options: CallOptions,
+        public_keys: Vec<Bytes>,
+    ) -> Outcome<Vec<Option<KeyInfo>>> {
+        self.0.go(context, options, LookUp(public_keys)).await
+    }
+
+    async fn leave_custody(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: LeaveCustody,
+    ) -> Outcome<()> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn attach(
+        self,
+        context: Context,
+        options: CallOptions,
+        storage: String,
+        ends: bool,
+    ) -> Outcome<Housekeeping> {
+        self.0.go(context, options, Attach { storage, ends }).await
+    }
+
+    async fn claim(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Claim,
+    ) -> Outcome<Claimed> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn settle(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Settle,
+    ) -> Outcome<Housekeeping> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn report(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Report,
+    ) -> Outcome<Housekeeping> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn looked(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Looked,
+    ) -> Outcome<Housekeeping> {
+        self.0.go(context, options, request).await
+    }
+}
+
+/// What administrators ask, on one connection.
+#[derive(Clone)]
+pub(super) struct AdminDoor(pub(super) Way);
+
+impl Admin for AdminDoor {
+    async fn status(self, context: Context, options: CallOptions) -> Outcome<DaemonStatus> {
+        self.0.go(context, options, DaemonAtAGlance).await
+    }
+
+    async fn devices(self, context: Context, options: CallOptions) -> Outcome<Vec<DeviceInfo>> {
+        self.0.go(context, options, AllDevices).await
+    }
+
+    async fn identities(
+        self,
+        context: Context,
+        options: CallOptions,
+    ) -> Outcome<Vec<OwnedIdentity>> {
+        self.0.go(context, options, AllIdentities).await
+    }
+
+    async fn keys(
+        self,
+        context: Context,
+        options: CallOptions,
+        query: KeyQuery,
+    ) -> Outcome<Vec<OwnedKey>> {
+        self.0.go(context, options, AllKeys(query)).await
+    }
+
+    async fn storages(self, context: Context, options: CallOptions) -> Outcome<Vec<StorageInfo>> {
+        self.0.go(context, options, AllStorages).await
+    }
+
+    async fn forget_storage(
+        self,
+        context: Context,
+        options: CallOptions,
+        owner: Owner,
+        name: String,
+    ) -> Outcome<u32> {
+        self.0
+            .go(context, options, ForgetStorage { owner, name })
+            .await
+    }
+
+    async fn sweep(self, context: Context, options: CallOptions) -> Outcome<Swept> {
+        self.0.go(context, options, Sweep).await
+    }
+}

@@ -1,0 +1,106 @@
+//! Small files of one fixed length that hold secrets: read with distrust,
+//! written durably.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+/// Who may own a file, and who else may read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Ours, and nobody else may read or write it.
+    Ours,
+    /// As systemd passes credentials: owned by root or by us, others may not
+    /// read it, nobody else may write it. (The group bits are the mask of the
+    /// access control list that lets a service user read it.)
+    Credential,
+}
+
+/// Why a file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrivateFileError {
+    #[error("it does not exist")]
+    Absent,
+    #[error("it is not a regular file")]
+    NotAFile,
+    #[error("it belongs to user {uid}")]
+    ForeignOwner { uid: u32 },
+    #[error("its permissions are {:04o}", mode & 0o7777)]
+    LoosePermissions { mode: u32 },
+    #[error("it is not exactly {expected} bytes long")]
+    Length { expected: usize },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads a file of exactly `N` bytes.
+pub(crate) fn read<const N: usize>(
+    path: &Path,
+    access: Access,
+) -> Result<Zeroizing<[u8; N]>, PrivateFileError> {
+    let mut file = open_checked(path, access, OpenOptions::new().read(true))?;
+    let mut bytes = Zeroizing::new([0; N]);
+    match file.read_exact(bytes.as_mut_slice()) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(PrivateFileError::Length { expected: N });
+        }
+        other => other?,
+    }
+    if file.read(&mut [0])? != 0 {
+        return Err(PrivateFileError::Length { expected: N });
+    }
+    Ok(bytes)
+}
+
+/// Opens a file that exists, never through a symbolic link, and checks on the
+/// open file (not on the path, which may change) whose it is.
+pub(crate) fn open_checked(
+    path: &Path,
+    access: Access,
+    options: &mut OpenOptions,
+) -> Result<File, PrivateFileError> {
+    // NONBLOCK, or opening a pipe would wait for its writer.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match options.custom_flags(flags.bits().cast_signed()).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(PrivateFileError::Absent),
+        other => other?,
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(PrivateFileError::NotAFile);
+    }
+    let (uid, mode) = (metadata.uid(), metadata.mode());
+    let us = rustix::process::geteuid().as_raw();
+    let (owner_fits, forbidden) = match access {
+        Access::Ours => (uid == us, 0o077),
+        Access::Credential => (uid == us || uid == 0, 0o037),
+    };
+    if !owner_fits {
+        return Err(PrivateFileError::ForeignOwner { uid });
+    }
+    if mode & forbidden != 0 {
+        return Err(PrivateFileError::LoosePermissions { mode });
+    }
+    Ok(file)
+}
+
+/// Creates a file that must not exist yet, mode 0600, and makes its content
+/// durable. Its name is durable after [`sync_directory`].
+pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Makes creations, renames and removals in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

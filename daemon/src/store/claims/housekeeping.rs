@@ -1,0 +1,100 @@
+//! What a storage is told to do next.
+
+use mlskeyd_protocol::v1::{Housekeeping, Joined, Look, Record};
+use rusqlite::params;
+
+use super::rows;
+use crate::store::error::StoreError;
+use crate::store::writer::Tx;
+use crate::store::{column, keys, seconds};
+
+/// Most KeyPackages, and most dead records, that one answer names.
+const MAX_RECORDS: usize = 64;
+
+/// Most keys that one answer asks to look for.
+const MAX_LOOKS: usize = 16;
+
+/// A look that was asked for and not answered is asked for again after so many
+/// seconds, or when the storage is attached again.
+const ASK_AGAIN: u64 = 60;
+
+/// All that is due for this storage, within bounds.
+pub(super) fn of(tx: &mut Tx<'_>, storage: u64) -> Result<Housekeeping, StoreError> {
+    Ok(Housekeeping {
+        joined: joined(tx, storage)?,
+        dead: dead(tx, storage)?,
+        looks: looks(tx, storage)?,
+    })
+}
+
+fn joined(tx: &Tx<'_>, storage: u64) -> Result<Vec<Joined>, StoreError> {
+    let rows = rows::records(
+        tx,
+        "storage = ?1 AND joined = 1 LIMIT ?2",
+        params![column(storage), MAX_RECORDS],
+    )?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| row.joined.map(|group| Joined { record: row.record, group }))
+        .collect())
+}
+
+fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
+    let mut dead = rows::records(
+        tx,
+        "storage = ?1 AND dead = 1 LIMIT ?2",
+        params![column(storage), MAX_RECORDS],
+    )?;
+    dead.retain(|row| row.dead);
+    let judged = tx.ago(tx.settings.grace);
+    let mut unbound = rows::records(
+        tx,
+        "storage = ?1 AND unbound <= ?2 AND dead = 0 LIMIT ?3",
+        params![column(storage), judged, MAX_RECORDS.saturating_sub(dead.len())],
+    )?;
+    unbound.retain(|row| row.unbound.is_some_and(|since| tx.has_passed(since, tx.settings.grace)));
+    dead.append(&mut unbound);
+    Ok(dead.into_iter().map(|row| row.record).collect())
+}
+
+/// The last look: keys whose grace is over, and the records of this storage
+/// that last named them.
+fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
+    // Most calls find that there is nothing to search for.
+    let due = tx.live.look_from.get(&storage).is_some_and(|from| *from <= tx.now.observed);
+    if !due || !tx.live.attached.contains_key(&storage) {
+        return Ok(Vec::new());
+    }
+    const NAMED_HERE: &str = "EXISTS (SELECT 1 FROM claims WHERE claims.key = keys.id
+        AND claims.storage = ?1 AND claims.released IS NOT NULL)";
+    let grace = tx.settings.grace;
+    let keys = keys::select(
+        tx.conn,
+        tx.mac,
+        &format!("wait = 3 AND since <= ?2 AND state = 1 AND {NAMED_HERE} ORDER BY since LIMIT ?3"),
+        params![column(storage), tx.ago(grace), MAX_LOOKS],
+    )?;
+    let mut looks = Vec::new();
+    for key in &keys {
+        let mut records = Vec::new();
+        for claim in rows::claims_of_key(tx, &key.id)? {
+            if claim.storage == storage && claim.released.is_some() {
+                records.extend(rows::record_by_id(tx, claim.record)?.map(|row| row.record));
+            }
+        }
+        looks.push(Look { key: key.id, records });
+    }
+    let next_due = rows::minimum(
+        tx,
+        &format!("SELECT min(since) FROM keys WHERE wait = 3 AND since > ?2 AND state = 1 AND {NAMED_HERE}"),
+        params![column(storage), tx.ago(grace).unwrap_or(-1)],
+    )?
+    .map(|since| since.saturating_add(seconds(grace)));
+    let ask_again =
+        (!looks.is_empty()).then_some(tx.now.observed.saturating_add(ASK_AGAIN));
+    match next_due.into_iter().chain(ask_again).min() {
+        Some(from) => tx.live.look_from.insert(storage, from),
+        None => tx.live.look_from.remove(&storage),
+    };
+    Ok(looks)
+}

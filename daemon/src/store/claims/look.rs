@@ -1,0 +1,74 @@
+//! The answer to a last look.
+
+use mlskeyd_protocol::v1::{Housekeeping, KeyId, Look, Looked, Owner};
+
+use super::housekeeping;
+use super::rows::{self, ClaimRow};
+use crate::failpoint;
+use crate::store::error::StoreError;
+use crate::store::types::{KeyRecord, Wait};
+use crate::store::writer::Tx;
+use crate::store::keys;
+
+/// Found means claimed again; absent means that this storage is done with the
+/// key.
+pub(in crate::store) fn looked(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    looked: &Looked,
+) -> Result<Housekeeping, StoreError> {
+    let Some(storage) = rows::storage(tx, owner, &looked.storage)? else {
+        return Ok(Housekeeping::default());
+    };
+    for look in &looked.found {
+        answer(tx, storage.id, owner, look)?;
+    }
+    // There may be more than one answer could name.
+    tx.live.look_from.insert(storage.id, 0);
+    failpoint::hit("store.looked.before_commit");
+    housekeeping::of(tx, storage.id)
+}
+
+fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(), StoreError> {
+    let Some(key) = keys::get(tx.conn, tx.mac, &look.key)? else { return Ok(()) };
+    // An old answer must not count for a later release.
+    let Wait::Released { since } = key.wait else { return Ok(()) };
+    if key.owner != *owner || !key.is_active() || !tx.has_passed(since, tx.settings.grace) {
+        return Ok(());
+    }
+    let (mut found, mut remembered) = (false, Vec::new());
+    for claim in rows::claims_of_key(tx, &key.id)? {
+        if claim.storage != storage {
+            remembered.push(claim);
+            continue;
+        }
+        let Some(row) = rows::record_by_id(tx, claim.record)? else { continue };
+        if look.records.contains(&row.record) {
+            // As part of the newest claim, so that the next one replaces it.
+            let claim = ClaimRow { generation: row.generation, released: None, ..claim };
+            rows::put_claim(tx, &claim)?;
+            found = true;
+        } else {
+            rows::delete_claim(tx, &claim)?;
+        }
+    }
+    if found {
+        return keys::put(tx, KeyRecord { wait: Wait::None, ..key });
+    }
+    nothing_more_to_look_at(tx, &key.id, &remembered)
+}
+
+/// If no record is left to look at, a key only waits for the end of its grace.
+pub(super) fn nothing_more_to_look_at(
+    tx: &mut Tx<'_>,
+    key: &KeyId,
+    remembered: &[ClaimRow],
+) -> Result<(), StoreError> {
+    let Some(key) = keys::get(tx.conn, tx.mac, key)? else { return Ok(()) };
+    match key.wait {
+        Wait::Released { since } if remembered.is_empty() => {
+            keys::put(tx, KeyRecord { wait: Wait::Unnamed { since }, ..key })
+        }
+        _ => Ok(()),
+    }
+}

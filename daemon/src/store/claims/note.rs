@@ -1,0 +1,133 @@
+//! Events of a storage that decide which records live.
+
+use mlskeyd_protocol::v1::{Bytes, Housekeeping, Note, Owner, Record, Report};
+use rusqlite::params;
+
+use super::rows::{self, OwnLeafRow, RecordRow};
+use super::{housekeeping, storages};
+use crate::failpoint;
+use crate::store::error::StoreError;
+use crate::store::types::Binding;
+use crate::store::writer::Tx;
+use crate::store::{column, keys};
+
+/// Most own leaf nodes that are remembered per group. OpenMLS clears them at
+/// each merge.
+const MAX_OWN_LEAVES: usize = 1024;
+
+/// Takes events in.
+pub(in crate::store) fn report(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    report: &Report,
+) -> Result<Housekeeping, StoreError> {
+    let storage = storages::get_or_create(tx, owner, &report.storage)?.id;
+    for note in &report.notes {
+        match note {
+            Note::OwnLeaf { group, public_key } => own_leaf(tx, storage, group, public_key)?,
+            Note::OwnLeavesDeleted { group } => own_leaves_deleted(tx, storage, group)?,
+            Note::GroupEnded { group, leaf_index } => {
+                own_leaves_deleted(tx, storage, group)?;
+                group_ended(tx, storage, group, *leaf_index)?;
+            }
+        }
+    }
+    failpoint::hit("store.report.before_commit");
+    housekeeping::of(tx, storage)
+}
+
+fn own_leaf(
+    tx: &Tx<'_>,
+    storage: u64,
+    group: &Bytes,
+    public_key: &Bytes,
+) -> Result<(), StoreError> {
+    if leaves_of_group(tx, storage, group)?.len() >= MAX_OWN_LEAVES {
+        return Err(StoreError::Limit("own leaf nodes in one group"));
+    }
+    let leaf = OwnLeafRow { storage, public_key: public_key.clone(), group: group.clone() };
+    rows::put_own_leaf(tx, &leaf)?;
+    if let Some(row) = update_with(tx, storage, public_key)? {
+        let group = Some(group.clone());
+        rows::put_record(tx, &RecordRow { group, unbound: None, ..row })?;
+    }
+    Ok(())
+}
+
+fn own_leaves_deleted(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), StoreError> {
+    let leaves = leaves_of_group(tx, storage, group)?;
+    tx.conn
+        .prepare_cached("DELETE FROM own_leaves WHERE storage = ?1 AND group_id = ?2")?
+        .execute(params![column(storage), group.0])?;
+    for leaf in leaves {
+        let Some(row) = update_with(tx, storage, &leaf.public_key)? else { continue };
+        if rows::groups_of_leaf(tx, storage, &leaf.public_key)?.is_empty() {
+            rows::put_record(tx, &RecordRow { unbound: Some(tx.now.observed), ..row })?;
+        }
+    }
+    Ok(())
+}
+
+/// Every epoch and Update record of that group and member dies. If the storage
+/// no longer knows which member it was, and its records are of several, none
+/// does: nothing is destroyed on a guess.
+fn group_ended(
+    tx: &Tx<'_>,
+    storage: u64,
+    group: &Bytes,
+    leaf_index: Option<u32>,
+) -> Result<(), StoreError> {
+    let condition = "storage = ?1 AND group_id = ?2";
+    let mut of_members = Vec::new();
+    for row in rows::records(tx, condition, params![column(storage), group.0])? {
+        if let Some(index) = member_of(tx, &row, group)? {
+            of_members.push((index, row));
+        }
+    }
+    let ended = match (leaf_index, of_members.first()) {
+        (Some(index), _) => index,
+        (None, Some((first, _))) if of_members.iter().all(|(index, _)| index == first) => *first,
+        (None, _) => return Ok(()),
+    };
+    for (index, row) in of_members {
+        if index == ended {
+            rows::put_record(tx, &RecordRow { dead: true, ..row })?;
+        }
+    }
+    Ok(())
+}
+
+/// The leaf index that a record belongs to: an Update record does not say so
+/// itself, but its leaf was signed here.
+fn member_of(tx: &Tx<'_>, row: &RecordRow, group: &Bytes) -> Result<Option<u32>, StoreError> {
+    match row.record {
+        Record::Epoch { leaf_index, .. } => return Ok(Some(leaf_index)),
+        Record::Update { .. } => {}
+        Record::GroupState { .. } | Record::KeyPackage { .. } => return Ok(None),
+    }
+    for claim in rows::claims_of_record(tx, row.id)? {
+        let key = keys::get(tx.conn, tx.mac, &claim.key)?;
+        if let Some(Binding::Leaf { group: bound, leaf_index }) = key.map(|key| key.binding)
+            && bound == *group
+        {
+            return Ok(Some(leaf_index));
+        }
+    }
+    Ok(None)
+}
+
+fn update_with(
+    tx: &Tx<'_>,
+    storage: u64,
+    public_key: &Bytes,
+) -> Result<Option<RecordRow>, StoreError> {
+    rows::record(tx, storage, &Record::Update { public_key: public_key.clone() })
+}
+
+fn leaves_of_group(
+    tx: &Tx<'_>,
+    storage: u64,
+    group: &Bytes,
+) -> Result<Vec<OwnLeafRow>, StoreError> {
+    rows::own_leaves(tx, "storage = ?1 AND group_id = ?2", params![column(storage), group.0])
+}

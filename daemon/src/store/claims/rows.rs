@@ -1,0 +1,323 @@
+//! The rows behind claims.
+
+use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, Record};
+use rusqlite::types::ValueRef;
+use rusqlite::{OptionalExtension, Params, params};
+use serde::{Deserialize, Serialize};
+
+use crate::store::column;
+use crate::store::error::StoreError;
+use crate::store::mac::{Row, name_id};
+use crate::store::writer::Tx;
+
+/// One database of one app account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct StorageRow {
+    pub(super) id: u64,
+    pub(super) owner: Owner,
+    pub(super) name: String,
+    /// Is it forgotten when its connections are gone?
+    pub(super) ends: bool,
+    /// When it was last attached, in seconds since 1970.
+    pub(super) last_attached: u64,
+    /// The run in which it was attached and not yet detached.
+    pub(super) attached_run: Option<u64>,
+    /// Since when no connection has it, in observed seconds.
+    pub(super) gone_since: Option<u64>,
+}
+
+impl Row for StorageRow {
+    const TABLE: &'static str = "storages";
+}
+
+/// A record of a storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct RecordRow {
+    pub(super) id: u64,
+    pub(super) storage: u64,
+    pub(super) record: Record,
+    /// The newest claim.
+    pub(super) generation: u64,
+    /// The group that it belongs to, once known.
+    pub(super) group: Option<Bytes>,
+    /// Of a KeyPackage: the group that it served to join.
+    pub(super) joined: Option<Bytes>,
+    /// Did it die by meaning? The storage is told until it has deleted it.
+    pub(super) dead: bool,
+    /// Of an Update: since when no own leaf node holds its key, in observed
+    /// seconds.
+    pub(super) unbound: Option<u64>,
+}
+
+impl Row for RecordRow {
+    const TABLE: &'static str = "records";
+}
+
+/// 'This record holds this key.'
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct ClaimRow {
+    pub(super) record: u64,
+    pub(super) storage: u64,
+    pub(super) key: KeyId,
+    /// The claim that said so last.
+    pub(super) generation: u64,
+    /// 'Held', rather: the order in which such claims ended.
+    pub(super) released: Option<u64>,
+}
+
+impl Row for ClaimRow {
+    const TABLE: &'static str = "claims";
+}
+
+/// 'A leaf with this key is among the group's own leaf nodes.'
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct OwnLeafRow {
+    pub(super) storage: u64,
+    pub(super) public_key: Bytes,
+    pub(super) group: Bytes,
+}
+
+impl Row for OwnLeafRow {
+    const TABLE: &'static str = "own_leaves";
+}
+
+pub(super) fn storages(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<StorageRow>, StoreError> {
+    select(tx, condition, params)
+}
+
+pub(super) fn storage(
+    tx: &Tx<'_>,
+    owner: &Owner,
+    name: &str,
+) -> Result<Option<StorageRow>, StoreError> {
+    let found = storages(tx, "name_id = ?1", [name_id(&(owner, name))?])?;
+    Ok(found.into_iter().find(|storage| storage.owner == *owner && storage.name == name))
+}
+
+pub(super) fn put_storage(tx: &Tx<'_>, storage: &StorageRow) -> Result<(), StoreError> {
+    let id = column(storage.id);
+    let sealed = tx.mac.seal(&id.to_be_bytes(), storage)?;
+    let ending = storage.gone_since.filter(|_| storage.ends);
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO storages (id, name_id, ending, attached_run, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (id) DO UPDATE SET ending = ?3, attached_run = ?4, body = ?5, mac = ?6",
+        )?
+        .execute(params![
+            id,
+            name_id(&(&storage.owner, &storage.name))?,
+            ending.map(column),
+            storage.attached_run.map(column),
+            sealed.body,
+            sealed.mac,
+        ])?;
+    Ok(())
+}
+
+pub(super) fn records(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<RecordRow>, StoreError> {
+    select(tx, condition, params)
+}
+
+pub(super) fn record(
+    tx: &Tx<'_>,
+    storage: u64,
+    record: &Record,
+) -> Result<Option<RecordRow>, StoreError> {
+    let name = name_id(record)?;
+    let found = records(tx, "storage = ?1 AND name_id = ?2", params![column(storage), name])?;
+    Ok(found.into_iter().find(|row| row.storage == storage && row.record == *record))
+}
+
+pub(super) fn record_by_id(tx: &Tx<'_>, id: u64) -> Result<Option<RecordRow>, StoreError> {
+    Ok(records(tx, "id = ?1", [column(id)])?.into_iter().next())
+}
+
+pub(super) fn put_record(tx: &Tx<'_>, row: &RecordRow) -> Result<(), StoreError> {
+    let id = column(row.id);
+    let sealed = tx.mac.seal(&id.to_be_bytes(), row)?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO records (id, storage, name_id, kind, group_id, dead, joined, unbound,
+               body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (id) DO UPDATE SET group_id = ?5, dead = ?6, joined = ?7, unbound = ?8,
+               body = ?9, mac = ?10",
+        )?
+        .execute(params![
+            id,
+            column(row.storage),
+            name_id(&row.record)?,
+            kind(&row.record),
+            row.group.as_ref().map(|group| &group.0),
+            row.dead,
+            row.joined.is_some(),
+            row.unbound.map(column),
+            sealed.body,
+            sealed.mac,
+        ])?;
+    Ok(())
+}
+
+const fn kind(record: &Record) -> u8 {
+    match record {
+        Record::GroupState { .. } => 0,
+        Record::Epoch { .. } => 1,
+        Record::Update { .. } => 2,
+        Record::KeyPackage { .. } => 3,
+    }
+}
+
+pub(super) fn claims(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    select(tx, condition, params)
+}
+
+pub(super) fn claims_of_record(tx: &Tx<'_>, record: u64) -> Result<Vec<ClaimRow>, StoreError> {
+    claims(tx, "record = ?1", [column(record)])
+}
+
+pub(super) fn claims_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow>, StoreError> {
+    claims(tx, "key = ?1", [key.as_bytes()])
+}
+
+pub(super) fn put_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreError> {
+    let record = column(claim.record);
+    let id = claim_id(record, &claim.key);
+    let sealed = tx.mac.seal(&id, claim)?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO claims (id, record, key, storage, released, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (id) DO UPDATE SET released = ?5, body = ?6, mac = ?7",
+        )?
+        .execute(params![
+            id,
+            record,
+            claim.key.as_bytes(),
+            column(claim.storage),
+            claim.released.map(column),
+            sealed.body,
+            sealed.mac,
+        ])?;
+    Ok(())
+}
+
+/// Drops a claim, and its record if nothing else needs that.
+pub(super) fn delete_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreError> {
+    tx.conn
+        .prepare_cached("DELETE FROM claims WHERE id = ?1")?
+        .execute([claim_id(column(claim.record), &claim.key)])?;
+    delete_if_empty(tx, claim.record)
+}
+
+/// Drops a record of which nothing is left to remember.
+pub(super) fn delete_if_empty(tx: &Tx<'_>, record: u64) -> Result<(), StoreError> {
+    tx.conn
+        .prepare_cached(
+            "DELETE FROM records WHERE id = ?1 AND dead = 0 AND joined = 0
+               AND NOT EXISTS (SELECT 1 FROM claims WHERE record = ?1)",
+        )?
+        .execute([column(record)])?;
+    Ok(())
+}
+
+/// The groups among whose own leaf nodes a leaf with this key is.
+pub(super) fn groups_of_leaf(
+    tx: &Tx<'_>,
+    storage: u64,
+    public_key: &Bytes,
+) -> Result<Vec<Bytes>, StoreError> {
+    let rows = own_leaves(
+        tx,
+        "storage = ?1 AND public_key = ?2",
+        params![column(storage), public_key.0],
+    )?;
+    Ok(rows.into_iter().map(|row| row.group).collect())
+}
+
+pub(super) fn own_leaves(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<OwnLeafRow>, StoreError> {
+    select(tx, condition, params)
+}
+
+pub(super) fn put_own_leaf(tx: &Tx<'_>, leaf: &OwnLeafRow) -> Result<(), StoreError> {
+    let id = name_id(leaf)?;
+    let sealed = tx.mac.seal(&id, leaf)?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO own_leaves (id, storage, public_key, group_id, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (id) DO NOTHING",
+        )?
+        .execute(params![
+            id,
+            column(leaf.storage),
+            leaf.public_key.0,
+            leaf.group.0,
+            sealed.body,
+            sealed.mac
+        ])?;
+    Ok(())
+}
+
+/// Does the key have a claim that holds? Finds only; what is to be destroyed is
+/// judged on [`claims_of_key`].
+pub(super) fn has_claims(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
+    Ok(tx
+        .conn
+        .prepare_cached("SELECT 1 FROM claims WHERE key = ?1 AND released IS NULL LIMIT 1")?
+        .exists([key.as_bytes()])?)
+}
+
+/// The number that a query finds, if it finds one.
+pub(super) fn minimum(
+    tx: &Tx<'_>,
+    sql: &str,
+    params: impl Params,
+) -> Result<Option<u64>, StoreError> {
+    let least: Option<Option<i64>> =
+        tx.conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?;
+    Ok(least.flatten().map(i64::cast_unsigned))
+}
+
+/// Rows that satisfy a condition, each verified.
+fn select<R: Row>(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<R>, StoreError> {
+    let sql = format!("SELECT id, body, mac FROM {} WHERE {condition}", R::TABLE);
+    let mut statement = tx.conn.prepare_cached(&sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id = match row.get_ref(0)? {
+            ValueRef::Integer(number) => number.to_be_bytes().to_vec(),
+            other => other.as_blob().map_err(rusqlite::Error::from)?.to_vec(),
+        };
+        let (body, mac): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(2)?);
+        found.push(tx.mac.open(&id, &body, &mac)?);
+    }
+    Ok(found)
+}
+
+fn claim_id(record: i64, key: &KeyId) -> Vec<u8> {
+    let mut id = record.to_be_bytes().to_vec();
+    id.extend_from_slice(key.as_bytes());
+    id
+}

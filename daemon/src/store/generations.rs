@@ -1,0 +1,237 @@
+//! Generation keys: what keys hang under, so that they can be destroyed.
+
+use rand_core::{OsRng, RngCore};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::error::StoreError;
+use super::mac::{Row, RowMac};
+use super::tombstones::Tombstone;
+use super::types::{CurrentGeneration, Generation, GenerationState};
+use crate::devices::GenerationId;
+use super::writer::{Effect, Tx};
+use crate::failpoint;
+
+impl Row for Generation {
+    const TABLE: &'static str = "generations";
+}
+
+type Raw = (Vec<u8>, Vec<u8>, Vec<u8>);
+
+/// The generation, if there is such a row and it verifies.
+pub(super) fn get(
+    conn: &Connection,
+    mac: &RowMac,
+    id: &GenerationId,
+) -> Result<Option<Generation>, StoreError> {
+    conn.prepare_cached("SELECT id, body, mac FROM generations WHERE id = ?1")?
+        .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?
+        .map(|(id, body, tag): Raw| mac.open(&id, &body, &tag))
+        .transpose()
+}
+
+/// All that are not destroyed; those that do not verify are left out, and said
+/// loudly.
+pub(super) fn alive(conn: &Connection, mac: &RowMac) -> Result<Vec<Generation>, StoreError> {
+    let mut statement =
+        conn.prepare_cached("SELECT id, body, mac FROM generations WHERE state != 4")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let mut generations = Vec::new();
+    for raw in rows {
+        let (id, body, tag): Raw = raw?;
+        match mac.open(&id, &body, &tag) {
+            Ok(generation) => generations.push(generation),
+            Err(error) => tracing::error!(%error, "a generation is passed over"),
+        }
+    }
+    Ok(generations)
+}
+
+fn put(tx: &Tx<'_>, generation: &Generation) -> Result<(), StoreError> {
+    let sealed = tx.mac.seal(generation.id.as_bytes(), generation)?;
+    let state: u8 = match generation.state {
+        GenerationState::Creating => 0,
+        GenerationState::Current => 1,
+        GenerationState::Retired => 2,
+        GenerationState::Destroying => 3,
+        GenerationState::Destroyed => 4,
+    };
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO generations (id, device, own, state, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (id) DO UPDATE SET state = ?4, body = ?5, mac = ?6",
+        )?
+        .execute(params![
+            generation.id.as_bytes(),
+            generation.device,
+            generation.own,
+            state,
+            sealed.body,
+            sealed.mac
+        ])?;
+    Ok(())
+}
+
+fn require(tx: &Tx<'_>, id: &GenerationId) -> Result<Generation, StoreError> {
+    get(tx.conn, tx.mac, id)?.ok_or(StoreError::NotFound("generation"))
+}
+
+/// Where a new HPKE key of the device goes; journals a new generation if there
+/// is none, or the current one is `max_age` seconds old.
+pub(super) fn current(
+    tx: &mut Tx<'_>,
+    device: &str,
+    max_age: u64,
+) -> Result<CurrentGeneration, StoreError> {
+    let current = alive(tx.conn, tx.mac)?.into_iter().find(|generation| {
+        generation.device == device
+            && !generation.own
+            && generation.state == GenerationState::Current
+            && tx.now.observed.saturating_sub(generation.created) < max_age
+    });
+    if let Some(generation) = current {
+        return Ok(CurrentGeneration::Existing(generation.id));
+    }
+    let mut id = [0; GenerationId::LEN];
+    OsRng
+        .try_fill_bytes(&mut id)
+        .map_err(|e| StoreError::Unavailable(format!("no random bytes: {e}")))?;
+    let id = GenerationId::from_bytes(id);
+    put(tx, &creating(tx, id, device, false))?;
+    failpoint::hit("store.current_generation.before_commit");
+    Ok(CurrentGeneration::CreateNew(id))
+}
+
+fn creating(tx: &Tx<'_>, id: GenerationId, device: &str, own: bool) -> Generation {
+    Generation {
+        id,
+        device: device.to_owned(),
+        own,
+        created: tx.now.observed,
+        state: GenerationState::Creating,
+    }
+}
+
+/// The device has made it: it becomes the current one.
+pub(super) fn finish(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    match generation.state {
+        GenerationState::Creating if !generation.own => {}
+        GenerationState::Current => return Ok(()),
+        _ => return Err(StoreError::WrongGeneration),
+    }
+    for older in alive(tx.conn, tx.mac)? {
+        let replaced = older.device == generation.device && !older.own;
+        if replaced && older.state == GenerationState::Current {
+            put(tx, &Generation { state: GenerationState::Retired, ..older })?;
+        }
+    }
+    put(tx, &Generation { state: GenerationState::Current, ..generation })?;
+    failpoint::hit("store.finish_generation.before_commit");
+    Ok(())
+}
+
+/// Takes no new keys from here on.
+pub(super) fn retire(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    match generation.state {
+        GenerationState::Current => {
+            put(tx, &Generation { state: GenerationState::Retired, ..generation })
+        }
+        GenerationState::Retired => Ok(()),
+        _ => Err(StoreError::WrongGeneration),
+    }
+}
+
+/// A new key may go only where nobody is destroying.
+pub(super) fn check_takes_keys(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    // A retired one, too: it may have been the current one when it was asked for.
+    let open = matches!(generation.state, GenerationState::Current | GenerationState::Retired);
+    if open && !generation.own { Ok(()) } else { Err(StoreError::WrongGeneration) }
+}
+
+/// Journals the generation of one key, together with that key.
+pub(super) fn begin_own(
+    tx: &mut Tx<'_>,
+    id: GenerationId,
+    device: &str,
+) -> Result<(), StoreError> {
+    if get(tx.conn, tx.mac, &id)?.is_some() {
+        return Err(StoreError::Conflict("a generation of this name"));
+    }
+    put(tx, &creating(tx, id, device, true))
+}
+
+/// The device has made the key: its own generation, if it has one, is real.
+pub(super) fn finish_own(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    match generation.state {
+        GenerationState::Creating if generation.own => {
+            put(tx, &Generation { state: GenerationState::Current, ..generation })
+        }
+        GenerationState::Current | GenerationState::Retired => Ok(()),
+        _ => Err(StoreError::WrongGeneration),
+    }
+}
+
+/// Those that hold no living key and take no new one.
+pub(super) fn to_destroy(conn: &Connection, mac: &RowMac) -> Result<Vec<Generation>, StoreError> {
+    let mut due = Vec::new();
+    for generation in alive(conn, mac)? {
+        let closed = match generation.state {
+            GenerationState::Retired => true,
+            GenerationState::Current => generation.own,
+            _ => false,
+        };
+        if closed && !holds_keys(conn, &generation.id)? {
+            due.push(generation);
+        }
+    }
+    Ok(due)
+}
+
+fn holds_keys(conn: &Connection, id: &GenerationId) -> Result<bool, StoreError> {
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM keys WHERE generation = ?1 AND state < 3 LIMIT 1")?
+        .exists([id.as_bytes()])?)
+}
+
+/// Journals that a generation without living keys is to be destroyed.
+pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    match generation.state {
+        GenerationState::Destroyed => return Ok(()),
+        GenerationState::Current if !generation.own => return Err(StoreError::WrongGeneration),
+        _ if holds_keys(tx.conn, id)? => return Err(StoreError::WrongGeneration),
+        _ => {}
+    }
+    put(tx, &Generation { state: GenerationState::Destroying, ..generation })?;
+    failpoint::hit("store.begin_destroy_generation.before_commit");
+    Ok(())
+}
+
+/// The device has destroyed it.
+pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    match generation.state {
+        GenerationState::Destroying => {}
+        GenerationState::Destroyed => return Ok(()),
+        _ => return Err(StoreError::WrongGeneration),
+    }
+    put(tx, &Generation { state: GenerationState::Destroyed, ..generation })?;
+    tx.then(Effect::Tombstone(Tombstone::Generation(*id)));
+    tx.then(Effect::Scrub);
+    failpoint::hit("store.finish_destroy_generation.before_commit");
+    Ok(())
+}
+
+/// A tombstone says that it is destroyed, whatever the row says.
+pub(super) fn bury(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let Some(generation) = get(tx.conn, tx.mac, id)? else { return Ok(()) };
+    match generation.state {
+        GenerationState::Destroyed => Ok(()),
+        _ => put(tx, &Generation { state: GenerationState::Destroying, ..generation }),
+    }
+}

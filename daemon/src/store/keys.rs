@@ -1,0 +1,383 @@
+//! Keys: their rows, and the journal of making and destroying them.
+
+use std::sync::Arc;
+
+use mlskeyd_protocol::v1::{Algorithm, Bytes, KeyId, Owner};
+use rusqlite::{Connection, OptionalExtension, Params, Row as SqlRow, params};
+
+use super::error::StoreError;
+use super::generations;
+use super::mac::{Row, RowMac, decode};
+use super::tombstones::Tombstone;
+use super::types::{
+    Binding, Cause, ConnectionId, KeyRecord, LifeState, MadeKey, NewKey,
+    Rebind, Under, Wait,
+};
+use crate::devices::{GenerationId, KeyBlob};
+use super::writer::{Effect, Tx};
+use super::{claims, column};
+use crate::failpoint;
+
+/// Longest blob of a device, in bytes.
+const MAX_BLOB: usize = 16 * 1024;
+
+impl Row for KeyRecord {
+    const TABLE: &'static str = "keys";
+}
+
+/// A row as SQLite gives it.
+struct Raw {
+    id: Vec<u8>,
+    body: Vec<u8>,
+    mac: Vec<u8>,
+}
+
+impl Raw {
+    fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
+        Ok(Self { id: row.get(0)?, body: row.get(1)?, mac: row.get(2)? })
+    }
+
+    fn verify(&self, mac: &RowMac) -> Result<KeyRecord, StoreError> {
+        mac.open(&self.id, &self.body, &self.mac)
+    }
+
+    /// For lists: a row that does not verify is shown as missing.
+    fn show(&self, mac: &RowMac) -> Option<KeyRecord> {
+        self.verify(mac).ok().or_else(|| {
+            decode(&self.body).map(|key: KeyRecord| KeyRecord {
+                state: LifeState::Missing,
+                blob: KeyBlob::new(Vec::new()),
+                ..key
+            })
+        })
+    }
+}
+
+/// The key, if there is such a row and it verifies.
+pub(super) fn get(
+    conn: &Connection,
+    mac: &RowMac,
+    id: &KeyId,
+) -> Result<Option<KeyRecord>, StoreError> {
+    conn.prepare_cached("SELECT id, body, mac FROM keys WHERE id = ?1")?
+        .query_row([id.as_bytes()], Raw::read)
+        .optional()?
+        .map(|raw| raw.verify(mac))
+        .transpose()
+}
+
+/// The key of an owner with this public key that is not destroyed; else a
+/// destroyed one, so that its fate can be told.
+pub(super) fn get_by_public(
+    conn: &Connection,
+    mac: &RowMac,
+    owner: &Owner,
+    public_key: &Bytes,
+) -> Result<Option<KeyRecord>, StoreError> {
+    let raw = conn
+        .prepare_cached(
+            "SELECT id, body, mac FROM keys WHERE public_key = ?1 AND uid = ?2 AND app = ?3
+             ORDER BY state LIMIT 1",
+        )?
+        .query_row(params![public_key.0, owner.uid, owner.app], Raw::read)
+        .optional()?;
+    let Some(raw) = raw else { return Ok(None) };
+    let key = raw.verify(mac)?;
+    Ok(Some(key).filter(|key| key.owner == *owner && key.public_key == *public_key))
+}
+
+/// As [`get`], and there has to be one.
+fn require(tx: &Tx<'_>, id: &KeyId) -> Result<KeyRecord, StoreError> {
+    get(tx.conn, tx.mac, id)?.ok_or(StoreError::NotFound("key"))
+}
+
+/// Keys in the order of a query; those that do not verify are left out, and
+/// said loudly: one bad row must not stop the work on the others.
+pub(super) fn select(
+    conn: &Connection,
+    mac: &RowMac,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<KeyRecord>, StoreError> {
+    let sql = format!("SELECT id, body, mac FROM keys WHERE {condition}");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut keys = Vec::new();
+    for raw in statement.query_map(params, Raw::read)? {
+        match raw?.verify(mac) {
+            Ok(key) => keys.push(key),
+            Err(error) => tracing::error!(%error, "a key is passed over"),
+        }
+    }
+    Ok(keys)
+}
+
+/// A page of all keys, ordered by id; rows that do not verify show as missing.
+pub(super) fn page(
+    conn: &Connection,
+    mac: &RowMac,
+    after: Option<KeyId>,
+    destroyed: bool,
+    limit: u32,
+) -> Result<Vec<(KeyRecord, u32)>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, body, mac,
+           (SELECT count(*) FROM claims WHERE key = keys.id AND released IS NULL)
+         FROM keys WHERE id > ?1 AND (?2 OR state < 3) ORDER BY id LIMIT ?3",
+    )?;
+    let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+    let rows = statement.query_map(params![after, destroyed, limit], |row| {
+        Ok((Raw::read(row)?, row.get::<_, u32>(3)?))
+    })?;
+    let mut keys = Vec::new();
+    for row in rows {
+        let (raw, claims) = row?;
+        keys.extend(raw.show(mac).map(|key| (key, claims)));
+    }
+    Ok(keys)
+}
+
+/// Writes the row, and tells the cache when that is durable.
+pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
+    let sealed = tx.mac.seal(key.id.as_bytes(), &key)?;
+    let (wait, since, run, connection) = match key.wait {
+        Wait::None => (None, None, None, None),
+        Wait::Open { run, connection, since } => (Some(1), Some(since), Some(run), Some(connection.0)),
+        Wait::Orphan { since } => (Some(2), Some(since), None, None),
+        Wait::Released { since } => (Some(3), Some(since), None, None),
+        Wait::Unnamed { since } => (Some(4), Some(since), None, None),
+    };
+    let not_after = match key.binding {
+        Binding::Init { not_after, .. } if key.state == LifeState::Active => Some(not_after),
+        _ => None,
+    };
+    let state: u8 = match key.state {
+        LifeState::Creating => 0,
+        LifeState::Active | LifeState::Missing => 1,
+        LifeState::Destroying => 2,
+        LifeState::Destroyed => 3,
+    };
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO keys (id, uid, app, public_key, generation, state, wait, since, run,
+               connection, not_after, expired, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             ON CONFLICT (id) DO UPDATE SET public_key = ?4, state = ?6, wait = ?7, since = ?8,
+               run = ?9, connection = ?10, not_after = ?11, expired = ?12, body = ?13, mac = ?14",
+        )?
+        .execute(params![
+            key.id.as_bytes(),
+            key.owner.uid,
+            key.owner.app,
+            key.public_key.0,
+            key.generation.as_bytes(),
+            state,
+            wait,
+            since.map(column),
+            run.map(column),
+            connection.map(column),
+            not_after.map(column),
+            key.expired_since.map(column),
+            sealed.body,
+            sealed.mac,
+        ])?;
+    tx.then(Effect::Key(Arc::new(key)));
+    Ok(())
+}
+
+/// Journals a key that a device is about to make.
+pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreError> {
+    if get(tx.conn, tx.mac, &new.id)?.is_some() {
+        return Err(StoreError::Conflict("a key of this name"));
+    }
+    let generation = match new.generation {
+        Under::Shared(id) => {
+            generations::check_takes_keys(tx, &id)?;
+            id
+        }
+        Under::Own(id) => {
+            generations::begin_own(tx, id, &new.device)?;
+            id
+        }
+    };
+    let wait = match (new.algorithm, new.connection) {
+        (Algorithm::Signature(_), _) => Wait::None,
+        (_, None) => Wait::Orphan { since: tx.now.observed },
+        (_, Some(connection)) => {
+            Wait::Open { run: tx.live.meta.run, connection, since: tx.now.observed }
+        }
+    };
+    put(
+        tx,
+        KeyRecord {
+            id: new.id,
+            owner: new.owner,
+            algorithm: new.algorithm,
+            public_key: Bytes::default(),
+            device: new.device,
+            tier: new.tier,
+            generation,
+            blob: KeyBlob::new(Vec::new()),
+            identity: new.identity,
+            binding: Binding::None,
+            state: LifeState::Creating,
+            created: new.created,
+            wait,
+            expired_since: None,
+        },
+    )?;
+    failpoint::hit("store.begin_create.before_commit");
+    Ok(())
+}
+
+/// Makes a journalled key visible.
+pub(super) fn finish_create(tx: &mut Tx<'_>, made: MadeKey) -> Result<Arc<KeyRecord>, StoreError> {
+    let key = require(tx, &made.id)?;
+    if key.state != LifeState::Creating {
+        return Err(StoreError::Conflict("a finished key of this name"));
+    }
+    if made.blob.as_bytes().len() > MAX_BLOB {
+        return Err(StoreError::Limit("bytes in a device's key blob"));
+    }
+    let twin = get_by_public(tx.conn, tx.mac, &key.owner, &made.public_key)?;
+    if twin.is_some() {
+        return Err(StoreError::Conflict("a key with this public key"));
+    }
+    generations::finish_own(tx, &key.generation)?;
+    let key = KeyRecord {
+        public_key: made.public_key,
+        blob: made.blob,
+        tier: made.tier,
+        state: LifeState::Active,
+        ..key
+    };
+    put(tx, key.clone())?;
+    failpoint::hit("store.finish_create.before_commit");
+    Ok(Arc::new(key))
+}
+
+/// Drops a journalled key that the device did not make, or has destroyed.
+pub(super) fn abandon_create(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreError> {
+    let Some(key) = get(tx.conn, tx.mac, id)? else { return Ok(()) };
+    if key.state != LifeState::Creating {
+        return Err(StoreError::Conflict("a finished key of this name"));
+    }
+    tx.conn.prepare_cached("DELETE FROM keys WHERE id = ?1")?.execute([id.as_bytes()])?;
+    tx.then(Effect::KeyRemoved(*id));
+    Ok(())
+}
+
+/// Journals that a key is to be destroyed: from here on nobody can use it.
+pub(super) fn begin_destroy(
+    tx: &mut Tx<'_>,
+    id: &KeyId,
+    cause: Cause,
+) -> Result<KeyRecord, StoreError> {
+    let key = require(tx, id)?;
+    match key.state {
+        LifeState::Active => {
+            if cause == Cause::Due && !claims::is_due(tx, &key)? {
+                return Err(StoreError::NotDue(*id));
+            }
+        }
+        // Again, after a failure: the tombstone may be what is missing.
+        LifeState::Destroying => {}
+        LifeState::Destroyed => return Err(StoreError::Destroyed(*id)),
+        LifeState::Creating | LifeState::Missing => return Err(StoreError::NotFound("key")),
+    }
+    claims::key_ends(tx, &key)?;
+    let key = KeyRecord { state: LifeState::Destroying, wait: Wait::None, expired_since: None, ..key };
+    put(tx, key.clone())?;
+    tx.then(Effect::Tombstone(Tombstone::Key(key.id, key.generation)));
+    failpoint::hit("store.begin_destroy.before_commit");
+    Ok(key)
+}
+
+/// The device has destroyed it, or its generation: the blob goes, the row stays.
+pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreError> {
+    let key = require(tx, id)?;
+    match key.state {
+        LifeState::Destroying => {}
+        LifeState::Destroyed => return Ok(()),
+        LifeState::Creating | LifeState::Active | LifeState::Missing => {
+            return Err(StoreError::Conflict("a living key of this name"));
+        }
+    }
+    put(
+        tx,
+        KeyRecord { state: LifeState::Destroyed, blob: KeyBlob::new(Vec::new()), ..key },
+    )?;
+    tx.then(Effect::Scrub);
+    failpoint::hit("store.finish_destroy.before_commit");
+    Ok(())
+}
+
+/// Marks for destruction what a tombstone says is destroyed: an older copy of
+/// the database was put back.
+pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreError> {
+    for stone in stones {
+        let keys = match stone {
+            Tombstone::Key(id, _) => get(tx.conn, tx.mac, id)?.into_iter().collect(),
+            Tombstone::Generation(id) => {
+                generations::bury(tx, id)?;
+                under_generation(tx, id)?
+            }
+        };
+        for key in keys {
+            if matches!(key.state, LifeState::Active | LifeState::Creating) {
+                tracing::warn!(key = %key.id, "an older registry was put back; the key stays destroyed");
+                claims::key_ends(tx, &key)?;
+                put(tx, KeyRecord { state: LifeState::Destroying, wait: Wait::None, ..key })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn under_generation(tx: &Tx<'_>, id: &GenerationId) -> Result<Vec<KeyRecord>, StoreError> {
+    select(tx.conn, tx.mac, "generation = ?1 AND state < 3", [id.as_bytes()])
+}
+
+/// Changes bindings, all or none.
+pub(super) fn bind(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    changes: Vec<Rebind>,
+) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+    let mut bound = Vec::new();
+    for change in changes {
+        let key = require(tx, &change.key)?;
+        if key.owner != *owner {
+            return Err(StoreError::NotFound("key"));
+        }
+        if key.state != LifeState::Active {
+            return Err(StoreError::Destroyed(key.id));
+        }
+        if key.binding == change.to {
+            bound.push(Arc::new(key));
+            continue;
+        }
+        if key.binding != change.from {
+            return Err(StoreError::Conflict("a binding of this key"));
+        }
+        let key = KeyRecord { binding: change.to, ..key };
+        put(tx, key.clone())?;
+        bound.push(Arc::new(key));
+    }
+    failpoint::hit("store.bind.before_commit");
+    Ok(bound)
+}
+
+/// The connection is gone: its keys that were never claimed become orphans.
+pub(super) fn orphan(tx: &mut Tx<'_>, connection: ConnectionId) -> Result<(), StoreError> {
+    let run = tx.live.meta.run;
+    let keys = select(
+        tx.conn,
+        tx.mac,
+        "run = ?1 AND connection = ?2",
+        params![column(run), column(connection.0)],
+    )?;
+    for key in keys {
+        put(tx, KeyRecord { wait: Wait::Orphan { since: tx.now.observed }, ..key })?;
+    }
+    Ok(())
+}

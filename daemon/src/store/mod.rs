@@ -1,0 +1,645 @@
+//! The registry: which keys there are, whose they are, what they are for, who
+//! still needs them, and what the guard remembers.
+//!
+//! One SQLite file in the state directory, and beside it the tombstones of what
+//! is destroyed. All changes go through one thread, many to a transaction, and
+//! are durable when they are answered; keys and guard marks that are in use are
+//! read from memory. Each row carries a MAC under a subkey of the store key,
+//! which is checked whenever the row is used.
+//!
+//! Memory and speed do not depend on how many keys there are.
+
+mod cache;
+mod claims;
+mod clock;
+mod db;
+mod error;
+mod generations;
+mod guard;
+mod identities;
+mod keys;
+mod mac;
+mod open;
+mod reader;
+mod scrub;
+#[cfg(test)]
+mod tests;
+mod tombstones;
+mod types;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mlskeyd_protocol::v1::{
+    Bytes, Claim, Claimed, Housekeeping, KeyId, Looked, Owner, Report, Settle, StorageInfo,
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub use clock::{SystemClock, TimeSource};
+pub use error::{OpenError, StoreError};
+pub use scrub::{ScrubPosition, Scrubbed};
+pub use types::{
+    Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation,
+    GenerationState, GuardId, GuardMark, IdentityRecord, KeyRecord, LifeState,
+    MAX_COMMITS, MadeKey, NewKey, Pending, Rebind, Settings, Under,
+};
+
+use cache::Cache;
+use reader::Reading;
+use writer::{Message, Task, Tx};
+
+use crate::devices::GenerationId;
+use crate::failpoint;
+
+/// Most keys of one page.
+const PAGE: u32 = 1000;
+
+/// The registry. Clones share it; when the last one is dropped, what is queued
+/// is finished and the file closed.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// `None` if the registry is read-only.
+    writer: Option<mpsc::Sender<Message>>,
+    reader: mpsc::Sender<reader::Message>,
+    cache: Arc<Cache>,
+    read_only: Option<String>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("read_only", &self.shared.read_only).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The threads end when nobody is left to ask them.
+        self.writer = None;
+        self.reader = mpsc::channel(1).0;
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Registry {
+    /// Opens the registry in `dir` (made if need be, mode 0700) and holds it for
+    /// this process alone. `mac_key` is a subkey of the store key for this
+    /// purpose only.
+    ///
+    /// With another key than the one that the state was made with it opens
+    /// read-only ([`Self::read_only_reason`]): all keys show as missing, nothing
+    /// is changed, and all works again when the right key is back.
+    ///
+    /// # Errors
+    /// [`OpenError`], each with what to do next.
+    pub fn open(dir: &Path, mac_key: &[u8; 32], settings: Settings) -> Result<Self, OpenError> {
+        open::open(dir, mac_key, settings, Arc::new(SystemClock))
+    }
+
+    /// As [`Self::open`], with other clocks.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with_clock(
+        dir: &Path,
+        mac_key: &[u8; 32],
+        settings: Settings,
+        clock: Arc<dyn TimeSource>,
+    ) -> Result<Self, OpenError> {
+        open::open(dir, mac_key, settings, clock)
+    }
+
+    /// Why the registry takes no changes, if it does not.
+    #[must_use]
+    pub fn read_only_reason(&self) -> Option<&str> {
+        self.shared.read_only.as_deref()
+    }
+
+    /// Finishes what is queued, writes all to the main file and closes it, even
+    /// if there are other clones. Later calls answer [`StoreError::Closed`].
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.shared.reader.send(reader::Message::Stop(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+        let (done, closed) = oneshot::channel();
+        if let Some(writer) = &self.shared.writer
+            && writer.send(Message::Stop(done)).await.is_ok()
+        {
+            let _ = closed.await;
+        }
+    }
+
+    /// Runs in the writer's next transaction; durable when it answers.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let Some(writer) = &self.shared.writer else {
+            return Err(StoreError::ReadOnly(self.shared.read_only.clone().unwrap_or_default()));
+        };
+        let (reply, answer) = oneshot::channel();
+        let task = Task { work: Some(work), result: None, reply };
+        writer.send(Message::Operation(Box::new(task))).await.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Reading<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Box::new(move |reading: &Reading<'_>| {
+            // The caller may have gone.
+            let _ = reply.send(work(reading));
+        });
+        let sent = self.shared.reader.send(reader::Message::Read(work)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// Keys.
+impl Registry {
+    /// Journals a key, before a device makes it. It stays invisible until
+    /// [`Self::finish_create`] or [`Self::create_identity`].
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGeneration`] if the shared generation was destroyed
+    /// meanwhile.
+    pub async fn begin_create(&self, new: NewKey) -> Result<(), StoreError> {
+        self.write(move |tx| keys::begin_create(tx, new)).await?;
+        failpoint::hit("store.begin_create.after_commit");
+        Ok(())
+    }
+
+    /// Makes a journalled key visible, durably, with what the device made.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it is finished already or its public key is
+    /// in custody for this owner.
+    pub async fn finish_create(&self, made: MadeKey) -> Result<Arc<KeyRecord>, StoreError> {
+        let key = self.write(move |tx| keys::finish_create(tx, made)).await?;
+        failpoint::hit("store.finish_create.after_commit");
+        Ok(key)
+    }
+
+    /// Drops a journalled key that the device did not make, or has destroyed
+    /// again. Its own generation, if it has one, is to be destroyed after it.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the key is finished.
+    pub async fn abandon_create(&self, id: KeyId) -> Result<(), StoreError> {
+        self.write(move |tx| keys::abandon_create(tx, &id)).await
+    }
+
+    /// Journals that a key is to be destroyed. From here on it cannot be used
+    /// or claimed, and an older copy of the database does not bring it back.
+    /// May be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDue`], [`StoreError::Destroyed`] if that is finished
+    /// already, [`StoreError::NotFound`].
+    pub async fn begin_destroy(&self, id: KeyId, cause: Cause) -> Result<KeyRecord, StoreError> {
+        let key = self.write(move |tx| keys::begin_destroy(tx, &id, cause)).await?;
+        failpoint::hit("store.begin_destroy.after_commit");
+        Ok(key)
+    }
+
+    /// The device is done: deletes the blob. May be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if that was not begun.
+    pub async fn finish_destroy(&self, id: KeyId) -> Result<(), StoreError> {
+        self.write(move |tx| keys::finish_destroy(tx, &id)).await?;
+        failpoint::hit("store.finish_destroy.after_commit");
+        Ok(())
+    }
+
+    /// What was begun and not finished before this run, or in it.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`] if nothing may be repaired.
+    pub async fn pending(&self) -> Result<Pending, StoreError> {
+        self.write(|tx| {
+            let mut pending = Pending::default();
+            for key in keys::select(tx.conn, tx.mac, "state IN (0, 2)", [])? {
+                match key.state {
+                    LifeState::Creating => pending.creating.push(key),
+                    LifeState::Destroying => pending.destroying.push(key),
+                    _ => {}
+                }
+            }
+            for generation in generations::alive(tx.conn, tx.mac)? {
+                match generation.state {
+                    GenerationState::Creating => pending.generations_creating.push(generation),
+                    GenerationState::Destroying => pending.generations_destroying.push(generation),
+                    _ => {}
+                }
+            }
+            Ok(pending)
+        })
+        .await
+    }
+
+    /// The key in memory, if it was used of late: for callers that cannot wait.
+    #[must_use]
+    pub fn cached_key(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
+        self.shared.cache.key(id).filter(|key| key.state != LifeState::Creating)
+    }
+
+    /// The key, unless it is still being made. Look at its state: it may be
+    /// destroyed, or missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn key(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        if let Some(key) = self.shared.cache.key(&id) {
+            return Ok(visible(key));
+        }
+        self.read(move |reading| reading.key(&id)).await.map(|key| key.and_then(visible))
+    }
+
+    /// The owner's key with this public key, as [`Self::key`].
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn key_by_public(
+        &self,
+        owner: &Owner,
+        public_key: &Bytes,
+    ) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        if public_key.is_empty() {
+            return Ok(None);
+        }
+        let name = (owner.clone(), public_key.clone());
+        if let Some(key) = self.shared.cache.key_by_public(&name) {
+            return Ok(visible(key));
+        }
+        self.read(move |reading| reading.key_by_public(&name)).await
+            .map(|key| key.and_then(visible))
+    }
+
+    /// Changes what keys of `owner` are for, all or none. A change that is done
+    /// already is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if a binding is not what the change was decided
+    /// on, [`StoreError::Destroyed`], [`StoreError::NotFound`].
+    pub async fn bind(
+        &self,
+        owner: &Owner,
+        changes: Vec<Rebind>,
+    ) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
+        let owner = owner.clone();
+        let bound = self.write(move |tx| keys::bind(tx, &owner, changes)).await?;
+        failpoint::hit("store.bind.after_commit");
+        Ok(bound)
+    }
+}
+
+fn visible(key: Arc<KeyRecord>) -> Option<Arc<KeyRecord>> {
+    Some(key).filter(|key| key.state != LifeState::Creating)
+}
+
+/// Generations.
+impl Registry {
+    /// The generation that takes the device's new HPKE keys; a new one is
+    /// journalled if the current one is `max_age` old (observed time).
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn current_generation(
+        &self,
+        device: &str,
+        max_age: Duration,
+    ) -> Result<CurrentGeneration, StoreError> {
+        let device = device.to_owned();
+        self.write(move |tx| generations::current(tx, &device, seconds(max_age))).await
+    }
+
+    /// The device has made it: it becomes the current one, and the one before
+    /// is retired.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGeneration`] if it was not journalled.
+    pub async fn finish_generation(&self, id: GenerationId) -> Result<(), StoreError> {
+        self.write(move |tx| generations::finish(tx, &id)).await?;
+        failpoint::hit("store.finish_generation.after_commit");
+        Ok(())
+    }
+
+    /// No new keys go there from here on.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGeneration`] if it is not in use.
+    pub async fn retire_generation(&self, id: GenerationId) -> Result<(), StoreError> {
+        self.write(move |tx| generations::retire(tx, &id)).await
+    }
+
+    /// Those without living keys that take no new ones.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn generations_to_destroy(&self) -> Result<Vec<Generation>, StoreError> {
+        self.read(|reading| generations::to_destroy(reading.conn, reading.mac)).await
+    }
+
+    /// Journals that a generation is to be destroyed. May be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGeneration`] if it holds keys or takes new ones.
+    pub async fn begin_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
+        self.write(move |tx| generations::begin_destroy(tx, &id)).await?;
+        failpoint::hit("store.begin_destroy_generation.after_commit");
+        Ok(())
+    }
+
+    /// The device has destroyed it. May be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGeneration`] if that was not begun.
+    pub async fn finish_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
+        self.write(move |tx| generations::finish_destroy(tx, &id)).await?;
+        failpoint::hit("store.finish_destroy_generation.after_commit");
+        Ok(())
+    }
+}
+
+/// Identities, permits to leave, guard marks.
+impl Registry {
+    /// Makes a journalled signature key visible, together with its identity.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if there is an identity of this name: the key
+    /// stays journalled, and is to be destroyed and abandoned.
+    pub async fn create_identity(
+        &self,
+        identity: IdentityRecord,
+        made: MadeKey,
+    ) -> Result<Arc<KeyRecord>, StoreError> {
+        let key = self.write(move |tx| identities::create(tx, identity, made)).await?;
+        failpoint::hit("store.create_identity.after_commit");
+        Ok(key)
+    }
+
+    /// The owner's identity of this name.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn identity(
+        &self,
+        owner: &Owner,
+        name: &str,
+    ) -> Result<Option<IdentityRecord>, StoreError> {
+        let (owner, name) = (owner.clone(), name.to_owned());
+        self.read(move |reading| {
+            reading.if_verifiable(|conn, mac| identities::get(conn, mac, &owner, &name))
+        })
+        .await
+    }
+
+    /// All identities, or an owner's, by owner and name.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn identities(
+        &self,
+        owner: Option<&Owner>,
+    ) -> Result<Vec<IdentityRecord>, StoreError> {
+        let owner = owner.cloned();
+        self.read(move |reading| {
+            reading.if_verifiable(|conn, mac| identities::list(conn, mac, owner.as_ref()))
+        })
+        .await
+    }
+
+    /// Permits an identity to leave custody in one group, to this signature
+    /// key.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn permit_leave(&self, of: GuardId, signature_key: Bytes) -> Result<(), StoreError> {
+        self.write(move |tx| identities::permit_leave(tx, of, signature_key)).await
+    }
+
+    /// The signature key to which the identity may leave in this group.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn leave_permit(&self, of: &GuardId) -> Result<Option<Bytes>, StoreError> {
+        let of = of.clone();
+        self.read(move |reading| {
+            reading.if_verifiable(|conn, mac| identities::leave_permit(conn, mac, &of))
+        })
+        .await
+    }
+
+    /// Uses such a permit up; `false` if there was none for this signature key.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn use_leave_permit(
+        &self,
+        of: GuardId,
+        signature_key: Bytes,
+    ) -> Result<bool, StoreError> {
+        self.write(move |tx| identities::use_leave_permit(tx, &of, &signature_key)).await
+    }
+
+    /// The guard mark, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn guard_mark(&self, of: &GuardId) -> Result<Option<Arc<GuardMark>>, StoreError> {
+        if let Some(mark) = self.shared.cache.guard(of) {
+            return Ok(Some(mark));
+        }
+        let of = of.clone();
+        self.read(move |reading| reading.guard(of)).await
+    }
+
+    /// Changes a guard mark to what `decide` says of the present one, durably
+    /// and without another change in between. Nothing is written if it says the
+    /// same, or refuses.
+    ///
+    /// # Errors
+    /// [`StoreError::Limit`] above [`MAX_COMMITS`], [`StoreError::Tampered`].
+    pub async fn update_guard<E: Send + 'static>(
+        &self,
+        of: GuardId,
+        decide: impl FnOnce(Option<&GuardMark>) -> Result<GuardMark, E> + Send + 'static,
+    ) -> Result<Result<Arc<GuardMark>, E>, StoreError> {
+        let outcome = self.write(move |tx| guard::update(tx, of, decide)).await?;
+        failpoint::hit("store.guard.after_commit");
+        Ok(outcome)
+    }
+}
+
+/// Claims.
+impl Registry {
+    /// Connects a storage to a connection. One storage may have several.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn attach(
+        &self,
+        owner: &Owner,
+        storage: String,
+        ends: bool,
+        connection: ConnectionId,
+    ) -> Result<Housekeeping, StoreError> {
+        let owner = owner.clone();
+        self.write(move |tx| claims::attach(tx, &owner, &storage, ends, connection)).await
+    }
+
+    /// The connection is gone: detaches its storages, and makes orphans of its
+    /// keys that were never claimed.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn connection_closed(&self, connection: ConnectionId) -> Result<(), StoreError> {
+        self.write(move |tx| claims::connection_closed(tx, connection)).await
+    }
+
+    /// Holds what a record holds and will hold, until that is settled.
+    ///
+    /// # Errors
+    /// As any change; a key that cannot be claimed is no error but `lost`.
+    pub async fn claim(&self, owner: &Owner, claim: Claim) -> Result<Claimed, StoreError> {
+        let owner = owner.clone();
+        let claimed = self.write(move |tx| claims::claim(tx, &owner, &claim)).await?;
+        failpoint::hit("store.claim.after_commit");
+        Ok(claimed)
+    }
+
+    /// Drops what a storage no longer holds.
+    ///
+    /// # Errors
+    /// As any change; what is unknown or outdated is ignored.
+    pub async fn settle(&self, owner: &Owner, settle: Settle) -> Result<Housekeeping, StoreError> {
+        let owner = owner.clone();
+        let housekeeping = self.write(move |tx| claims::settle(tx, &owner, &settle)).await?;
+        failpoint::hit("store.settle.after_commit");
+        Ok(housekeeping)
+    }
+
+    /// Takes in events that decide which records live.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn report(&self, owner: &Owner, report: Report) -> Result<Housekeeping, StoreError> {
+        let owner = owner.clone();
+        let housekeeping = self.write(move |tx| claims::report(tx, &owner, &report)).await?;
+        failpoint::hit("store.report.after_commit");
+        Ok(housekeeping)
+    }
+
+    /// Takes in the answer to a last look.
+    ///
+    /// # Errors
+    /// As any change; answers that nobody waits for are ignored.
+    pub async fn looked(&self, owner: &Owner, looked: Looked) -> Result<Housekeeping, StoreError> {
+        let owner = owner.clone();
+        let housekeeping = self.write(move |tx| claims::looked(tx, &owner, &looked)).await?;
+        failpoint::hit("store.looked.after_commit");
+        Ok(housekeeping)
+    }
+
+    /// Keys whose time has come, at most `limit`; each is to be destroyed with
+    /// [`Cause::Due`], which looks again. Call until it answers none.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn destroyable(&self, limit: usize) -> Result<Vec<KeyId>, StoreError> {
+        self.write(move |tx| claims::destroyable(tx, limit)).await
+    }
+
+    /// How long until [`Self::destroyable`] has something to do; `None` if
+    /// nothing waits, so that no timer is needed.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn next_due(&self) -> Result<Option<Duration>, StoreError> {
+        self.write(|tx| claims::next_due(tx)).await
+    }
+
+    /// How many keys wait for the last look of a storage.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn waiting(&self) -> Result<u64, StoreError> {
+        self.write(|tx| claims::waiting(tx)).await
+    }
+
+    /// The storages, by owner and name.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn storages(&self) -> Result<Vec<StorageInfo>, StoreError> {
+        self.write(|tx| claims::list(tx)).await
+    }
+
+    /// Forgets a storage with all of its claims; answers how many records that
+    /// were.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn forget_storage(&self, owner: &Owner, name: &str) -> Result<u32, StoreError> {
+        let (owner, name) = (owner.clone(), name.to_owned());
+        self.write(move |tx| claims::forget(tx, &owner, &name)).await
+    }
+}
+
+/// Looking at it.
+impl Registry {
+    /// How much there is.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(|reading| reading.counts()).await
+    }
+
+    /// At most 1000 keys with the number of records that claim each, by id,
+    /// from after `after`; with those that are destroyed if asked. Keys that do
+    /// not verify show as missing.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn keys_page(
+        &self,
+        after: Option<KeyId>,
+        destroyed: bool,
+    ) -> Result<Vec<(KeyRecord, u32)>, StoreError> {
+        self.read(move |reading| keys::page(reading.conn, reading.mac, after, destroyed, PAGE)).await
+    }
+
+    /// Verifies the next `batch` rows; for a background pass over all.
+    ///
+    /// # Errors
+    /// As any reading. Rows that do not verify are no error but listed.
+    pub async fn scrub(&self, from: ScrubPosition, batch: u32) -> Result<Scrubbed, StoreError> {
+        self.read(move |reading| scrub::scrub(reading, from, batch)).await
+    }
+}
+
+/// SQLite's integers are signed: times and numbers never come near the end.
+fn column(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Whole seconds: what observed time is counted in.
+const fn seconds(time: Duration) -> u64 {
+    time.as_secs()
+}

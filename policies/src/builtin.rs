@@ -1,0 +1,235 @@
+//! The rules that are built in.
+
+use std::borrow::Cow;
+
+use crate::{Action, Decision, Question};
+
+/// What the configuration says to the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// May an app take a group out of custody?
+    pub allow_leave: bool,
+    /// The user id that the daemon runs under. It and root administer.
+    pub daemon_uid: u32,
+}
+
+/// The rules that decide on requests.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    settings: Settings,
+}
+
+/// What an action needs besides a caller.
+enum Needs {
+    /// Something that is there already, and is the caller's.
+    Own,
+    /// Nothing; but what is there already must be the caller's.
+    OwnIfAny,
+    /// As `Own`, and the configuration's consent.
+    LeaveAllowed,
+    /// An administrator.
+    Administrator,
+    /// Nobody may.
+    Never,
+}
+
+impl Policy {
+    /// The rules that are built in:
+    ///
+    /// - the owner of a key, an identity or a storage may use it, and anybody
+    ///   may make keys and identities of their own;
+    /// - nobody may have signed or opened what the daemon cannot read;
+    /// - leaving custody is permitted only if the configuration says so;
+    /// - root and the daemon's own user administer.
+    #[must_use]
+    pub const fn builtin(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// Decides. Equal questions have equal answers.
+    #[must_use]
+    pub fn decide(&self, question: &Question<'_>) -> Decision {
+        let own = question.owner.map(|owner| owner == question.caller);
+        match needs(question.action) {
+            Needs::Never => deny(
+                "builtin/unknown-structure",
+                "this is no MLS structure that mlskeyd can read to its last byte",
+                "if it is honest MLS content, check that this version of mlskeyd knows the extension or message type",
+            ),
+            Needs::Administrator => {
+                let uid = question.caller.uid;
+                if uid == 0 || uid == self.settings.daemon_uid {
+                    permit("builtin/administrators")
+                } else {
+                    deny(
+                        "builtin/administrators",
+                        "only root and the daemon's own user administer mlskeyd",
+                        "run the command as root",
+                    )
+                }
+            }
+            Needs::Own if own != Some(true) => not_the_owner(),
+            Needs::LeaveAllowed if own != Some(true) => not_the_owner(),
+            Needs::OwnIfAny if own == Some(false) => not_the_owner(),
+            Needs::LeaveAllowed if !self.settings.allow_leave => deny(
+                "builtin/leave-custody",
+                "the configuration does not let keys leave custody",
+                "ask the administrator to set allow_leave = true under [policy]",
+            ),
+            Needs::LeaveAllowed => permit("builtin/leave-custody"),
+            Needs::Own | Needs::OwnIfAny => permit("builtin/owner"),
+        }
+    }
+}
+
+const fn needs(action: Action) -> Needs {
+    match action {
+        Action::SignApplicationMessage
+        | Action::SignCommit
+        | Action::SignProposalAdd
+        | Action::SignProposalUpdate
+        | Action::SignProposalRemove
+        | Action::SignProposalPreSharedKey
+        | Action::SignProposalReInit
+        | Action::SignProposalExternalInit
+        | Action::SignProposalGroupContextExtensions
+        | Action::SignProposalSelfRemove
+        | Action::SignKeyPackage
+        | Action::SignLeafNode
+        | Action::SignGroupInfo
+        | Action::OpenWelcome
+        | Action::OpenPathSecret
+        | Action::Prepare => Needs::Own,
+        Action::CreateIdentity | Action::GenerateHpke | Action::ManageStorage | Action::Look => {
+            Needs::OwnIfAny
+        }
+        Action::LeaveCustody => Needs::LeaveAllowed,
+        Action::Administer => Needs::Administrator,
+        Action::SignUnknown | Action::OpenUnknown => Needs::Never,
+    }
+}
+
+const fn permit(policy: &'static str) -> Decision {
+    Decision::Permit {
+        policy: Cow::Borrowed(policy),
+    }
+}
+
+const fn deny(policy: &'static str, reason: &'static str, advice: &'static str) -> Decision {
+    Decision::Deny {
+        policy: Cow::Borrowed(policy),
+        reason: Cow::Borrowed(reason),
+        advice: Cow::Borrowed(advice),
+    }
+}
+
+const fn not_the_owner() -> Decision {
+    deny(
+        "builtin/owner",
+        "this does not belong to the caller",
+        "use a key, an identity or a storage that this app made as this user",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use mlskeyd_protocol::v1::Owner;
+
+    use super::*;
+
+    fn owner(uid: u32, app: &str) -> Owner {
+        Owner {
+            uid,
+            app: app.into(),
+        }
+    }
+
+    fn decide(
+        allow_leave: bool,
+        caller: &Owner,
+        action: Action,
+        owner: Option<&Owner>,
+    ) -> Decision {
+        let policy = Policy::builtin(Settings {
+            allow_leave,
+            daemon_uid: 77,
+        });
+        policy.decide(&Question {
+            caller,
+            action,
+            owner,
+            key: None,
+            identity: None,
+        })
+    }
+
+    /// (by the owner, with nothing, by another user, by another app) for each
+    /// action, with leaving allowed.
+    fn expected(action: Action) -> [bool; 4] {
+        match action {
+            Action::SignUnknown | Action::OpenUnknown | Action::Administer => {
+                [false, false, false, false]
+            }
+            Action::CreateIdentity
+            | Action::GenerateHpke
+            | Action::ManageStorage
+            | Action::Look => [true, true, false, false],
+            _ => [true, false, false, false],
+        }
+    }
+
+    #[test]
+    fn each_action_is_the_owners_alone() {
+        let alice = owner(1000, "default");
+        for action in Action::ALL {
+            let answers = [
+                Some(alice.clone()),
+                None,
+                Some(owner(1001, "default")),
+                Some(owner(1000, "other")),
+            ]
+            .map(|of| decide(true, &alice, action, of.as_ref()).is_permit());
+            assert_eq!(answers, expected(action), "{action}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_to_root_too() {
+        let root = owner(0, "default");
+        for action in [Action::SignUnknown, Action::OpenUnknown] {
+            assert!(
+                !decide(true, &root, action, Some(&root)).is_permit(),
+                "{action}"
+            );
+        }
+    }
+
+    #[test]
+    fn root_uses_nobody_elses_keys() {
+        let (root, alice) = (owner(0, "default"), owner(1000, "default"));
+        for action in Action::ALL {
+            let permitted = decide(true, &root, action, Some(&alice)).is_permit();
+            assert_eq!(permitted, action == Action::Administer, "{action}");
+        }
+    }
+
+    #[test]
+    fn leaving_needs_the_configurations_consent() {
+        let alice = owner(1000, "default");
+        let answer = decide(false, &alice, Action::LeaveCustody, Some(&alice));
+        let Decision::Deny { policy, advice, .. } = answer else {
+            panic!("permitted")
+        };
+        assert_eq!(policy, "builtin/leave-custody");
+        assert!(advice.contains("allow_leave"));
+        assert!(decide(true, &alice, Action::LeaveCustody, Some(&alice)).is_permit());
+    }
+
+    #[test]
+    fn root_and_the_daemons_user_administer() {
+        for (uid, permitted) in [(0, true), (77, true), (1000, false)] {
+            let answer = decide(false, &owner(uid, "default"), Action::Administer, None);
+            assert_eq!(answer.is_permit(), permitted, "{uid}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What the policy is asked, and what it answers.
+
+use std::borrow::Cow;
+
+use mlskeyd_protocol::v1::{Algorithm, KeyId, Owner, Role, Tier};
+
+use crate::Action;
+
+/// What the policy is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Who asks.
+    pub caller: &'a Owner,
+    /// What the request does.
+    pub action: Action,
+    /// The owner of what it does it with (a key, an identity, a storage).
+    /// `None`: with nothing that is there already.
+    pub owner: Option<&'a Owner>,
+    /// The key that it uses.
+    pub key: Option<KeyFacts<'a>>,
+    /// The name of the identity that it acts for.
+    pub identity: Option<&'a str>,
+}
+
+/// What the policy may know of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyFacts<'a> {
+    /// Its name.
+    pub id: KeyId,
+    /// What it is made for.
+    pub algorithm: Algorithm,
+    /// What it is known to be for.
+    pub role: Role,
+    /// The name of the device that holds it.
+    pub device: &'a str,
+    /// How it is kept.
+    pub tier: Tier,
+}
+
+/// What the policy answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The request may be served.
+    Permit {
+        /// The id of the policy that permits it.
+        policy: Cow<'static, str>,
+    },
+    /// The request is refused, before it reaches a device.
+    Deny {
+        /// The id of the policy that refuses it.
+        policy: Cow<'static, str>,
+        /// Why, in words that a user may read.
+        reason: Cow<'static, str>,
+        /// What can be done next.
+        advice: Cow<'static, str>,
+    },
+}
+
+impl Decision {
+    /// May the request be served?
+    #[must_use]
+    pub const fn is_permit(&self) -> bool {
+        matches!(self, Self::Permit { .. })
+    }
+}

@@ -1,0 +1,165 @@
+//! The services' methods, blocking.
+
+use std::sync::Arc;
+
+use super::pool::{Pool, Repeat};
+use super::{Attachment, Call, CallError, ClientConfig};
+use crate::handshake::Service;
+use crate::v1::*;
+
+/// Asks the daemon for custody; cheap to clone, and shared by all threads.
+///
+/// Each call under way has a connection of its own, so threads do not wait for
+/// each other. A connection that was lost is made anew, and a call whose reply
+/// was lost with it is repeated once where that is harmless.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pool: Arc<Pool>,
+}
+
+/// Asks the daemon what administrators ask; root and the daemon's own user are
+/// served.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    pool: Arc<Pool>,
+}
+
+impl Client {
+    /// A client that connects with its first call.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(config, Service::Custody)),
+        }
+    }
+
+    /// Grows whenever a connection had to be made again after one was lost, as
+    /// after a restart of the daemon.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.pool.incarnation()
+    }
+
+    /// Connects a storage, by a connection that is kept for it until the
+    /// [`Attachment`] is dropped. With `ends`, the storage is in memory only
+    /// and is forgotten then.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn attach(
+        &self,
+        storage: impl Into<String>,
+        ends: bool,
+        call: &Call<'_>,
+    ) -> Result<(Attachment, Housekeeping), CallError> {
+        let options = self.pool.options(call);
+        let request = CustodyRequest::Attach {
+            options,
+            storage: storage.into(),
+            ends,
+        };
+        let (connection, reply) =
+            self.pool
+                .call_and_keep(options, &request, Repeat::Harmless, call)?;
+        match reply {
+            CustodyResponse::Attach(outcome) => Ok((Attachment::new(connection), outcome?)),
+            _ => Err(other_reply("attach")),
+        }
+    }
+}
+
+impl AdminClient {
+    /// A client that connects with its first call.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(config, Service::Admin)),
+        }
+    }
+}
+
+fn other_reply(method: &str) -> CallError {
+    CallError::Protocol(format!(
+        "mlskeyd answered {method} with another method's reply"
+    ))
+}
+
+/// Blocking methods over the request and response types that tarpc generates
+/// from the service.
+macro_rules! methods {
+    ($client:ident, $requests:ident, $responses:ident; $(
+        $(#[$doc:meta])*
+        $method:ident = $variant:ident($($argument:ident: $type:ty),*) -> $reply:ty, $repeat:ident;
+    )*) => {
+        impl $client { $(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// See [`CallError`].
+            pub fn $method(
+                &self,
+                $($argument: $type,)*
+                call: &Call<'_>,
+            ) -> Result<$reply, CallError> {
+                let options = self.pool.options(call);
+                let request = $requests::$variant { options, $($argument: $argument.into()),* };
+                match self.pool.call(options, &request, Repeat::$repeat, call)? {
+                    $responses::$variant(outcome) => Ok(outcome?),
+                    _ => Err(other_reply(stringify!($method))),
+                }
+            }
+        )* }
+    };
+}
+
+methods! { Client, CustodyRequest, CustodyResponse;
+    /// Is the service ready for this caller?
+    status = Status() -> ServiceStatus, Harmless;
+    /// Makes an identity with a new signature key, or answers the one that is
+    /// there if it is the same.
+    create_identity = CreateIdentity(request: CreateIdentity) -> IdentityInfo, Harmless;
+    /// The caller's identities.
+    identities = Identities() -> Vec<IdentityInfo>, Harmless;
+    /// Collects what a person must give (unlock, consent) before an identity is
+    /// used.
+    prepare = Prepare(identity: &str) -> (), Harmless;
+    /// Signs; answers the signature in the form of the key's
+    /// [`SignatureScheme`].
+    sign = Sign(request: Sign) -> Bytes, Harmless;
+    /// Makes an HPKE key pair. Not repeated when the reply is lost, since each
+    /// makes a key.
+    generate_hpke = GenerateHpke(request: GenerateHpke) -> GeneratedHpke, Never;
+    /// Opens an HPKE ciphertext; answers the plaintext.
+    open = Open(request: Open) -> SecretBytes, Harmless;
+    /// Which of these public keys are in custody for the caller? In the order
+    /// asked: at most [`MAX_LOOKUP`](crate::limits::MAX_LOOKUP).
+    look_up = LookUp(public_keys: Vec<Bytes>) -> Vec<Option<KeyInfo>>, Harmless;
+    /// Lets the caller leave custody in one group.
+    leave_custody = LeaveCustody(request: LeaveCustody) -> (), Harmless;
+    /// Announces which keys a record will hold.
+    claim = Claim(request: Claim) -> Claimed, Harmless;
+    /// Reports what became of records.
+    settle = Settle(request: Settle) -> Housekeeping, Harmless;
+    /// Reports events that decide which records live.
+    report = Report(request: Report) -> Housekeeping, Harmless;
+    /// Answers a last look.
+    looked = Looked(request: Looked) -> Housekeeping, Harmless;
+}
+
+methods! { AdminClient, AdminRequest, AdminResponse;
+    /// The daemon at a glance.
+    status = Status() -> DaemonStatus, Harmless;
+    /// The devices.
+    devices = Devices() -> Vec<DeviceInfo>, Harmless;
+    /// All identities.
+    identities = Identities() -> Vec<OwnedIdentity>, Harmless;
+    /// Keys, ordered by id, at most 1000 a page.
+    keys = Keys(query: KeyQuery) -> Vec<OwnedKey>, Harmless;
+    /// The storages that hold claims.
+    storages = Storages() -> Vec<StorageInfo>, Harmless;
+    /// Drops all claims of a storage whose database is gone; answers how many
+    /// records that were.
+    forget_storage = ForgetStorage(owner: Owner, name: &str) -> u32, Harmless;
+    /// Destroys what is due now.
+    sweep = Sweep() -> Swept, Harmless;
+}

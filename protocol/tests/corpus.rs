@@ -1,0 +1,591 @@
+//! Wire version 1 is frozen: today's encoding of one sample of everything is
+//! the recorded one, and the recorded bytes decode.
+//!
+//! A test that fails here means that apps and daemons of different versions no
+//! longer understand each other. What a new message adds is recorded by
+//! `cargo test -p mlskeyd-protocol --test corpus -- --ignored record`, which
+//! never overwrites.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use mlskeyd_protocol::frame::{PREFIX, decode, encode};
+use mlskeyd_protocol::handshake::{Hello, Service, Welcome};
+use mlskeyd_protocol::limits::MAX_FRAME;
+use mlskeyd_protocol::server::LongRequests;
+use mlskeyd_protocol::v1::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/v1")
+}
+
+/// What is done with each sample.
+trait Each {
+    fn sample<T: Serialize + DeserializeOwned + Debug>(&mut self, name: &str, sample: &T);
+}
+
+struct Check(usize);
+
+impl Each for Check {
+    fn sample<T: Serialize + DeserializeOwned + Debug>(&mut self, name: &str, sample: &T) {
+        let recorded = std::fs::read(corpus().join(format!("{name}.bin"))).expect(name);
+        assert_eq!(
+            *encode(sample, MAX_FRAME).unwrap(),
+            recorded,
+            "{name} changed"
+        );
+        let back: T = decode(&recorded[PREFIX..]).expect(name);
+        assert_eq!(format!("{back:?}"), format!("{sample:?}"), "{name}");
+        // No shorter frame is taken for it, nor a longer one.
+        for cut in PREFIX..recorded.len() {
+            assert!(
+                decode::<T>(&recorded[PREFIX..cut]).is_err(),
+                "{name} cut at {cut}"
+            );
+        }
+        let longer = [&recorded[PREFIX..], &[0]].concat();
+        assert!(decode::<T>(&longer).is_err(), "{name} with one byte more");
+        self.0 += 1;
+    }
+}
+
+struct Recorder;
+
+impl Each for Recorder {
+    fn sample<T: Serialize + DeserializeOwned + Debug>(&mut self, name: &str, sample: &T) {
+        let path = corpus().join(format!("{name}.bin"));
+        if !path.exists() {
+            std::fs::write(path, encode(sample, MAX_FRAME).unwrap()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_recorded_bytes_are_todays() {
+    let mut check = Check(0);
+    each_sample(&mut check);
+    let files = std::fs::read_dir(corpus()).unwrap().count();
+    assert_eq!(check.0, files, "a recorded message is gone");
+}
+
+#[test]
+#[ignore = "adds what is new to the corpus"]
+fn record() {
+    each_sample(&mut Recorder);
+}
+
+#[test]
+fn only_content_may_be_long() {
+    let variant = |request: &CustodyRequest| {
+        let frame = encode(request, MAX_FRAME).unwrap();
+        postcard::take_from_bytes::<u32>(&frame[PREFIX..])
+            .unwrap()
+            .0
+    };
+    for request in custody_requests() {
+        let long = matches!(
+            request,
+            CustodyRequest::Sign { .. } | CustodyRequest::Open { .. }
+        );
+        assert_eq!(
+            CustodyRequest::may_be_long(variant(&request)),
+            long,
+            "{request:?}"
+        );
+    }
+}
+
+fn options() -> CallOptions {
+    CallOptions {
+        interaction: Interaction::UpTo(30_000),
+        priority: Priority::Background,
+        token: 300,
+    }
+}
+
+fn key(byte: u8) -> KeyId {
+    KeyId::from_bytes([byte; 16])
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes(text.as_bytes().to_vec())
+}
+
+fn placement() -> Placement {
+    Placement {
+        device: Some("tpm".into()),
+        tier: Some(Tier::Sealed),
+    }
+}
+
+fn identity() -> IdentityInfo {
+    IdentityInfo {
+        name: "alice@example.com".into(),
+        credential: Credential::X509(vec![bytes("member"), bytes("ca")]),
+        key: key(1),
+        scheme: SignatureScheme::EcdsaP256Sha256,
+        public_key: bytes("public"),
+        device: "software".into(),
+        tier: Tier::Hardware,
+    }
+}
+
+fn key_info() -> KeyInfo {
+    KeyInfo {
+        id: key(2),
+        algorithm: Algorithm::Hpke(Kem::DhKemX25519),
+        role: Role::Leaf,
+        state: KeyState::Idle,
+        public_key: bytes("public"),
+        device: "software".into(),
+        tier: Tier::Software,
+        created: 1_800_000_000,
+    }
+}
+
+fn records() -> Vec<Record> {
+    vec![
+        Record::GroupState {
+            group: bytes("group"),
+        },
+        Record::Epoch {
+            group: bytes("group"),
+            epoch: 7,
+            leaf_index: 3,
+        },
+        Record::Update {
+            public_key: bytes("public"),
+        },
+        Record::KeyPackage {
+            reference: bytes("reference"),
+        },
+    ]
+}
+
+fn looks() -> Vec<Look> {
+    vec![Look {
+        key: key(3),
+        records: records(),
+    }]
+}
+
+fn housekeeping() -> Housekeeping {
+    let [state, epoch, update, package] = records().try_into().unwrap();
+    Housekeeping {
+        joined: vec![Joined {
+            record: package,
+            group: bytes("group"),
+        }],
+        dead: vec![state, epoch, update],
+        looks: looks(),
+    }
+}
+
+fn custody_requests() -> Vec<CustodyRequest> {
+    use CustodyRequest as R;
+    let options = options();
+    let [state, epoch, ..] = <[Record; 4]>::try_from(records()).unwrap();
+    vec![
+        R::Status { options },
+        R::CreateIdentity {
+            options,
+            request: CreateIdentity {
+                name: "alice@example.com".into(),
+                credential: Credential::Basic(bytes("alice")),
+                scheme: SignatureScheme::Ed25519,
+                placement: placement(),
+            },
+        },
+        R::Identities { options },
+        R::Prepare {
+            options,
+            identity: "alice@example.com".into(),
+        },
+        R::Sign {
+            options,
+            request: Sign {
+                key: key(1),
+                content: SecretBytes::new(b"content".to_vec()),
+            },
+        },
+        R::GenerateHpke {
+            options,
+            request: GenerateHpke {
+                kem: Kem::DhKemP256,
+                placement: Placement::default(),
+            },
+        },
+        R::Open {
+            options,
+            request: Open {
+                key: key(2),
+                kem: Kem::DhKemX25519,
+                aead: Aead::ChaCha20Poly1305,
+                enc: bytes("enc"),
+                info: bytes("info"),
+                aad: bytes(""),
+                ciphertext: bytes("ciphertext"),
+            },
+        },
+        R::LookUp {
+            options,
+            public_keys: vec![bytes("one"), bytes("two")],
+        },
+        R::LeaveCustody {
+            options,
+            request: LeaveCustody {
+                identity: "alice@example.com".into(),
+                group: bytes("group"),
+                signature_key: bytes("public"),
+            },
+        },
+        R::Attach {
+            options,
+            storage: "alice@bank/laptop".into(),
+            ends: true,
+        },
+        R::Claim {
+            options,
+            request: Claim {
+                storage: "alice@bank/laptop".into(),
+                record: state.clone(),
+                keys: vec![key(1), key(2)],
+            },
+        },
+        R::Settle {
+            options,
+            request: Settle {
+                storage: "alice@bank/laptop".into(),
+                settlements: vec![
+                    Settlement::Written {
+                        record: state,
+                        generation: 9,
+                    },
+                    Settlement::Deleted {
+                        record: epoch,
+                        generation: Some(8),
+                    },
+                ],
+            },
+        },
+        R::Report {
+            options,
+            request: Report {
+                storage: "alice@bank/laptop".into(),
+                notes: vec![
+                    Note::OwnLeaf {
+                        group: bytes("group"),
+                        public_key: bytes("public"),
+                    },
+                    Note::OwnLeavesDeleted {
+                        group: bytes("group"),
+                    },
+                    Note::GroupEnded {
+                        group: bytes("group"),
+                        leaf_index: Some(3),
+                    },
+                ],
+            },
+        },
+        R::Looked {
+            options,
+            request: Looked {
+                storage: "alice@bank/laptop".into(),
+                found: looks(),
+            },
+        },
+    ]
+}
+
+fn custody_responses() -> Vec<CustodyResponse> {
+    use CustodyResponse as R;
+    vec![
+        R::Status(Ok(ServiceStatus {
+            daemon: "0.1.0".into(),
+            default_device: ("software".into(), DeviceState::Ready),
+            read_only: Some("disk full".into()),
+        })),
+        R::CreateIdentity(Ok(identity())),
+        R::Identities(Ok(vec![identity()])),
+        R::Prepare(Ok(())),
+        R::Sign(Ok(bytes("signature"))),
+        R::GenerateHpke(Ok(GeneratedHpke {
+            key: key(2),
+            public_key: bytes("public"),
+        })),
+        R::Open(Ok(SecretBytes::new(b"plaintext".to_vec()))),
+        R::LookUp(Ok(vec![None, Some(key_info())])),
+        R::LeaveCustody(Ok(())),
+        R::Attach(Ok(housekeeping())),
+        R::Claim(Ok(Claimed {
+            generation: 9,
+            lost: vec![key(4)],
+            housekeeping: Housekeeping::default(),
+        })),
+        R::Settle(Ok(housekeeping())),
+        R::Report(Ok(housekeeping())),
+        R::Looked(Ok(housekeeping())),
+    ]
+}
+
+fn owner() -> Owner {
+    Owner {
+        uid: 1000,
+        app: "chat".into(),
+    }
+}
+
+fn admin_requests() -> Vec<AdminRequest> {
+    use AdminRequest as R;
+    let options = options();
+    vec![
+        R::Status { options },
+        R::Devices { options },
+        R::Identities { options },
+        R::Keys {
+            options,
+            query: KeyQuery {
+                after: Some(key(2)),
+                destroyed: true,
+            },
+        },
+        R::Storages { options },
+        R::ForgetStorage {
+            options,
+            owner: owner(),
+            name: "alice@bank/laptop".into(),
+        },
+        R::Sweep { options },
+    ]
+}
+
+fn admin_responses() -> Vec<AdminResponse> {
+    use AdminResponse as R;
+    let device = DeviceInfo {
+        name: "software".into(),
+        kind: "software".into(),
+        state: DeviceState::Locked,
+        detail: Some("insert it".into()),
+        offers: vec![(
+            Algorithm::Signature(SignatureScheme::Ed25519),
+            Tier::Software,
+        )],
+        default: true,
+    };
+    vec![
+        R::Status(Ok(DaemonStatus {
+            version: "0.1.0".into(),
+            pid: 4711,
+            uptime: 86_400,
+            connections: 3,
+            keys: 100,
+            read_only: None,
+            audit_sequence: 12,
+            devices: vec![device.clone()],
+        })),
+        R::Devices(Ok(vec![device])),
+        R::Identities(Ok(vec![OwnedIdentity {
+            owner: owner(),
+            identity: identity(),
+        }])),
+        R::Keys(Ok(vec![OwnedKey {
+            owner: owner(),
+            key: key_info(),
+            identity: Some("alice@example.com".into()),
+            claims: 2,
+        }])),
+        R::Storages(Ok(vec![StorageInfo {
+            owner: owner(),
+            name: "alice@bank/laptop".into(),
+            attached: true,
+            records: 4,
+            keys: 5,
+            last_attached: 1_800_000_000,
+        }])),
+        R::ForgetStorage(Ok(4)),
+        R::Sweep(Ok(Swept {
+            destroyed: 1,
+            waiting: 2,
+        })),
+    ]
+}
+
+/// Every code, in its order, then every variant of the small enums.
+fn small() -> impl Serialize + DeserializeOwned + Debug {
+    use FailureCode as C;
+    (
+        [
+            [
+                C::Denied,
+                C::BadRequest,
+                C::NotFound,
+                C::Destroyed,
+                C::KeyMissing,
+            ],
+            [
+                C::Conflict,
+                C::Withheld,
+                C::DecryptionFailed,
+                C::Unsupported,
+                C::DeviceLocked,
+            ],
+            [
+                C::DeviceAbsent,
+                C::DeviceFailed,
+                C::Busy,
+                C::LimitReached,
+                C::Timeout,
+            ],
+        ],
+        [
+            C::InteractionRequired,
+            C::ReadOnly,
+            C::AuditUnavailable,
+            C::Internal,
+        ],
+        [Tier::Software, Tier::Sealed, Tier::Hardware],
+        [
+            DeviceState::Absent,
+            DeviceState::Locked,
+            DeviceState::Ready,
+            DeviceState::Failed,
+        ],
+        [SignatureScheme::Ed25519, SignatureScheme::EcdsaP256Sha256],
+        [Kem::DhKemP256, Kem::DhKemX25519],
+        [Aead::Aes128Gcm, Aead::ChaCha20Poly1305],
+        [Role::Signature, Role::Unbound, Role::Init, Role::Leaf],
+        [
+            KeyState::Active,
+            KeyState::Idle,
+            KeyState::Missing,
+            KeyState::Destroyed,
+        ],
+        [Priority::Interactive, Priority::Background],
+        [Interaction::Never, Interaction::UpTo(1)],
+    )
+}
+
+fn each_sample(each: &mut impl Each) {
+    each.sample("small", &small());
+    let reply = |message| {
+        ServerFrame::Reply(tarpc::Response {
+            request_id: 300,
+            message,
+        })
+    };
+    for request in custody_requests() {
+        each.sample(&name("custody-request", &request), &request);
+    }
+    for response in custody_responses() {
+        each.sample(&name("custody-reply", &response), &reply(Ok(response)));
+    }
+    for request in admin_requests() {
+        each.sample(&name("admin-request", &request), &request);
+    }
+    for response in admin_responses() {
+        each.sample(
+            &name("admin-reply", &response),
+            &ServerFrame::Reply(tarpc::Response {
+                request_id: 300,
+                message: Ok(response),
+            }),
+        );
+    }
+    let failure = Failure::new(
+        FailureCode::Denied,
+        "not permitted",
+        "ask the security team",
+    )
+    .about_key(key(1))
+    .at_device("tpm")
+    .by_policy("default-deny");
+    each.sample(
+        "custody-reply-failure",
+        &reply(Ok(CustodyResponse::Sign(Err(failure)))),
+    );
+    let throttled = tarpc::ServerError::new(std::io::ErrorKind::Other, "throttled".into());
+    each.sample("custody-reply-throttled", &reply(Err(throttled)));
+
+    let device = "yubikey".to_owned();
+    for (name, progress) in [
+        (
+            "progress-touch",
+            Progress::WaitingForTouch {
+                device: device.clone(),
+            },
+        ),
+        (
+            "progress-locked",
+            Progress::Locked {
+                device: device.clone(),
+            },
+        ),
+        ("progress-busy", Progress::Busy { device }),
+    ] {
+        each.sample(
+            name,
+            &ServerFrame::<CustodyResponse>::Progress(300, progress),
+        );
+    }
+    each.sample(
+        "cancel",
+        &tarpc::ClientMessage::<CustodyRequest>::Cancel {
+            trace_context: tarpc::trace::Context::default(),
+            request_id: 300,
+        },
+    );
+
+    for (name, service) in [
+        ("hello-custody", Service::Custody),
+        ("hello-admin", Service::Admin),
+    ] {
+        each.sample(
+            name,
+            &Hello {
+                oldest: 1,
+                newest: 1,
+                ..Hello::new(service, "chat/1.0")
+            },
+        );
+    }
+    let daemon = "0.1.0".to_owned();
+    each.sample(
+        "welcome-agreed",
+        &Welcome::Agreed {
+            version: 1,
+            daemon: daemon.clone(),
+            uid: 1000,
+        },
+    );
+    each.sample(
+        "welcome-incompatible",
+        &Welcome::Incompatible {
+            oldest: 2,
+            newest: 3,
+            daemon,
+        },
+    );
+    each.sample(
+        "welcome-refused",
+        &Welcome::Refused("too many connections".into()),
+    );
+}
+
+/// A file name from the name of an enum's variant.
+fn name(kind: &str, message: &impl Debug) -> String {
+    let text = format!("{message:?}");
+    let variant: String = text
+        .chars()
+        .take_while(char::is_ascii_alphanumeric)
+        .collect();
+    format!("{kind}-{}", variant.to_lowercase())
+}

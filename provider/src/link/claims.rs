@@ -1,0 +1,50 @@
+//! What the storage wrapper asks.
+
+use mlskeyd_protocol::v1::{Claim, Claimed, Failure, Housekeeping, Looked, Report, Settle};
+
+use super::{Link, Terms};
+use crate::failure::{Operation, ProviderError};
+use crate::storage::custodian::{Custodian, Trouble};
+
+impl Link {
+    fn claimed<T>(&self, result: Result<T, ProviderError>) -> Result<T, Trouble> {
+        self.told(Operation::Claim, None, result)
+            .map_err(|error| match error {
+                ProviderError::Failure(failure) => failure.code.into(),
+                _ => Trouble::Later,
+            })
+    }
+}
+
+/// No person is needed for any of this, and no merge may wait for a daemon that
+/// is away: what cannot be said now is said later.
+impl Custodian for Link {
+    fn attached(&self, _: &str) -> bool {
+        self.door.attached()
+    }
+
+    fn attach(&self, storage: &str, ends: bool) -> Result<Housekeeping, Trouble> {
+        self.claimed(self.door.attach(Terms::UNATTENDED, storage, ends))
+    }
+
+    fn claim(&self, claim: Claim) -> Result<Claimed, Trouble> {
+        self.claimed(self.door.claim(Terms::UNATTENDED, claim))
+    }
+
+    fn settle(&self, settle: Settle) -> Result<Housekeeping, Trouble> {
+        self.claimed(self.door.settle(Terms::UNATTENDED, settle))
+    }
+
+    fn report(&self, report: Report) -> Result<Housekeeping, Trouble> {
+        self.claimed(self.door.report(Terms::UNATTENDED, report))
+    }
+
+    fn looked(&self, looked: Looked) -> Result<Housekeeping, Trouble> {
+        self.claimed(self.door.looked(Terms::UNATTENDED, looked))
+    }
+
+    fn record(&self, failure: Failure) {
+        self.watch
+            .failed(Operation::Claim, failure.key, failure.into());
+    }
+}

@@ -1,0 +1,181 @@
+//! What the app may still roll back.
+
+use std::sync::Arc;
+
+use mlskeyd_protocol::v1::{Note, Settlement};
+use openmls::prelude::*;
+use openmls_traits::storage::StorageProvider;
+
+use super::app::{App, Backend, Memory, Sqlite, on_both_storages};
+use super::model::{Event, Model};
+
+on_both_storages! {
+    a_rolled_back_commit_destroys_nothing
+    a_committed_transaction_releases_all_at_once
+    a_transaction_within_another_waits_for_it
+    a_rolled_back_join_can_be_done_again
+    a_database_put_back_within_the_grace_keeps_its_keys
+    a_record_deleted_and_written_again_stays_claimed
+    own_leaves_cleared_and_appended_again_keep_their_update
+}
+
+fn releases(log: &[Event]) -> usize {
+    log.iter()
+        .filter(|event| match event {
+            Event::Settle(_) => true,
+            Event::Note(note) => !matches!(note, Note::OwnLeaf { .. }),
+            _ => false,
+        })
+        .count()
+}
+
+fn a_rolled_back_commit_destroys_nothing<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    model.take_log();
+
+    alice.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    alice.update(&mut group);
+    assert_eq!(releases(&model.take_log()), 0);
+    alice.backend.rollback(storage.inner());
+    drop(transaction);
+
+    assert_eq!(releases(&model.take_log()), 0);
+    alice.sweep();
+    let mut group = alice.load(b"group");
+    assert_eq!(group.epoch().as_u64(), 0);
+    alice.update(&mut group);
+    alice.update(&mut group);
+    alice.sweep();
+    assert_eq!(model.alive().len(), 1, "what the rollback left over is gone too");
+    alice.update(&mut group);
+}
+
+fn a_committed_transaction_releases_all_at_once<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    model.take_log();
+
+    alice.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    alice.update(&mut group);
+    let log = model.take_log();
+    assert_eq!(releases(&log), 0);
+    assert!(log.iter().any(|event| matches!(event, Event::Claim(..))), "claims do not wait");
+    alice.backend.commit(storage.inner());
+    transaction.committed();
+    assert!(releases(&model.take_log()) > 0);
+    assert_eq!(alice.claimed(), 1);
+    alice.sweep();
+    assert_eq!(model.alive().len(), 1);
+}
+
+fn a_transaction_within_another_waits_for_it<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    model.take_log();
+    let outer = storage.begin();
+    let within = storage.begin();
+    alice.update(&mut group);
+    within.committed();
+    assert_eq!(releases(&model.take_log()), 0);
+    outer.committed();
+    assert!(releases(&model.take_log()) > 0);
+
+    let outer = storage.begin();
+    drop(storage.begin());
+    alice.update(&mut group);
+    outer.committed();
+    assert_eq!(releases(&model.take_log()), 0, "a part of it was rolled back");
+}
+
+fn a_rolled_back_join_can_be_done_again<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let package = bob.key_package(false);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    let mut group = alice.create(b"group");
+    let (_, welcome) = alice.add(&mut group, package);
+
+    for committed in [false, true] {
+        bob.backend.begin(storage.inner());
+        let transaction = storage.begin();
+        bob.join(&welcome);
+        assert_eq!(bob.claimed(), 2);
+        if committed {
+            bob.backend.commit(storage.inner());
+            transaction.committed();
+        } else {
+            bob.backend.rollback(storage.inner());
+            drop(transaction);
+            let shown: Option<KeyPackageBundle> = storage.key_package(&reference).unwrap();
+            assert!(shown.is_some());
+        }
+        bob.sweep();
+    }
+    assert_eq!(bob.claimed(), 1);
+    bob.update(&mut bob.load(b"group"));
+}
+
+fn a_database_put_back_within_the_grace_keeps_its_keys<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let mut alice = App::<B>::new("alice", &model);
+    let mut group = alice.create(b"group");
+    // Put back without a word to the wrapper, as a backup is.
+    alice.backend.begin(alice.provider.storage.inner());
+    alice.update(&mut group);
+    alice.backend.rollback(alice.provider.storage.inner());
+    alice.restart();
+    alice.sweep();
+    let mut group = alice.load(b"group");
+    assert_eq!(group.epoch().as_u64(), 0);
+    assert!(model.lock().failures.is_empty());
+    alice.update(&mut group);
+    assert_eq!(model.lock().destroyed.len(), 1, "the leaf key of the commit that is no more");
+}
+
+fn a_record_deleted_and_written_again_stays_claimed<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let package = bob.key_package(true);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    let bundle: KeyPackageBundle = storage.key_package(&reference).unwrap().unwrap();
+    model.take_log();
+    let transaction = storage.begin();
+    storage.delete_key_package(&reference).unwrap();
+    storage.write_key_package(&reference, &bundle).unwrap();
+    transaction.committed();
+    let log = model.take_log();
+    let deleted = |event: &Event| matches!(event, Event::Settle(Settlement::Deleted { .. }));
+    assert!(!log.iter().any(deleted), "{log:?}");
+    assert_eq!(bob.claimed(), 2);
+}
+
+fn own_leaves_cleared_and_appended_again_keep_their_update<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    group.propose_self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    let id = group.group_id();
+    let leaves: Vec<LeafNode> = storage.own_leaf_nodes(id).unwrap();
+    let transaction = storage.begin();
+    storage.delete_own_leaf_nodes(id).unwrap();
+    for leaf in &leaves {
+        storage.append_own_leaf_node(id, leaf).unwrap();
+    }
+    model.take_log();
+    transaction.committed();
+    let log = model.take_log();
+    assert!(matches!(log.last(), Some(Event::Note(Note::OwnLeaf { .. }))), "{log:?}");
+}

@@ -1,0 +1,119 @@
+//! The delete of a KeyPackage that OpenMLS makes before it opens the Welcome.
+//!
+//! Were it forwarded, a PIN that times out or a token that is pulled would lose
+//! the KeyPackage for good. So it is held back. How the open on this thread
+//! ended decides: after a good one the KeyPackage is hidden until the group is
+//! joined, after a failed one it is there again, and if there was none before
+//! the next storage call, the app itself meant to delete it.
+
+use std::collections::HashMap;
+use std::thread::ThreadId;
+
+use mlskeyd_protocol::v1::{Bytes, KeyId};
+
+use crate::memory;
+
+/// Most KeyPackages that are held back at once. Beyond, the oldest shows again:
+/// it belongs to a Welcome that was opened long ago and never joined.
+const MAX_PENDING: usize = 1024;
+
+#[derive(Debug)]
+struct Entry {
+    init_key: KeyId,
+    /// The thread that deleted it.
+    thread: ThreadId,
+    opened: bool,
+    /// Grows with each delete.
+    order: u64,
+}
+
+/// KeyPackage deletes that are held back, by KeyPackageRef.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    entries: HashMap<Bytes, Entry>,
+    order: u64,
+}
+
+/// What became of this thread's deletes since its last storage call.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcomes {
+    /// The Welcome was opened.
+    pub(super) opened: Vec<Bytes>,
+    /// The app's own deletes: to be forwarded.
+    pub(super) own: Vec<Bytes>,
+}
+
+impl Pending {
+    /// Holds a delete back. `false`: not this one.
+    pub(super) fn hold(&mut self, reference: Bytes, init_key: KeyId) -> bool {
+        // Deleted again while it is held back: the app means it.
+        if self.entries.contains_key(&reference) {
+            return false;
+        }
+        if self.entries.len() >= MAX_PENDING {
+            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.order);
+            if let Some(oldest) = oldest.map(|(reference, _)| reference.clone()) {
+                self.entries.remove(&oldest);
+            }
+        }
+        memory::watch(init_key);
+        self.order = self.order.wrapping_add(1);
+        let thread = std::thread::current().id();
+        let entry = Entry { init_key, thread, opened: false, order: self.order };
+        self.entries.insert(reference, entry);
+        true
+    }
+
+    /// Must reads hide this KeyPackage?
+    pub(super) fn hides(&self, reference: &Bytes) -> bool {
+        self.entries.contains_key(reference)
+    }
+
+    /// Holds it back no longer.
+    pub(super) fn forget(&mut self, reference: &Bytes) {
+        if let Some(entry) = self.entries.remove(reference)
+            && !entry.opened
+            && entry.thread == std::thread::current().id()
+        {
+            memory::unwatch(entry.init_key);
+        }
+    }
+
+    /// Settles what this thread deleted and has not opened yet.
+    pub(super) fn outcomes(&mut self) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        if self.entries.is_empty() {
+            return outcomes;
+        }
+        let thread = std::thread::current().id();
+        self.entries.retain(|reference, entry| {
+            if entry.opened || entry.thread != thread {
+                return true;
+            }
+            match memory::unwatch(entry.init_key) {
+                Some(true) => {
+                    entry.opened = true;
+                    outcomes.opened.push(reference.clone());
+                    true
+                }
+                Some(false) => false,
+                None => {
+                    outcomes.own.push(reference.clone());
+                    false
+                }
+            }
+        });
+        outcomes
+    }
+
+    /// The KeyPackage of the Welcome that this thread opened last, and that is
+    /// not among those `joined`.
+    pub(super) fn last_opened(&self, joined: impl Fn(&Bytes) -> bool) -> Option<Bytes> {
+        let thread = std::thread::current().id();
+        self.entries
+            .iter()
+            .filter(|(reference, entry)| entry.opened && entry.thread == thread && !joined(reference))
+            .max_by_key(|(_, entry)| entry.order)
+            .map(|(reference, _)| reference.clone())
+    }
+}

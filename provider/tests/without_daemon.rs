@@ -1,0 +1,179 @@
+//! What a provider does where no daemon runs: it can be made, it says so, and
+//! it never falls back to software keys by itself.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use mlskeyd_provider::{
+    Availability, BuildError, CUSTODY_CIPHERSUITES, CustodyProvider, Handle, Operation,
+    ProviderError,
+};
+use openmls::prelude::tls_codec::VLBytes;
+use openmls::prelude::*;
+use openmls_basic_credential::SignatureKeyPair;
+use openmls_rust_crypto::{MemoryStorage, RustCrypto};
+
+const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+
+fn absent() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("no-daemon.sock");
+    (dir, socket)
+}
+
+fn credential() -> Credential {
+    BasicCredential::new(b"alice".to_vec()).into()
+}
+
+#[test]
+fn a_provider_is_made_without_a_daemon() {
+    let (_dir, socket) = absent();
+    let provider = CustodyProvider::builder().socket(socket).build().unwrap();
+    assert_eq!(provider.availability(), Availability::NotInstalled);
+    let suites = provider.crypto().supported_ciphersuites();
+    assert_eq!(suites, RustCrypto::default().supported_ciphersuites());
+    // Asking whether it is there is no failure.
+    assert!(provider.last_failure().is_none());
+}
+
+#[test]
+fn required_custody_leaves_only_its_own_suites() {
+    let provider = CustodyProvider::builder()
+        .require_custody(true)
+        .build()
+        .unwrap();
+    let mut suites = provider.crypto().supported_ciphersuites();
+    suites.sort();
+    assert_eq!(suites, CUSTODY_CIPHERSUITES);
+    let foreign = Ciphersuite::MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448;
+    assert!(provider.crypto().supports(foreign).is_err());
+}
+
+#[test]
+fn storages_have_names_of_bounded_length() {
+    let build = |name: &str| {
+        CustodyProvider::builder()
+            .storage(name, MemoryStorage::default())
+            .build()
+            .err()
+    };
+    assert_eq!(build(""), Some(BuildError::StorageName));
+    assert_eq!(build(&"n".repeat(256)), Some(BuildError::StorageName));
+    assert_eq!(build(&"n".repeat(255)), None);
+}
+
+#[test]
+fn a_fresh_key_is_never_made_in_software() {
+    let (_dir, socket) = absent();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let ear = Arc::clone(&told);
+    let provider = CustodyProvider::builder()
+        .socket(&socket)
+        .on_refusal(move |failure| ear.lock().unwrap().push(failure.clone()))
+        .build()
+        .unwrap();
+    let software = SignatureKeyPair::new(SUITE.signature_algorithm()).unwrap();
+    let with_key = CredentialWithKey {
+        credential: credential(),
+        signature_key: software.to_public_vec().into(),
+    };
+    let refused = KeyPackage::builder().build(SUITE, &provider, &software, with_key);
+    assert!(refused.is_err());
+
+    let failure = provider.last_failure().unwrap();
+    assert_eq!(failure.operation, Operation::GenerateHpke);
+    assert_eq!(failure.error, ProviderError::NotInstalled { socket });
+    assert!(provider.last_failure().is_none(), "answered once");
+    assert_eq!(*told.lock().unwrap(), [failure]);
+}
+
+#[test]
+fn identities_need_the_daemon_and_say_so() {
+    let (_dir, socket) = absent();
+    let provider = CustodyProvider::builder().socket(&socket).build().unwrap();
+    let absent = ProviderError::NotInstalled { socket };
+    let scheme = SUITE.signature_algorithm();
+    let made = provider.create_identity("alice", &credential(), scheme);
+    assert_eq!(made.err(), Some(absent.clone()));
+    assert_eq!(provider.identity("alice").err(), Some(absent.clone()));
+    assert_eq!(provider.prepare("alice"), Err(absent));
+
+    // What custody does not do is refused before it is asked.
+    let made = provider.create_identity("alice", &credential(), SignatureScheme::ED448);
+    assert_eq!(
+        made.err(),
+        Some(ProviderError::SchemeUnsupported(SignatureScheme::ED448))
+    );
+}
+
+#[test]
+fn derived_keys_are_the_inner_providers() {
+    let (_dir, socket) = absent();
+    let provider = CustodyProvider::builder().socket(socket).build().unwrap();
+    let drawn = provider.rand().random_vec(32).unwrap();
+    assert_ne!(drawn, [7; 32]);
+    for suite in CUSTODY_CIPHERSUITES {
+        let ours = provider
+            .crypto()
+            .derive_hpke_keypair(suite.hpke_config(), &[7; 32])
+            .unwrap();
+        let inner = RustCrypto::default()
+            .derive_hpke_keypair(suite.hpke_config(), &[7; 32])
+            .unwrap();
+        assert_eq!(
+            (&*ours.private, &ours.public),
+            (&*inner.private, &inner.public)
+        );
+    }
+}
+
+#[test]
+fn what_no_key_in_custody_does_is_refused_and_noted() {
+    let (_dir, socket) = absent();
+    let provider = CustodyProvider::builder().socket(&socket).build().unwrap();
+    let (crypto, config) = (provider.crypto(), || SUITE.hpke_config());
+    let key = KEY;
+    let handle = Handle::new(key).to_bytes();
+
+    assert!(
+        crypto
+            .hpke_setup_receiver_and_export(config(), &[9; 32], &handle, b"", b"", 32)
+            .is_err()
+    );
+    let failure = provider.last_failure().unwrap();
+    assert_eq!(
+        (failure.operation, failure.key),
+        (Operation::Export, Some(key))
+    );
+    assert_eq!(
+        failure.error,
+        ProviderError::OperationUnsupported("HPKE export")
+    );
+
+    let ciphertext = HpkeCiphertext {
+        kem_output: VLBytes::from(vec![9; 32]),
+        ciphertext: VLBytes::from(vec![0; 40]),
+    };
+    assert!(
+        crypto
+            .hpke_open(config(), &ciphertext, &handle, b"", b"")
+            .is_err()
+    );
+    let failure = provider.last_failure().unwrap();
+    assert_eq!(
+        (failure.operation, failure.key),
+        (Operation::Open, Some(key))
+    );
+    assert_eq!(failure.error, ProviderError::NotInstalled { socket });
+
+    let foreign = Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config();
+    assert!(
+        crypto
+            .hpke_open(foreign, &ciphertext, &handle, b"", b"")
+            .is_err()
+    );
+    let failure = provider.last_failure().unwrap();
+    assert!(matches!(failure.error, ProviderError::HpkeUnsupported(_)));
+}
+
+const KEY: mlskeyd_provider::KeyId = mlskeyd_provider::KeyId::from_bytes([3; 16]);

@@ -1,0 +1,111 @@
+#!/bin/sh
+# Lists the system packages that `cargo xtask demo` or `cargo xtask test` lacks on this
+# machine, and installs them: with --yes, or after asking on a terminal.
+#
+#   setup.sh demo|test [--yes]
+#
+# Exit 0: nothing is missing (any more). Exit 1: something is, and standard error says what.
+# A shell script and no Rust, because the first thing that a fresh machine lacks is the
+# linker, without which no Rust program can be built.
+set -u
+
+# --- what is needed -------------------------------------------------------------------
+
+# need WHAT DEBIAN FEDORA ARCH SUSE: note that WHAT is missing, and its packages.
+missing=
+packages=
+need() {
+    missing="$missing    $1
+"
+    case "$manager" in
+    apt-get) packages="$packages $2" ;;
+    dnf) packages="$packages $3" ;;
+    pacman) packages="$packages $4" ;;
+    zypper) packages="$packages $5" ;;
+    esac
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# A compiler without the C library's headers and start files is of no use, so try it.
+compiles() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c - -o /dev/null 2>/dev/null; }
+
+check_demo() {
+    compiles || need "a C compiler and the C library's headers (Rust links through it; SQLite is built with it)" \
+        "gcc libc6-dev" "gcc glibc-devel" "gcc" "gcc glibc-devel"
+}
+
+check_test() {
+    check_demo
+    has git || need "git (cargo and the tests use it)" git git git git
+}
+
+# --- how it is installed --------------------------------------------------------------
+
+find_manager() {
+    for manager in apt-get dnf pacman zypper; do
+        has "$manager" && return
+    done
+    manager=
+}
+
+commands() {
+    case "$manager" in
+    apt-get)
+        echo "apt-get update"
+        echo "env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends$packages"
+        ;;
+    dnf) echo "dnf install -y$packages" ;;
+    pacman) echo "pacman -S --needed --noconfirm$packages" ;;
+    zypper) echo "zypper --non-interactive install$packages" ;;
+    esac
+}
+
+fail() {
+    printf '%s\n' "$@" >&2
+    exit 1
+}
+
+consented() {
+    [ "$yes" = yes ] && return 0
+    printf 'Install%s now? [y/N] ' "$packages" >&2
+    read -r answer || return 1
+    case "$answer" in y | Y | yes | Yes) return 0 ;; *) return 1 ;; esac
+}
+
+# --- the work -------------------------------------------------------------------------
+
+usage="usage: setup.sh demo|test [--yes]"
+case "${1:-}" in demo | test) what=$1 ;; *) fail "$usage" ;; esac
+case "${2:-}" in --yes) yes=yes ;; "") yes=no ;; *) fail "$usage" ;; esac
+
+find_manager
+"check_$what"
+[ -z "$missing" ] && exit 0
+
+printf 'cargo xtask %s needs what this machine does not have:\n%s' "$what" "$missing" >&2
+[ -n "$manager" ] || fail \
+    "No package manager that is known here (apt-get, dnf, pacman, zypper): install the above by your system's means."
+
+sudo=
+if [ "$(id -u)" -ne 0 ]; then
+    has sudo || fail "Run this as root, then try again:" "$(commands | sed 's/^/    /')"
+    sudo="sudo "
+fi
+
+if [ "$yes" = no ] && ! [ -t 0 ]; then
+    fail "To install it, run:" "$(commands | sed "s/^/    $sudo/")" "or: cargo xtask setup --yes"
+fi
+consented || fail "Nothing was installed. To install it later, run:" "$(commands | sed "s/^/    $sudo/")"
+
+commands | while read -r command; do
+    echo "+ $sudo$command" >&2
+    # Split into words on purpose: every word is ours.
+    # shellcheck disable=SC2086
+    $sudo$command </dev/null >&2 || exit 1
+done || fail "The package manager failed: see above."
+
+missing=
+packages=
+"check_$what"
+[ -z "$missing" ] || fail "Installed, but still missing:" "$missing"
