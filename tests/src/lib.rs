@@ -2,6 +2,7 @@
 //! processes in private directories, and a scan of a process's memory and files
 //! for private keys.
 
+pub mod registry_keys;
 pub mod rig;
 pub mod scan;
 pub mod stock;

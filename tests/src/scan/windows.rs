@@ -107,7 +107,7 @@ impl PublicKeys {
     }
 
     /// The key that this private key belongs to, and as what.
-    fn owner(&self, private: &[u8; WINDOW]) -> Option<(Form, &str)> {
+    pub fn owner(&self, private: &[u8; WINDOW]) -> Option<(Form, &str)> {
         let curve25519 = || {
             [
                 (Form::X25519, &self.montgomery, x25519(*private)),
