@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use mlskeyd::devices::software::{SoftwareDevice, Start};
 use mlskeyd::devices::StoredKey;
+use mlskeyd::devices::software::{SoftwareDevice, Start};
 use mlskeyd::store::{KeyRecord, Registry, Settings};
 use mlskeyd::store_key::StoreKey;
 use mlskeyd_protocol::v1::{Algorithm, Kem, KeyId, Role, SignatureScheme};
@@ -93,7 +93,9 @@ impl RegistryKeys {
             let bytes = key.public.as_slice();
             let short = || bytes.try_into().expect("32 bytes");
             match key.algorithm {
-                Algorithm::Signature(SignatureScheme::Ed25519) => public.add_ed25519(&name, short()),
+                Algorithm::Signature(SignatureScheme::Ed25519) => {
+                    public.add_ed25519(&name, short())
+                }
                 Algorithm::Hpke(Kem::DhKemX25519) => public.add_x25519(&name, short()),
                 _ => public.add_p256(&name, bytes.try_into().expect("65 bytes")),
             }

@@ -126,7 +126,11 @@ pub fn private_keys(database: &Path, suite: u16) -> Result<Vec<PrivateKey>, Box<
     Ok(vec![
         key("signature", signature, &signer["private"])?,
         key("init", hpke, &bundle["private_init_key"])?,
-        key("leaf of the KeyPackage", hpke, &bundle["private_encryption_key"])?,
+        key(
+            "leaf of the KeyPackage",
+            hpke,
+            &bundle["private_encryption_key"],
+        )?,
         key("leaf of the group", hpke, &pairs[0]["private_key"])?,
     ])
 }

@@ -15,7 +15,12 @@ use mlskeyd_tests::stock;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
         ["bytes"] => {
             let mut length = [0; 4];
             io::stdin().read_exact(&mut length)?;

@@ -68,7 +68,10 @@ impl Chat {
         let directory = stage.path("apps").join(name);
         std::fs::create_dir_all(&directory).expect("a directory for the app");
         let mut arguments = Command::new(&stage.programs().chat);
-        arguments.args(["--name", name]).arg("--dir").arg(&directory);
+        arguments
+            .args(["--name", name])
+            .arg("--dir")
+            .arg(&directory);
         arguments.arg("--socket").arg(daemon.socket());
         arguments.arg("--hub").arg(&hub.socket);
         arguments.args(["--suite", &suite.to_string()]);

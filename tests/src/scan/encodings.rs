@@ -8,7 +8,7 @@
 //! its own pointers over the first 16 bytes of what is freed, and half of a key
 //! is a leak too.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use aho_corasick::AhoCorasick;
 use sha2::{Digest, Sha512};
@@ -48,17 +48,50 @@ struct Writing {
 
 /// Every writing of bytes that is searched for.
 const WRITINGS: [Writing; 11] = [
-    Writing { name: "bytes", write: <[u8]>::to_vec },
-    Writing { name: "JSON numbers", write: |bytes| numbers(bytes, ",") },
-    Writing { name: "JSON numbers, spaced", write: |bytes| numbers(bytes, ", ") },
-    Writing { name: "hex", write: |bytes| hex::encode(bytes).into_bytes() },
-    Writing { name: "HEX", write: |bytes| hex::encode_upper(bytes).into_bytes() },
-    Writing { name: "base64", write: |bytes| base64(bytes, 0, *b"+/") },
-    Writing { name: "base64 after 1 byte", write: |bytes| base64(bytes, 1, *b"+/") },
-    Writing { name: "base64 after 2 bytes", write: |bytes| base64(bytes, 2, *b"+/") },
-    Writing { name: "base64url", write: |bytes| base64(bytes, 0, *b"-_") },
-    Writing { name: "base64url after 1 byte", write: |bytes| base64(bytes, 1, *b"-_") },
-    Writing { name: "base64url after 2 bytes", write: |bytes| base64(bytes, 2, *b"-_") },
+    Writing {
+        name: "bytes",
+        write: <[u8]>::to_vec,
+    },
+    Writing {
+        name: "JSON numbers",
+        write: |bytes| numbers(bytes, ","),
+    },
+    Writing {
+        name: "JSON numbers, spaced",
+        write: |bytes| numbers(bytes, ", "),
+    },
+    Writing {
+        name: "hex",
+        write: |bytes| hex::encode(bytes).into_bytes(),
+    },
+    Writing {
+        name: "HEX",
+        write: |bytes| hex::encode_upper(bytes).into_bytes(),
+    },
+    Writing {
+        name: "base64",
+        write: |bytes| base64(bytes, 0, *b"+/"),
+    },
+    Writing {
+        name: "base64 after 1 byte",
+        write: |bytes| base64(bytes, 1, *b"+/"),
+    },
+    Writing {
+        name: "base64 after 2 bytes",
+        write: |bytes| base64(bytes, 2, *b"+/"),
+    },
+    Writing {
+        name: "base64url",
+        write: |bytes| base64(bytes, 0, *b"-_"),
+    },
+    Writing {
+        name: "base64url after 1 byte",
+        write: |bytes| base64(bytes, 1, *b"-_"),
+    },
+    Writing {
+        name: "base64url after 2 bytes",
+        write: |bytes| base64(bytes, 2, *b"-_"),
+    },
 ];
 
 /// How a key may be written: what it is called, and the bytes.
@@ -77,43 +110,76 @@ pub fn of(key: &PrivateKey) -> Vec<Encoding> {
     let mut encodings = Vec::new();
     for (form, bytes) in forms(key) {
         for Writing { name, write } in WRITINGS {
-            encodings.push(Encoding { form, writing: name, bytes: write(&bytes) });
+            encodings.push(Encoding {
+                form,
+                writing: name,
+                bytes: write(&bytes),
+            });
         }
     }
     encodings
 }
 
-/// Searches everything in a snapshot for these private keys. Equal findings in
-/// one region or file are given once.
-pub fn find(snapshot: &Snapshot, keys: &[PrivateKey]) -> Vec<Finding> {
-    let mut owners = Vec::new();
-    let mut patterns: Vec<Vec<u8>> = Vec::new();
-    for key in keys {
-        for encoding in of(key) {
-            for half in halves(&encoding) {
-                patterns.push(half);
-                owners.push((key, encoding.writing, encoding.form));
+/// Searches for private keys, in all of their encodings.
+#[derive(Debug)]
+pub struct Searcher {
+    patterns: AhoCorasick,
+    /// What each pattern is half of.
+    meanings: Vec<Meaning>,
+}
+
+#[derive(Debug)]
+struct Meaning {
+    key: String,
+    form: &'static str,
+    writing: &'static str,
+}
+
+impl Searcher {
+    /// Prepares the search for these keys.
+    pub fn new(keys: &[PrivateKey]) -> Self {
+        let mut patterns = Vec::new();
+        let mut meanings = Vec::new();
+        for key in keys {
+            for encoding in of(key) {
+                for half in halves(&encoding) {
+                    patterns.push(half);
+                    let Encoding { form, writing, .. } = encoding;
+                    meanings.push(Meaning {
+                        key: key.name.clone(),
+                        form,
+                        writing,
+                    });
+                }
             }
         }
+        let patterns = AhoCorasick::new(&patterns).expect("few enough patterns");
+        Self { patterns, meanings }
     }
-    let searcher = AhoCorasick::new(&patterns).expect("few enough patterns");
-    let mut findings = BTreeSet::new();
-    for part in &snapshot.parts {
-        let mut seen = BTreeSet::new();
-        for found in searcher.find_overlapping_iter(&part.bytes) {
-            let (key, writing, form) = owners[found.pattern().as_usize()];
-            if seen.insert(found.pattern()) {
-                findings.insert(Finding {
-                    key: key.name.clone(),
-                    form,
-                    writing,
-                    place: format!("{} + {:#x}", part.name, found.start()),
-                    in_memory: part.kind != Kind::File,
-                });
+
+    /// Searches everything in a snapshot. What is found several times in one
+    /// region or file is given once.
+    pub fn find(&self, snapshot: &Snapshot) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for part in &snapshot.parts {
+            let mut seen = HashSet::new();
+            for found in self.patterns.find_overlapping_iter(&part.bytes) {
+                let Some(meaning) = self.meanings.get(found.pattern().as_usize()) else {
+                    continue;
+                };
+                if seen.insert((&meaning.key, meaning.form, meaning.writing)) {
+                    findings.push(Finding {
+                        key: meaning.key.clone(),
+                        form: meaning.form,
+                        writing: meaning.writing,
+                        place: format!("{} + {:#x}", part.name, found.start()),
+                        in_memory: part.kind != Kind::File,
+                    });
+                }
             }
         }
+        findings
     }
-    findings.into_iter().collect()
 }
 
 /// The binary forms of a key.
@@ -178,7 +244,9 @@ fn base64(bytes: &[u8], offset: usize, last: [u8; 2]) -> Vec<u8> {
     let end = first + bytes.len() * 8;
     let bit = |at: usize| usize::from(bytes[(at - first) / 8] >> (7 - at % 8) & 1);
     (first.div_ceil(6)..end / 6)
-        .map(|group| character((group * 6..group * 6 + 6).fold(0, |value, at| value << 1 | bit(at))))
+        .map(|group| {
+            character((group * 6..group * 6 + 6).fold(0, |value, at| value << 1 | bit(at)))
+        })
         .collect()
 }
 
@@ -189,7 +257,12 @@ mod tests {
     #[test]
     fn base64_is_what_others_write() {
         // RFC 4648, section 10; cut to what the bytes decide.
-        for (bytes, text) in [("f", "Z"), ("fo", "Zm"), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in [
+            ("f", "Z"),
+            ("fo", "Zm"),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(bytes.as_bytes(), 0, *b"+/"), text.as_bytes());
         }
         // "foobar" is Zm9vYmFy: what "oobar" and "obar" decide of it.
@@ -202,9 +275,20 @@ mod tests {
     #[test]
     fn an_expanded_seed_is_what_rfc_8032_computes() {
         let seed: [u8; 32] = std::array::from_fn(|i| i as u8);
-        let key = PrivateKey { name: String::new(), kind: KeyKind::Ed25519, bytes: seed.to_vec() };
+        let key = PrivateKey {
+            name: String::new(),
+            kind: KeyKind::Ed25519,
+            bytes: seed.to_vec(),
+        };
         let forms = forms(&key);
-        let form = |name| forms.iter().find(|(form, _)| *form == name).unwrap().1.clone();
+        let form = |name| {
+            forms
+                .iter()
+                .find(|(form, _)| *form == name)
+                .unwrap()
+                .1
+                .clone()
+        };
         let public = |scalar: Vec<u8>| {
             let scalar: [u8; 32] = scalar.try_into().unwrap();
             x25519_dalek::PublicKey::from(&x25519_dalek::StaticSecret::from(scalar)).to_bytes()
@@ -220,7 +304,11 @@ mod tests {
 
     #[test]
     fn halves_leave_nothing_out() {
-        let key = PrivateKey { name: String::new(), kind: KeyKind::X25519, bytes: vec![0xC7; 32] };
+        let key = PrivateKey {
+            name: String::new(),
+            kind: KeyKind::X25519,
+            bytes: vec![0xC7; 32],
+        };
         for encoding in of(&key) {
             let [first, second] = halves(&encoding);
             assert_eq!([first.clone(), second.clone()].concat(), encoding.bytes);

@@ -5,9 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// Pages of the kernel, which show the time and hold nothing of the process.
 const KERNEL: [&str; 3] = ["[vvar]", "[vvar_vclock]", "[vsyscall]"];

@@ -112,14 +112,22 @@ impl PublicKeys {
             [
                 (Form::X25519, &self.montgomery, x25519(*private)),
                 (Form::Ed25519Seed, &self.edwards, ed25519(private)),
-                (Form::X25519Ikm, &self.montgomery, x25519(derive(0x0020, "sk", &[], private))),
+                (
+                    Form::X25519Ikm,
+                    &self.montgomery,
+                    x25519(derive(0x0020, "sk", &[], private)),
+                ),
             ]
         };
         let p256 = || {
             let mut reversed = *private;
             reversed.reverse();
             let derived = derive(0x0010, "candidate", &[0], private);
-            [(Form::P256, *private), (Form::P256Reversed, reversed), (Form::P256Ikm, derived)]
+            [
+                (Form::P256, *private),
+                (Form::P256Reversed, reversed),
+                (Form::P256Ikm, derived),
+            ]
         };
         let mut found = None;
         if !self.montgomery.is_empty() {
@@ -151,7 +159,12 @@ pub struct Searched {
 /// Searches all writable memory of a snapshot for the private keys of these
 /// public keys.
 pub fn find(snapshot: &Snapshot, keys: &PublicKeys) -> Searched {
-    let memory = || snapshot.parts.iter().filter(|part| part.kind == Kind::WritableMemory);
+    let memory = || {
+        snapshot
+            .parts
+            .iter()
+            .filter(|part| part.kind == Kind::WritableMemory)
+    };
     let mut seen = HashSet::new();
     let mut windows = Vec::new();
     for part in memory() {
@@ -181,7 +194,9 @@ pub fn find(snapshot: &Snapshot, keys: &PublicKeys) -> Searched {
                 })
             })
             .collect();
-        let found = searches.into_iter().map(|search| search.join().expect("no panic"));
+        let found = searches
+            .into_iter()
+            .map(|search| search.join().expect("no panic"));
         found.flatten().collect()
     });
     Searched {
@@ -224,7 +239,9 @@ fn x25519(private: [u8; 32]) -> [u8; 32] {
 }
 
 fn ed25519(seed: &[u8; 32]) -> [u8; 32] {
-    ed25519_dalek::SigningKey::from_bytes(seed).verifying_key().to_bytes()
+    ed25519_dalek::SigningKey::from_bytes(seed)
+        .verifying_key()
+        .to_bytes()
 }
 
 /// The x coordinate of the P-256 public key; that of a scalar beyond the
@@ -279,7 +296,9 @@ mod tests {
 
     fn looks_random(window: &[u8]) -> bool {
         let distinct: HashSet<_> = window.iter().collect();
-        let zeros = window.windows(MAX_ZEROS + 1).any(|run| run.iter().all(|byte| *byte == 0));
+        let zeros = window
+            .windows(MAX_ZEROS + 1)
+            .any(|run| run.iter().all(|byte| *byte == 0));
         distinct.len() >= MIN_DISTINCT && !zeros
     }
 
@@ -303,9 +322,20 @@ mod tests {
             .filter_map(|(at, window)| looks_random(window).then_some(at))
             .collect();
         let found: Vec<_> = random_looking(&bytes).collect();
-        assert!(expected.len() > 1_000 && expected.len() < 15_000, "{}", expected.len());
-        assert!(found.iter().all(|(at, window)| bytes[*at..at + WINDOW] == *window));
-        assert_eq!(found.into_iter().map(|(at, _)| at).collect::<Vec<_>>(), expected);
+        assert!(
+            expected.len() > 1_000 && expected.len() < 15_000,
+            "{}",
+            expected.len()
+        );
+        assert!(
+            found
+                .iter()
+                .all(|(at, window)| bytes[*at..at + WINDOW] == *window)
+        );
+        assert_eq!(
+            found.into_iter().map(|(at, _)| at).collect::<Vec<_>>(),
+            expected
+        );
     }
 
     /// The chance that random bytes are left out, computed: of the different
@@ -335,8 +365,9 @@ mod tests {
 
     #[test]
     fn pointers_and_text_are_left_out() {
-        let pointers: Vec<u8> =
-            (0..64_u64).flat_map(|i| (0x5555_5678_0000 + i * 0x1230).to_le_bytes()).collect();
+        let pointers: Vec<u8> = (0..64_u64)
+            .flat_map(|i| (0x5555_5678_0000 + i * 0x1230).to_le_bytes())
+            .collect();
         assert_eq!(random_looking(&pointers).count(), 0);
         let hex = hex::encode(pointers);
         assert_eq!(random_looking(hex.as_bytes()).count(), 0);
@@ -349,7 +380,10 @@ mod tests {
         scalars.extend((0..20).map(|_| rand::random::<[u8; 32]>()));
         for scalar in scalars {
             if let Ok(key) = p256::SecretKey::from_slice(&scalar) {
-                assert_eq!(p256_x(&scalar), <[u8; 32]>::from(key.public_key().as_affine().x()));
+                assert_eq!(
+                    p256_x(&scalar),
+                    <[u8; 32]>::from(key.public_key().as_affine().x())
+                );
             }
         }
     }
@@ -380,10 +414,18 @@ mod tests {
             let mut of_ed25519 = PublicKeys::default();
             of_ed25519.add_ed25519("key", ed25519(&secret));
             let mut of_ikm = PublicKeys::default();
-            of_ikm.add_x25519("key", derived(HpkeKemType::DhKem25519, &secret).try_into().unwrap());
+            of_ikm.add_x25519(
+                "key",
+                derived(HpkeKemType::DhKem25519, &secret)
+                    .try_into()
+                    .unwrap(),
+            );
             let of_p256_ikm = {
                 let mut keys = PublicKeys::default();
-                keys.add_p256("key", derived(HpkeKemType::DhKemP256, &secret).try_into().unwrap());
+                keys.add_p256(
+                    "key",
+                    derived(HpkeKemType::DhKemP256, &secret).try_into().unwrap(),
+                );
                 keys
             };
             let cases = [
