@@ -5,7 +5,7 @@
 //! doors), [`caller`] (who asks), [`mls`] (what is to be signed or opened),
 //! [`custody`] (the one path, the life of keys, the guard), [`devices`] and
 //! [`hpke`] (where keys work), [`store`] (the registry), [`audit`] (what goes
-//! on record). [`daemon`] puts them together as [`config`] says.
+//! on record).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod audit;

@@ -10,7 +10,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 fn mlskeyd(arguments: &[&str], config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlskeyd"));
-    command.args(arguments).arg("--config").arg(config).env_remove("MLSKEYD_LOG");
+    command
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .env_remove("MLSKEYD_LOG");
     command
 }
 
@@ -44,7 +48,10 @@ fn a_bad_configuration_is_refused_with_its_place() {
         assert_eq!(output.status.code(), Some(3));
         let text = stderr(&output);
         let place = format!("{}:3:2: ", config.display());
-        assert!(text.contains(&place) && text.contains("`lifetimes`?"), "{text}");
+        assert!(
+            text.contains(&place) && text.contains("`lifetimes`?"),
+            "{text}"
+        );
     }
     assert!(!dir.path().join("state").exists());
 }
@@ -77,7 +84,13 @@ fn it_says_when_it_is_ready_and_stops_on_either_signal() {
 
 #[test]
 fn the_help_tells_the_exit_codes() {
-    let output = Command::new(env!("CARGO_BIN_EXE_mlskeyd")).arg("--help").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_mlskeyd"))
+        .arg("--help")
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("Exit codes") && text.contains("MLSKEYD_LOG"), "{text}");
+    assert!(
+        text.contains("Exit codes") && text.contains("MLSKEYD_LOG"),
+        "{text}"
+    );
 }

@@ -76,6 +76,8 @@ impl<C> CustodyCrypto<C> {
         aad: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
         let Some(algorithms) = suites::hpke(config) else {
+            // The KeyPackage's delete came before: it must not count as the app's.
+            memory::opened(handle.key(), false);
             let error = ProviderError::no_custody_for(config);
             self.link
                 .watch()

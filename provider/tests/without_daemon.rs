@@ -1,5 +1,6 @@
 //! What a provider does where no daemon runs: it can be made, it says so, and
 //! it never falls back to software keys by itself.
+#![allow(clippy::unwrap_used)]
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -47,6 +48,27 @@ fn required_custody_leaves_only_its_own_suites() {
     assert_eq!(suites, CUSTODY_CIPHERSUITES);
     let foreign = Ciphersuite::MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448;
     assert!(provider.crypto().supports(foreign).is_err());
+}
+
+#[test]
+fn fresh_keys_of_other_suites_are_software_unless_custody_is_required() {
+    let foreign = || Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config();
+    let fresh = |required: bool| {
+        let provider = CustodyProvider::builder()
+            .require_custody(required)
+            .build()
+            .unwrap();
+        let ikm = provider.rand().random_vec(48).unwrap();
+        let pair = provider.crypto().derive_hpke_keypair(foreign(), &ikm);
+        (
+            pair.map(|pair| pair.public.len()),
+            provider.last_failure().map(|failure| failure.error),
+        )
+    };
+    assert_eq!(fresh(false), (Ok(97), None));
+    let (pair, error) = fresh(true);
+    assert_eq!(pair, Err(CryptoError::UnsupportedCiphersuite));
+    assert!(matches!(error, Some(ProviderError::HpkeUnsupported(_))));
 }
 
 #[test]

@@ -114,7 +114,11 @@ impl Request for AllIdentities {
         _: &mut Subject,
     ) -> Result<Vec<OwnedIdentity>, Failure> {
         let custody = session.custody();
-        let records = custody.registry.identities(None).await.map_err(failure::of_store)?;
+        let records = custody
+            .registry
+            .identities(None)
+            .await
+            .map_err(failure::of_store)?;
         let mut all = Vec::with_capacity(records.len());
         for record in records {
             let key = custody.key(record.key).await?;
@@ -153,7 +157,11 @@ impl Request for AllKeys {
             claims,
             key: key.info(),
         };
-        Ok(page.map_err(failure::of_store)?.into_iter().map(owned).collect())
+        Ok(page
+            .map_err(failure::of_store)?
+            .into_iter()
+            .map(owned)
+            .collect())
     }
 }
 
@@ -175,7 +183,12 @@ impl Request for AllStorages {
         _: &Call,
         _: &mut Subject,
     ) -> Result<Vec<StorageInfo>, Failure> {
-        session.custody().registry.storages().await.map_err(failure::of_store)
+        session
+            .custody()
+            .registry
+            .storages()
+            .await
+            .map_err(failure::of_store)
     }
 }
 
@@ -197,7 +210,10 @@ impl Request for ForgetStorage {
         _: &mut Subject,
     ) -> Result<u32, Failure> {
         let custody = session.custody();
-        let forgotten = custody.registry.forget_storage(&self.owner, &self.name).await;
+        let forgotten = custody
+            .registry
+            .forget_storage(&self.owner, &self.name)
+            .await;
         custody.due.notify_one();
         forgotten.map_err(failure::of_store)
     }

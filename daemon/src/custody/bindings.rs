@@ -59,7 +59,8 @@ impl Known {
                 .await
                 .map_err(failure::of_store)?
                 .ok_or_else(|| failure::not_found("identity"))?;
-            known.credential = credential_bytes(&identity.credential).ok_or_else(failure::internal)?;
+            known.credential =
+                credential_bytes(&identity.credential).ok_or_else(failure::internal)?;
         }
         for public_key in named {
             let key = registry
@@ -67,7 +68,10 @@ impl Known {
                 .await
                 .map_err(failure::of_store)?;
             let Some(key) = key else { continue };
-            if let Binding::LeafOfKeyPackage { init: Some(init), .. } = &key.binding {
+            if let Binding::LeafOfKeyPackage {
+                init: Some(init), ..
+            } = &key.binding
+            {
                 let init_key = registry.key(*init).await.map_err(failure::of_store)?;
                 if let Some(init_key) = init_key {
                     known.inits.insert(*init, init_key.public_key.0.clone());
@@ -75,14 +79,29 @@ impl Known {
             }
             known.keys.insert(public_key.to_vec(), key);
         }
-        if let (Some(name), Some(OwnLeaf::Commit { group_id, leaf_node, .. })) =
-            (&signer.identity, signable.own_leaf())
+        if let (
+            Some(name),
+            Some(OwnLeaf::Commit {
+                group_id,
+                leaf_node,
+                ..
+            }),
+        ) = (&signer.identity, signable.own_leaf())
         {
             let foreign = leaf_node.payload.signature_key;
             let group = Bytes::from(group_id);
-            let of = GuardId { owner: signer.owner.clone(), identity: name.clone(), group };
-            let permit = registry.leave_permit(&of).await.map_err(failure::of_store)?;
-            known.leaving = permit.filter(|key| **key == *foreign).map(|key| Leaving { of, key });
+            let of = GuardId {
+                owner: signer.owner.clone(),
+                identity: name.clone(),
+                group,
+            };
+            let permit = registry
+                .leave_permit(&of)
+                .await
+                .map_err(failure::of_store)?;
+            known.leaving = permit
+                .filter(|key| **key == *foreign)
+                .map(|key| Leaving { of, key });
         }
         Ok(known)
     }
@@ -90,13 +109,21 @@ impl Known {
     /// The registry's changes that these findings are, each on condition that
     /// the key is still bound as it was when the rules were applied.
     pub(super) fn rebinds(&self, changes: Vec<BindingChange>) -> Vec<Rebind> {
-        changes.into_iter().flat_map(|change| self.rebind(change)).collect()
+        changes
+            .into_iter()
+            .flat_map(|change| self.rebind(change))
+            .collect()
     }
 
     fn rebind(&self, change: BindingChange) -> Vec<Rebind> {
         match change {
-            BindingChange::Init { init_public, key_package } => {
-                let Some(init) = self.keys.get(&init_public) else { return Vec::new() };
+            BindingChange::Init {
+                init_public,
+                key_package,
+            } => {
+                let Some(init) = self.keys.get(&init_public) else {
+                    return Vec::new();
+                };
                 let leaf = self.keys.get(&key_package.leaf_public);
                 let leaf = leaf.map(|leaf| Rebind {
                     key: leaf.id,
@@ -120,19 +147,37 @@ impl Known {
                 };
                 leaf.into_iter().chain([init]).collect()
             }
-            BindingChange::LeafOfGroup { leaf_public, group, leaf_index } => {
-                self.rebind_leaf(&leaf_public, Binding::Leaf { group: Bytes(group), leaf_index })
-            }
+            BindingChange::LeafOfGroup {
+                leaf_public,
+                group,
+                leaf_index,
+            } => self.rebind_leaf(
+                &leaf_public,
+                Binding::Leaf {
+                    group: Bytes(group),
+                    leaf_index,
+                },
+            ),
             BindingChange::LeafOfKeyPackage { leaf_public } => self.rebind_leaf(
                 &leaf_public,
-                Binding::LeafOfKeyPackage { init: None, last_resort: false, groups: Vec::new() },
+                Binding::LeafOfKeyPackage {
+                    init: None,
+                    last_resort: false,
+                    groups: Vec::new(),
+                },
             ),
         }
     }
 
     fn rebind_leaf(&self, public_key: &[u8], to: Binding) -> Vec<Rebind> {
         let key = self.keys.get(public_key);
-        key.map(|key| Rebind { key: key.id, from: key.binding.clone(), to }).into_iter().collect()
+        key.map(|key| Rebind {
+            key: key.id,
+            from: key.binding.clone(),
+            to,
+        })
+        .into_iter()
+        .collect()
     }
 }
 
@@ -140,24 +185,34 @@ impl Custody for Known {
     type Error = Infallible;
 
     fn hpke_key(&self, public_key: &[u8]) -> Result<HpkeKey, Infallible> {
-        let Some(key) = self.keys.get(public_key) else { return Ok(HpkeKey::NotAlive) };
+        let Some(key) = self.keys.get(public_key) else {
+            return Ok(HpkeKey::NotAlive);
+        };
         if !key.is_active() || !matches!(key.algorithm, Algorithm::Hpke(_)) {
             return Ok(HpkeKey::NotAlive);
         }
         Ok(match &key.binding {
             Binding::None => HpkeKey::Unbound,
-            Binding::Init { consumed_by: Some(_), .. } => HpkeKey::NotAlive,
-            Binding::Init { leaf_public, not_before, not_after, last_resort, .. } => {
-                HpkeKey::Init(InitBinding {
-                    leaf_public: leaf_public.0.clone(),
-                    not_before: *not_before,
-                    not_after: *not_after,
-                    last_resort: *last_resort,
-                })
-            }
-            Binding::Leaf { group, leaf_index } => {
-                HpkeKey::LeafOfGroup { group: group.0.clone(), leaf_index: *leaf_index }
-            }
+            Binding::Init {
+                consumed_by: Some(_),
+                ..
+            } => HpkeKey::NotAlive,
+            Binding::Init {
+                leaf_public,
+                not_before,
+                not_after,
+                last_resort,
+                ..
+            } => HpkeKey::Init(InitBinding {
+                leaf_public: leaf_public.0.clone(),
+                not_before: *not_before,
+                not_after: *not_after,
+                last_resort: *last_resort,
+            }),
+            Binding::Leaf { group, leaf_index } => HpkeKey::LeafOfGroup {
+                group: group.0.clone(),
+                leaf_index: *leaf_index,
+            },
             Binding::LeafOfKeyPackage { init, .. } => HpkeKey::LeafOfKeyPackage {
                 init_public: init.and_then(|init| self.inits.get(&init).cloned()),
             },
@@ -176,9 +231,8 @@ impl Custody for Known {
 
     fn may_leave(&self, group_id: &[u8], software_key: &[u8]) -> Result<bool, Infallible> {
         let leaving = self.leaving.as_ref();
-        Ok(leaving.is_some_and(|leaving| {
-            *leaving.of.group == *group_id && *leaving.key == *software_key
-        }))
+        Ok(leaving
+            .is_some_and(|leaving| *leaving.of.group == *group_id && *leaving.key == *software_key))
     }
 }
 
@@ -193,7 +247,11 @@ fn public_keys<'a>(signable: &Signable<'a>) -> Vec<&'a [u8]> {
         Signable::FramedContent(_) => match signable.own_leaf() {
             Some(OwnLeaf::ExternalAdd { key_package, .. }) => {
                 let leaf = &key_package.tbs.leaf_node.payload;
-                vec![key_package.tbs.init_key, leaf.encryption_key, leaf.signature_key]
+                vec![
+                    key_package.tbs.init_key,
+                    leaf.encryption_key,
+                    leaf.signature_key,
+                ]
             }
             Some(leaf) => {
                 let leaf = &leaf.leaf_node().payload;

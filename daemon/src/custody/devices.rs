@@ -88,14 +88,18 @@ impl Devices {
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
         if device.info().state == DeviceState::Locked {
-            call.progress.send(Progress::Locked { device: name.to_owned() });
+            call.progress.send(Progress::Locked {
+                device: name.to_owned(),
+            });
         }
         let running = device.run(owner.clone(), call.priority(), call.deadline, job);
         tokio::pin!(running);
         let result = match tokio::time::timeout(BUSY_NOTICE, &mut running).await {
             Ok(result) => result,
             Err(_) => {
-                call.progress.send(Progress::Busy { device: name.to_owned() });
+                call.progress.send(Progress::Busy {
+                    device: name.to_owned(),
+                });
                 running.await
             }
         };
@@ -108,10 +112,16 @@ impl Devices {
         name: &str,
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let deadline = Instant::now().checked_add(OWN_DEADLINE).unwrap_or_else(Instant::now);
-        let owner =
-            Owner { uid: rustix::process::geteuid().as_raw(), app: OWN_APP.to_owned() };
-        let running = self.get(name)?.run(owner, Priority::Background, deadline, job);
+        let deadline = Instant::now()
+            .checked_add(OWN_DEADLINE)
+            .unwrap_or_else(Instant::now);
+        let owner = Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            app: OWN_APP.to_owned(),
+        };
+        let running = self
+            .get(name)?
+            .run(owner, Priority::Background, deadline, job);
         running.await.map_err(|error| failure::of_run(error, name))
     }
 }
@@ -121,14 +131,20 @@ fn cannot_keep(info: &DeviceInfo, algorithm: Algorithm, tier: Option<Tier>) -> F
         .support
         .iter()
         .flat_map(|support| {
-            support.tiers.iter().map(|tier| format!("{} ({tier})", support.algorithm))
+            support
+                .tiers
+                .iter()
+                .map(|tier| format!("{} ({tier})", support.algorithm))
         })
         .collect();
     let wanted = tier.map_or_else(String::new, |tier| format!(" in tier {tier}"));
     Failure::new(
         FailureCode::Unsupported,
         format!("device {} keeps no {algorithm} key{wanted}", info.name),
-        format!("it offers: {}; choose one of these, or another device", offers.join(", ")),
+        format!(
+            "it offers: {}; choose one of these, or another device",
+            offers.join(", ")
+        ),
     )
     .at_device(&info.name)
 }

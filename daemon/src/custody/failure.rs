@@ -33,7 +33,10 @@ pub(super) fn bad_request(message: impl Into<String>, advice: &str) -> Failure {
 
 /// The caller sent more than is allowed.
 pub(super) fn too_much(what: &str, limit: usize) -> Failure {
-    bad_request(format!("{what} is empty or beyond {limit}"), "send less at once, or a shorter one")
+    bad_request(
+        format!("{what} is empty or beyond {limit}"),
+        "send less at once, or a shorter one",
+    )
 }
 
 pub(super) fn of_audit(error: AuditError) -> Failure {
@@ -92,12 +95,14 @@ pub(super) fn of_run(error: RunError, device: &str) -> Failure {
     let message = format!("device {device}: {error}");
     let (code, advice) = match &error {
         RunError::Busy => (FailureCode::Busy, "repeat the request later"),
-        RunError::Timeout { .. } => {
-            (FailureCode::Timeout, "repeat the request, with a later deadline if the device is slow")
-        }
-        RunError::ShuttingDown => {
-            (FailureCode::DeviceAbsent, "repeat the request when the daemon is back")
-        }
+        RunError::Timeout { .. } => (
+            FailureCode::Timeout,
+            "repeat the request, with a later deadline if the device is slow",
+        ),
+        RunError::ShuttingDown => (
+            FailureCode::DeviceAbsent,
+            "repeat the request when the daemon is back",
+        ),
         RunError::Device(error) => (code_of(error), error.advice()),
     };
     Failure::new(code, message, advice).at_device(device)
@@ -109,10 +114,12 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         DeviceError::Locked => FailureCode::DeviceLocked,
         DeviceError::Missing { .. } | DeviceError::BadBlob => FailureCode::KeyMissing,
         DeviceError::GenerationGone(_) => FailureCode::Destroyed,
-        DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => FailureCode::BadRequest,
+        DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => {
+            FailureCode::BadRequest
+        }
         DeviceError::Unsupported { .. } => FailureCode::Unsupported,
-        DeviceError::Failed { .. }
-        | DeviceError::GenerationExists(_)
-        | DeviceError::Io { .. } => FailureCode::DeviceFailed,
+        DeviceError::Failed { .. } | DeviceError::GenerationExists(_) | DeviceError::Io { .. } => {
+            FailureCode::DeviceFailed
+        }
     }
 }

@@ -2,9 +2,7 @@
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_NAME;
-use mlskeyd_protocol::v1::{
-    Algorithm, Failure, GenerateHpke, GeneratedHpke, Placement, Tier,
-};
+use mlskeyd_protocol::v1::{Algorithm, Failure, GenerateHpke, GeneratedHpke, Placement, Tier};
 
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
@@ -32,9 +30,14 @@ impl Request for GenerateHpke {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<GeneratedHpke, Failure> {
-        let key = session.create_key(Algorithm::Hpke(self.kem), &place, call).await?;
+        let key = session
+            .create_key(Algorithm::Hpke(self.kem), &place, call)
+            .await?;
         subject.made = Some(key.id);
-        Ok(GeneratedHpke { key: key.id, public_key: key.public_key.clone() })
+        Ok(GeneratedHpke {
+            key: key.id,
+            public_key: key.public_key.clone(),
+        })
     }
 }
 

@@ -39,17 +39,34 @@ impl Guard {
         else {
             return Ok(());
         };
-        let Some(identity) = &key.identity else { return Ok(()) };
-        let id =
-            GuardId { owner: key.owner.clone(), identity: identity.clone(), group: group.clone() };
-        let known = self.registry.guard_mark(&id).await.map_err(failure::of_store)?;
+        let Some(identity) = &key.identity else {
+            return Ok(());
+        };
+        let id = GuardId {
+            owner: key.owner.clone(),
+            identity: identity.clone(),
+            group: group.clone(),
+        };
+        let known = self
+            .registry
+            .guard_mark(&id)
+            .await
+            .map_err(failure::of_store)?;
         if raised(known.as_deref(), mark).is_none() {
             return Ok(());
         }
         let add = move |known: Option<&GuardMark>| {
-            Ok::<_, Infallible>(raised(known, mark).or_else(|| known.cloned()).unwrap_or_default())
+            Ok::<_, Infallible>(
+                raised(known, mark)
+                    .or_else(|| known.cloned())
+                    .unwrap_or_default(),
+            )
         };
-        let Ok(_) = self.registry.update_guard(id, add).await.map_err(failure::of_store)?;
+        let Ok(_) = self
+            .registry
+            .update_guard(id, add)
+            .await
+            .map_err(failure::of_store)?;
         // What moves the guard is on disk before the reply, whatever it is.
         subject.durability = Some(crate::audit::Durability::Now);
         Ok(())
@@ -60,7 +77,11 @@ impl Guard {
 fn raised(known: Option<&GuardMark>, mark: Mark) -> Option<GuardMark> {
     let mut next = known.cloned().unwrap_or_default();
     if known.is_none() || mark.epoch > next.epoch {
-        next = GuardMark { epoch: mark.epoch, leaf_index: mark.leaf_index, commits: Vec::new() };
+        next = GuardMark {
+            epoch: mark.epoch,
+            leaf_index: mark.leaf_index,
+            commits: Vec::new(),
+        };
     }
     if mark.epoch == next.epoch {
         next.leaf_index = mark.leaf_index.or(next.leaf_index);
@@ -104,6 +125,11 @@ mod tests {
         assert_eq!(raised(Some(&first), mark(3, Some(1))), None);
         let second = raised(Some(&first), mark(3, Some(2))).unwrap();
         assert_eq!(second.commits.len(), 2);
-        assert!(raised(Some(&second), mark(4, None)).unwrap().commits.is_empty());
+        assert!(
+            raised(Some(&second), mark(4, None))
+                .unwrap()
+                .commits
+                .is_empty()
+        );
     }
 }

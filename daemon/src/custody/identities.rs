@@ -56,7 +56,9 @@ impl Request for CreateIdentity {
             Identity::New(place) => place,
         };
         let algorithm = Algorithm::Signature(self.scheme);
-        let made = session.make_key(algorithm, &place, Some(&self.name), call).await?;
+        let made = session
+            .make_key(algorithm, &place, Some(&self.name), call)
+            .await?;
         let id = made.id;
         subject.made = Some(id);
         let record = IdentityRecord {
@@ -87,7 +89,11 @@ fn check_credential(credential: &Credential) -> Result<(), Failure> {
         Credential::Basic(identity) => identity.len(),
         Credential::X509(chain) => {
             let total = chain.iter().map(|certificate| certificate.len()).sum();
-            if chain.iter().any(|certificate| certificate.is_empty()) { 0 } else { total }
+            if chain.iter().any(|certificate| certificate.is_empty()) {
+                0
+            } else {
+                total
+            }
         }
     };
     if length == 0 || length > MAX_CREDENTIAL {

@@ -36,7 +36,14 @@ impl Request for LeaveCustody {
     ) -> Result<(), Failure> {
         let registry = &session.custody().registry;
         let owner = session.caller().owner.clone();
-        let of = GuardId { owner, identity: self.identity, group: self.group };
-        registry.permit_leave(of, self.signature_key).await.map_err(failure::of_store)
+        let of = GuardId {
+            owner,
+            identity: self.identity,
+            group: self.group,
+        };
+        registry
+            .permit_leave(of, self.signature_key)
+            .await
+            .map_err(failure::of_store)
     }
 }

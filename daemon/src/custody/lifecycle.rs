@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, Swept,
-};
+use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, Swept};
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
@@ -56,7 +54,11 @@ impl Session {
     ) -> Result<Arc<KeyRecord>, Failure> {
         let made = self.make_key(algorithm, place, None, call).await?;
         let custody = self.custody();
-        let key = custody.registry.finish_create(made).await.map_err(failure::of_store)?;
+        let key = custody
+            .registry
+            .finish_create(made)
+            .await
+            .map_err(failure::of_store)?;
         custody.due.notify_one();
         Ok(key)
     }
@@ -75,9 +77,11 @@ impl Session {
         let generation = match algorithm {
             // Its destruction has to be real, and it lives alone for years.
             Algorithm::Signature(_) => Under::Own(GenerationId::from_bytes(random_id())),
-            Algorithm::Hpke(_) => {
-                Under::Shared(custody.current_generation(&place.device, &owner, call).await?)
-            }
+            Algorithm::Hpke(_) => Under::Shared(
+                custody
+                    .current_generation(&place.device, &owner, call)
+                    .await?,
+            ),
         };
         let id = KeyId::from_bytes(random_id());
         let new = NewKey {
@@ -91,7 +95,11 @@ impl Session {
             connection: Some(self.connection()),
             created: unix_now(),
         };
-        custody.registry.begin_create(new).await.map_err(failure::of_store)?;
+        custody
+            .registry
+            .begin_create(new)
+            .await
+            .map_err(failure::of_store)?;
         let tier = place.tier;
         let made = custody
             .devices
@@ -104,14 +112,22 @@ impl Session {
                     }
                     Under::Shared(generation) => generation,
                 };
-                generator.generate(devices::NewKey { id, algorithm, tier, generation })
+                generator.generate(devices::NewKey {
+                    id,
+                    algorithm,
+                    tier,
+                    generation,
+                })
             })
             .await;
         crate::failpoint::hit("custody.create.made");
         match made {
-            Ok(key) => {
-                Ok(MadeKey { id, public_key: Bytes(key.public), blob: key.blob, tier: key.tier })
-            }
+            Ok(key) => Ok(MadeKey {
+                id,
+                public_key: Bytes(key.public),
+                blob: key.blob,
+                tier: key.tier,
+            }),
             Err(failure) => {
                 custody.undo_creation(id).await;
                 Err(failure)
@@ -166,7 +182,10 @@ impl Custody {
                     })
                     .await?;
                 crate::failpoint::hit("custody.generation.made");
-                self.registry.finish_generation(id).await.map_err(failure::of_store)?;
+                self.registry
+                    .finish_generation(id)
+                    .await
+                    .map_err(failure::of_store)?;
                 self.due.notify_one();
                 Ok(id)
             }
@@ -182,33 +201,52 @@ impl Custody {
     }
 
     async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
-        self.registry.abandon_create(id).await.map_err(failure::of_store)?;
+        self.registry
+            .abandon_create(id)
+            .await
+            .map_err(failure::of_store)?;
         self.destroy_idle_generations().await
     }
 
     /// Destroys a key, durably: tombstone, device, registry, record.
     async fn destroy_key(&self, id: KeyId, cause: Cause) -> Result<(), Failure> {
-        let key = self.registry.begin_destroy(id, cause).await.map_err(failure::of_store)?;
+        let key = self
+            .registry
+            .begin_destroy(id, cause)
+            .await
+            .map_err(failure::of_store)?;
         self.finish_destroying(&key).await
     }
 
     async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
-        self.registry.finish_destroy(key.id).await.map_err(failure::of_store)?;
+        self.registry
+            .finish_destroy(key.id)
+            .await
+            .map_err(failure::of_store)?;
         self.destroy_idle_generations().await?;
         let mut record = Record::new(
             "Destroy",
-            AuditOutcome::Noted { note: "the key is no longer needed".into() },
+            AuditOutcome::Noted {
+                note: "the key is no longer needed".into(),
+            },
         );
         record.key = Some(key.id);
         record.identity.clone_from(&key.identity);
         record.device = Some(key.device.clone());
-        self.audit.append(record, Durability::Now).await.map_err(failure::of_audit)
+        self.audit
+            .append(record, Durability::Now)
+            .await
+            .map_err(failure::of_audit)
     }
 
     /// Destroys the generations whose last key has gone: only then nothing of
     /// these keys is left, whatever copies of the registry there are.
     async fn destroy_idle_generations(&self) -> Result<(), Failure> {
-        let idle = self.registry.generations_to_destroy().await.map_err(failure::of_store)?;
+        let idle = self
+            .registry
+            .generations_to_destroy()
+            .await
+            .map_err(failure::of_store)?;
         for generation in idle {
             self.registry
                 .begin_destroy_generation(generation.id)
@@ -223,11 +261,17 @@ impl Custody {
         let id = generation.id;
         self.devices
             .run_own(&generation.device, move |device| {
-                device.destroyer().ok_or(DeviceError::Absent)?.destroy_generation(id)
+                device
+                    .destroyer()
+                    .ok_or(DeviceError::Absent)?
+                    .destroy_generation(id)
             })
             .await?;
         crate::failpoint::hit("custody.generation.destroyed");
-        self.registry.finish_destroy_generation(id).await.map_err(failure::of_store)
+        self.registry
+            .finish_destroy_generation(id)
+            .await
+            .map_err(failure::of_store)
     }
 
     /// Finishes what a dead predecessor began. What might be in use is never
@@ -243,7 +287,10 @@ impl Custody {
         let pending = self.registry.pending().await.map_err(failure::of_store)?;
         let mut repaired = Repaired::default();
         for key in pending.creating {
-            self.registry.abandon_create(key.id).await.map_err(failure::of_store)?;
+            self.registry
+                .abandon_create(key.id)
+                .await
+                .map_err(failure::of_store)?;
             repaired.undone = repaired.undone.saturating_add(1);
         }
         for key in pending.destroying {
@@ -272,7 +319,11 @@ impl Custody {
     pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
         let mut swept = Swept::default();
         loop {
-            let due = self.registry.destroyable(SWEEP_BATCH).await.map_err(failure::of_store)?;
+            let due = self
+                .registry
+                .destroyable(SWEEP_BATCH)
+                .await
+                .map_err(failure::of_store)?;
             if due.is_empty() {
                 break;
             }

@@ -111,7 +111,9 @@ impl Request for Prepare {
         _: &Call,
         subject: &mut Subject,
     ) -> Result<(), Failure> {
-        let Some(key) = &subject.key else { return Err(failure::internal()) };
+        let Some(key) = &subject.key else {
+            return Err(failure::internal());
+        };
         let device = session.custody().devices.get(&key.device)?.info();
         let code = match device.state {
             DeviceState::Ready => return Ok(()),
@@ -133,7 +135,10 @@ impl Request for LookUp {
     async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
         subject.durability = None;
         if self.0.len() > MAX_LOOKUP || self.0.iter().any(|key| key.len() > MAX_PUBLIC_KEY) {
-            return Err(failure::too_much("the number of public keys, or one's length,", MAX_LOOKUP));
+            return Err(failure::too_much(
+                "the number of public keys, or one's length,",
+                MAX_LOOKUP,
+            ));
         }
         Ok(())
     }
@@ -149,7 +154,10 @@ impl Request for LookUp {
         let owner = &session.caller().owner;
         let mut found = Vec::with_capacity(self.0.len());
         for public_key in &self.0 {
-            let key = registry.key_by_public(owner, public_key).await.map_err(failure::of_store)?;
+            let key = registry
+                .key_by_public(owner, public_key)
+                .await
+                .map_err(failure::of_store)?;
             found.push(key.map(|key| Arc::unwrap_or_clone(key).info()));
         }
         Ok(found)

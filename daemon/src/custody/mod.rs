@@ -112,7 +112,11 @@ impl Custody {
     pub fn connect(self: &Arc<Self>, caller: Caller) -> Session {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
-        Session(Arc::new(Connection { custody: Arc::clone(self), caller, id }))
+        Session(Arc::new(Connection {
+            custody: Arc::clone(self),
+            caller,
+            id,
+        }))
     }
 
     /// The policy's answer to everything that the subject does: the first
@@ -128,9 +132,13 @@ impl Custody {
             };
             match self.policy.decide(&question) {
                 Decision::Permit { policy } => subject.permitted_by = Some(policy),
-                Decision::Deny { policy, reason, advice } => {
-                    let mut failure =
-                        Failure::new(FailureCode::Denied, reason.clone(), advice).by_policy(policy.clone());
+                Decision::Deny {
+                    policy,
+                    reason,
+                    advice,
+                } => {
+                    let mut failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
+                        .by_policy(policy.clone());
                     failure.key = subject.key_id();
                     subject.denied = Some((policy, reason));
                     return Err(failure);
@@ -161,7 +169,9 @@ impl Session {
         if R::LEAVES_TRACES {
             // What is made or destroyed goes on record even if the caller has
             // gone: a dropped call must not cut the way in the middle.
-            tokio::spawn(way).await.unwrap_or_else(|_| Err(failure::internal()))
+            tokio::spawn(way)
+                .await
+                .unwrap_or_else(|_| Err(failure::internal()))
         } else {
             way.await
         }
@@ -190,7 +200,11 @@ impl Session {
         };
         if let Some(durability) = durability {
             let record = subject.to_record(self.caller(), result.as_ref().err());
-            self.custody().audit.append(record, durability).await.map_err(failure::of_audit)?;
+            self.custody()
+                .audit
+                .append(record, durability)
+                .await
+                .map_err(failure::of_audit)?;
         }
         result
     }

@@ -5,9 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_PUBLIC_KEY};
-use mlskeyd_protocol::v1::{
-    Aead, Algorithm, Bytes, Failure, FailureCode, Kem, Open, SecretBytes,
-};
+use mlskeyd_protocol::v1::{Aead, Algorithm, Bytes, Failure, FailureCode, Kem, Open, SecretBytes};
 use sha2::{Digest, Sha256};
 
 use super::subject::Subject;
@@ -37,7 +35,7 @@ impl Request for Open {
             return Err(failure::too_much("a part of the request", MAX_CONTENT));
         }
         let openable = Openable::parse(&self.info);
-        subject.action = openable.kind().into();
+        subject.action = openable.kind();
         subject.content = Some(Sha256::digest(&*self.ciphertext).into());
         subject.durability = Some(Durability::Soon);
         if let Openable::PathSecret { group_context } = &openable {
@@ -59,9 +57,14 @@ impl Request for Open {
     }
 
     fn check(&self, read: &mut OpenRead, subject: &mut Subject) -> Result<(), Failure> {
-        let Some(key) = subject.key.clone() else { return Err(failure::internal()) };
+        let Some(key) = subject.key.clone() else {
+            return Err(failure::internal());
+        };
         if !self.aad.is_empty() {
-            return Err(failure::bad_request("MLS opens with empty associated data", "send none"));
+            return Err(failure::bad_request(
+                "MLS opens with empty associated data",
+                "send none",
+            ));
         }
         match opens(&key, &Openable::parse(&self.info), now()) {
             Ok(rebind) => read.rebind = rebind,
@@ -77,7 +80,9 @@ impl Request for Open {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<SecretBytes, Failure> {
-        let Some(key) = subject.key.clone() else { return Err(failure::internal()) };
+        let Some(key) = subject.key.clone() else {
+            return Err(failure::internal());
+        };
         let custody = session.custody();
         let stored = key.stored();
         let shared = custody
@@ -95,7 +100,10 @@ impl Request for Open {
             aad: &self.aad,
             ciphertext: &self.ciphertext,
         };
-        let suite = hpke::Suite { kem: self.kem, aead: self.aead };
+        let suite = hpke::Suite {
+            kem: self.kem,
+            aead: self.aead,
+        };
         let mut plaintext = hpke::open(suite, &shared, &sealed).map_err(|_| {
             Failure::new(
                 FailureCode::DecryptionFailed,
@@ -116,7 +124,11 @@ impl Request for Open {
             })?;
         if let Some(rebind) = read.rebind {
             // Before the plaintext leaves: what opened it belongs to that group.
-            custody.registry.bind(&key.owner, vec![rebind]).await.map_err(failure::of_store)?;
+            custody
+                .registry
+                .bind(&key.owner, vec![rebind])
+                .await
+                .map_err(failure::of_store)?;
             subject.durability = Some(Durability::Now);
         }
         Ok(SecretBytes::new(std::mem::take(&mut *plaintext)))
@@ -126,13 +138,25 @@ impl Request for Open {
 /// May this key open this? Answers what its first use teaches.
 fn opens(key: &KeyRecord, openable: &Openable<'_>, now: u64) -> Result<Option<Rebind>, Failure> {
     match (openable, &key.binding) {
-        (Openable::Welcome { .. }, Binding::Init { consumed_by: Some(_), last_resort: false, .. }) => {
-            Err(denied(
-                "the KeyPackage of this init key served to join a group already",
-                "publish a new KeyPackage and have the member invited again",
-            ))
-        }
-        (Openable::Welcome { .. }, Binding::Init { not_before, not_after, .. }) => {
+        (
+            Openable::Welcome { .. },
+            Binding::Init {
+                consumed_by: Some(_),
+                last_resort: false,
+                ..
+            },
+        ) => Err(denied(
+            "the KeyPackage of this init key served to join a group already",
+            "publish a new KeyPackage and have the member invited again",
+        )),
+        (
+            Openable::Welcome { .. },
+            Binding::Init {
+                not_before,
+                not_after,
+                ..
+            },
+        ) => {
             if (*not_before..=*not_after).contains(&now) {
                 Ok(None)
             } else {
@@ -143,11 +167,19 @@ fn opens(key: &KeyRecord, openable: &Openable<'_>, now: u64) -> Result<Option<Re
             }
         }
         (Openable::PathSecret { group_context }, binding @ Binding::Leaf { .. }) => {
-            if binding.admits(group_context.group_id) { Ok(None) } else { Err(other_group()) }
+            if binding.admits(group_context.group_id) {
+                Ok(None)
+            } else {
+                Err(other_group())
+            }
         }
         (
             Openable::PathSecret { group_context },
-            binding @ Binding::LeafOfKeyPackage { init, last_resort, groups },
+            binding @ Binding::LeafOfKeyPackage {
+                init,
+                last_resort,
+                groups,
+            },
         ) => {
             let group = Bytes::from(group_context.group_id);
             if groups.contains(&group) {
@@ -160,7 +192,11 @@ fn opens(key: &KeyRecord, openable: &Openable<'_>, now: u64) -> Result<Option<Re
             Ok(Some(Rebind {
                 key: key.id,
                 from: binding.clone(),
-                to: Binding::LeafOfKeyPackage { init: *init, last_resort: *last_resort, groups },
+                to: Binding::LeafOfKeyPackage {
+                    init: *init,
+                    last_resort: *last_resort,
+                    groups,
+                },
             }))
         }
         (Openable::Welcome { .. }, _) => Err(denied(
@@ -179,7 +215,10 @@ fn opens(key: &KeyRecord, openable: &Openable<'_>, now: u64) -> Result<Option<Re
 }
 
 fn other_group() -> Failure {
-    denied("the leaf key belongs to another group", "use the handle of the member's leaf in this group")
+    denied(
+        "the leaf key belongs to another group",
+        "use the handle of the member's leaf in this group",
+    )
 }
 
 fn denied(message: &str, advice: &str) -> Failure {
@@ -199,5 +238,7 @@ const fn cipher_suite(kem: Kem, aead: Aead) -> u16 {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -44,11 +44,17 @@ impl Request for Sign {
         subject.about_key(Arc::clone(&key));
         let scheme = signature_scheme(&key)?;
         let known = Known::about(&signable, &key, session).await?;
-        Ok(SignRead { scheme, known, rebinds: Vec::new() })
+        Ok(SignRead {
+            scheme,
+            known,
+            rebinds: Vec::new(),
+        })
     }
 
     fn check(&self, read: &mut SignRead, subject: &mut Subject) -> Result<(), Failure> {
-        let Some(key) = subject.key.clone() else { return Err(failure::internal()) };
+        let Some(key) = subject.key.clone() else {
+            return Err(failure::internal());
+        };
         let signer = binding::Signer {
             scheme: read.scheme,
             public_key: &key.public_key,
@@ -69,14 +75,24 @@ impl Request for Sign {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<Bytes, Failure> {
-        let Some(key) = subject.key.clone() else { return Err(failure::internal()) };
+        let Some(key) = subject.key.clone() else {
+            return Err(failure::internal());
+        };
         let custody = session.custody();
         if !read.rebinds.is_empty() {
             // Before the device signs: what is signed binds its keys for good,
             // and of two requests at once only one may bind a key.
-            custody.registry.bind(&key.owner, read.rebinds).await.map_err(failure::of_store)?;
+            custody
+                .registry
+                .bind(&key.owner, read.rebinds)
+                .await
+                .map_err(failure::of_store)?;
         }
-        if let Some(Leaving { of, key: software_key }) = read.known.leaving {
+        if let Some(Leaving {
+            of,
+            key: software_key,
+        }) = read.known.leaving
+        {
             // A permit to leave serves one commit.
             let used = custody.registry.use_leave_permit(of, software_key).await;
             if !used.map_err(failure::of_store)? {
@@ -114,7 +130,7 @@ fn signature_scheme(key: &KeyRecord) -> Result<SignatureScheme, Failure> {
 
 /// What the structure says to policy, guard and record.
 fn describe(signable: &Signable<'_>, subject: &mut Subject) {
-    let mut actions = signable.kinds().into_iter().map(Action::from);
+    let mut actions = signable.kinds().into_iter();
     subject.action = actions.next().unwrap_or(Action::SignUnknown);
     subject.inner_actions = actions.collect();
     match signable {
@@ -144,8 +160,14 @@ fn mark_of(content: &FramedContent<'_>, digest: Option<[u8; 32]>) -> Option<Mark
         Sender::NewMemberCommit { .. } => None,
         _ => return None,
     };
-    let commit = matches!(content.body, Body::Commit(_)).then_some(digest).flatten();
-    Some(Mark { epoch: content.epoch, leaf_index, commit })
+    let commit = matches!(content.body, Body::Commit(_))
+        .then_some(digest)
+        .flatten();
+    Some(Mark {
+        epoch: content.epoch,
+        leaf_index,
+        commit,
+    })
 }
 
 fn broken_rule<E: std::error::Error + 'static>(
@@ -154,5 +176,8 @@ fn broken_rule<E: std::error::Error + 'static>(
 ) -> Failure {
     let text = error.to_string();
     let (message, advice) = text.split_once("; ").unwrap_or((&text, "build it again"));
-    subject.refuse("rule/binding-by-signing", Failure::new(FailureCode::Denied, message, advice))
+    subject.refuse(
+        "rule/binding-by-signing",
+        Failure::new(FailureCode::Denied, message, advice),
+    )
 }

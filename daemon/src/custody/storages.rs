@@ -41,7 +41,12 @@ impl Request for Attach {
     ) -> Result<Housekeeping, Failure> {
         let registry = &session.custody().registry;
         registry
-            .attach(&session.caller().owner, self.storage, self.ends, session.connection())
+            .attach(
+                &session.caller().owner,
+                self.storage,
+                self.ends,
+                session.connection(),
+            )
             .await
             .map_err(failure::of_store)
     }
@@ -67,8 +72,10 @@ impl Request for Claim {
         _: &mut Subject,
     ) -> Result<Claimed, Failure> {
         let registry = &session.custody().registry;
-        let claimed =
-            registry.claim(&session.caller().owner, self).await.map_err(failure::of_store)?;
+        let claimed = registry
+            .claim(&session.caller().owner, self)
+            .await
+            .map_err(failure::of_store)?;
         for key in &claimed.lost {
             session.record_lost(*key).await?;
         }
@@ -85,11 +92,13 @@ impl Request for Settle {
     async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
         about_storage(&self.storage, subject)?;
         check_count(self.settlements.len(), MAX_RECORDS)?;
-        self.settlements.iter().try_for_each(|settlement| match settlement {
-            Settlement::Written { record, .. } | Settlement::Deleted { record, .. } => {
-                check_record(record)
-            }
-        })
+        self.settlements
+            .iter()
+            .try_for_each(|settlement| match settlement {
+                Settlement::Written { record, .. } | Settlement::Deleted { record, .. } => {
+                    check_record(record)
+                }
+            })
     }
 
     async fn perform(
@@ -173,12 +182,17 @@ impl Session {
     /// A record that claims what is gone is an event that is never silent.
     async fn record_lost(&self, key: KeyId) -> Result<(), Failure> {
         tracing::warn!(%key, caller = %self.caller().owner, "a record names a key that is gone");
-        let note = AuditOutcome::Noted { note: "a record names a key that is gone".into() };
+        let note = AuditOutcome::Noted {
+            note: "a record names a key that is gone".into(),
+        };
         let mut record = audit::Record::new("ClaimLost", note);
         record.key = Some(key);
         record.caller = Some(self.caller().for_audit());
         let audit = &self.custody().audit;
-        audit.append(record, Durability::Now).await.map_err(failure::of_audit)
+        audit
+            .append(record, Durability::Now)
+            .await
+            .map_err(failure::of_audit)
     }
 }
 
@@ -200,9 +214,17 @@ fn check_record(record: &Record) -> Result<(), Failure> {
 }
 
 fn check_length(length: usize, limit: usize) -> Result<(), Failure> {
-    if length > limit { Err(failure::too_much("a part of a record's name", limit)) } else { Ok(()) }
+    if length > limit {
+        Err(failure::too_much("a part of a record's name", limit))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_count(count: usize, limit: usize) -> Result<(), Failure> {
-    if count > limit { Err(failure::too_much("the list", limit)) } else { Ok(()) }
+    if count > limit {
+        Err(failure::too_much("the list", limit))
+    } else {
+        Ok(())
+    }
 }

@@ -66,7 +66,12 @@ impl Subject {
             permitted_by: None,
             denied: None,
             started: Instant::now(),
-            record: Record::new(action.name(), AuditOutcome::Noted { note: Cow::Borrowed("") }),
+            record: Record::new(
+                action.name(),
+                AuditOutcome::Noted {
+                    note: Cow::Borrowed(""),
+                },
+            ),
         }
     }
 
@@ -88,7 +93,9 @@ impl Subject {
     }
 
     pub(super) fn actions(&self) -> Vec<Action> {
-        std::iter::once(self.action).chain(self.inner_actions.iter().copied()).collect()
+        std::iter::once(self.action)
+            .chain(self.inner_actions.iter().copied())
+            .collect()
     }
 
     pub(super) fn key_id(&self) -> Option<KeyId> {
@@ -110,13 +117,17 @@ impl Subject {
             (None, _) => AuditOutcome::Served {
                 policy: self.permitted_by.clone().unwrap_or(Cow::Borrowed("")),
             },
-            (Some(_), Some((policy, reason))) => {
-                AuditOutcome::Denied { policy: policy.clone(), reason: reason.clone() }
-            }
+            (Some(_), Some((policy, reason))) => AuditOutcome::Denied {
+                policy: policy.clone(),
+                reason: reason.clone(),
+            },
             (Some(failure), None) => AuditOutcome::Failed { code: failure.code },
         };
         Record {
-            caller: Some(AuditCaller { owner: caller.owner.clone(), pid: caller.pid }),
+            caller: Some(AuditCaller {
+                owner: caller.owner.clone(),
+                pid: caller.pid,
+            }),
             action: Cow::Borrowed(self.action.name()),
             key: self.key_id(),
             identity: self.identity.clone(),

@@ -36,7 +36,9 @@ fn it_serves_from_start_to_stop_and_again() {
 #[test]
 fn it_starts_inside_of_any_runtime() {
     let dir = tempfile::tempdir().unwrap();
-    let current_thread = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let current_thread = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     for other in [current_thread, Runtime::new().unwrap()] {
         other.block_on(async {
             let running = Daemon::start(config(dir.path())).unwrap();
@@ -53,7 +55,10 @@ fn a_second_daemon_on_the_same_state_is_refused() {
     second.socket = dir.path().join("other");
     let error = Daemon::start(second.clone()).unwrap_err();
     let message = error.to_string();
-    assert!(message.contains(&std::process::id().to_string()), "{message}");
+    assert!(
+        message.contains(&std::process::id().to_string()),
+        "{message}"
+    );
     UnixStream::connect(running.socket()).unwrap();
     drop(running);
     Daemon::start(second).unwrap();
@@ -75,14 +80,20 @@ fn a_lost_store_key_loses_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     Daemon::start(config.clone()).unwrap().stop();
-    let (key, kept) = (config.state_dir.join("store.key"), dir.path().join("kept.key"));
+    let (key, kept) = (
+        config.state_dir.join("store.key"),
+        dir.path().join("kept.key"),
+    );
     std::fs::rename(&key, &kept).unwrap();
     let before = state_files(&config);
 
     Daemon::start(config.clone()).unwrap().stop();
     assert!(!key.exists(), "no new key beside old state");
     let after = state_files(&config);
-    assert!(before.iter().all(|file| after.contains(file)), "{before:?} {after:?}");
+    assert!(
+        before.iter().all(|file| after.contains(file)),
+        "{before:?} {after:?}"
+    );
 
     std::fs::rename(&kept, &key).unwrap();
     StoreKey::load_file(&key).unwrap();

@@ -27,10 +27,9 @@ mod peer;
 pub mod queue;
 pub mod software;
 
-
 pub use error::DeviceError;
-pub use peer::{PeerPublic, SharedSecret};
 pub use mlskeyd_protocol::v1::{Aead, Algorithm, DeviceState, Kem, KeyId, SignatureScheme, Tier};
+pub use peer::{PeerPublic, SharedSecret};
 
 /// One device. Its operations are reached through the narrow traits that it
 /// has; `None` means that this kind of device cannot do such a thing at all.

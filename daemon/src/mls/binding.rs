@@ -317,8 +317,8 @@ impl<C: Custody> Rules<'_, C> {
         // Leaving custody: from this leaf on both keys are the app's own. It stays the same member, and the leaf
         // must be sound, or the group would be stuck with it.
         self.is_pinned_credential(&leaf.payload)?;
-        let scheme = scheme_of_cipher_suite(cipher_suite)
-            .ok_or(BindingError::ForeignSignatureKey)?;
+        let scheme =
+            scheme_of_cipher_suite(cipher_suite).ok_or(BindingError::ForeignSignatureKey)?;
         leaf_is_signed(scheme, leaf, Some(position))?;
         match self.custody.hpke_key(leaf.payload.encryption_key)? {
             HpkeKey::NotAlive => Ok(Vec::new()),

@@ -25,9 +25,8 @@ pub use framed_content::{
 pub use group::{GroupContext, GroupInfoTbs};
 pub use key_package::{KeyPackage, KeyPackageTbs};
 pub use leaf_node::{
-    credential_bytes,
     Capabilities, Credential, CredentialBody, LeafNode, LeafNodePayload, LeafNodeSource,
-    LeafNodeTbs, Lifetime, TreePosition,
+    LeafNodeTbs, Lifetime, TreePosition, credential_bytes,
 };
 pub use openable::Openable;
 pub use proposal::{PreSharedKeyId, Proposal, PskOrigin};

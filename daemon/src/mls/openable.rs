@@ -2,10 +2,10 @@
 //! plaintext that comes out.
 
 use super::group::GroupContext;
-use mlskeyd_policies::Action;
 use super::proposal::PreSharedKeyId;
 use super::reader::{ParseError, Reader, parse_exact};
 use super::signable::{Unknown, read_labelled};
+use mlskeyd_policies::Action;
 
 const WELCOME_LABEL: &[u8] = b"MLS 1.0 Welcome";
 const UPDATE_PATH_NODE_LABEL: &[u8] = b"MLS 1.0 UpdatePathNode";

@@ -2,9 +2,9 @@
 
 use super::extension::Extensions;
 use super::key_package::KeyPackage;
-use mlskeyd_policies::Action;
 use super::leaf_node::{LeafNode, LeafNodeSource};
 use super::reader::{ParseError, Reader};
+use mlskeyd_policies::Action;
 
 /// A change that a commit makes. Large variants are boxed: a hostile list of small ones must not cost their size.
 #[derive(Clone, Debug, PartialEq, Eq)]

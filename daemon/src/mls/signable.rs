@@ -3,10 +3,10 @@
 use super::framed_content::{Body, FramedContent, Sender};
 use super::group::GroupInfoTbs;
 use super::key_package::{KeyPackage, KeyPackageTbs};
-use mlskeyd_policies::Action;
 use super::leaf_node::{LeafNode, LeafNodeTbs};
 use super::proposal::Proposal;
 use super::reader::{ParseError, Reader, parse_exact, write_opaque};
+use mlskeyd_policies::Action;
 
 const FRAMED_CONTENT_LABEL: &[u8] = b"MLS 1.0 FramedContentTBS";
 pub(super) const LEAF_NODE_LABEL: &[u8] = b"MLS 1.0 LeafNodeTBS";

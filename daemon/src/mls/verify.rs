@@ -25,9 +25,7 @@ pub fn verify(
 ) -> bool {
     match scheme {
         SignatureScheme::Ed25519 => verify_ed25519(public_key, content, signature).is_some(),
-        SignatureScheme::EcdsaP256Sha256 => {
-            verify_p256(public_key, content, signature).is_some()
-        }
+        SignatureScheme::EcdsaP256Sha256 => verify_p256(public_key, content, signature).is_some(),
     }
 }
 
@@ -87,8 +85,7 @@ mod tests {
         let compressed = key.verifying_key().to_encoded_point(true);
         let signature: p256::ecdsa::Signature = key.sign(b"content");
         let der = signature.to_der();
-        let ok =
-            |p: &[u8], c: &[u8], s: &[u8]| verify(SignatureScheme::EcdsaP256Sha256, p, c, s);
+        let ok = |p: &[u8], c: &[u8], s: &[u8]| verify(SignatureScheme::EcdsaP256Sha256, p, c, s);
         assert!(ok(public.as_bytes(), b"content", der.as_bytes()));
         assert!(!ok(public.as_bytes(), b"Content", der.as_bytes()));
         assert!(!ok(compressed.as_bytes(), b"content", der.as_bytes()));

@@ -19,7 +19,11 @@ struct Recent<K, V> {
 
 impl<K: Hash + Eq + Clone, V: Clone> Recent<K, V> {
     fn new(size: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: size.div_ceil(2).max(1) }
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            half: size.div_ceil(2).max(1),
+        }
     }
 
     fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
@@ -136,7 +140,8 @@ impl Cache {
 impl Inner {
     fn put_key(&mut self, key: &Arc<KeyRecord>) {
         if !key.public_key.is_empty() {
-            self.by_public.insert((key.owner.clone(), key.public_key.clone()), key.id);
+            self.by_public
+                .insert((key.owner.clone(), key.public_key.clone()), key.id);
         }
         self.keys.insert(key.id, Arc::clone(key));
     }

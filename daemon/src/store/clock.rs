@@ -27,7 +27,9 @@ impl TimeSource for SystemClock {
     }
 
     fn wall(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs())
     }
 }
 
@@ -50,11 +52,18 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn start(source: Arc<dyn TimeSource>, at_start: u64) -> Self {
         let boottime_at_start = source.boottime();
-        Self { source, at_start, boottime_at_start }
+        Self {
+            source,
+            at_start,
+            boottime_at_start,
+        }
     }
 
     pub(super) fn now(&self) -> Now {
-        let passed = self.source.boottime().saturating_sub(self.boottime_at_start);
+        let passed = self
+            .source
+            .boottime()
+            .saturating_sub(self.boottime_at_start);
         Now {
             observed: self.at_start.saturating_add(passed.as_secs()),
             wall: self.source.wall(),

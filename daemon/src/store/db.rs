@@ -49,8 +49,15 @@ impl Meta {
 
 /// Makes the directory if need be, and refuses one that others may enter.
 pub(super) fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
-    let io = |source| OpenError::Io { path: dir.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    let io = |source| OpenError::Io {
+        path: dir.to_owned(),
+        source,
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(io)?;
     if fs::metadata(dir).map_err(io)?.mode() & 0o077 != 0 {
         return Err(OpenError::Permissions(dir.to_owned()));
     }
@@ -60,7 +67,10 @@ pub(super) fn prepare_directory(dir: &Path) -> Result<(), OpenError> {
 /// Holds the directory for this process until the file is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
-    let io = |source| OpenError::Io { path: path.clone(), source };
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
     // Not truncated before it is ours: it names the holder.
     let mut file = OpenOptions::new()
         .read(true)
@@ -77,7 +87,10 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
             let _ = file.take(16).read_to_string(&mut pid);
             let pid = pid.trim();
             let pid = if pid.is_empty() { "unknown" } else { pid }.to_owned();
-            return Err(OpenError::InUse { dir: dir.to_owned(), pid });
+            return Err(OpenError::InUse {
+                dir: dir.to_owned(),
+                pid,
+            });
         }
         other => other.map_err(|errno| io(errno.into()))?,
     }
@@ -89,10 +102,21 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
 /// A connection with all that every connection needs.
 pub(super) fn connect(dir: &Path) -> Result<Connection, OpenError> {
     let path = dir.join(DATABASE);
-    let io = |source| OpenError::Io { path: path.clone(), source };
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
     // SQLite gives its other files the mode of this one.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(io)?;
-    configure(&path).map_err(|source| OpenError::Database { dir: dir.to_owned(), source })
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io)?;
+    configure(&path).map_err(|source| OpenError::Database {
+        dir: dir.to_owned(),
+        source,
+    })
 }
 
 fn configure(path: &Path) -> rusqlite::Result<Connection> {
@@ -120,7 +144,11 @@ pub(super) enum Opened {
 }
 
 /// Brings the schema up to date, unless the key does not fit.
-pub(super) fn prepare(dir: &Path, conn: &mut Connection, mac: &RowMac) -> Result<Opened, OpenError> {
+pub(super) fn prepare(
+    dir: &Path,
+    conn: &mut Connection,
+    mac: &RowMac,
+) -> Result<Opened, OpenError> {
     migrate(dir, conn, mac, MIGRATIONS)
 }
 
@@ -130,13 +158,24 @@ fn migrate(
     mac: &RowMac,
     migrations: &[&str],
 ) -> Result<Opened, OpenError> {
-    let database = |source| OpenError::Database { dir: dir.to_owned(), source };
-    let contents = |source| OpenError::Contents { dir: dir.to_owned(), source };
+    let database = |source| OpenError::Database {
+        dir: dir.to_owned(),
+        source,
+    };
+    let contents = |source| OpenError::Contents {
+        dir: dir.to_owned(),
+        source,
+    };
     let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
-    let found: u32 =
-        conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(database)?;
+    let found: u32 = conn
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(database)?;
     if found > known {
-        return Err(OpenError::Newer { dir: dir.to_owned(), found, known });
+        return Err(OpenError::Newer {
+            dir: dir.to_owned(),
+            found,
+            known,
+        });
     }
     if found > 0 {
         if read_meta(conn, mac).map_err(contents)?.is_none() {
@@ -146,7 +185,9 @@ fn migrate(
             keep_copy(dir, conn, found)?;
         }
     }
-    let steps = migrations.iter().skip(usize::try_from(found).unwrap_or(usize::MAX));
+    let steps = migrations
+        .iter()
+        .skip(usize::try_from(found).unwrap_or(usize::MAX));
     if steps.len() > 0 {
         let transaction = conn.transaction().map_err(database)?;
         for step in steps {
@@ -155,7 +196,9 @@ fn migrate(
         if found == 0 {
             Meta::default().write(&transaction, mac).map_err(contents)?;
         }
-        transaction.pragma_update(None, "user_version", known).map_err(database)?;
+        transaction
+            .pragma_update(None, "user_version", known)
+            .map_err(database)?;
         transaction.commit().map_err(database)?;
     }
     Ok(match read_meta(conn, mac).map_err(contents)? {
@@ -177,17 +220,68 @@ fn read_meta(conn: &Connection, mac: &RowMac) -> Result<Option<Meta>, StoreError
 fn keep_copy(dir: &Path, conn: &Connection, schema: u32) -> Result<(), OpenError> {
     let copy: PathBuf = dir.join(format!("{DATABASE}.schema-{schema}"));
     let unfinished = copy.with_extension("new");
-    let io = |source| OpenError::Io { path: copy.clone(), source };
+    let io = |source| OpenError::Io {
+        path: copy.clone(),
+        source,
+    };
     match fs::remove_file(&unfinished) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
         _ => {}
     }
-    let file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished).map_err(io)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .map_err(io)?;
     // The statement takes an empty file, and keeps its mode.
     conn.execute("VACUUM INTO ?1", [unfinished.to_string_lossy()])
-        .map_err(|source| OpenError::Database { dir: dir.to_owned(), source })?;
+        .map_err(|source| OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        })?;
     file.sync_all().map_err(io)?;
     fs::rename(&unfinished, &copy).map_err(io)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_schema_is_migrated_and_a_copy_of_it_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mac = RowMac::new(&[1; 32]);
+        let mut conn = connect(dir.path()).unwrap();
+        migrate(dir.path(), &mut conn, &mac, MIGRATIONS).unwrap_or_else(|e| panic!("{e}"));
+        let newer = [MIGRATIONS[0], "CREATE TABLE more (id INTEGER PRIMARY KEY)"];
+
+        // Not with a wrong key, and not half.
+        let wrong = migrate(dir.path(), &mut conn, &RowMac::new(&[2; 32]), &newer);
+        assert!(matches!(wrong, Ok(Opened::Unverifiable)));
+        let broken = [
+            MIGRATIONS[0],
+            "CREATE TABLE more (id INTEGER PRIMARY KEY); nonsense",
+        ];
+        assert!(migrate(dir.path(), &mut conn, &mac, &broken).is_err());
+        assert_eq!(version(&conn), 1);
+
+        assert!(matches!(
+            migrate(dir.path(), &mut conn, &mac, &newer),
+            Ok(Opened::Usable(_))
+        ));
+        assert_eq!(version(&conn), 2);
+        conn.execute("INSERT INTO more VALUES (1)", []).unwrap();
+        let copy = dir.path().join("registry.db.schema-1");
+        assert_eq!(fs::metadata(&copy).unwrap().mode() & 0o777, 0o600);
+        let copy = Connection::open(copy).unwrap();
+        assert_eq!(version(&copy), 1);
+        assert!(matches!(read_meta(&copy, &mac), Ok(Some(_))));
+    }
+
+    fn version(conn: &Connection) -> u32 {
+        conn.pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap()
+    }
 }

@@ -7,8 +7,8 @@ use super::error::StoreError;
 use super::mac::{Row, RowMac};
 use super::tombstones::Tombstone;
 use super::types::{CurrentGeneration, Generation, GenerationState};
-use crate::devices::GenerationId;
 use super::writer::{Effect, Tx};
+use crate::devices::GenerationId;
 use crate::failpoint;
 
 impl Row for Generation {
@@ -24,7 +24,9 @@ pub(super) fn get(
     id: &GenerationId,
 ) -> Result<Option<Generation>, StoreError> {
     conn.prepare_cached("SELECT id, body, mac FROM generations WHERE id = ?1")?
-        .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row([id.as_bytes()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .optional()?
         .map(|(id, body, tag): Raw| mac.open(&id, &body, &tag))
         .transpose()
@@ -124,10 +126,22 @@ pub(super) fn finish(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
     for older in alive(tx.conn, tx.mac)? {
         let replaced = older.device == generation.device && !older.own;
         if replaced && older.state == GenerationState::Current {
-            put(tx, &Generation { state: GenerationState::Retired, ..older })?;
+            put(
+                tx,
+                &Generation {
+                    state: GenerationState::Retired,
+                    ..older
+                },
+            )?;
         }
     }
-    put(tx, &Generation { state: GenerationState::Current, ..generation })?;
+    put(
+        tx,
+        &Generation {
+            state: GenerationState::Current,
+            ..generation
+        },
+    )?;
     failpoint::hit("store.finish_generation.before_commit");
     Ok(())
 }
@@ -136,9 +150,13 @@ pub(super) fn finish(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
 pub(super) fn retire(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     match generation.state {
-        GenerationState::Current => {
-            put(tx, &Generation { state: GenerationState::Retired, ..generation })
-        }
+        GenerationState::Current => put(
+            tx,
+            &Generation {
+                state: GenerationState::Retired,
+                ..generation
+            },
+        ),
         GenerationState::Retired => Ok(()),
         _ => Err(StoreError::WrongGeneration),
     }
@@ -148,16 +166,19 @@ pub(super) fn retire(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
 pub(super) fn check_takes_keys(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     // A retired one, too: it may have been the current one when it was asked for.
-    let open = matches!(generation.state, GenerationState::Current | GenerationState::Retired);
-    if open && !generation.own { Ok(()) } else { Err(StoreError::WrongGeneration) }
+    let open = matches!(
+        generation.state,
+        GenerationState::Current | GenerationState::Retired
+    );
+    if open && !generation.own {
+        Ok(())
+    } else {
+        Err(StoreError::WrongGeneration)
+    }
 }
 
 /// Journals the generation of one key, together with that key.
-pub(super) fn begin_own(
-    tx: &mut Tx<'_>,
-    id: GenerationId,
-    device: &str,
-) -> Result<(), StoreError> {
+pub(super) fn begin_own(tx: &mut Tx<'_>, id: GenerationId, device: &str) -> Result<(), StoreError> {
     if get(tx.conn, tx.mac, &id)?.is_some() {
         return Err(StoreError::Conflict("a generation of this name"));
     }
@@ -168,9 +189,13 @@ pub(super) fn begin_own(
 pub(super) fn finish_own(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     match generation.state {
-        GenerationState::Creating if generation.own => {
-            put(tx, &Generation { state: GenerationState::Current, ..generation })
-        }
+        GenerationState::Creating if generation.own => put(
+            tx,
+            &Generation {
+                state: GenerationState::Current,
+                ..generation
+            },
+        ),
         GenerationState::Current | GenerationState::Retired => Ok(()),
         _ => Err(StoreError::WrongGeneration),
     }
@@ -207,7 +232,13 @@ pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), St
         _ if holds_keys(tx.conn, id)? => return Err(StoreError::WrongGeneration),
         _ => {}
     }
-    put(tx, &Generation { state: GenerationState::Destroying, ..generation })?;
+    put(
+        tx,
+        &Generation {
+            state: GenerationState::Destroying,
+            ..generation
+        },
+    )?;
     failpoint::hit("store.begin_destroy_generation.before_commit");
     Ok(())
 }
@@ -220,7 +251,13 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), S
         GenerationState::Destroyed => return Ok(()),
         _ => return Err(StoreError::WrongGeneration),
     }
-    put(tx, &Generation { state: GenerationState::Destroyed, ..generation })?;
+    put(
+        tx,
+        &Generation {
+            state: GenerationState::Destroyed,
+            ..generation
+        },
+    )?;
     tx.then(Effect::Tombstone(Tombstone::Generation(*id)));
     tx.then(Effect::Scrub);
     failpoint::hit("store.finish_destroy_generation.before_commit");
@@ -229,9 +266,17 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), S
 
 /// A tombstone says that it is destroyed, whatever the row says.
 pub(super) fn bury(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
-    let Some(generation) = get(tx.conn, tx.mac, id)? else { return Ok(()) };
+    let Some(generation) = get(tx.conn, tx.mac, id)? else {
+        return Ok(());
+    };
     match generation.state {
         GenerationState::Destroyed => Ok(()),
-        _ => put(tx, &Generation { state: GenerationState::Destroying, ..generation }),
+        _ => put(
+            tx,
+            &Generation {
+                state: GenerationState::Destroying,
+                ..generation
+            },
+        ),
     }
 }

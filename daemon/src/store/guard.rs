@@ -32,7 +32,9 @@ pub(super) fn get(
         .prepare_cached("SELECT body, mac FROM guards WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let row: Option<GuardRow> = row.map(|(body, tag)| mac.open(&id, &body, &tag)).transpose()?;
+    let row: Option<GuardRow> = row
+        .map(|(body, tag)| mac.open(&id, &body, &tag))
+        .transpose()?;
     Ok(row.filter(|row| row.of == *of).map(|row| row.mark))
 }
 
@@ -56,7 +58,10 @@ pub(super) fn update<E>(
         return Ok(Ok(mark));
     }
     let id = name_id(&of)?;
-    let row = GuardRow { of, mark: (*mark).clone() };
+    let row = GuardRow {
+        of,
+        mark: (*mark).clone(),
+    };
     let sealed = tx.mac.seal(&id, &row)?;
     tx.conn
         .prepare_cached(

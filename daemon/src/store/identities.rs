@@ -40,7 +40,8 @@ pub(super) fn get(
         .prepare_cached("SELECT body, mac FROM identities WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    row.map(|(body, tag)| mac.open(&id, &body, &tag)).transpose()
+    row.map(|(body, tag)| mac.open(&id, &body, &tag))
+        .transpose()
 }
 
 /// All identities, or an owner's, by name. Those that do not verify are left
@@ -53,10 +54,16 @@ pub(super) fn list(
     let mut statement = conn.prepare_cached(
         "SELECT id, body, mac FROM identities WHERE ?1 IS NULL OR (uid = ?1 AND app = ?2)",
     )?;
-    let rows = statement
-        .query_map(params![owner.map(|o| o.uid), owner.map(|o| &o.app)], |row| {
-            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
-        })?;
+    let rows = statement.query_map(
+        params![owner.map(|o| o.uid), owner.map(|o| &o.app)],
+        |row| {
+            Ok((
+                row.get::<_, Vec<u8>>(0)?,
+                row.get::<_, Vec<u8>>(1)?,
+                row.get::<_, Vec<u8>>(2)?,
+            ))
+        },
+    )?;
     let mut found = Vec::new();
     for row in rows {
         let (id, body, tag) = row?;
@@ -95,7 +102,13 @@ pub(super) fn create(
         .prepare_cached(
             "INSERT INTO identities (id, uid, app, body, mac) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute(params![id, identity.owner.uid, identity.owner.app, sealed.body, sealed.mac])?;
+        .execute(params![
+            id,
+            identity.owner.uid,
+            identity.owner.app,
+            sealed.body,
+            sealed.mac
+        ])?;
     failpoint::hit("store.create_identity.before_commit");
     Ok(key)
 }
@@ -128,7 +141,9 @@ pub(super) fn leave_permit(
         .prepare_cached("SELECT body, mac FROM permits WHERE id = ?1")?
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let permit: Option<Permit> = row.map(|(body, tag)| mac.open(&id, &body, &tag)).transpose()?;
+    let permit: Option<Permit> = row
+        .map(|(body, tag)| mac.open(&id, &body, &tag))
+        .transpose()?;
     Ok(permit.map(|permit| permit.signature_key))
 }
 
@@ -141,6 +156,8 @@ pub(super) fn use_leave_permit(
     if leave_permit(tx.conn, tx.mac, of)?.as_ref() != Some(signature_key) {
         return Ok(false);
     }
-    tx.conn.prepare_cached("DELETE FROM permits WHERE id = ?1")?.execute([name_id(of)?])?;
+    tx.conn
+        .prepare_cached("DELETE FROM permits WHERE id = ?1")?
+        .execute([name_id(of)?])?;
     Ok(true)
 }

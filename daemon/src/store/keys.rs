@@ -10,12 +10,11 @@ use super::generations;
 use super::mac::{Row, RowMac, decode};
 use super::tombstones::Tombstone;
 use super::types::{
-    Binding, Cause, ConnectionId, KeyRecord, LifeState, MadeKey, NewKey,
-    Rebind, Under, Wait,
+    Binding, Cause, ConnectionId, KeyRecord, LifeState, MadeKey, NewKey, Rebind, Under, Wait,
 };
-use crate::devices::{GenerationId, KeyBlob};
 use super::writer::{Effect, Tx};
 use super::{claims, column};
+use crate::devices::{GenerationId, KeyBlob};
 use crate::failpoint;
 
 /// Longest blob of a device, in bytes.
@@ -34,7 +33,11 @@ struct Raw {
 
 impl Raw {
     fn read(row: &SqlRow<'_>) -> rusqlite::Result<Self> {
-        Ok(Self { id: row.get(0)?, body: row.get(1)?, mac: row.get(2)? })
+        Ok(Self {
+            id: row.get(0)?,
+            body: row.get(1)?,
+            mac: row.get(2)?,
+        })
     }
 
     fn verify(&self, mac: &RowMac) -> Result<KeyRecord, StoreError> {
@@ -141,7 +144,11 @@ pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
     let sealed = tx.mac.seal(key.id.as_bytes(), &key)?;
     let (wait, since, run, connection) = match key.wait {
         Wait::None => (None, None, None, None),
-        Wait::Open { run, connection, since } => (Some(1), Some(since), Some(run), Some(connection.0)),
+        Wait::Open {
+            run,
+            connection,
+            since,
+        } => (Some(1), Some(since), Some(run), Some(connection.0)),
         Wait::Orphan { since } => (Some(2), Some(since), None, None),
         Wait::Released { since } => (Some(3), Some(since), None, None),
         Wait::Unnamed { since } => (Some(4), Some(since), None, None),
@@ -201,10 +208,14 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
     };
     let wait = match (new.algorithm, new.connection) {
         (Algorithm::Signature(_), _) => Wait::None,
-        (_, None) => Wait::Orphan { since: tx.now.observed },
-        (_, Some(connection)) => {
-            Wait::Open { run: tx.live.meta.run, connection, since: tx.now.observed }
-        }
+        (_, None) => Wait::Orphan {
+            since: tx.now.observed,
+        },
+        (_, Some(connection)) => Wait::Open {
+            run: tx.live.meta.run,
+            connection,
+            since: tx.now.observed,
+        },
     };
     put(
         tx,
@@ -257,11 +268,15 @@ pub(super) fn finish_create(tx: &mut Tx<'_>, made: MadeKey) -> Result<Arc<KeyRec
 
 /// Drops a journalled key that the device did not make, or has destroyed.
 pub(super) fn abandon_create(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreError> {
-    let Some(key) = get(tx.conn, tx.mac, id)? else { return Ok(()) };
+    let Some(key) = get(tx.conn, tx.mac, id)? else {
+        return Ok(());
+    };
     if key.state != LifeState::Creating {
         return Err(StoreError::Conflict("a finished key of this name"));
     }
-    tx.conn.prepare_cached("DELETE FROM keys WHERE id = ?1")?.execute([id.as_bytes()])?;
+    tx.conn
+        .prepare_cached("DELETE FROM keys WHERE id = ?1")?
+        .execute([id.as_bytes()])?;
     tx.then(Effect::KeyRemoved(*id));
     Ok(())
 }
@@ -285,7 +300,12 @@ pub(super) fn begin_destroy(
         LifeState::Creating | LifeState::Missing => return Err(StoreError::NotFound("key")),
     }
     claims::key_ends(tx, &key)?;
-    let key = KeyRecord { state: LifeState::Destroying, wait: Wait::None, expired_since: None, ..key };
+    let key = KeyRecord {
+        state: LifeState::Destroying,
+        wait: Wait::None,
+        expired_since: None,
+        ..key
+    };
     put(tx, key.clone())?;
     tx.then(Effect::Tombstone(Tombstone::Key(key.id, key.generation)));
     failpoint::hit("store.begin_destroy.before_commit");
@@ -304,7 +324,11 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreErr
     }
     put(
         tx,
-        KeyRecord { state: LifeState::Destroyed, blob: KeyBlob::new(Vec::new()), ..key },
+        KeyRecord {
+            state: LifeState::Destroyed,
+            blob: KeyBlob::new(Vec::new()),
+            ..key
+        },
     )?;
     tx.then(Effect::Scrub);
     failpoint::hit("store.finish_destroy.before_commit");
@@ -326,7 +350,14 @@ pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreErr
             if matches!(key.state, LifeState::Active | LifeState::Creating) {
                 tracing::warn!(key = %key.id, "an older registry was put back; the key stays destroyed");
                 claims::key_ends(tx, &key)?;
-                put(tx, KeyRecord { state: LifeState::Destroying, wait: Wait::None, ..key })?;
+                put(
+                    tx,
+                    KeyRecord {
+                        state: LifeState::Destroying,
+                        wait: Wait::None,
+                        ..key
+                    },
+                )?;
             }
         }
     }
@@ -334,7 +365,12 @@ pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreErr
 }
 
 fn under_generation(tx: &Tx<'_>, id: &GenerationId) -> Result<Vec<KeyRecord>, StoreError> {
-    select(tx.conn, tx.mac, "generation = ?1 AND state < 3", [id.as_bytes()])
+    select(
+        tx.conn,
+        tx.mac,
+        "generation = ?1 AND state < 3",
+        [id.as_bytes()],
+    )
 }
 
 /// Changes bindings, all or none.
@@ -359,7 +395,10 @@ pub(super) fn bind(
         if key.binding != change.from {
             return Err(StoreError::Conflict("a binding of this key"));
         }
-        let key = KeyRecord { binding: change.to, ..key };
+        let key = KeyRecord {
+            binding: change.to,
+            ..key
+        };
         put(tx, key.clone())?;
         bound.push(Arc::new(key));
     }
@@ -377,7 +416,15 @@ pub(super) fn orphan(tx: &mut Tx<'_>, connection: ConnectionId) -> Result<(), St
         params![column(run), column(connection.0)],
     )?;
     for key in keys {
-        put(tx, KeyRecord { wait: Wait::Orphan { since: tx.now.observed }, ..key })?;
+        put(
+            tx,
+            KeyRecord {
+                wait: Wait::Orphan {
+                    since: tx.now.observed,
+                },
+                ..key
+            },
+        )?;
     }
     Ok(())
 }

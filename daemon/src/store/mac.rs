@@ -41,8 +41,9 @@ impl RowMac {
     }
 
     pub(super) fn seal<R: Row>(&self, id: &[u8], row: &R) -> Result<Sealed, StoreError> {
-        let body = postcard::to_stdvec(row)
-            .map_err(|e| StoreError::Database(format!("cannot encode a row of {}: {e}", R::TABLE)))?;
+        let body = postcard::to_stdvec(row).map_err(|e| {
+            StoreError::Database(format!("cannot encode a row of {}: {e}", R::TABLE))
+        })?;
         let tag = self.over(R::TABLE, id, &body).finalize().into_bytes();
         let mut mac = [0; MAC_LEN];
         for (to, from) in mac.iter_mut().zip(tag) {
@@ -52,9 +53,14 @@ impl RowMac {
     }
 
     pub(super) fn open<R: Row>(&self, id: &[u8], body: &[u8], mac: &[u8]) -> Result<R, StoreError> {
-        let tampered = || StoreError::Tampered { table: R::TABLE, id: hex::encode(id) };
+        let tampered = || StoreError::Tampered {
+            table: R::TABLE,
+            id: hex::encode(id),
+        };
         let mac: &[u8; MAC_LEN] = mac.try_into().map_err(|_| tampered())?;
-        self.over(R::TABLE, id, body).verify_truncated_left(mac).map_err(|_| tampered())?;
+        self.over(R::TABLE, id, body)
+            .verify_truncated_left(mac)
+            .map_err(|_| tampered())?;
         decode(body).ok_or_else(tampered)
     }
 

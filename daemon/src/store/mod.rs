@@ -42,9 +42,9 @@ pub use clock::{SystemClock, TimeSource};
 pub use error::{OpenError, StoreError};
 pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
-    Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation,
-    GenerationState, GuardId, GuardMark, IdentityRecord, KeyRecord, LifeState,
-    MAX_COMMITS, MadeKey, NewKey, Pending, Rebind, Settings, Under,
+    Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
+    GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MadeKey, NewKey, Pending, Rebind,
+    Settings, Under,
 };
 
 use cache::Cache;
@@ -75,7 +75,9 @@ struct Shared {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("read_only", &self.shared.read_only).finish_non_exhaustive()
+        f.debug_struct("Registry")
+            .field("read_only", &self.shared.read_only)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,7 +86,10 @@ impl Drop for Shared {
         // The threads end when nobody is left to ask them.
         self.writer = None;
         self.reader = mpsc::channel(1).0;
-        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let threads = self
+            .threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             let _ = thread.join();
         }
@@ -129,7 +134,13 @@ impl Registry {
     /// if there are other clones. Later calls answer [`StoreError::Closed`].
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.shared.reader.send(reader::Message::Stop(done)).await.is_ok() {
+        if self
+            .shared
+            .reader
+            .send(reader::Message::Stop(done))
+            .await
+            .is_ok()
+        {
             let _ = closed.await;
         }
         let (done, closed) = oneshot::channel();
@@ -146,11 +157,20 @@ impl Registry {
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let Some(writer) = &self.shared.writer else {
-            return Err(StoreError::ReadOnly(self.shared.read_only.clone().unwrap_or_default()));
+            return Err(StoreError::ReadOnly(
+                self.shared.read_only.clone().unwrap_or_default(),
+            ));
         };
         let (reply, answer) = oneshot::channel();
-        let task = Task { work: Some(work), result: None, reply };
-        writer.send(Message::Operation(Box::new(task))).await.map_err(|_| StoreError::Closed)?;
+        let task = Task {
+            work: Some(work),
+            result: None,
+            reply,
+        };
+        writer
+            .send(Message::Operation(Box::new(task)))
+            .await
+            .map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -211,7 +231,9 @@ impl Registry {
     /// [`StoreError::NotDue`], [`StoreError::Destroyed`] if that is finished
     /// already, [`StoreError::NotFound`].
     pub async fn begin_destroy(&self, id: KeyId, cause: Cause) -> Result<KeyRecord, StoreError> {
-        let key = self.write(move |tx| keys::begin_destroy(tx, &id, cause)).await?;
+        let key = self
+            .write(move |tx| keys::begin_destroy(tx, &id, cause))
+            .await?;
         failpoint::hit("store.begin_destroy.after_commit");
         Ok(key)
     }
@@ -255,7 +277,10 @@ impl Registry {
     /// The key in memory, if it was used of late: for callers that cannot wait.
     #[must_use]
     pub fn cached_key(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
-        self.shared.cache.key(id).filter(|key| key.state != LifeState::Creating)
+        self.shared
+            .cache
+            .key(id)
+            .filter(|key| key.state != LifeState::Creating)
     }
 
     /// The key, unless it is still being made. Look at its state: it may be
@@ -267,7 +292,9 @@ impl Registry {
         if let Some(key) = self.shared.cache.key(&id) {
             return Ok(visible(key));
         }
-        self.read(move |reading| reading.key(&id)).await.map(|key| key.and_then(visible))
+        self.read(move |reading| reading.key(&id))
+            .await
+            .map(|key| key.and_then(visible))
     }
 
     /// The owner's key with this public key, as [`Self::key`].
@@ -286,7 +313,8 @@ impl Registry {
         if let Some(key) = self.shared.cache.key_by_public(&name) {
             return Ok(visible(key));
         }
-        self.read(move |reading| reading.key_by_public(&name)).await
+        self.read(move |reading| reading.key_by_public(&name))
+            .await
             .map(|key| key.and_then(visible))
     }
 
@@ -302,7 +330,9 @@ impl Registry {
         changes: Vec<Rebind>,
     ) -> Result<Vec<Arc<KeyRecord>>, StoreError> {
         let owner = owner.clone();
-        let bound = self.write(move |tx| keys::bind(tx, &owner, changes)).await?;
+        let bound = self
+            .write(move |tx| keys::bind(tx, &owner, changes))
+            .await?;
         failpoint::hit("store.bind.after_commit");
         Ok(bound)
     }
@@ -325,7 +355,8 @@ impl Registry {
         max_age: Duration,
     ) -> Result<CurrentGeneration, StoreError> {
         let device = device.to_owned();
-        self.write(move |tx| generations::current(tx, &device, seconds(max_age))).await
+        self.write(move |tx| generations::current(tx, &device, seconds(max_age)))
+            .await
     }
 
     /// The device has made it: it becomes the current one, and the one before
@@ -352,7 +383,8 @@ impl Registry {
     /// # Errors
     /// As any reading.
     pub async fn generations_to_destroy(&self) -> Result<Vec<Generation>, StoreError> {
-        self.read(|reading| generations::to_destroy(reading.conn, reading.mac)).await
+        self.read(|reading| generations::to_destroy(reading.conn, reading.mac))
+            .await
     }
 
     /// Journals that a generation is to be destroyed. May be repeated.
@@ -360,7 +392,8 @@ impl Registry {
     /// # Errors
     /// [`StoreError::WrongGeneration`] if it holds keys or takes new ones.
     pub async fn begin_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
-        self.write(move |tx| generations::begin_destroy(tx, &id)).await?;
+        self.write(move |tx| generations::begin_destroy(tx, &id))
+            .await?;
         failpoint::hit("store.begin_destroy_generation.after_commit");
         Ok(())
     }
@@ -370,7 +403,8 @@ impl Registry {
     /// # Errors
     /// [`StoreError::WrongGeneration`] if that was not begun.
     pub async fn finish_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
-        self.write(move |tx| generations::finish_destroy(tx, &id)).await?;
+        self.write(move |tx| generations::finish_destroy(tx, &id))
+            .await?;
         failpoint::hit("store.finish_destroy_generation.after_commit");
         Ok(())
     }
@@ -388,7 +422,9 @@ impl Registry {
         identity: IdentityRecord,
         made: MadeKey,
     ) -> Result<Arc<KeyRecord>, StoreError> {
-        let key = self.write(move |tx| identities::create(tx, identity, made)).await?;
+        let key = self
+            .write(move |tx| identities::create(tx, identity, made))
+            .await?;
         failpoint::hit("store.create_identity.after_commit");
         Ok(key)
     }
@@ -430,7 +466,8 @@ impl Registry {
     /// # Errors
     /// As any change.
     pub async fn permit_leave(&self, of: GuardId, signature_key: Bytes) -> Result<(), StoreError> {
-        self.write(move |tx| identities::permit_leave(tx, of, signature_key)).await
+        self.write(move |tx| identities::permit_leave(tx, of, signature_key))
+            .await
     }
 
     /// The signature key to which the identity may leave in this group.
@@ -454,7 +491,8 @@ impl Registry {
         of: GuardId,
         signature_key: Bytes,
     ) -> Result<bool, StoreError> {
-        self.write(move |tx| identities::use_leave_permit(tx, &of, &signature_key)).await
+        self.write(move |tx| identities::use_leave_permit(tx, &of, &signature_key))
+            .await
     }
 
     /// The guard mark, if there is one.
@@ -500,7 +538,8 @@ impl Registry {
         connection: ConnectionId,
     ) -> Result<Housekeeping, StoreError> {
         let owner = owner.clone();
-        self.write(move |tx| claims::attach(tx, &owner, &storage, ends, connection)).await
+        self.write(move |tx| claims::attach(tx, &owner, &storage, ends, connection))
+            .await
     }
 
     /// The connection is gone: detaches its storages, and makes orphans of its
@@ -509,7 +548,8 @@ impl Registry {
     /// # Errors
     /// As any change.
     pub async fn connection_closed(&self, connection: ConnectionId) -> Result<(), StoreError> {
-        self.write(move |tx| claims::connection_closed(tx, connection)).await
+        self.write(move |tx| claims::connection_closed(tx, connection))
+            .await
     }
 
     /// Holds what a record holds and will hold, until that is settled.
@@ -518,7 +558,9 @@ impl Registry {
     /// As any change; a key that cannot be claimed is no error but `lost`.
     pub async fn claim(&self, owner: &Owner, claim: Claim) -> Result<Claimed, StoreError> {
         let owner = owner.clone();
-        let claimed = self.write(move |tx| claims::claim(tx, &owner, &claim)).await?;
+        let claimed = self
+            .write(move |tx| claims::claim(tx, &owner, &claim))
+            .await?;
         failpoint::hit("store.claim.after_commit");
         Ok(claimed)
     }
@@ -529,7 +571,9 @@ impl Registry {
     /// As any change; what is unknown or outdated is ignored.
     pub async fn settle(&self, owner: &Owner, settle: Settle) -> Result<Housekeeping, StoreError> {
         let owner = owner.clone();
-        let housekeeping = self.write(move |tx| claims::settle(tx, &owner, &settle)).await?;
+        let housekeeping = self
+            .write(move |tx| claims::settle(tx, &owner, &settle))
+            .await?;
         failpoint::hit("store.settle.after_commit");
         Ok(housekeeping)
     }
@@ -540,7 +584,9 @@ impl Registry {
     /// As any change.
     pub async fn report(&self, owner: &Owner, report: Report) -> Result<Housekeeping, StoreError> {
         let owner = owner.clone();
-        let housekeeping = self.write(move |tx| claims::report(tx, &owner, &report)).await?;
+        let housekeeping = self
+            .write(move |tx| claims::report(tx, &owner, &report))
+            .await?;
         failpoint::hit("store.report.after_commit");
         Ok(housekeeping)
     }
@@ -551,7 +597,9 @@ impl Registry {
     /// As any change; answers that nobody waits for are ignored.
     pub async fn looked(&self, owner: &Owner, looked: Looked) -> Result<Housekeeping, StoreError> {
         let owner = owner.clone();
-        let housekeeping = self.write(move |tx| claims::looked(tx, &owner, &looked)).await?;
+        let housekeeping = self
+            .write(move |tx| claims::looked(tx, &owner, &looked))
+            .await?;
         failpoint::hit("store.looked.after_commit");
         Ok(housekeeping)
     }
@@ -597,7 +645,8 @@ impl Registry {
     /// [`StoreError::NotFound`].
     pub async fn forget_storage(&self, owner: &Owner, name: &str) -> Result<u32, StoreError> {
         let (owner, name) = (owner.clone(), name.to_owned());
-        self.write(move |tx| claims::forget(tx, &owner, &name)).await
+        self.write(move |tx| claims::forget(tx, &owner, &name))
+            .await
     }
 }
 
@@ -622,7 +671,8 @@ impl Registry {
         after: Option<KeyId>,
         destroyed: bool,
     ) -> Result<Vec<(KeyRecord, u32)>, StoreError> {
-        self.read(move |reading| keys::page(reading.conn, reading.mac, after, destroyed, PAGE)).await
+        self.read(move |reading| keys::page(reading.conn, reading.mac, after, destroyed, PAGE))
+            .await
     }
 
     /// Verifies the next `batch` rows; for a background pass over all.
@@ -630,7 +680,8 @@ impl Registry {
     /// # Errors
     /// As any reading. Rows that do not verify are no error but listed.
     pub async fn scrub(&self, from: ScrubPosition, batch: u32) -> Result<Scrubbed, StoreError> {
-        self.read(move |reading| scrub::scrub(reading, from, batch)).await
+        self.read(move |reading| scrub::scrub(reading, from, batch))
+            .await
     }
 }
 

@@ -33,7 +33,12 @@ pub(super) fn open(
     let mac = Arc::new(RowMac::new(mac_key));
     let cache = Arc::new(Cache::new(settings.cached));
     let mut conn = db::connect(dir)?;
-    let starting = Starting { dir, mac: Arc::clone(&mac), cache: Arc::clone(&cache), settings };
+    let starting = Starting {
+        dir,
+        mac: Arc::clone(&mac),
+        cache: Arc::clone(&cache),
+        settings,
+    };
     let (writer, read_only, lock) = match db::prepare(dir, &mut conn, &mac)? {
         Opened::Usable(meta) => (Some(starting.writer(conn, meta, source, lock)?), None, None),
         Opened::Unverifiable => {
@@ -44,9 +49,17 @@ pub(super) fn open(
     let reader_conn = db::connect(dir)?;
     reader_conn
         .pragma_update(None, "query_only", true)
-        .map_err(|source| OpenError::Database { dir: dir.to_owned(), source })?;
-    let reader =
-        Reader { conn: reader_conn, mac, cache: Arc::clone(&cache), read_only: read_only.clone(), _lock: lock };
+        .map_err(|source| OpenError::Database {
+            dir: dir.to_owned(),
+            source,
+        })?;
+    let reader = Reader {
+        conn: reader_conn,
+        mac,
+        cache: Arc::clone(&cache),
+        read_only: read_only.clone(),
+        _lock: lock,
+    };
     let (to_reader, queue) = mpsc::channel(reader::QUEUE);
     let mut threads = vec![starting.thread("registry-read", move || reader.run(queue))?];
     let to_writer = match writer {
@@ -93,7 +106,10 @@ impl Starting<'_> {
             settings: self.settings,
             clock: Clock::start(source, started),
             live: Live {
-                meta: Meta { run: meta.run.saturating_add(1), ..meta },
+                meta: Meta {
+                    run: meta.run.saturating_add(1),
+                    ..meta
+                },
                 attached: HashMap::new(),
                 look_from: HashMap::new(),
                 started,
@@ -110,7 +126,10 @@ impl Starting<'_> {
                 claims::detach_all(tx)?;
                 keys::bury(tx, &stones)
             })
-            .map_err(|source| OpenError::Contents { dir: self.dir.to_owned(), source })?;
+            .map_err(|source| OpenError::Contents {
+                dir: self.dir.to_owned(),
+                source,
+            })?;
         Ok(writer)
     }
 
@@ -122,6 +141,9 @@ impl Starting<'_> {
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(run)
-            .map_err(|source| OpenError::Io { path: self.dir.to_owned(), source })
+            .map_err(|source| OpenError::Io {
+                path: self.dir.to_owned(),
+                source,
+            })
     }
 }

@@ -43,9 +43,8 @@ impl Reading<'_> {
         (owner, public_key): &(Owner, Bytes),
     ) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let seen = self.cache.changes();
-        let find = |conn: &Connection, mac: &RowMac| {
-            keys::get_by_public(conn, mac, owner, public_key)
-        };
+        let find =
+            |conn: &Connection, mac: &RowMac| keys::get_by_public(conn, mac, owner, public_key);
         let key = self.if_verifiable(find)?;
         Ok(self.keep(seen, key))
     }
@@ -58,7 +57,9 @@ impl Reading<'_> {
 
     pub(super) fn guard(&self, of: GuardId) -> Result<Option<Arc<GuardMark>>, StoreError> {
         let seen = self.cache.changes();
-        let mark = self.if_verifiable(|conn, mac| guard::get(conn, mac, &of))?.map(Arc::new);
+        let mark = self
+            .if_verifiable(|conn, mac| guard::get(conn, mac, &of))?
+            .map(Arc::new);
         if let Some(mark) = &mark {
             self.cache.found_guard(seen, of, Arc::clone(mark));
         }
@@ -78,7 +79,10 @@ impl Reading<'_> {
 
     pub(super) fn counts(&self) -> Result<Counts, StoreError> {
         let count = |sql: &str| -> Result<u64, StoreError> {
-            let count: i64 = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+            let count: i64 = self
+                .conn
+                .prepare_cached(sql)?
+                .query_row([], |row| row.get(0))?;
             Ok(count.cast_unsigned())
         };
         Ok(Counts {

@@ -27,13 +27,19 @@ pub struct Scrubbed {
     pub next: Option<ScrubPosition>,
 }
 
+/// Verifies a row given as id, body and MAC.
+type Verify = fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>;
+
 struct Table {
     name: &'static str,
-    verify: fn(&RowMac, &[u8], &[u8], &[u8]) -> Result<(), StoreError>,
+    verify: Verify,
 }
 
 const fn table<R: Row>() -> Table {
-    Table { name: R::TABLE, verify: |mac, id, body, tag| mac.open::<R>(id, body, tag).map(|_| ()) }
+    Table {
+        name: R::TABLE,
+        verify: |mac, id, body, tag| mac.open::<R>(id, body, tag).map(|_| ()),
+    }
 }
 
 /// All but the one row of `meta`, without which the registry does not open.
@@ -56,15 +62,20 @@ pub(super) fn scrub(
     batch: u32,
 ) -> Result<Scrubbed, StoreError> {
     let Some(table) = TABLES.get(from.table) else {
-        return Ok(Scrubbed { tampered: Vec::new(), next: None });
+        return Ok(Scrubbed {
+            tampered: Vec::new(),
+            next: None,
+        });
     };
     let next_table = from.table.saturating_add(1);
     // Integers sort before blobs.
     let after = from.after.unwrap_or(Value::Integer(i64::MIN));
     let (mut tampered, mut last) = (Vec::new(), None);
     reading.if_verifiable(|conn, mac| {
-        let sql =
-            format!("SELECT id, body, mac FROM {} WHERE id > ?1 ORDER BY id LIMIT ?2", table.name);
+        let sql = format!(
+            "SELECT id, body, mac FROM {} WHERE id > ?1 ORDER BY id LIMIT ?2",
+            table.name
+        );
         let mut statement = conn.prepare_cached(&sql)?;
         let mut rows = statement.query(params![after, batch.max(1)])?;
         while let Some(row) = rows.next()? {
@@ -81,9 +92,14 @@ pub(super) fn scrub(
         Ok(())
     })?;
     let next = match last {
-        Some(id) => Some(ScrubPosition { table: from.table, after: Some(id) }),
-        None => (next_table < TABLES.len())
-            .then_some(ScrubPosition { table: next_table, after: None }),
+        Some(id) => Some(ScrubPosition {
+            table: from.table,
+            after: Some(id),
+        }),
+        None => (next_table < TABLES.len()).then_some(ScrubPosition {
+            table: next_table,
+            after: None,
+        }),
     };
     Ok(Scrubbed { tampered, next })
 }

@@ -53,7 +53,10 @@ impl Tombstone {
 
     fn decode(entry: &[u8], mac: &RowMac) -> Option<Self> {
         let (signed, tag) = entry.split_at_checked(SIGNED_LEN)?;
-        if !bool::from(subtle::ConstantTimeEq::ct_eq(mac.tag(DOMAIN, signed).as_slice(), tag)) {
+        if !bool::from(subtle::ConstantTimeEq::ct_eq(
+            mac.tag(DOMAIN, signed).as_slice(),
+            tag,
+        )) {
             return None;
         }
         let (kind, rest) = signed.split_first()?;
@@ -80,7 +83,15 @@ impl Tombstones {
     pub(super) fn open(dir: &Path, mac: &RowMac) -> Result<(Self, Vec<Tombstone>), OpenError> {
         let path = dir.join(FILE);
         open_and_tidy(&path, mac)
-            .map(|(file, stones)| (Self { path: path.clone(), file }, stones))
+            .map(|(file, stones)| {
+                (
+                    Self {
+                        path: path.clone(),
+                        file,
+                    },
+                    stones,
+                )
+            })
             .map_err(|source| OpenError::Io { path, source })
     }
 
@@ -90,16 +101,18 @@ impl Tombstones {
             return Ok(());
         }
         let bytes: Vec<u8> = stones.iter().flat_map(|stone| stone.encode(mac)).collect();
-        self.append_durably(&bytes).map_err(|e| {
-            StoreError::Unavailable(format!("{}: {e}", self.path.display()))
-        })
+        self.append_durably(&bytes)
+            .map_err(|e| StoreError::Unavailable(format!("{}: {e}", self.path.display())))
     }
 
     /// A failed append leaves no part of an entry: later ones would be read
     /// out of step.
     fn append_durably(&mut self, bytes: &[u8]) -> io::Result<()> {
         let length = self.file.metadata()?.len();
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_data());
         if written.is_err() {
             self.file.set_len(length)?;
         }
@@ -115,8 +128,10 @@ fn open_and_tidy(path: &Path, mac: &RowMac) -> io::Result<(File, Vec<Tombstone>)
             file?.read_to_end(&mut bytes)?;
         }
     }
-    let entries: Vec<(&[u8], Option<Tombstone>)> =
-        bytes.chunks_exact(ENTRY_LEN).map(|entry| (entry, Tombstone::decode(entry, mac))).collect();
+    let entries: Vec<(&[u8], Option<Tombstone>)> = bytes
+        .chunks_exact(ENTRY_LEN)
+        .map(|entry| (entry, Tombstone::decode(entry, mac)))
+        .collect();
     let gone: HashSet<GenerationId> = entries
         .iter()
         .filter_map(|(_, stone)| match stone {
@@ -146,7 +161,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;

@@ -152,9 +152,11 @@ impl Binding {
     pub fn admits(&self, group: &[u8]) -> bool {
         match self {
             Self::Leaf { group: bound, .. } => bound.0 == group,
-            Self::LeafOfKeyPackage { last_resort, groups, .. } => {
-                *last_resort || groups.iter().all(|bound| bound.0 == group)
-            }
+            Self::LeafOfKeyPackage {
+                last_resort,
+                groups,
+                ..
+            } => *last_resort || groups.iter().all(|bound| bound.0 == group),
             Self::None | Self::Init { .. } => false,
         }
     }
@@ -212,7 +214,11 @@ pub(super) enum Wait {
     /// It is claimed, or it is a signature key.
     None,
     /// Never claimed, and its creating connection was open when last heard of.
-    Open { run: u64, connection: ConnectionId, since: u64 },
+    Open {
+        run: u64,
+        connection: ConnectionId,
+        since: u64,
+    },
     /// Never claimed, and its creating connection is gone.
     Orphan { since: u64 },
     /// Released; the records that last named it are remembered.

@@ -54,7 +54,9 @@ where
     T: Send,
 {
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let Some(work) = self.work.take() else { return Ok(()) };
+        let Some(work) = self.work.take() else {
+            return Ok(());
+        };
         let result = work(tx);
         let outcome = result.as_ref().map(|_| ()).map_err(Clone::clone);
         self.result = Some(result);
@@ -159,7 +161,9 @@ impl Writer {
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         let mut stop = None;
         while stop.is_none() {
-            let Some(first) = queue.blocking_recv() else { break };
+            let Some(first) = queue.blocking_recv() else {
+                break;
+            };
             let mut batch = Vec::new();
             let mut next = Some(first);
             while let Some(message) = next {
@@ -177,6 +181,8 @@ impl Writer {
             }
         }
         self.finish();
+        // The file is closed and the lock free before anybody hears of it.
+        drop(self);
         if let Some(done) = stop {
             let _ = done.send(());
         }
@@ -188,25 +194,30 @@ impl Writer {
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send,
     ) -> Result<T, StoreError> {
         let (reply, mut answer) = oneshot::channel();
-        self.serve(vec![Box::new(Task { work: Some(work), result: None, reply })]);
+        self.serve(vec![Box::new(Task {
+            work: Some(work),
+            result: None,
+            reply,
+        })]);
         answer.try_recv().unwrap_or(Err(StoreError::Closed))
     }
 
     /// Runs a batch in one transaction, makes it durable, then answers.
     fn serve(&mut self, mut batch: Vec<Box<dyn Operation + '_>>) {
-        let mut failed = Vec::new();
         let mut effects = Vec::new();
-        let outcome = self.transact(&mut batch, &mut failed, &mut effects);
+        let outcome = self.transact(&mut batch, &mut effects);
         if outcome.is_err() && !self.conn.is_autocommit() {
             let _ = self.conn.execute_batch("ROLLBACK");
         }
         let buried = match outcome {
             Ok(()) => self.follow(effects),
-            Err(_) => Buried { operations: Vec::new(), outcome: Ok(()) },
+            Err(_) => Buried {
+                operations: Vec::new(),
+                outcome: Ok(()),
+            },
         };
         for (n, operation) in batch.into_iter().enumerate() {
-            // A failed operation changed nothing, whatever became of the others.
-            let mut answer = if failed.contains(&n) { Ok(()) } else { outcome.clone() };
+            let mut answer = outcome.clone();
             if buried.operations.contains(&n) {
                 answer = answer.and_then(|()| buried.outcome.clone());
             }
@@ -217,14 +228,15 @@ impl Writer {
     fn transact(
         &mut self,
         batch: &mut [Box<dyn Operation + '_>],
-        failed: &mut Vec<usize>,
         effects: &mut Vec<(usize, Effect)>,
     ) -> Result<(), StoreError> {
         let now = self.clock.now();
         self.conn.execute_batch("BEGIN IMMEDIATE")?;
         let before = self.conn.total_changes();
         for (n, operation) in batch.iter_mut().enumerate() {
-            self.conn.prepare_cached("SAVEPOINT operation")?.execute([])?;
+            self.conn
+                .prepare_cached("SAVEPOINT operation")?
+                .execute([])?;
             let mut own_effects = Vec::new();
             let result = operation.run(&mut Tx {
                 conn: &self.conn,
@@ -238,8 +250,9 @@ impl Writer {
                 Ok(()) => effects.extend(own_effects.into_iter().map(|effect| (n, effect))),
                 Err(error) if error.ends_transaction() => return Err(error),
                 Err(_) => {
-                    failed.push(n);
-                    self.conn.prepare_cached("ROLLBACK TO operation")?.execute([])?;
+                    self.conn
+                        .prepare_cached("ROLLBACK TO operation")?
+                        .execute([])?;
                 }
             }
             self.conn.prepare_cached("RELEASE operation")?.execute([])?;
@@ -272,7 +285,10 @@ impl Writer {
         let outcome = self.tombstones.append(&self.mac, &tombstones);
         failpoint::hit("store.after_tombstones");
         self.truncate_log();
-        Buried { operations, outcome }
+        Buried {
+            operations,
+            outcome,
+        }
     }
 
     /// Empties the write-ahead log if it may hold what was deleted. A reader can

@@ -44,7 +44,11 @@ enum Knowledge {
 
 impl Knowledge {
     /// The record holds no handle, and no claim on it is open.
-    const NOTHING: Self = Self::Known { generation: None, keys: Vec::new(), settled: true };
+    const NOTHING: Self = Self::Known {
+        generation: None,
+        keys: Vec::new(),
+        settled: true,
+    };
 }
 
 /// A write between its claim and its settlement.
@@ -104,7 +108,9 @@ impl Ledger {
 
     /// Ends a write or delete; says whether it was alone.
     fn end(&mut self, record: &Record) -> bool {
-        let Some(under_way) = self.under_way.get_mut(record) else { return false };
+        let Some(under_way) = self.under_way.get_mut(record) else {
+            return false;
+        };
         under_way.count = under_way.count.saturating_sub(1);
         let alone = !under_way.overlapped;
         if under_way.count == 0 {
@@ -152,7 +158,9 @@ pub(crate) struct StorageState {
 
 impl std::fmt::Debug for StorageState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StorageState").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("StorageState")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -179,19 +187,38 @@ impl StorageState {
             ledger.begin(&record);
             ledger.dead.retain(|dead| *dead != record);
             match ledger.records.get(&record) {
-                Some(Knowledge::Known { generation, keys: known, settled }) if *known == keys => {
+                Some(Knowledge::Known {
+                    generation,
+                    keys: known,
+                    settled,
+                }) if *known == keys => {
                     let (generation, unsettled) = (*generation, !settled);
-                    return Write { record, generation, unsettled, changed: false };
+                    return Write {
+                        record,
+                        generation,
+                        unsettled,
+                        changed: false,
+                    };
                 }
                 None if keys.is_empty() => {
                     ledger.know(record.clone(), Knowledge::NOTHING);
-                    return Write { record, generation: None, unsettled: false, changed: false };
+                    return Write {
+                        record,
+                        generation: None,
+                        unsettled: false,
+                        changed: false,
+                    };
                 }
                 _ => {}
             }
         }
         let generation = self.claim(&record, keys);
-        Write { record, generation, unsettled: true, changed: true }
+        Write {
+            record,
+            generation,
+            unsettled: true,
+            changed: true,
+        }
     }
 
     /// The write is done, or failed. Answers what may be released now.
@@ -203,13 +230,19 @@ impl StorageState {
             return None;
         }
         let generation = write.generation.filter(|_| write.unsettled)?;
-        if let Some(Knowledge::Known { settled, generation: Some(known), .. }) =
-            ledger.records.get_mut(&write.record)
+        if let Some(Knowledge::Known {
+            settled,
+            generation: Some(known),
+            ..
+        }) = ledger.records.get_mut(&write.record)
             && *known == generation
         {
             *settled = true;
         }
-        Some(Settlement::Written { record: write.record, generation })
+        Some(Settlement::Written {
+            record: write.record,
+            generation,
+        })
     }
 
     /// A record is about to be deleted.
@@ -232,7 +265,10 @@ impl StorageState {
             Some(Knowledge::Unsure) | None => None,
         };
         ledger.know(record.clone(), Knowledge::NOTHING);
-        Some(Settlement::Deleted { record: record.clone(), generation })
+        Some(Settlement::Deleted {
+            record: record.clone(),
+            generation,
+        })
     }
 
     /// A read showed these keys in a record: that is a claim too, once.
@@ -268,7 +304,11 @@ impl StorageState {
     fn claim(&self, record: &Record, keys: Vec<KeyId>) -> Option<u64> {
         let generation = self.send_claim(record, &keys);
         let knowledge = match generation {
-            Some(_) => Knowledge::Known { generation, keys, settled: false },
+            Some(_) => Knowledge::Known {
+                generation,
+                keys,
+                settled: false,
+            },
             None => Knowledge::Unsure,
         };
         self.ledger().know(record.clone(), knowledge);
@@ -288,7 +328,8 @@ impl StorageState {
         match self.deliver().and_then(|()| claim()) {
             Ok(claimed) => Some(self.claimed(claimed)),
             Err(Trouble::Later) => {
-                self.outbox().push(Message::Claim(record.clone(), keys.to_vec()));
+                self.outbox()
+                    .push(Message::Claim(record.clone(), keys.to_vec()));
                 None
             }
             Err(Trouble::Never) => None,
@@ -296,7 +337,11 @@ impl StorageState {
     }
 
     fn claim_of(&self, record: &Record, keys: &[KeyId]) -> Claim {
-        Claim { storage: self.name.clone(), record: record.clone(), keys: keys.to_vec() }
+        Claim {
+            storage: self.name.clone(),
+            record: record.clone(),
+            keys: keys.to_vec(),
+        }
     }
 
     fn claimed(&self, claimed: Claimed) -> u64 {
@@ -362,7 +407,9 @@ impl StorageState {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let Some(batch) = self.outbox().take() else { return Ok(()) };
+            let Some(batch) = self.outbox().take() else {
+                return Ok(());
+            };
             match self.send(&batch) {
                 Ok(()) | Err(Trouble::Never) => self.outbox().delivered(),
                 Err(Trouble::Later) => {
@@ -383,10 +430,14 @@ impl StorageState {
                 self.claimed(claimed);
                 return Ok(());
             }
-            Batch::Settle(settlements) => {
-                self.custodian.settle(Settle { storage, settlements: settlements.clone() })?
-            }
-            Batch::Report(notes) => self.custodian.report(Report { storage, notes: notes.clone() })?,
+            Batch::Settle(settlements) => self.custodian.settle(Settle {
+                storage,
+                settlements: settlements.clone(),
+            })?,
+            Batch::Report(notes) => self.custodian.report(Report {
+                storage,
+                notes: notes.clone(),
+            })?,
         };
         self.ledger().absorb(housekeeping);
         Ok(())
@@ -399,7 +450,10 @@ impl StorageState {
 
     /// Answers a last look.
     pub(super) fn looked(&self, found: Vec<Look>) {
-        let looked = Looked { storage: self.name.clone(), found };
+        let looked = Looked {
+            storage: self.name.clone(),
+            found,
+        };
         // An answer that is lost is asked for again.
         if let Ok(housekeeping) = self.deliver().and_then(|()| self.custodian.looked(looked)) {
             self.ledger().absorb(housekeeping);

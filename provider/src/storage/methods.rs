@@ -123,11 +123,15 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
     ) -> Result<(), Self::Error> {
         self.enter();
         let findings = walker::find_handles(group_state);
-        let inactive = findings.as_ref().is_ok_and(|found| found.unit_variant == Some(INACTIVE));
+        let inactive = findings
+            .as_ref()
+            .is_ok_and(|found| found.unit_variant == Some(INACTIVE));
         self.write(record::group_state(group_id), findings.as_ref(), |inner| {
             inner.write_group_state(group_id, group_state)
         })?;
-        let Some(group) = record::group_bytes(group_id) else { return Ok(()) };
+        let Some(group) = record::group_bytes(group_id) else {
+            return Ok(());
+        };
         if inactive {
             let leaf_index = self.leaf_index(group_id);
             self.group_ended(group.clone(), leaf_index);
@@ -162,10 +166,13 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
     ) -> Result<(), Self::Error> {
         self.enter();
         let group = record::group_bytes(group_id);
-        let deleted_before =
-            group.as_ref().and_then(|group| self.state.ledger().leaf_indices.remove(group));
+        let deleted_before = group
+            .as_ref()
+            .and_then(|group| self.state.ledger().leaf_indices.remove(group));
         let leaf_index = deleted_before.or_else(|| self.leaf_index(group_id));
-        self.delete(record::group_state(group_id), |inner| inner.delete_group_state(group_id))?;
+        self.delete(record::group_state(group_id), |inner| {
+            inner.delete_group_state(group_id)
+        })?;
         if let Some(group) = group {
             self.group_ended(group, leaf_index);
         }
@@ -198,7 +205,10 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
         let public_key = walker::bytes_at(leaf_node, LEAF_ENCRYPTION_KEY);
         if let (Some(group), Some(public_key)) = (record::group_bytes(group_id), public_key) {
             self.state.ledger().without_leaves.remove(&group);
-            self.leaf_appended(Note::OwnLeaf { group, public_key: Bytes(public_key) });
+            self.leaf_appended(Note::OwnLeaf {
+                group,
+                public_key: Bytes(public_key),
+            });
         }
         Ok(self.inner.append_own_leaf_node(group_id, leaf_node)?)
     }
@@ -275,9 +285,11 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
         if let Some(group) = record::group_bytes(group_id) {
             self.group_lives(&group);
         }
-        self.write(record::epoch(group_id, epoch, leaf_index), findings.as_ref(), |inner| {
-            inner.write_encryption_epoch_key_pairs(group_id, epoch, leaf_index, key_pairs)
-        })
+        self.write(
+            record::epoch(group_id, epoch, leaf_index),
+            findings.as_ref(),
+            |inner| inner.write_encryption_epoch_key_pairs(group_id, epoch, leaf_index, key_pairs),
+        )
     }
 
     fn encryption_epoch_key_pairs<
@@ -291,8 +303,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
         leaf_index: u32,
     ) -> Result<Vec<HpkeKeyPair>, Self::Error> {
         self.enter();
-        let pairs: Vec<HpkeKeyPair> =
-            self.inner.encryption_epoch_key_pairs(group_id, epoch, leaf_index)?;
+        let pairs: Vec<HpkeKeyPair> = self
+            .inner
+            .encryption_epoch_key_pairs(group_id, epoch, leaf_index)?;
         if !pairs.is_empty() {
             self.seen(record::epoch(group_id, epoch, leaf_index), &pairs);
         }

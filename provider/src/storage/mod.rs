@@ -88,7 +88,12 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         custodian: Arc<dyn Custodian>,
     ) -> Self {
         let state = Arc::new(StorageState::new(name, ends, custodian));
-        Self { inner, state, transactions: Transactions::default(), strict }
+        Self {
+            inner,
+            state,
+            transactions: Transactions::default(),
+            strict,
+        }
     }
 
     /// Wraps another connection to the same database.
@@ -113,10 +118,12 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
     /// guard is told that it was committed, no key is released; if the guard is
     /// dropped before, the transaction counts as rolled back. Transactions may be
     /// nested: if one is rolled back, nothing of the outermost is released.
-    #[must_use]
     pub fn begin(&self) -> Transaction<'_, S> {
         self.transactions.begin();
-        Transaction { storage: self, committed: false }
+        Transaction {
+            storage: self,
+            committed: false,
+        }
     }
 
     /// Declines the Welcome that this thread opened last and did not join: its
@@ -130,15 +137,25 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         let last = {
             let ledger = self.state.ledger();
             ledger.pending.last_opened(|reference| {
-                ledger.joined.iter().any(|joined| is_key_package(&joined.record, reference))
+                ledger
+                    .joined
+                    .iter()
+                    .any(|joined| is_key_package(&joined.record, reference))
             })
         };
-        let Some(reference) = last else { return Ok(false) };
+        let Some(reference) = last else {
+            return Ok(false);
+        };
         // It came from a reference of OpenMLS, so it can be made one again.
-        let Some(key) = record::reference(&reference) else { return Ok(false) };
-        self.delete(Some(Record::KeyPackage { reference: reference.clone() }), |inner| {
-            inner.delete_key_package(&key)
-        })?;
+        let Some(key) = record::reference(&reference) else {
+            return Ok(false);
+        };
+        self.delete(
+            Some(Record::KeyPackage {
+                reference: reference.clone(),
+            }),
+            |inner| inner.delete_key_package(&key),
+        )?;
         self.state.ledger().pending.forget(&reference);
         Ok(true)
     }
@@ -192,7 +209,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         record: Option<Record>,
         delete: impl FnOnce(&S) -> Result<(), S::Error>,
     ) -> Result<(), StorageError<S::Error>> {
-        let Some(record) = record else { return Ok(delete(&self.inner)?) };
+        let Some(record) = record else {
+            return Ok(delete(&self.inner)?);
+        };
         self.transactions.touch(&record);
         self.state.begin_delete(&record);
         let result = delete(&self.inner);
@@ -274,11 +293,16 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         let _ = self.state.attach();
         let joined: Vec<Joined> = {
             let mut ledger = self.state.ledger();
-            ledger.joined.extract_if(.., |joined| joined.group == *group).collect()
+            ledger
+                .joined
+                .extract_if(.., |joined| joined.group == *group)
+                .collect()
         };
         for joined in joined {
             let again = joined.clone();
-            if self.delete_quietly(&joined.record, |settlement| Release::Joined(again, settlement)) {
+            if self.delete_quietly(&joined.record, |settlement| {
+                Release::Joined(again, settlement)
+            }) {
                 if let Record::KeyPackage { reference } = &joined.record {
                     self.state.ledger().pending.forget(reference);
                 }
@@ -331,7 +355,8 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         match ended {
             Ended::Within => {}
             Ended::Committed(held) => {
-                self.state.tell(held.releases.into_iter().map(Release::into_message));
+                self.state
+                    .tell(held.releases.into_iter().map(Release::into_message));
                 self.look();
             }
             Ended::RolledBack(held) => {
@@ -344,8 +369,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
                     match release {
                         Release::Joined(joined, _) => ledger.joined.push(joined),
                         Release::Dead(
-                            Settlement::Deleted { record, .. }
-                            | Settlement::Written { record, .. },
+                            Settlement::Deleted { record, .. } | Settlement::Written { record, .. },
                         ) => ledger.dead.push(record),
                         Release::Settlement(_) | Release::Note(_) => {}
                     }

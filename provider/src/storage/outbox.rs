@@ -177,7 +177,11 @@ impl Outbox {
     }
 
     fn count(&mut self) {
-        self.releases = self.messages.iter().filter(|message| message.releases()).count();
+        self.releases = self
+            .messages
+            .iter()
+            .filter(|message| message.releases())
+            .count();
     }
 }
 
@@ -186,7 +190,9 @@ mod tests {
     use super::*;
 
     fn record(n: u8) -> Record {
-        Record::Update { public_key: vec![n].into() }
+        Record::Update {
+            public_key: vec![n].into(),
+        }
     }
 
     fn key(n: u8) -> KeyId {
@@ -194,7 +200,10 @@ mod tests {
     }
 
     fn deleted(n: u8) -> Message {
-        Message::Settlement(Settlement::Deleted { record: record(n), generation: None })
+        Message::Settlement(Settlement::Deleted {
+            record: record(n),
+            generation: None,
+        })
     }
 
     #[test]
@@ -210,7 +219,10 @@ mod tests {
         outbox.delivered();
         assert!(!outbox.is_empty());
         assert!(matches!(outbox.take(), Some(Batch::Settle(all)) if all.len() == 1));
-        assert!(!outbox.is_empty() && outbox.is_carrier(), "it is still on its way");
+        assert!(
+            !outbox.is_empty() && outbox.is_carrier(),
+            "it is still on its way"
+        );
         outbox.delivered();
         assert!(outbox.is_empty());
     }

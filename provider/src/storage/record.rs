@@ -39,7 +39,9 @@ pub(super) fn group_bytes<G: Serialize>(group_id: &G) -> Option<Bytes> {
 
 /// The record of a group's state.
 pub(super) fn group_state<G: Serialize>(group_id: &G) -> Option<Record> {
-    Some(Record::GroupState { group: group_bytes(group_id)? })
+    Some(Record::GroupState {
+        group: group_bytes(group_id)?,
+    })
 }
 
 /// The record of one epoch's key pairs.
@@ -49,17 +51,25 @@ pub(super) fn epoch<G: Serialize, E: Serialize>(
     leaf_index: u32,
 ) -> Option<Record> {
     let group = group_bytes(group_id)?;
-    Some(Record::Epoch { group, epoch: walker::first_number(epoch)?, leaf_index })
+    Some(Record::Epoch {
+        group,
+        epoch: walker::first_number(epoch)?,
+        leaf_index,
+    })
 }
 
 /// The record of an Update's key pair.
 pub(super) fn update<K: Serialize>(public_key: &K) -> Option<Record> {
-    Some(Record::Update { public_key: Bytes(walker::first_bytes(public_key)?) })
+    Some(Record::Update {
+        public_key: Bytes(walker::first_bytes(public_key)?),
+    })
 }
 
 /// The record of a KeyPackage.
 pub(super) fn key_package<R: Serialize>(reference: &R) -> Option<Record> {
-    Some(Record::KeyPackage { reference: Bytes(walker::first_bytes(reference)?) })
+    Some(Record::KeyPackage {
+        reference: Bytes(walker::first_bytes(reference)?),
+    })
 }
 
 /// A KeyPackageRef from its raw bytes, which OpenMLS makes only by hashing or
@@ -83,7 +93,11 @@ pub(super) fn read<S: StorageProvider<CURRENT_VERSION>>(
         Record::GroupState { group } => {
             found(inner.group_state::<MlsGroupState, _>(&GroupId::from_slice(group)))
         }
-        Record::Epoch { group, epoch, leaf_index } => {
+        Record::Epoch {
+            group,
+            epoch,
+            leaf_index,
+        } => {
             let pairs: Vec<KeyPair> = inner
                 .encryption_epoch_key_pairs(
                     &GroupId::from_slice(group),
@@ -91,7 +105,9 @@ pub(super) fn read<S: StorageProvider<CURRENT_VERSION>>(
                     *leaf_index,
                 )
                 .map_err(|_| Unreadable)?;
-            walker::find_handles(&pairs).map(Some).map_err(|_| Unreadable)
+            walker::find_handles(&pairs)
+                .map(Some)
+                .map_err(|_| Unreadable)
         }
         Record::Update { public_key } => found(
             inner.encryption_key_pair::<KeyPair, _>(&EncryptionKey::from(public_key.to_vec())),
@@ -104,8 +120,12 @@ pub(super) fn read<S: StorageProvider<CURRENT_VERSION>>(
 }
 
 fn found<T: Serialize, E>(read: Result<Option<T>, E>) -> Result<Option<Findings>, Unreadable> {
-    let Some(value) = read.map_err(|_| Unreadable)? else { return Ok(None) };
-    walker::find_handles(&value).map(Some).map_err(|_| Unreadable)
+    let Some(value) = read.map_err(|_| Unreadable)? else {
+        return Ok(None);
+    };
+    walker::find_handles(&value)
+        .map(Some)
+        .map_err(|_| Unreadable)
 }
 
 /// Does the inner storage still hold this key in this record? What cannot be
@@ -124,11 +144,24 @@ pub(super) fn holds<S: StorageProvider<CURRENT_VERSION>>(
 /// Is this the key pair record that a group of the inner storage lives on? What
 /// cannot be read may be.
 pub(super) fn in_use<S: StorageProvider<CURRENT_VERSION>>(inner: &S, record: &Record) -> bool {
-    let Record::Epoch { group, epoch, leaf_index } = record else { return false };
+    let Record::Epoch {
+        group,
+        epoch,
+        leaf_index,
+    } = record
+    else {
+        return false;
+    };
     let group = GroupId::from_slice(group);
-    let Ok(context) = inner.group_context::<_, GroupContext>(&group) else { return true };
-    let Ok(leaf) = inner.own_leaf_index::<_, LeafNodeIndex>(&group) else { return true };
-    let Ok(state) = inner.group_state::<MlsGroupState, _>(&group) else { return true };
+    let Ok(context) = inner.group_context::<_, GroupContext>(&group) else {
+        return true;
+    };
+    let Ok(leaf) = inner.own_leaf_index::<_, LeafNodeIndex>(&group) else {
+        return true;
+    };
+    let Ok(state) = inner.group_state::<MlsGroupState, _>(&group) else {
+        return true;
+    };
     context.is_some_and(|context| context.epoch().as_u64() == *epoch)
         && leaf.is_some_and(|leaf| leaf.u32() == *leaf_index)
         && state.is_some_and(|state| !matches!(state, MlsGroupState::Inactive))
@@ -142,7 +175,11 @@ pub(super) fn delete<S: StorageProvider<CURRENT_VERSION>>(
 ) -> Result<(), Unreadable> {
     let result = match record {
         Record::GroupState { .. } => return Err(Unreadable),
-        Record::Epoch { group, epoch, leaf_index } => inner.delete_encryption_epoch_key_pairs(
+        Record::Epoch {
+            group,
+            epoch,
+            leaf_index,
+        } => inner.delete_encryption_epoch_key_pairs(
             &GroupId::from_slice(group),
             &GroupEpoch::from(*epoch),
             *leaf_index,

@@ -27,22 +27,22 @@ pub(super) enum Release {
 impl Release {
     pub(super) fn into_message(self) -> Message {
         match self {
-            Self::Settlement(settlement)
-            | Self::Joined(_, settlement)
-            | Self::Dead(settlement) => Message::Settlement(settlement),
+            Self::Settlement(settlement) | Self::Joined(_, settlement) | Self::Dead(settlement) => {
+                Message::Settlement(settlement)
+            }
             Self::Note(note) => Message::Note(note),
         }
     }
 
     fn record(&self) -> Option<&Record> {
         match self {
-            Self::Settlement(settlement)
-            | Self::Joined(_, settlement)
-            | Self::Dead(settlement) => match settlement {
-                Settlement::Written { record, .. } | Settlement::Deleted { record, .. } => {
-                    Some(record)
+            Self::Settlement(settlement) | Self::Joined(_, settlement) | Self::Dead(settlement) => {
+                match settlement {
+                    Settlement::Written { record, .. } | Settlement::Deleted { record, .. } => {
+                        Some(record)
+                    }
                 }
-            },
+            }
             Self::Note(_) => None,
         }
     }
@@ -101,7 +101,11 @@ impl Transactions {
             return Ended::Within;
         }
         let Open { spoiled, held, .. } = std::mem::take(&mut *open);
-        if spoiled { Ended::RolledBack(held) } else { Ended::Committed(held) }
+        if spoiled {
+            Ended::RolledBack(held)
+        } else {
+            Ended::Committed(held)
+        }
     }
 
     pub(super) fn are_open(&self) -> bool {
@@ -116,7 +120,9 @@ impl Transactions {
         }
         if let Some(record) = release.record() {
             // Only the last that happened to a record counts.
-            open.held.releases.retain(|held| held.record() != Some(record));
+            open.held
+                .releases
+                .retain(|held| held.record() != Some(record));
         }
         open.held.releases.push(release);
         None
@@ -133,7 +139,10 @@ impl Transactions {
     /// A record was claimed anew: what was held about its past is outdated, and
     /// would undo the claim.
     pub(super) fn claimed(&self, record: &Record) {
-        self.open().held.releases.retain(|held| held.record() != Some(record));
+        self.open()
+            .held
+            .releases
+            .retain(|held| held.record() != Some(record));
     }
 
     /// A KeyPackage's delete is held back, or it was opened.
@@ -154,7 +163,12 @@ impl Transactions {
     /// An own leaf is appended. If the end of the group's own leaves is held, it
     /// will be reported after this leaf was: so the leaf is reported again then.
     pub(super) fn leaf_appended(&self, note: &Note) {
-        let Note::OwnLeaf { group: appended, .. } = note else { return };
+        let Note::OwnLeaf {
+            group: appended, ..
+        } = note
+        else {
+            return;
+        };
         let mut open = self.open();
         if open.held.releases.iter().any(
             |held| matches!(held, Release::Note(Note::OwnLeavesDeleted { group }) if group == appended),

@@ -59,7 +59,12 @@ impl Pending {
         memory::watch(init_key);
         self.order = self.order.wrapping_add(1);
         let thread = std::thread::current().id();
-        let entry = Entry { init_key, thread, opened: false, order: self.order };
+        let entry = Entry {
+            init_key,
+            thread,
+            opened: false,
+            order: self.order,
+        };
         self.entries.insert(reference, entry);
         true
     }
@@ -112,7 +117,9 @@ impl Pending {
         let thread = std::thread::current().id();
         self.entries
             .iter()
-            .filter(|(reference, entry)| entry.opened && entry.thread == thread && !joined(reference))
+            .filter(|(reference, entry)| {
+                entry.opened && entry.thread == thread && !joined(reference)
+            })
             .max_by_key(|(_, entry)| entry.order)
             .map(|(reference, _)| reference.clone())
     }

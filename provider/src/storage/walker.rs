@@ -58,7 +58,10 @@ impl Findings {
 
     /// The key whose handle stands in this outermost field.
     pub(super) fn key_in(&self, field: &str) -> Option<KeyId> {
-        self.handles.iter().find(|found| found.field == Some(field)).map(|found| found.key)
+        self.handles
+            .iter()
+            .find(|found| found.field == Some(field))
+            .map(|found| found.key)
     }
 }
 
@@ -186,15 +189,18 @@ impl Walker {
             && self.findings.handles.len() < MAX_HANDLES
         {
             let field = self.fields.first().copied();
-            self.findings.handles.push(Found { key: handle.key(), field });
+            self.findings.handles.push(Found {
+                key: handle.key(),
+                field,
+            });
         }
     }
 
     /// Only what was asked for leaves the buffer.
     fn wanted_bytes(&mut self, path: &[&str]) {
         // A VLBytes names its own parts below the path.
-        let at_path = path.is_empty()
-            || self.fields.windows(path.len()).any(|fields| fields == path);
+        let at_path =
+            path.is_empty() || self.fields.windows(path.len()).any(|fields| fields == path);
         if at_path && self.bytes.is_none() {
             self.bytes = Some(self.run.to_vec());
         }
@@ -205,7 +211,9 @@ impl Walker {
         // own: only the KeyPackage's list decides.
         if name == "Extension"
             && variant == "LastResort"
-            && self.fields.starts_with(&["key_package", "payload", "extensions"])
+            && self
+                .fields
+                .starts_with(&["key_package", "payload", "extensions"])
         {
             self.findings.last_resort = true;
         }

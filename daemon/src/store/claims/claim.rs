@@ -33,7 +33,11 @@ pub(in crate::store) fn claim(
         known => hold(tx, storage, &claim.record, known, alive)?,
     };
     failpoint::hit("store.claim.before_commit");
-    Ok(Claimed { generation, lost, housekeeping: housekeeping::of(tx, storage)? })
+    Ok(Claimed {
+        generation,
+        lost,
+        housekeeping: housekeeping::of(tx, storage)?,
+    })
 }
 
 struct Sorted {
@@ -43,7 +47,10 @@ struct Sorted {
 
 /// Which of these keys can be claimed?
 fn sort(tx: &Tx<'_>, owner: &Owner, asked: &[KeyId]) -> Result<Sorted, StoreError> {
-    let mut sorted = Sorted { alive: Vec::new(), lost: Vec::new() };
+    let mut sorted = Sorted {
+        alive: Vec::new(),
+        lost: Vec::new(),
+    };
     for id in asked.iter().collect::<BTreeSet<_>>() {
         match keys::get(tx.conn, tx.mac, id) {
             Ok(Some(key)) if key.owner == *owner && key.is_active() => sorted.alive.push(key),
@@ -92,13 +99,21 @@ fn hold(
     row.generation = generation;
     row.dead = false;
     if let Record::Update { public_key } = record {
-        let bound_to = rows::groups_of_leaf(tx, storage, public_key)?.into_iter().next();
+        let bound_to = rows::groups_of_leaf(tx, storage, public_key)?
+            .into_iter()
+            .next();
         row.unbound = bound_to.is_none().then_some(tx.now.observed);
         row.group = bound_to.or(row.group);
     }
     rows::put_record(tx, &row)?;
     for mut key in alive {
-        let claim = ClaimRow { record: row.id, storage, key: key.id, generation, released: None };
+        let claim = ClaimRow {
+            record: row.id,
+            storage,
+            key: key.id,
+            generation,
+            released: None,
+        };
         rows::put_claim(tx, &claim)?;
         let mut changed = key.wait != Wait::None;
         key.wait = Wait::None;
@@ -121,14 +136,14 @@ fn group_of(record: &Record) -> Option<Bytes> {
 
 /// An epoch record claims the leaf key of a KeyPackage: the KeyPackage has
 /// served to join this group. Answers whether the key's binding changed.
-fn join(
-    tx: &Tx<'_>,
-    storage: u64,
-    key: &mut KeyRecord,
-    group: &Bytes,
-) -> Result<bool, StoreError> {
+fn join(tx: &Tx<'_>, storage: u64, key: &mut KeyRecord, group: &Bytes) -> Result<bool, StoreError> {
     let admitted = key.binding.admits(group);
-    let Binding::LeafOfKeyPackage { init, last_resort, groups } = &mut key.binding else {
+    let Binding::LeafOfKeyPackage {
+        init,
+        last_resort,
+        groups,
+    } = &mut key.binding
+    else {
         return Ok(false);
     };
     if !admitted {
@@ -137,10 +152,18 @@ fn join(
     if init.is_some() && !*last_resort {
         for claim in rows::claims_of_key(tx, &key.id)? {
             let row = rows::record_by_id(tx, claim.record)?;
-            let Some(row) = row.filter(|row| row.storage == storage) else { continue };
+            let Some(row) = row.filter(|row| row.storage == storage) else {
+                continue;
+            };
             let is_package = matches!(row.record, Record::KeyPackage { .. });
             if is_package && claim.released.is_none() && row.joined.is_none() {
-                rows::put_record(tx, &RecordRow { joined: Some(group.clone()), ..row })?;
+                rows::put_record(
+                    tx,
+                    &RecordRow {
+                        joined: Some(group.clone()),
+                        ..row
+                    },
+                )?;
             }
         }
     }
@@ -185,7 +208,12 @@ fn written(tx: &mut Tx<'_>, row: &RecordRow, generation: u64) -> Result<(), Stor
     let mut ended = rows::claims_of_record(tx, row.id)?;
     ended.retain(|claim| claim.released.is_none() && claim.generation < generation);
     release(tx, ended)?;
-    if let Record::Epoch { group, epoch, leaf_index } = &row.record {
+    if let Record::Epoch {
+        group,
+        epoch,
+        leaf_index,
+    } = &row.record
+    {
         retire_older(tx, row.storage, group, *epoch, *leaf_index)?;
     }
     rows::delete_if_empty(tx, row.id)
@@ -202,10 +230,14 @@ fn retire_older(
 ) -> Result<(), StoreError> {
     let condition = "storage = ?1 AND group_id = ?2 AND dead = 0";
     for row in rows::records(tx, condition, params![column(storage), group.0])? {
-        let Record::Epoch { epoch, leaf_index, .. } = row.record else { continue };
-        if leaf_index == own_index && epoch < newest {
+        let Record::Epoch {
+            epoch, leaf_index, ..
+        } = row.record
+        else {
+            continue;
+        };
+        if leaf_index == own_index && epoch < newest && rows::holds_keys(tx, row.id)? {
             rows::put_record(tx, &RecordRow { dead: true, ..row })?;
-            rows::delete_if_empty(tx, row.id)?;
         }
     }
     Ok(())
@@ -224,7 +256,15 @@ fn deleted(tx: &mut Tx<'_>, row: RecordRow, generation: Option<u64>) -> Result<(
     }
     release(tx, ended)?;
     if let Some(row) = rows::record_by_id(tx, row.id)? {
-        rows::put_record(tx, &RecordRow { joined: None, dead: false, unbound: None, ..row })?;
+        rows::put_record(
+            tx,
+            &RecordRow {
+                joined: None,
+                dead: false,
+                unbound: None,
+                ..row
+            },
+        )?;
         rows::delete_if_empty(tx, row.id)?;
     }
     Ok(())
@@ -232,7 +272,9 @@ fn deleted(tx: &mut Tx<'_>, row: RecordRow, generation: Option<u64>) -> Result<(
 
 /// The KeyPackage served and is gone: its init key opens nothing any more.
 fn consume(tx: &mut Tx<'_>, key: &KeyId, group: &Bytes) -> Result<(), StoreError> {
-    let Some(mut key) = keys::get(tx.conn, tx.mac, key)? else { return Ok(()) };
+    let Some(mut key) = keys::get(tx.conn, tx.mac, key)? else {
+        return Ok(());
+    };
     if let Binding::Init { consumed_by, .. } = &mut key.binding
         && consumed_by.is_none()
     {

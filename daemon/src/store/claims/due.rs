@@ -32,7 +32,10 @@ pub(in crate::store) fn destroyable(
         ("wait = 4 AND since <= ?1", tx.ago(settings.grace)),
         ("wait = 3 AND since <= ?1", tx.ago(settings.horizon)),
         ("wait = 2 AND since <= ?1", tx.ago(settings.orphan_grace)),
-        ("wait = 1 AND since <= ?1", tx.ago(settings.max_unclaimed_age)),
+        (
+            "wait = 1 AND since <= ?1",
+            tx.ago(settings.max_unclaimed_age),
+        ),
         ("expired <= ?1", tx.ago(settings.grace)),
     ];
     let mut due = Vec::new();
@@ -66,7 +69,10 @@ pub(in crate::store) fn is_due(tx: &Tx<'_>, key: &KeyRecord) -> Result<bool, Sto
         Wait::Released { since } => tx.has_passed(since, settings.horizon),
         Wait::Unnamed { since } => tx.has_passed(since, settings.grace),
     };
-    Ok(over && rows::claims_of_key(tx, &key.id)?.iter().all(|claim| claim.released.is_some()))
+    Ok(over
+        && rows::claims_of_key(tx, &key.id)?
+            .iter()
+            .all(|claim| claim.released.is_some()))
 }
 
 /// Connections do not outlive the daemon: keys of an earlier run's count as
@@ -79,7 +85,15 @@ fn orphans_of_earlier_runs(tx: &mut Tx<'_>) -> Result<(), StoreError> {
         params![column(tx.live.meta.run), CHORE],
     )?;
     for key in stale {
-        keys::put(tx, KeyRecord { wait: Wait::Orphan { since: tx.live.started }, ..key })?;
+        keys::put(
+            tx,
+            KeyRecord {
+                wait: Wait::Orphan {
+                    since: tx.live.started,
+                },
+                ..key
+            },
+        )?;
     }
     Ok(())
 }
@@ -102,11 +116,23 @@ fn watch_expiry(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     let expired = "not_after < ?1 AND expired IS NULL AND state = 1 LIMIT ?2";
     for key in keys::select(tx.conn, tx.mac, expired, params![wall, CHORE])? {
         let expired_since = Some(tx.now.observed);
-        keys::put(tx, KeyRecord { expired_since, ..key })?;
+        keys::put(
+            tx,
+            KeyRecord {
+                expired_since,
+                ..key
+            },
+        )?;
     }
     let valid_again = "expired IS NOT NULL AND not_after >= ?1 AND state = 1 LIMIT ?2";
     for key in keys::select(tx.conn, tx.mac, valid_again, params![wall, CHORE])? {
-        keys::put(tx, KeyRecord { expired_since: None, ..key })?;
+        keys::put(
+            tx,
+            KeyRecord {
+                expired_since: None,
+                ..key
+            },
+        )?;
     }
     Ok(())
 }
@@ -139,9 +165,16 @@ pub(in crate::store) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>, StoreE
             tx.now.observed.saturating_add(left)
         }),
     ];
-    let not_before = tx.live.nothing_due_at.map_or(0, |at| at.saturating_add(TRY_AGAIN));
+    let not_before = tx
+        .live
+        .nothing_due_at
+        .map_or(0, |at| at.saturating_add(TRY_AGAIN));
     Ok(times.into_iter().flatten().min().map(|due| {
-        let due = if due <= tx.now.observed { due.max(not_before) } else { due };
+        let due = if due <= tx.now.observed {
+            due.max(not_before)
+        } else {
+            due
+        };
         Duration::from_secs(due.saturating_sub(tx.now.observed))
     }))
 }
@@ -149,7 +182,9 @@ pub(in crate::store) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>, StoreE
 /// Keys whose grace is over and that wait for a last look.
 pub(in crate::store) fn waiting(tx: &Tx<'_>) -> Result<u64, StoreError> {
     let sql = "SELECT count(*) FROM keys WHERE wait = 3 AND since <= ?1 AND state = 1";
-    let count: i64 =
-        tx.conn.prepare_cached(sql)?.query_row([tx.ago(tx.settings.grace)], |row| row.get(0))?;
+    let count: i64 = tx
+        .conn
+        .prepare_cached(sql)?
+        .query_row([tx.ago(tx.settings.grace)], |row| row.get(0))?;
     Ok(count.cast_unsigned())
 }

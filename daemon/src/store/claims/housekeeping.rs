@@ -35,7 +35,12 @@ fn joined(tx: &Tx<'_>, storage: u64) -> Result<Vec<Joined>, StoreError> {
     )?;
     Ok(rows
         .into_iter()
-        .filter_map(|row| row.joined.map(|group| Joined { record: row.record, group }))
+        .filter_map(|row| {
+            row.joined.map(|group| Joined {
+                record: row.record,
+                group,
+            })
+        })
         .collect())
 }
 
@@ -50,9 +55,16 @@ fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
     let mut unbound = rows::records(
         tx,
         "storage = ?1 AND unbound <= ?2 AND dead = 0 LIMIT ?3",
-        params![column(storage), judged, MAX_RECORDS.saturating_sub(dead.len())],
+        params![
+            column(storage),
+            judged,
+            MAX_RECORDS.saturating_sub(dead.len())
+        ],
     )?;
-    unbound.retain(|row| row.unbound.is_some_and(|since| tx.has_passed(since, tx.settings.grace)));
+    unbound.retain(|row| {
+        row.unbound
+            .is_some_and(|since| tx.has_passed(since, tx.settings.grace))
+    });
     dead.append(&mut unbound);
     Ok(dead.into_iter().map(|row| row.record).collect())
 }
@@ -61,7 +73,11 @@ fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
 /// that last named them.
 fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     // Most calls find that there is nothing to search for.
-    let due = tx.live.look_from.get(&storage).is_some_and(|from| *from <= tx.now.observed);
+    let due = tx
+        .live
+        .look_from
+        .get(&storage)
+        .is_some_and(|from| *from <= tx.now.observed);
     if !due || !tx.live.attached.contains_key(&storage) {
         return Ok(Vec::new());
     }
@@ -82,7 +98,10 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
                 records.extend(rows::record_by_id(tx, claim.record)?.map(|row| row.record));
             }
         }
-        looks.push(Look { key: key.id, records });
+        looks.push(Look {
+            key: key.id,
+            records,
+        });
     }
     let next_due = rows::minimum(
         tx,
@@ -90,8 +109,7 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
         params![column(storage), tx.ago(grace).unwrap_or(-1)],
     )?
     .map(|since| since.saturating_add(seconds(grace)));
-    let ask_again =
-        (!looks.is_empty()).then_some(tx.now.observed.saturating_add(ASK_AGAIN));
+    let ask_again = (!looks.is_empty()).then_some(tx.now.observed.saturating_add(ASK_AGAIN));
     match next_due.into_iter().chain(ask_again).min() {
         Some(from) => tx.live.look_from.insert(storage, from),
         None => tx.live.look_from.remove(&storage),

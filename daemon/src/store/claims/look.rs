@@ -6,9 +6,9 @@ use super::housekeeping;
 use super::rows::{self, ClaimRow};
 use crate::failpoint;
 use crate::store::error::StoreError;
+use crate::store::keys;
 use crate::store::types::{KeyRecord, Wait};
 use crate::store::writer::Tx;
-use crate::store::keys;
 
 /// Found means claimed again; absent means that this storage is done with the
 /// key.
@@ -30,9 +30,13 @@ pub(in crate::store) fn looked(
 }
 
 fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(), StoreError> {
-    let Some(key) = keys::get(tx.conn, tx.mac, &look.key)? else { return Ok(()) };
+    let Some(key) = keys::get(tx.conn, tx.mac, &look.key)? else {
+        return Ok(());
+    };
     // An old answer must not count for a later release.
-    let Wait::Released { since } = key.wait else { return Ok(()) };
+    let Wait::Released { since } = key.wait else {
+        return Ok(());
+    };
     if key.owner != *owner || !key.is_active() || !tx.has_passed(since, tx.settings.grace) {
         return Ok(());
     }
@@ -42,10 +46,16 @@ fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(
             remembered.push(claim);
             continue;
         }
-        let Some(row) = rows::record_by_id(tx, claim.record)? else { continue };
+        let Some(row) = rows::record_by_id(tx, claim.record)? else {
+            continue;
+        };
         if look.records.contains(&row.record) {
             // As part of the newest claim, so that the next one replaces it.
-            let claim = ClaimRow { generation: row.generation, released: None, ..claim };
+            let claim = ClaimRow {
+                generation: row.generation,
+                released: None,
+                ..claim
+            };
             rows::put_claim(tx, &claim)?;
             found = true;
         } else {
@@ -53,7 +63,13 @@ fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(
         }
     }
     if found {
-        return keys::put(tx, KeyRecord { wait: Wait::None, ..key });
+        return keys::put(
+            tx,
+            KeyRecord {
+                wait: Wait::None,
+                ..key
+            },
+        );
     }
     nothing_more_to_look_at(tx, &key.id, &remembered)
 }
@@ -64,11 +80,17 @@ pub(super) fn nothing_more_to_look_at(
     key: &KeyId,
     remembered: &[ClaimRow],
 ) -> Result<(), StoreError> {
-    let Some(key) = keys::get(tx.conn, tx.mac, key)? else { return Ok(()) };
+    let Some(key) = keys::get(tx.conn, tx.mac, key)? else {
+        return Ok(());
+    };
     match key.wait {
-        Wait::Released { since } if remembered.is_empty() => {
-            keys::put(tx, KeyRecord { wait: Wait::Unnamed { since }, ..key })
-        }
+        Wait::Released { since } if remembered.is_empty() => keys::put(
+            tx,
+            KeyRecord {
+                wait: Wait::Unnamed { since },
+                ..key
+            },
+        ),
         _ => Ok(()),
     }
 }

@@ -34,7 +34,13 @@ const REMEMBERED: usize = 8;
 fn release(tx: &mut Tx<'_>, ended: Vec<Claimed>) -> Result<(), StoreError> {
     for claim in ended {
         let released = Some(tx.next_number());
-        rows::put_claim(tx, &Claimed { released, ..claim.clone() })?;
+        rows::put_claim(
+            tx,
+            &Claimed {
+                released,
+                ..claim.clone()
+            },
+        )?;
         let mut remembered: Vec<Claimed> = rows::claims_of_key(tx, &claim.key)?
             .into_iter()
             .filter(|claim| claim.released.is_some())
@@ -49,17 +55,27 @@ fn release(tx: &mut Tx<'_>, ended: Vec<Claimed>) -> Result<(), StoreError> {
 }
 
 /// Starts the grace of a key, if no record claims it any more.
-fn begin_to_wait(tx: &mut Tx<'_>, ended: &Claimed, remembered: &[Claimed]) -> Result<(), StoreError> {
+fn begin_to_wait(
+    tx: &mut Tx<'_>,
+    ended: &Claimed,
+    remembered: &[Claimed],
+) -> Result<(), StoreError> {
     if rows::has_claims(tx, &ended.key)? {
         return Ok(());
     }
-    let Some(key) = keys::get(tx.conn, tx.mac, &ended.key)? else { return Ok(()) };
+    let Some(key) = keys::get(tx.conn, tx.mac, &ended.key)? else {
+        return Ok(());
+    };
     let ends_by_claims = matches!(key.algorithm, Algorithm::Hpke(_)) && key.is_active();
     if !ends_by_claims || key.is_idle() {
         return Ok(());
     }
     let since = tx.now.observed;
-    let wait = if remembered.is_empty() { Wait::Unnamed { since } } else { Wait::Released { since } };
+    let wait = if remembered.is_empty() {
+        Wait::Unnamed { since }
+    } else {
+        Wait::Released { since }
+    };
     keys::put(tx, KeyRecord { wait, ..key })?;
     let look_from = since.saturating_add(seconds(tx.settings.grace));
     for claim in remembered {

@@ -45,11 +45,22 @@ fn own_leaf(
     if leaves_of_group(tx, storage, group)?.len() >= MAX_OWN_LEAVES {
         return Err(StoreError::Limit("own leaf nodes in one group"));
     }
-    let leaf = OwnLeafRow { storage, public_key: public_key.clone(), group: group.clone() };
+    let leaf = OwnLeafRow {
+        storage,
+        public_key: public_key.clone(),
+        group: group.clone(),
+    };
     rows::put_own_leaf(tx, &leaf)?;
     if let Some(row) = update_with(tx, storage, public_key)? {
         let group = Some(group.clone());
-        rows::put_record(tx, &RecordRow { group, unbound: None, ..row })?;
+        rows::put_record(
+            tx,
+            &RecordRow {
+                group,
+                unbound: None,
+                ..row
+            },
+        )?;
     }
     Ok(())
 }
@@ -60,9 +71,17 @@ fn own_leaves_deleted(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), St
         .prepare_cached("DELETE FROM own_leaves WHERE storage = ?1 AND group_id = ?2")?
         .execute(params![column(storage), group.0])?;
     for leaf in leaves {
-        let Some(row) = update_with(tx, storage, &leaf.public_key)? else { continue };
+        let Some(row) = update_with(tx, storage, &leaf.public_key)? else {
+            continue;
+        };
         if rows::groups_of_leaf(tx, storage, &leaf.public_key)?.is_empty() {
-            rows::put_record(tx, &RecordRow { unbound: Some(tx.now.observed), ..row })?;
+            rows::put_record(
+                tx,
+                &RecordRow {
+                    unbound: Some(tx.now.observed),
+                    ..row
+                },
+            )?;
         }
     }
     Ok(())
@@ -77,10 +96,12 @@ fn group_ended(
     group: &Bytes,
     leaf_index: Option<u32>,
 ) -> Result<(), StoreError> {
-    let condition = "storage = ?1 AND group_id = ?2";
+    let condition = "storage = ?1 AND group_id = ?2 AND dead = 0";
     let mut of_members = Vec::new();
     for row in rows::records(tx, condition, params![column(storage), group.0])? {
-        if let Some(index) = member_of(tx, &row, group)? {
+        if rows::holds_keys(tx, row.id)?
+            && let Some(index) = member_of(tx, &row, group)?
+        {
             of_members.push((index, row));
         }
     }
@@ -107,7 +128,10 @@ fn member_of(tx: &Tx<'_>, row: &RecordRow, group: &Bytes) -> Result<Option<u32>,
     }
     for claim in rows::claims_of_record(tx, row.id)? {
         let key = keys::get(tx.conn, tx.mac, &claim.key)?;
-        if let Some(Binding::Leaf { group: bound, leaf_index }) = key.map(|key| key.binding)
+        if let Some(Binding::Leaf {
+            group: bound,
+            leaf_index,
+        }) = key.map(|key| key.binding)
             && bound == *group
         {
             return Ok(Some(leaf_index));
@@ -121,7 +145,13 @@ fn update_with(
     storage: u64,
     public_key: &Bytes,
 ) -> Result<Option<RecordRow>, StoreError> {
-    rows::record(tx, storage, &Record::Update { public_key: public_key.clone() })
+    rows::record(
+        tx,
+        storage,
+        &Record::Update {
+            public_key: public_key.clone(),
+        },
+    )
 }
 
 fn leaves_of_group(
@@ -129,5 +159,9 @@ fn leaves_of_group(
     storage: u64,
     group: &Bytes,
 ) -> Result<Vec<OwnLeafRow>, StoreError> {
-    rows::own_leaves(tx, "storage = ?1 AND group_id = ?2", params![column(storage), group.0])
+    rows::own_leaves(
+        tx,
+        "storage = ?1 AND group_id = ?2",
+        params![column(storage), group.0],
+    )
 }

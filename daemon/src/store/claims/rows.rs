@@ -95,7 +95,9 @@ pub(super) fn storage(
     name: &str,
 ) -> Result<Option<StorageRow>, StoreError> {
     let found = storages(tx, "name_id = ?1", [name_id(&(owner, name))?])?;
-    Ok(found.into_iter().find(|storage| storage.owner == *owner && storage.name == name))
+    Ok(found
+        .into_iter()
+        .find(|storage| storage.owner == *owner && storage.name == name))
 }
 
 pub(super) fn put_storage(tx: &Tx<'_>, storage: &StorageRow) -> Result<(), StoreError> {
@@ -133,8 +135,14 @@ pub(super) fn record(
     record: &Record,
 ) -> Result<Option<RecordRow>, StoreError> {
     let name = name_id(record)?;
-    let found = records(tx, "storage = ?1 AND name_id = ?2", params![column(storage), name])?;
-    Ok(found.into_iter().find(|row| row.storage == storage && row.record == *record))
+    let found = records(
+        tx,
+        "storage = ?1 AND name_id = ?2",
+        params![column(storage), name],
+    )?;
+    Ok(found
+        .into_iter()
+        .find(|row| row.storage == storage && row.record == *record))
 }
 
 pub(super) fn record_by_id(tx: &Tx<'_>, id: u64) -> Result<Option<RecordRow>, StoreError> {
@@ -284,23 +292,31 @@ pub(super) fn has_claims(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
         .exists([key.as_bytes()])?)
 }
 
+/// Does the record hold a key, as far as the storage said? Else it is only
+/// remembered for a last look.
+pub(super) fn holds_keys(tx: &Tx<'_>, record: u64) -> Result<bool, StoreError> {
+    Ok(tx
+        .conn
+        .prepare_cached("SELECT 1 FROM claims WHERE record = ?1 AND released IS NULL LIMIT 1")?
+        .exists([column(record)])?)
+}
+
 /// The number that a query finds, if it finds one.
 pub(super) fn minimum(
     tx: &Tx<'_>,
     sql: &str,
     params: impl Params,
 ) -> Result<Option<u64>, StoreError> {
-    let least: Option<Option<i64>> =
-        tx.conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()?;
+    let least: Option<Option<i64>> = tx
+        .conn
+        .prepare_cached(sql)?
+        .query_row(params, |row| row.get(0))
+        .optional()?;
     Ok(least.flatten().map(i64::cast_unsigned))
 }
 
 /// Rows that satisfy a condition, each verified.
-fn select<R: Row>(
-    tx: &Tx<'_>,
-    condition: &str,
-    params: impl Params,
-) -> Result<Vec<R>, StoreError> {
+fn select<R: Row>(tx: &Tx<'_>, condition: &str, params: impl Params) -> Result<Vec<R>, StoreError> {
     let sql = format!("SELECT id, body, mac FROM {} WHERE {condition}", R::TABLE);
     let mut statement = tx.conn.prepare_cached(&sql)?;
     let mut rows = statement.query(params)?;

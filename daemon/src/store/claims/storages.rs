@@ -6,11 +6,11 @@ use rusqlite::params;
 
 use super::rows::{self, StorageRow};
 use super::{begin_to_wait, housekeeping};
+use crate::failpoint;
 use crate::store::error::StoreError;
 use crate::store::types::ConnectionId;
 use crate::store::writer::Tx;
 use crate::store::{column, keys};
-use crate::failpoint;
 
 /// Connects a storage to a connection.
 pub(in crate::store) fn attach(
@@ -30,7 +30,11 @@ pub(in crate::store) fn attach(
         ..storage
     };
     rows::put_storage(tx, &storage)?;
-    tx.live.attached.entry(storage.id).or_default().insert(connection);
+    tx.live
+        .attached
+        .entry(storage.id)
+        .or_default()
+        .insert(connection);
     tx.live.look_from.insert(storage.id, 0);
     failpoint::hit("store.attach.before_commit");
     housekeeping::of(tx, storage.id)
@@ -92,7 +96,14 @@ pub(in crate::store) fn detach_all(tx: &mut Tx<'_>) -> Result<(), StoreError> {
 
 fn leave(tx: &Tx<'_>, storage: StorageRow) -> Result<(), StoreError> {
     let gone_since = Some(tx.now.observed);
-    rows::put_storage(tx, &StorageRow { attached_run: None, gone_since, ..storage })
+    rows::put_storage(
+        tx,
+        &StorageRow {
+            attached_run: None,
+            gone_since,
+            ..storage
+        },
+    )
 }
 
 /// Forgets a storage with all of its claims; answers how many records that
@@ -114,7 +125,9 @@ pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, S
         [id],
         |row| row.get(0),
     )?;
-    tx.conn.prepare_cached("DELETE FROM storages WHERE id = ?1")?.execute([id])?;
+    tx.conn
+        .prepare_cached("DELETE FROM storages WHERE id = ?1")?
+        .execute([id])?;
     tx.live.attached.remove(&storage.id);
     tx.live.look_from.remove(&storage.id);
     for claim in ended {
@@ -138,7 +151,9 @@ pub(in crate::store) fn list(tx: &Tx<'_>) -> Result<Vec<StorageInfo>, StoreError
                 "SELECT count(DISTINCT record), count(DISTINCT key) FROM claims
                  WHERE record IN (SELECT id FROM records WHERE storage = ?1) AND released IS NULL",
             )?
-            .query_row(params![column(storage.id)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .query_row(params![column(storage.id)], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
         infos.push(StorageInfo {
             attached: tx.live.attached.contains_key(&storage.id),
             owner: storage.owner,

@@ -146,7 +146,8 @@ impl OpenMlsCrypto for Crypto {
         context: &[u8],
         len: usize,
     ) -> Result<(KemOutput, ExporterSecret), CryptoError> {
-        self.inner.hpke_setup_sender_and_export(config, pk, info, context, len)
+        self.inner
+            .hpke_setup_sender_and_export(config, pk, info, context, len)
     }
     fn hpke_setup_receiver_and_export(
         &self,
@@ -157,7 +158,8 @@ impl OpenMlsCrypto for Crypto {
         context: &[u8],
         len: usize,
     ) -> Result<ExporterSecret, CryptoError> {
-        self.inner.hpke_setup_receiver_and_export(config, enc, sk, info, context, len)
+        self.inner
+            .hpke_setup_receiver_and_export(config, enc, sk, info, context, len)
     }
     fn derive_hpke_keypair(
         &self,
@@ -182,7 +184,8 @@ impl OpenMlsCrypto for Crypto {
         psk: &[u8],
         psk_id: &[u8],
     ) -> Result<Vec<u8>, CryptoError> {
-        self.inner.hpke_open_psk(config, input, sk, info, aad, psk, psk_id)
+        self.inner
+            .hpke_open_psk(config, input, sk, info, aad, psk, psk_id)
     }
     #[cfg(feature = "targeted-messages-draft")]
     fn hpke_seal_psk_resolved_aad<F, E>(
@@ -198,7 +201,8 @@ impl OpenMlsCrypto for Crypto {
     where
         F: FnOnce(&[u8]) -> Result<Vec<u8>, E>,
     {
-        self.inner.hpke_seal_psk_resolved_aad(config, pk, info, text, psk, psk_id, aad)
+        self.inner
+            .hpke_seal_psk_resolved_aad(config, pk, info, text, psk, psk_id, aad)
     }
     #[cfg(feature = "virtual-clients-draft")]
     fn ff1_aes128_encrypt(&self, key: &[u8; 16], plaintext: u32) -> Result<u32, CryptoError> {
@@ -273,7 +277,12 @@ impl Sqlite {
     }
 
     fn run(&self, sql: &str) {
-        self.connection.borrow().as_ref().unwrap().execute_batch(sql).unwrap();
+        self.connection
+            .borrow()
+            .as_ref()
+            .unwrap()
+            .execute_batch(sql)
+            .unwrap();
     }
 }
 
@@ -281,7 +290,10 @@ impl Backend for Sqlite {
     type Storage = SqliteStorageProvider<Json, Rc<Connection>>;
     fn create() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let this = Self { dir, connection: RefCell::default() };
+        let this = Self {
+            dir,
+            connection: RefCell::default(),
+        };
         let mut connection = Connection::open(this.path()).unwrap();
         SqliteStorageProvider::<Json, &mut Connection>::new(&mut connection)
             .run_migrations()
@@ -374,16 +386,19 @@ impl<B: Backend> App<B> {
     pub(super) fn key_package(&self, last_resort: bool) -> KeyPackage {
         let mut builder = KeyPackage::builder();
         if last_resort {
-            builder = builder.mark_as_last_resort().leaf_node_capabilities(Capabilities::new(
-                None,
-                None,
-                Some(&[ExtensionType::LastResort]),
-                None,
-                None,
-            ));
+            builder = builder
+                .mark_as_last_resort()
+                .leaf_node_capabilities(Capabilities::new(
+                    None,
+                    None,
+                    Some(&[ExtensionType::LastResort]),
+                    None,
+                    None,
+                ));
         }
-        let bundle =
-            builder.build(SUITE, &self.provider, &self.signer, self.credential()).unwrap();
+        let bundle = builder
+            .build(SUITE, &self.provider, &self.signer, self.credential())
+            .unwrap();
         bundle.key_package().clone()
     }
 
@@ -397,30 +412,37 @@ impl<B: Backend> App<B> {
     }
 
     pub(super) fn load(&self, group: &[u8]) -> MlsGroup {
-        MlsGroup::load(&self.provider.storage, &GroupId::from_slice(group)).unwrap().unwrap()
+        MlsGroup::load(&self.provider.storage, &GroupId::from_slice(group))
+            .unwrap()
+            .unwrap()
     }
 
     /// Adds a member; answers the commit and the Welcome.
-    pub(super) fn add(&self, group: &mut MlsGroup, package: KeyPackage) -> (MlsMessageOut, Welcome) {
-        let (commit, welcome, _) =
-            group.add_members(&self.provider, &self.signer, &[package]).unwrap();
+    pub(super) fn add(
+        &self,
+        group: &mut MlsGroup,
+        package: KeyPackage,
+    ) -> (MlsMessageOut, Welcome) {
+        let (commit, welcome, _) = group
+            .add_members(&self.provider, &self.signer, &[package])
+            .unwrap();
         group.merge_pending_commit(&self.provider).unwrap();
-        let MlsMessageBodyOut::Welcome(welcome) = welcome.body().clone() else { panic!() };
+        let MlsMessageBodyOut::Welcome(welcome) = welcome.body().clone() else {
+            panic!()
+        };
         (commit, welcome)
     }
 
     pub(super) fn stage(&self, welcome: &Welcome) -> Result<StagedWelcome, String> {
-        StagedWelcome::new_from_welcome(
-            &self.provider,
-            &join_config(),
-            welcome.clone(),
-            None,
-        )
-        .map_err(|error| format!("{error:?}"))
+        StagedWelcome::new_from_welcome(&self.provider, &join_config(), welcome.clone(), None)
+            .map_err(|error| format!("{error:?}"))
     }
 
     pub(super) fn join(&self, welcome: &Welcome) -> MlsGroup {
-        self.stage(welcome).unwrap().into_group(&self.provider).unwrap()
+        self.stage(welcome)
+            .unwrap()
+            .into_group(&self.provider)
+            .unwrap()
     }
 
     /// A commit with a new leaf key; merged at once.
@@ -442,19 +464,24 @@ impl<B: Backend> App<B> {
                 group.merge_staged_commit(&self.provider, *commit).unwrap();
             }
             ProcessedMessageContent::ProposalMessage(proposal) => {
-                group.store_pending_proposal(&self.provider.storage, *proposal).unwrap();
+                group
+                    .store_pending_proposal(&self.provider.storage, *proposal)
+                    .unwrap();
             }
             _ => panic!("not a handshake message"),
         }
     }
 
-    /// Lets everything that is due die, as the daemon does between operations.
+    /// Lets everything that is due die, as the daemon does between operations:
+    /// first dead records, then the keys that only they named.
     pub(super) fn sweep(&self) {
-        self.model.sweep();
-        self.model.restart();
-        self.provider.storage.state.attach().unwrap();
-        self.provider.storage.bury();
-        self.provider.storage.look();
+        for _ in 0..2 {
+            self.model.sweep();
+            self.model.restart();
+            self.provider.storage.state.attach().unwrap();
+            self.provider.storage.bury();
+            self.provider.storage.look();
+        }
     }
 
     /// How many keys of this app's storage are claimed.
@@ -464,7 +491,9 @@ impl<B: Backend> App<B> {
 }
 
 pub(super) fn join_config() -> MlsGroupJoinConfig {
-    MlsGroupJoinConfig::builder().use_ratchet_tree_extension(true).build()
+    MlsGroupJoinConfig::builder()
+        .use_ratchet_tree_extension(true)
+        .build()
 }
 
 fn provider<B: Backend>(
@@ -475,7 +504,10 @@ fn provider<B: Backend>(
 ) -> Provider<B> {
     let custodian = Arc::clone(model) as Arc<_>;
     Provider {
-        crypto: Crypto { inner: RustCrypto::default(), model: Arc::clone(model) },
+        crypto: Crypto {
+            inner: RustCrypto::default(),
+            model: Arc::clone(model),
+        },
         storage: CustodyStorage::new(inner, name.to_owned(), false, strict, custodian),
     }
 }

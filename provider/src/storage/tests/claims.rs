@@ -20,7 +20,9 @@ on_both_storages! {
 }
 
 fn claims(log: &[Event]) -> usize {
-    log.iter().filter(|event| matches!(event, Event::Claim(..))).count()
+    log.iter()
+        .filter(|event| matches!(event, Event::Claim(..)))
+        .count()
 }
 
 #[test]
@@ -32,7 +34,9 @@ fn a_claim_comes_before_the_write_and_its_settlement_after() {
     model.lock().hook = Some(Box::new(move |event| {
         let stored: u32 = Connection::open(&path)
             .unwrap()
-            .query_row("SELECT count(*) FROM openmls_key_packages", [], |row| row.get(0))
+            .query_row("SELECT count(*) FROM openmls_key_packages", [], |row| {
+                row.get(0)
+            })
             .unwrap();
         let kind = match event {
             Event::Claim(..) => "claim",
@@ -46,7 +50,10 @@ fn a_claim_comes_before_the_write_and_its_settlement_after() {
     let reference = package.hash_ref(bob.provider.crypto()).unwrap();
     bob.provider.storage.delete_key_package(&reference).unwrap();
     let _: Option<KeyPackageBundle> = bob.provider.storage.key_package(&reference).unwrap();
-    assert_eq!(*seen.lock().unwrap(), [("claim", 0), ("written", 1), ("deleted", 0)]);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [("claim", 0), ("written", 1), ("deleted", 0)]
+    );
 }
 
 fn nothing_is_said_when_nothing_changed<B: Backend>() {
@@ -63,8 +70,12 @@ fn nothing_is_said_when_nothing_changed<B: Backend>() {
 
     // A state without handles claims nothing, however often it is written.
     let group = GroupId::from_slice(b"group");
-    storage.write_group_state(&group, &MlsGroupState::Operational).unwrap();
-    storage.write_group_state(&group, &MlsGroupState::Operational).unwrap();
+    storage
+        .write_group_state(&group, &MlsGroupState::Operational)
+        .unwrap();
+    storage
+        .write_group_state(&group, &MlsGroupState::Operational)
+        .unwrap();
     assert_eq!(model.take_log(), []);
 }
 
@@ -80,7 +91,11 @@ fn a_read_claims_once_in_a_process<B: Backend>() {
     }
     let log = model.take_log();
     assert_eq!(claims(&log), 1);
-    assert_eq!(log.len(), 2, "it is attached and claimed, nothing is settled: {log:?}");
+    assert_eq!(
+        log.len(),
+        2,
+        "it is attached and claimed, nothing is settled: {log:?}"
+    );
 }
 
 /// A value that the inner storage cannot write.
@@ -93,9 +108,8 @@ impl serde::Serialize for Fails {
         if self.0.replace(true) {
             return Err(serde::ser::Error::custom("no"));
         }
-        let handle = mlskeyd_protocol::v1::Handle::new(
-            mlskeyd_protocol::v1::KeyId::from_bytes([3; 16]),
-        );
+        let handle =
+            mlskeyd_protocol::v1::Handle::new(mlskeyd_protocol::v1::KeyId::from_bytes([3; 16]));
         serializer.serialize_newtype_struct("Fails", &handle.to_bytes().to_vec())
     }
 }
@@ -113,7 +127,10 @@ fn a_write_that_fails_releases_nothing<B: Backend>() {
     assert!(written.is_err());
     let log = model.take_log();
     assert_eq!(claims(&log), 1);
-    assert!(!log.iter().any(|event| matches!(event, Event::Settle(_))), "{log:?}");
+    assert!(
+        !log.iter().any(|event| matches!(event, Event::Settle(_))),
+        "{log:?}"
+    );
 }
 
 fn claims_wait_while_the_daemon_is_away_and_hold_releases_back<B: Backend>() {
@@ -124,7 +141,13 @@ fn claims_wait_while_the_daemon_is_away_and_hold_releases_back<B: Backend>() {
     model.take_log();
 
     // The keys exist already, then the daemon goes away in the middle.
-    group.self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    group
+        .self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
     let during = model.claimed("alice");
     model.lock().away = true;
     group.merge_pending_commit(&alice.provider).unwrap();
@@ -139,8 +162,13 @@ fn claims_wait_while_the_daemon_is_away_and_hold_releases_back<B: Backend>() {
     let epoch_claim = log.iter().position(
         |event| matches!(event, Event::Claim(Record::Epoch { epoch: 1, .. }, keys) if keys.len() == 1),
     );
-    let first_release = log.iter().position(|event| matches!(event, Event::Settle(_)));
-    assert!(epoch_claim.is_some() && epoch_claim < first_release, "{log:?}");
+    let first_release = log
+        .iter()
+        .position(|event| matches!(event, Event::Settle(_)));
+    assert!(
+        epoch_claim.is_some() && epoch_claim < first_release,
+        "{log:?}"
+    );
     alice.sweep();
     assert_eq!(alice.claimed(), 1);
     assert!(model.claimed("alice").is_disjoint(&before));
@@ -167,7 +195,13 @@ fn an_emptied_record_is_released_in_a_new_process<B: Backend>() {
     let model = Arc::new(Model::default());
     let mut alice = App::<B>::new("alice", &model);
     let mut group = alice.create(b"group");
-    group.self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    group
+        .self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
     assert_eq!(alice.claimed(), 2);
     alice.restart();
     let mut group = alice.load(b"group");
@@ -203,7 +237,9 @@ fn the_end_of_own_leaves_is_said_once() {
         alice.receive(&mut group, &bob.update(&mut theirs));
     }
     let log = model.take_log();
-    let ends = log.iter().filter(|e| matches!(e, Event::Note(Note::OwnLeavesDeleted { .. })));
+    let ends = log
+        .iter()
+        .filter(|e| matches!(e, Event::Note(Note::OwnLeavesDeleted { .. })));
     assert_eq!(ends.count(), 1, "one, although every merge deletes them");
 }
 
@@ -212,7 +248,9 @@ fn overlapping_writes_of_one_record_release_nothing() {
     let model = Arc::new(Model::default());
     let bob = App::<Memory>::new("bob", &model);
     let state = &bob.provider.storage.state;
-    let record = Record::Update { public_key: vec![1].into() };
+    let record = Record::Update {
+        public_key: vec![1].into(),
+    };
     let key = |n| mlskeyd_protocol::v1::KeyId::from_bytes([n; 16]);
     let first = state.begin_write(record.clone(), vec![key(1)]);
     let second = state.begin_write(record.clone(), vec![key(2)]);

@@ -39,10 +39,23 @@ fn records_are_read_again<B: Backend>() {
     let alice = App::<B>::new("alice", &model);
     let package = alice.key_package(false);
     let mut group = alice.create(b"group");
-    group.propose_self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
-    group.commit_to_pending_proposals(&alice.provider, &alice.signer).unwrap_err();
-    group.clear_pending_proposals(&alice.provider.storage).unwrap();
-    group.self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    group
+        .propose_self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
+    group
+        .clear_pending_proposals(&alice.provider.storage)
+        .unwrap();
+    group
+        .self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
 
     let inner = alice.provider.storage.inner();
     let mut kinds = [0; 4];
@@ -61,16 +74,28 @@ fn records_are_read_again<B: Backend>() {
         }
         assert!(!record::holds(inner, &record, KeyId::from_bytes([1; 16])));
         if !matches!(record, Record::GroupState { .. }) {
-            assert_eq!(record::in_use(inner, &record), matches!(record, Record::Epoch { .. }));
+            assert_eq!(
+                record::in_use(inner, &record),
+                matches!(record, Record::Epoch { .. })
+            );
             record::delete(inner, &record).unwrap();
             let gone = record::read(inner, &record).unwrap();
             assert!(gone.is_none_or(|findings| findings.keys().is_empty()));
         }
     }
-    assert_eq!(kinds, [1, 1, 1, 2], "a commit's, an epoch's, an Update's, a KeyPackage's");
+    assert_eq!(
+        kinds,
+        [1, 1, 1, 2],
+        "a commit's, an epoch's, an Update's, a KeyPackage's"
+    );
     assert_eq!(all, alice.claimed());
     let absent = package.hash_ref(alice.provider.crypto()).unwrap();
-    assert!(inner.key_package::<_, KeyPackageBundle>(&absent).unwrap().is_none());
+    assert!(
+        inner
+            .key_package::<_, KeyPackageBundle>(&absent)
+            .unwrap()
+            .is_none()
+    );
 }
 
 #[test]
@@ -79,8 +104,12 @@ fn mirrors_serialise_as_the_originals() {
     let alice = App::<Memory>::new("alice", &model);
     let package = alice.key_package(false);
     let reference = package.hash_ref(alice.provider.crypto()).unwrap();
-    let bundle: KeyPackageBundle =
-        alice.provider.storage.key_package(&reference).unwrap().unwrap();
+    let bundle: KeyPackageBundle = alice
+        .provider
+        .storage
+        .key_package(&reference)
+        .unwrap()
+        .unwrap();
     round_trips::<_, KeyPackageBundle>(&bundle);
     round_trips::<_, record::KeyPair>(&leaf_pair(&bundle));
 
@@ -94,10 +123,17 @@ fn mirrors_serialise_as_the_originals() {
 fn keys_name_records_by_raw_bytes() {
     let group = GroupId::from_slice(b"group");
     assert_eq!(record::group_bytes(&group), Some(Bytes(b"group".to_vec())));
-    assert_eq!(record::group_bytes(&GroupId::from_slice(b"")), Some(Bytes(Vec::new())));
+    assert_eq!(
+        record::group_bytes(&GroupId::from_slice(b"")),
+        Some(Bytes(Vec::new()))
+    );
     assert_eq!(record::group_bytes(&GroupId::from_slice(&[1; 1025])), None);
     let epoch = record::epoch(&group, &GroupEpoch::from(7), 3);
-    let expected = Record::Epoch { group: Bytes(b"group".to_vec()), epoch: 7, leaf_index: 3 };
+    let expected = Record::Epoch {
+        group: Bytes(b"group".to_vec()),
+        epoch: 7,
+        leaf_index: 3,
+    };
     assert_eq!(epoch, Some(expected));
 }
 
@@ -108,8 +144,12 @@ fn handles_are_found_where_openmls_puts_them() {
     for last_resort in [false, true] {
         let package = alice.key_package(last_resort);
         let reference = package.hash_ref(alice.provider.crypto()).unwrap();
-        let bundle: KeyPackageBundle =
-            alice.provider.storage.key_package(&reference).unwrap().unwrap();
+        let bundle: KeyPackageBundle = alice
+            .provider
+            .storage
+            .key_package(&reference)
+            .unwrap()
+            .unwrap();
         let findings = walker::find_handles(&bundle).unwrap();
         assert_eq!(findings.handles.len(), 2);
         assert!(findings.key_in(INIT_KEY).is_some() && findings.key_in(LEAF_KEY).is_some());
@@ -117,7 +157,12 @@ fn handles_are_found_where_openmls_puts_them() {
         let leaf = package.leaf_node();
         let public = walker::bytes_at(leaf, &["payload", "encryption_key"]).unwrap();
         let expected = record::update(leaf.encryption_key()).unwrap();
-        assert_eq!(expected, Record::Update { public_key: Bytes(public) });
+        assert_eq!(
+            expected,
+            Record::Update {
+                public_key: Bytes(public)
+            }
+        );
     }
     let inactive = walker::find_handles(&MlsGroupState::Inactive).unwrap();
     assert_eq!(inactive.unit_variant, Some("Inactive"));
@@ -145,4 +190,19 @@ fn a_run_of_bytes_is_a_handle_only_if_it_is_exactly_one() {
     assert!(found(&|| walker::find_handles(&halves)).is_empty());
     let scattered: Vec<u16> = list.iter().map(|byte| u16::from(*byte)).collect();
     assert!(found(&|| walker::find_handles(&scattered)).is_empty());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_may_hold_every_key() {
+    let model = Arc::new(Model::default());
+    let bob = App::<Sqlite>::new("bob", &model);
+    let package = bob.key_package(false);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    let record = record::key_package(&reference).unwrap();
+    openmls_sqlite_storage::Connection::open(bob.backend.path())
+        .unwrap()
+        .execute("UPDATE openmls_key_packages SET key_package = x'00'", [])
+        .unwrap();
+    let inner = bob.provider.storage.inner();
+    assert!(record::holds(inner, &record, KeyId::from_bytes([1; 16])));
 }

@@ -18,6 +18,7 @@ on_both_storages! {
     a_deleted_groups_keys_die
     two_storages_in_one_group_do_not_collide
     an_external_commits_key_lives
+    a_record_that_is_in_use_is_not_deleted_as_dead
 }
 
 /// Alice and Bob in one group.
@@ -42,7 +43,10 @@ fn commits_leave_one_key<B: Backend>() {
         bob.sweep();
         assert_eq!(model.alive().len(), 2);
     }
-    assert_eq!(hers.epoch_authenticator(), his.epoch_authenticator());
+    assert_eq!(
+        hers.epoch_authenticator().as_slice(),
+        his.epoch_authenticator().as_slice()
+    );
     assert!(model.lock().failures.is_empty());
 }
 
@@ -50,7 +54,12 @@ fn a_cleared_commits_key_dies<B: Backend>() {
     let (model, alice, mut hers, ..) = pair::<B>();
     alice.sweep();
     let before = model.alive();
-    hers.self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    hers.self_update(
+        &alice.provider,
+        &alice.signer,
+        LeafNodeParameters::default(),
+    )
+    .unwrap();
     alice.sweep();
     assert_eq!(model.alive().len(), before.len() + 1, "it is pending");
     hers.clear_pending_commit(&alice.provider.storage).unwrap();
@@ -60,7 +69,12 @@ fn a_cleared_commits_key_dies<B: Backend>() {
 
 fn a_superseded_commits_key_dies<B: Backend>() {
     let (model, alice, mut hers, bob, mut his) = pair::<B>();
-    hers.self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    hers.self_update(
+        &alice.provider,
+        &alice.signer,
+        LeafNodeParameters::default(),
+    )
+    .unwrap();
     // Bob's commit wins the epoch.
     alice.receive(&mut hers, &bob.update(&mut his));
     alice.sweep();
@@ -72,11 +86,14 @@ fn a_superseded_commits_key_dies<B: Backend>() {
 fn an_applied_updates_key_lives_and_an_ignored_ones_dies<B: Backend>() {
     let (model, alice, mut hers, bob, mut his) = pair::<B>();
     let parameters = LeafNodeParameters::default;
-    let (applied, _) =
-        hers.propose_self_update(&alice.provider, &alice.signer, parameters()).unwrap();
+    let (applied, _) = hers
+        .propose_self_update(&alice.provider, &alice.signer, parameters())
+        .unwrap();
     alice.sweep();
     bob.receive(&mut his, &applied);
-    let (commit, ..) = his.commit_to_pending_proposals(&bob.provider, &bob.signer).unwrap();
+    let (commit, ..) = his
+        .commit_to_pending_proposals(&bob.provider, &bob.signer)
+        .unwrap();
     his.merge_pending_commit(&bob.provider).unwrap();
     alice.receive(&mut hers, &commit);
     alice.sweep();
@@ -85,7 +102,8 @@ fn an_applied_updates_key_lives_and_an_ignored_ones_dies<B: Backend>() {
     bob.receive(&mut his, &alice.update(&mut hers));
 
     // Bob never hears of this one.
-    hers.propose_self_update(&alice.provider, &alice.signer, parameters()).unwrap();
+    hers.propose_self_update(&alice.provider, &alice.signer, parameters())
+        .unwrap();
     alice.sweep();
     assert_eq!(model.alive().len(), 3);
     alice.receive(&mut hers, &bob.update(&mut his));
@@ -98,9 +116,11 @@ fn an_applied_updates_key_lives_and_an_ignored_ones_dies<B: Backend>() {
 
 fn a_removed_members_keys_die<B: Backend>() {
     let (model, alice, mut hers, bob, mut his) = pair::<B>();
-    his.propose_self_update(&bob.provider, &bob.signer, LeafNodeParameters::default()).unwrap();
-    let (commit, ..) =
-        hers.remove_members(&alice.provider, &alice.signer, &[his.own_leaf_index()]).unwrap();
+    his.propose_self_update(&bob.provider, &bob.signer, LeafNodeParameters::default())
+        .unwrap();
+    let (commit, ..) = hers
+        .remove_members(&alice.provider, &alice.signer, &[his.own_leaf_index()])
+        .unwrap();
     hers.merge_pending_commit(&alice.provider).unwrap();
     bob.receive(&mut his, &commit);
     assert!(!his.is_active());
@@ -109,14 +129,19 @@ fn a_removed_members_keys_die<B: Backend>() {
     assert_eq!(bob.claimed(), 0);
     assert_eq!(model.alive().len(), 1, "Alice's");
     // OpenMLS left them behind; the wrapper deleted them from the storage too.
-    let epoch = Record::Epoch { group: b"group"[..].into(), epoch: 1, leaf_index: 1 };
+    let epoch = Record::Epoch {
+        group: b"group"[..].into(),
+        epoch: 1,
+        leaf_index: 1,
+    };
     let left = super::super::record::read(bob.provider.storage.inner(), &epoch).unwrap();
     assert!(left.unwrap().keys().is_empty());
 }
 
 fn a_deleted_groups_keys_die<B: Backend>() {
     let (model, alice, _, bob, mut his) = pair::<B>();
-    his.propose_self_update(&bob.provider, &bob.signer, LeafNodeParameters::default()).unwrap();
+    his.propose_self_update(&bob.provider, &bob.signer, LeafNodeParameters::default())
+        .unwrap();
     assert_eq!(bob.claimed(), 2);
     his.delete(&bob.provider.storage).unwrap();
     bob.sweep();
@@ -126,31 +151,38 @@ fn a_deleted_groups_keys_die<B: Backend>() {
 }
 
 fn two_storages_in_one_group_do_not_collide<B: Backend>() {
-    let (model, _, mut hers, bob, mut his) = pair::<B>();
+    let (model, alice, mut hers, bob, mut his) = pair::<B>();
+    alice.sweep();
     let alice_keys = model.claimed("alice");
     // The same group, the same record kinds: only the storage tells them apart.
     his.delete(&bob.provider.storage).unwrap();
     bob.sweep();
     assert_eq!(model.claimed("alice"), alice_keys);
     assert_eq!(model.alive(), alice_keys);
-    hers.set_aad(Vec::new());
+    alice.update(&mut hers);
 }
 
 fn an_external_commits_key_lives<B: Backend>() {
     let (model, alice, mut hers, bob, mut his) = pair::<B>();
     let info = hers
-        .export_group_info(&alice.provider, &alice.signer, true)
+        .export_group_info(alice.provider.crypto(), &alice.signer, true)
         .unwrap();
     his.delete(&bob.provider.storage).unwrap();
-    let MlsMessageBodyOut::GroupInfo(info) = info.body().clone() else { panic!() };
-    let info = VerifiableGroupInfo::from(info);
+    let MlsMessageBodyIn::GroupInfo(info) = MlsMessageIn::from(info).extract() else {
+        panic!()
+    };
     let (mut again, bundle) = MlsGroup::external_commit_builder()
         .with_config(super::app::join_config())
         .build_group(&bob.provider, info, bob.credential())
         .unwrap()
         .load_psks(bob.provider.storage())
         .unwrap()
-        .build(bob.provider.rand(), bob.provider.crypto(), &bob.signer, |_| true)
+        .build(
+            bob.provider.rand(),
+            bob.provider.crypto(),
+            &bob.signer,
+            |_| true,
+        )
         .unwrap()
         .finalize(&bob.provider)
         .unwrap();
@@ -158,14 +190,38 @@ fn an_external_commits_key_lives<B: Backend>() {
     alice.sweep();
     bob.sweep();
     assert_eq!(bob.claimed(), 1);
-    assert_eq!(hers.epoch_authenticator(), again.epoch_authenticator());
+    assert_eq!(
+        hers.epoch_authenticator().as_slice(),
+        again.epoch_authenticator().as_slice()
+    );
     alice.receive(&mut hers, &bob.update(&mut again));
     bob.receive(&mut again, &alice.update(&mut hers));
     alice.sweep();
     bob.sweep();
     assert_eq!(bob.claimed(), 1);
-    let state: Option<MlsGroupState> =
-        bob.provider.storage.group_state(again.group_id()).unwrap();
+    let state: Option<MlsGroupState> = bob.provider.storage.group_state(again.group_id()).unwrap();
     assert!(state.is_some());
+    assert!(model.lock().failures.is_empty());
+}
+
+fn a_record_that_is_in_use_is_not_deleted_as_dead<B: Backend>() {
+    let (model, alice, mut hers, bob, mut his) = pair::<B>();
+    let record = |epoch| Record::Epoch {
+        group: b"group"[..].into(),
+        epoch,
+        leaf_index: 0,
+    };
+    // As after a database was put back to an epoch that the daemon holds for past.
+    alice
+        .provider
+        .storage
+        .state
+        .ledger()
+        .dead
+        .extend([record(1), record(7)]);
+    alice.key_package(false);
+    assert!(alice.provider.storage.state.ledger().dead.is_empty());
+    // It is needed to read this.
+    alice.receive(&mut hers, &bob.update(&mut his));
     assert!(model.lock().failures.is_empty());
 }

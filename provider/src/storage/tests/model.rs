@@ -68,7 +68,12 @@ impl Model {
     /// no record ever named are destroyed.
     pub(super) fn sweep(&self) {
         let mut inner = self.lock();
-        let idle: Vec<_> = inner.keys.keys().copied().filter(|key| inner.is_idle(*key)).collect();
+        let idle: Vec<_> = inner
+            .keys
+            .keys()
+            .copied()
+            .filter(|key| inner.is_idle(*key))
+            .collect();
         for key in idle {
             match inner.last_named.get(&key).cloned() {
                 Some(records) => {
@@ -87,7 +92,9 @@ impl Model {
     pub(super) fn claimed(&self, storage: &str) -> BTreeSet<KeyId> {
         let inner = self.lock();
         let claims = inner.claims.iter().filter(|((name, _), _)| name == storage);
-        claims.flat_map(|(_, sets)| sets.iter().flat_map(|(_, keys)| keys.clone())).collect()
+        claims
+            .flat_map(|(_, sets)| sets.iter().flat_map(|(_, keys)| keys.clone()))
+            .collect()
     }
 
     /// The records of this storage that claim a key.
@@ -102,7 +109,9 @@ impl Model {
     /// Says again that a KeyPackage served to join a group, as after a crash
     /// ahead of its delete.
     pub(super) fn joined_again(&self, storage: &str, record: Record, group: &[u8]) {
-        self.lock().joined.insert((storage.to_owned(), record, group.into()));
+        self.lock()
+            .joined
+            .insert((storage.to_owned(), record, group.into()));
     }
 
     pub(super) fn generate(&self, private: Vec<u8>) -> KeyId {
@@ -121,14 +130,21 @@ impl Model {
         if inner.locked {
             return None;
         }
-        assert!(!inner.destroyed.contains(&key), "{key} was destroyed and is still used");
+        assert!(
+            !inner.destroyed.contains(&key),
+            "{key} was destroyed and is still used"
+        );
         inner.keys.get(&key).cloned()
     }
 }
 
 impl Inner {
     fn is_idle(&self, key: KeyId) -> bool {
-        !self.claims.values().flatten().any(|(_, keys)| keys.contains(&key))
+        !self
+            .claims
+            .values()
+            .flatten()
+            .any(|(_, keys)| keys.contains(&key))
     }
 
     fn destroy(&mut self, key: KeyId) {
@@ -156,7 +172,10 @@ impl Inner {
                 .joined
                 .iter()
                 .filter(|(name, ..)| name == storage)
-                .map(|(_, record, group)| Joined { record: record.clone(), group: group.clone() })
+                .map(|(_, record, group)| Joined {
+                    record: record.clone(),
+                    group: group.clone(),
+                })
                 .collect(),
             dead: self.dead.iter().filter_map(mine).collect(),
             looks: self
@@ -183,11 +202,16 @@ impl Inner {
             }
             Settlement::Deleted { record, generation } => {
                 let place = (storage.to_owned(), record.clone());
-                let newest = self.claims.get(&place).and_then(|sets| sets.last()).map(|last| last.0);
+                let newest = self
+                    .claims
+                    .get(&place)
+                    .and_then(|sets| sets.last())
+                    .map(|last| last.0);
                 if generation.is_none() || newest.is_none() || generation == newest {
                     self.claims.remove(&place);
                     self.dead.remove(&place);
-                    self.joined.retain(|(name, joined, _)| (name, joined) != (&place.0, &place.1));
+                    self.joined
+                        .retain(|(name, joined, _)| (name, joined) != (&place.0, &place.1));
                 }
             }
         }
@@ -195,7 +219,14 @@ impl Inner {
 
     /// A new epoch record retires the older ones.
     fn retire(&mut self, storage: &str, record: &Record) {
-        let Record::Epoch { group, epoch, leaf_index } = record else { return };
+        let Record::Epoch {
+            group,
+            epoch,
+            leaf_index,
+        } = record
+        else {
+            return;
+        };
         let older = self.claims.keys().filter(|(name, other)| {
             name == storage
                 && matches!(other, Record::Epoch { group: g, epoch: e, leaf_index: l }
@@ -208,7 +239,8 @@ impl Inner {
     fn take_note(&mut self, storage: &str, note: Note) {
         match note {
             Note::OwnLeaf { group, public_key } => {
-                self.bindings.insert((storage.to_owned(), public_key), group);
+                self.bindings
+                    .insert((storage.to_owned(), public_key), group);
             }
             Note::OwnLeavesDeleted { group } => self.updates_die(storage, &group),
             Note::GroupEnded { group, leaf_index } => {
@@ -252,12 +284,19 @@ impl Custodian for Model {
     fn claim(&self, claim: Claim) -> Result<Claimed, Trouble> {
         let mut inner = self.lock();
         inner.note(Event::Claim(claim.record.clone(), claim.keys.clone()))?;
-        assert!(inner.attached.contains(&claim.storage), "a claim of a storage that is not attached");
+        assert!(
+            inner.attached.contains(&claim.storage),
+            "a claim of a storage that is not attached"
+        );
         let place = (claim.storage.clone(), claim.record.clone());
         let mut lost = Vec::new();
         for key in &claim.keys {
             inner.looks.remove(key);
-            inner.last_named.entry(*key).or_default().insert(place.clone());
+            inner
+                .last_named
+                .entry(*key)
+                .or_default()
+                .insert(place.clone());
             if inner.destroyed.contains(key) {
                 lost.push(*key);
             }
@@ -277,8 +316,16 @@ impl Custodian for Model {
         inner.generation += 1;
         let generation = inner.generation;
         inner.dead.remove(&place);
-        inner.claims.entry(place).or_default().push((generation, claim.keys.into_iter().collect()));
-        Ok(Claimed { generation, lost, housekeeping: inner.housekeeping(&claim.storage) })
+        inner
+            .claims
+            .entry(place)
+            .or_default()
+            .push((generation, claim.keys.into_iter().collect()));
+        Ok(Claimed {
+            generation,
+            lost,
+            housekeeping: inner.housekeeping(&claim.storage),
+        })
     }
 
     fn settle(&self, settle: Settle) -> Result<Housekeeping, Trouble> {
@@ -305,7 +352,9 @@ impl Custodian for Model {
         for look in looked.found {
             let key = look.key;
             if look.records.is_empty() {
-                let Some(places) = inner.looks.get_mut(&key) else { continue };
+                let Some(places) = inner.looks.get_mut(&key) else {
+                    continue;
+                };
                 places.retain(|(name, _)| *name != looked.storage);
                 if places.is_empty() && inner.is_idle(key) {
                     inner.destroy(key);
@@ -316,7 +365,11 @@ impl Custodian for Model {
             for record in look.records {
                 inner.generation += 1;
                 let claim = (inner.generation, BTreeSet::from([key]));
-                inner.claims.entry((looked.storage.clone(), record)).or_default().push(claim);
+                inner
+                    .claims
+                    .entry((looked.storage.clone(), record))
+                    .or_default()
+                    .push(claim);
             }
         }
         Ok(inner.housekeeping(&looked.storage))

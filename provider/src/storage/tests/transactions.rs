@@ -17,6 +17,10 @@ on_both_storages! {
     a_database_put_back_within_the_grace_keeps_its_keys
     a_record_deleted_and_written_again_stays_claimed
     own_leaves_cleared_and_appended_again_keep_their_update
+    a_group_deleted_and_created_again_keeps_its_keys
+    a_record_written_again_while_the_daemon_is_away_stays_claimed
+    a_rolled_back_write_is_said_again
+    a_welcome_opened_in_a_rolled_back_transaction_shows_again
 }
 
 fn releases(log: &[Event]) -> usize {
@@ -50,7 +54,11 @@ fn a_rolled_back_commit_destroys_nothing<B: Backend>() {
     alice.update(&mut group);
     alice.update(&mut group);
     alice.sweep();
-    assert_eq!(model.alive().len(), 1, "what the rollback left over is gone too");
+    assert_eq!(
+        model.alive().len(),
+        1,
+        "what the rollback left over is gone too"
+    );
     alice.update(&mut group);
 }
 
@@ -66,7 +74,10 @@ fn a_committed_transaction_releases_all_at_once<B: Backend>() {
     alice.update(&mut group);
     let log = model.take_log();
     assert_eq!(releases(&log), 0);
-    assert!(log.iter().any(|event| matches!(event, Event::Claim(..))), "claims do not wait");
+    assert!(
+        log.iter().any(|event| matches!(event, Event::Claim(..))),
+        "claims do not wait"
+    );
     alice.backend.commit(storage.inner());
     transaction.committed();
     assert!(releases(&model.take_log()) > 0);
@@ -93,7 +104,11 @@ fn a_transaction_within_another_waits_for_it<B: Backend>() {
     drop(storage.begin());
     alice.update(&mut group);
     outer.committed();
-    assert_eq!(releases(&model.take_log()), 0, "a part of it was rolled back");
+    assert_eq!(
+        releases(&model.take_log()),
+        0,
+        "a part of it was rolled back"
+    );
 }
 
 fn a_rolled_back_join_can_be_done_again<B: Backend>() {
@@ -140,7 +155,12 @@ fn a_database_put_back_within_the_grace_keeps_its_keys<B: Backend>() {
     assert_eq!(group.epoch().as_u64(), 0);
     assert!(model.lock().failures.is_empty());
     alice.update(&mut group);
-    assert_eq!(model.lock().destroyed.len(), 1, "the leaf key of the commit that is no more");
+    alice.sweep();
+    assert_eq!(
+        model.alive().len(),
+        1,
+        "also the key of the commit that is no more has died"
+    );
 }
 
 fn a_record_deleted_and_written_again_stays_claimed<B: Backend>() {
@@ -166,7 +186,13 @@ fn own_leaves_cleared_and_appended_again_keep_their_update<B: Backend>() {
     let alice = App::<B>::new("alice", &model);
     let storage = &alice.provider.storage;
     let mut group = alice.create(b"group");
-    group.propose_self_update(&alice.provider, &alice.signer, LeafNodeParameters::default()).unwrap();
+    group
+        .propose_self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
     let id = group.group_id();
     let leaves: Vec<LeafNode> = storage.own_leaf_nodes(id).unwrap();
     let transaction = storage.begin();
@@ -177,5 +203,80 @@ fn own_leaves_cleared_and_appended_again_keep_their_update<B: Backend>() {
     model.take_log();
     transaction.committed();
     let log = model.take_log();
-    assert!(matches!(log.last(), Some(Event::Note(Note::OwnLeaf { .. }))), "{log:?}");
+    assert!(
+        matches!(log.last(), Some(Event::Note(Note::OwnLeaf { .. }))),
+        "{log:?}"
+    );
+}
+
+fn a_group_deleted_and_created_again_keeps_its_keys<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    let transaction = storage.begin();
+    group.delete(storage).unwrap();
+    let mut group = alice.create(b"group");
+    model.take_log();
+    transaction.committed();
+    let ended = |event: &Event| matches!(event, Event::Note(Note::GroupEnded { .. }));
+    assert!(!model.take_log().iter().any(ended));
+    alice.sweep();
+    assert_eq!(alice.claimed(), 1);
+    assert_eq!(model.alive().len(), 1);
+    alice.update(&mut group);
+}
+
+fn a_record_written_again_while_the_daemon_is_away_stays_claimed<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let package = bob.key_package(true);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    let bundle: KeyPackageBundle = storage.key_package(&reference).unwrap().unwrap();
+    let transaction = storage.begin();
+    storage.delete_key_package(&reference).unwrap();
+    model.lock().away = true;
+    storage.write_key_package(&reference, &bundle).unwrap();
+    model.lock().away = false;
+    transaction.committed();
+    assert_eq!(bob.claimed(), 2);
+}
+
+fn a_rolled_back_write_is_said_again<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    group
+        .self_update(
+            &alice.provider,
+            &alice.signer,
+            LeafNodeParameters::default(),
+        )
+        .unwrap();
+    alice.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    group.clear_pending_commit(storage).unwrap();
+    alice.backend.rollback(storage.inner());
+    drop(transaction);
+    assert_eq!(alice.claimed(), 2);
+    let id = group.group_id();
+    storage
+        .write_group_state(id, &MlsGroupState::Operational)
+        .unwrap();
+    assert_eq!(alice.claimed(), 1);
+}
+
+fn a_welcome_opened_in_a_rolled_back_transaction_shows_again<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let mut group = alice.create(b"group");
+    let (_, welcome) = alice.add(&mut group, bob.key_package(false));
+    let transaction = storage.begin();
+    drop(bob.stage(&welcome).unwrap());
+    drop(transaction);
+    bob.join(&welcome);
 }

@@ -40,23 +40,37 @@ fn invited<B: Backend>(last_resort: bool) -> Scene<B> {
     let package = bob.key_package(last_resort);
     let reference = package.hash_ref(bob.provider.crypto()).unwrap();
     if last_resort {
-        let record = Record::KeyPackage { reference: reference.as_slice().into() };
+        let record = Record::KeyPackage {
+            reference: reference.as_slice().into(),
+        };
         model.lock().last_resort.insert(record);
     }
     let mut group = alice.create(b"group");
     let (_, welcome) = alice.add(&mut group, package.clone());
-    Scene { model, bob, package, reference, welcome }
+    Scene {
+        model,
+        bob,
+        package,
+        reference,
+        welcome,
+    }
 }
 
 impl<B: Backend> Scene<B> {
     fn shown(&self) -> bool {
         let storage = &self.bob.provider.storage;
-        storage.key_package::<_, KeyPackageBundle>(&self.reference).unwrap().is_some()
+        storage
+            .key_package::<_, KeyPackageBundle>(&self.reference)
+            .unwrap()
+            .is_some()
     }
 
     fn stored(&self) -> bool {
         let inner = self.bob.provider.storage.inner();
-        inner.key_package::<_, KeyPackageBundle>(&self.reference).unwrap().is_some()
+        inner
+            .key_package::<_, KeyPackageBundle>(&self.reference)
+            .unwrap()
+            .is_some()
     }
 }
 
@@ -110,7 +124,10 @@ fn a_welcome_opens_once_in_a_process_and_again_in_a_new_one<B: Backend>() {
 
 fn a_declined_welcome_is_discarded<B: Backend>() {
     let scene = invited::<B>(false);
-    assert!(!scene.bob.provider.storage.discard_welcome().unwrap(), "none was opened");
+    assert!(
+        !scene.bob.provider.storage.discard_welcome().unwrap(),
+        "none was opened"
+    );
     drop(scene.bob.stage(&scene.welcome).unwrap());
     assert!(scene.bob.provider.storage.discard_welcome().unwrap());
     assert!(!scene.stored());
@@ -120,7 +137,12 @@ fn a_declined_welcome_is_discarded<B: Backend>() {
 
 fn the_apps_own_delete_goes_through<B: Backend>() {
     let scene = invited::<B>(false);
-    scene.bob.provider.storage.delete_key_package(&scene.reference).unwrap();
+    scene
+        .bob
+        .provider
+        .storage
+        .delete_key_package(&scene.reference)
+        .unwrap();
     assert!(scene.stored(), "it may be OpenMLS's, before an open");
     assert!(!scene.shown());
     assert!(!scene.stored());
@@ -130,11 +152,19 @@ fn the_apps_own_delete_goes_through<B: Backend>() {
 
 fn the_apps_own_last_delete_goes_through<B: Backend>() {
     let mut scene = invited::<B>(false);
-    scene.bob.provider.storage.delete_key_package(&scene.reference).unwrap();
+    scene
+        .bob
+        .provider
+        .storage
+        .delete_key_package(&scene.reference)
+        .unwrap();
     // The wrapper is dropped while the database stays open beside it.
-    let inner = scene.bob.backend.open(Some(scene.bob.provider.storage.inner()));
+    let inner = scene
+        .bob
+        .backend
+        .open(Some(scene.bob.provider.storage.inner()));
     let beside = scene.bob.provider.storage.beside(inner);
-    std::mem::swap(&mut scene.bob.provider.storage, &mut { beside });
+    scene.bob.provider.storage = beside;
     assert_eq!(scene.bob.claimed(), 0);
 }
 
@@ -145,11 +175,16 @@ fn a_delete_on_another_thread_stays_held_back<B: Backend>() {
     let state = Arc::clone(&scene.bob.provider.storage.state);
     let held = {
         let reference = reference.clone();
-        std::thread::spawn(move || state.ledger().pending.hold(reference, key)).join().unwrap()
+        std::thread::spawn(move || state.ledger().pending.hold(reference, key))
+            .join()
+            .unwrap()
     };
     assert!(held);
     assert!(!scene.shown(), "that thread may be opening the Welcome");
-    assert!(scene.stored(), "a call of this thread says nothing about that one");
+    assert!(
+        scene.stored(),
+        "a call of this thread says nothing about that one"
+    );
 }
 
 fn a_key_package_of_last_resort_stays_until_the_app_deletes_it<B: Backend>() {
@@ -158,7 +193,12 @@ fn a_key_package_of_last_resort_stays_until_the_app_deletes_it<B: Backend>() {
     scene.bob.join(&scene.welcome);
     assert!(scene.shown() && scene.stored());
     assert_eq!(scene.bob.claimed(), 2);
-    scene.bob.provider.storage.delete_key_package(&scene.reference).unwrap();
+    scene
+        .bob
+        .provider
+        .storage
+        .delete_key_package(&scene.reference)
+        .unwrap();
     assert!(!scene.stored(), "nothing is held back");
     assert_eq!(scene.bob.claimed(), 1, "the leaf key lives on in the group");
 }
@@ -168,8 +208,14 @@ fn a_crash_between_the_epoch_record_and_the_state_keeps_the_key_package<B: Backe
     let staged = scene.bob.stage(&scene.welcome).unwrap();
     // What `into_group` does first, and no more.
     let index = staged.own_leaf_index();
-    let bundle: KeyPackageBundle =
-        scene.bob.provider.storage.inner().key_package(&scene.reference).unwrap().unwrap();
+    let bundle: KeyPackageBundle = scene
+        .bob
+        .provider
+        .storage
+        .inner()
+        .key_package(&scene.reference)
+        .unwrap()
+        .unwrap();
     let pairs = [super::codecs::leaf_pair(&bundle)];
     let group = GroupId::from_slice(b"group");
     let storage = &scene.bob.provider.storage;
@@ -178,7 +224,11 @@ fn a_crash_between_the_epoch_record_and_the_state_keeps_the_key_package<B: Backe
         .unwrap();
     drop(staged);
     scene.bob.restart();
-    assert!(MlsGroup::load(&scene.bob.provider.storage, &group).unwrap().is_none());
+    assert!(
+        MlsGroup::load(&scene.bob.provider.storage, &group)
+            .unwrap()
+            .is_none()
+    );
     assert!(scene.shown());
     scene.bob.join(&scene.welcome);
     assert!(!scene.stored());
@@ -189,12 +239,20 @@ fn a_crash_after_the_state_is_made_up_for_when_the_group_is_read<B: Backend>() {
     let mut scene = invited::<B>(false);
     // The daemon goes away in the middle, so nothing is known of the join.
     let staged = scene.bob.stage(&scene.welcome).unwrap();
-    let bundle: KeyPackageBundle =
-        scene.bob.provider.storage.inner().key_package(&scene.reference).unwrap().unwrap();
+    let bundle: KeyPackageBundle = scene
+        .bob
+        .provider
+        .storage
+        .inner()
+        .key_package(&scene.reference)
+        .unwrap()
+        .unwrap();
     staged.into_group(&scene.bob.provider).unwrap();
     let inner = scene.bob.provider.storage.inner();
     inner.write_key_package(&scene.reference, &bundle).unwrap();
-    let record = Record::KeyPackage { reference: scene.reference.as_slice().into() };
+    let record = Record::KeyPackage {
+        reference: scene.reference.as_slice().into(),
+    };
     scene.bob.restart();
     scene.model.joined_again("bob", record, b"group");
     let group = scene.bob.load(b"group");
@@ -213,10 +271,21 @@ fn a_strict_storage_refuses_software_key_packages<B: Backend>() {
         .build(SUITE, &software, &bob.signer, bob.credential())
         .unwrap();
     let reference = bundle.key_package().hash_ref(software.crypto()).unwrap();
-    let error = bob.provider.storage.write_key_package(&reference, &bundle).unwrap_err();
-    assert!(error.to_string().contains("init key and leaf key"), "{error}");
+    let error = bob
+        .provider
+        .storage
+        .write_key_package(&reference, &bundle)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("init key and leaf key"),
+        "{error}"
+    );
     assert_eq!(model.lock().failures.len(), 1);
-    let stored: Option<KeyPackageBundle> =
-        bob.provider.storage.inner().key_package(&reference).unwrap();
+    let stored: Option<KeyPackageBundle> = bob
+        .provider
+        .storage
+        .inner()
+        .key_package(&reference)
+        .unwrap();
     assert!(stored.is_none());
 }
