@@ -47,10 +47,12 @@ fn meanwhile_others_are_served(harm: impl FnOnce(&Path)) {
                 "the bystander's connection was lost"
             );
         });
+        // Also when the harm fails the test.
+        let stop = StopWhenDropped(&stop);
         let before = wait_for_more(&served, 0, &bystander);
         harm(&socket);
         wait_for_more(&served, before, &bystander);
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         bystander.join().expect("the bystander was served");
     });
     // A newcomer is served, too.
@@ -65,6 +67,15 @@ fn meanwhile_others_are_served(harm: impl FnOnce(&Path)) {
     daemon.stop();
     let log = daemon.log();
     assert!(!log.contains("panic"), "{log}");
+}
+
+/// Ends the bystander.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Waits until the bystander was served once more.
