@@ -3,6 +3,7 @@
 //! for private keys.
 
 pub mod mls_run;
+pub mod registry_keys;
 pub mod rig;
 pub mod scan;
 pub mod stock;

@@ -8,7 +8,7 @@
 //! its own pointers over the first 16 bytes of what is freed, and half of a key
 //! is a leak too.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use aho_corasick::AhoCorasick;
 use sha2::{Digest, Sha512};
@@ -120,37 +120,66 @@ pub fn of(key: &PrivateKey) -> Vec<Encoding> {
     encodings
 }
 
-/// Searches everything in a snapshot for these private keys. Equal findings in
-/// one region or file are given once.
-pub fn find(snapshot: &Snapshot, keys: &[PrivateKey]) -> Vec<Finding> {
-    let mut owners = Vec::new();
-    let mut patterns: Vec<Vec<u8>> = Vec::new();
-    for key in keys {
-        for encoding in of(key) {
-            for half in halves(&encoding) {
-                patterns.push(half);
-                owners.push((key, encoding.writing, encoding.form));
+/// Searches for private keys, in all of their encodings.
+#[derive(Debug)]
+pub struct Searcher {
+    patterns: AhoCorasick,
+    /// What each pattern is half of.
+    meanings: Vec<Meaning>,
+}
+
+#[derive(Debug)]
+struct Meaning {
+    key: String,
+    form: &'static str,
+    writing: &'static str,
+}
+
+impl Searcher {
+    /// Prepares the search for these keys.
+    pub fn new(keys: &[PrivateKey]) -> Self {
+        let mut patterns = Vec::new();
+        let mut meanings = Vec::new();
+        for key in keys {
+            for encoding in of(key) {
+                for half in halves(&encoding) {
+                    patterns.push(half);
+                    let Encoding { form, writing, .. } = encoding;
+                    meanings.push(Meaning {
+                        key: key.name.clone(),
+                        form,
+                        writing,
+                    });
+                }
             }
         }
+        let patterns = AhoCorasick::new(&patterns).expect("few enough patterns");
+        Self { patterns, meanings }
     }
-    let searcher = AhoCorasick::new(&patterns).expect("few enough patterns");
-    let mut findings = BTreeSet::new();
-    for part in &snapshot.parts {
-        let mut seen = BTreeSet::new();
-        for found in searcher.find_overlapping_iter(&part.bytes) {
-            let (key, writing, form) = owners[found.pattern().as_usize()];
-            if seen.insert(found.pattern()) {
-                findings.insert(Finding {
-                    key: key.name.clone(),
-                    form,
-                    writing,
-                    place: format!("{} + {:#x}", part.name, found.start()),
-                    in_memory: part.kind != Kind::File,
-                });
+
+    /// Searches everything in a snapshot. What is found several times in one
+    /// region or file is given once.
+    pub fn find(&self, snapshot: &Snapshot) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for part in &snapshot.parts {
+            let mut seen = HashSet::new();
+            for found in self.patterns.find_overlapping_iter(&part.bytes) {
+                let Some(meaning) = self.meanings.get(found.pattern().as_usize()) else {
+                    continue;
+                };
+                if seen.insert((&meaning.key, meaning.form, meaning.writing)) {
+                    findings.push(Finding {
+                        key: meaning.key.clone(),
+                        form: meaning.form,
+                        writing: meaning.writing,
+                        place: format!("{} + {:#x}", part.name, found.start()),
+                        in_memory: part.kind != Kind::File,
+                    });
+                }
             }
         }
+        findings
     }
-    findings.into_iter().collect()
 }
 
 /// The binary forms of a key.

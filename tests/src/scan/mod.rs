@@ -8,7 +8,7 @@ pub mod encodings;
 mod snapshot;
 pub mod windows;
 
-pub use snapshot::{Kind, Part, Snapshot};
+pub use snapshot::{Kind, Part, Snapshot, Stopped};
 
 /// A place where a private key was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

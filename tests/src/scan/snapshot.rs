@@ -146,11 +146,16 @@ impl<'a> Region<'a> {
     }
 }
 
-/// A process that stands still until this is dropped.
-struct Stopped(Pid);
+/// A child of this process that stands still until this is dropped.
+#[derive(Debug)]
+pub struct Stopped(Pid);
 
 impl Stopped {
-    fn stop(child: Pid) -> io::Result<Self> {
+    /// Stops a child, and waits until it stands.
+    ///
+    /// # Errors
+    /// If it ended.
+    pub fn stop(child: Pid) -> io::Result<Self> {
         kill_process(child, Signal::STOP)?;
         let stopped = Self(child);
         // A process that ended instead stays waitable for its owner.

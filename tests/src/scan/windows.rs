@@ -11,10 +11,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
+use std::sync::LazyLock;
 use std::thread;
 
 use hkdf::Hkdf;
-use p256::elliptic_curve::sec1::ToEncodedPoint;
+use p256::ProjectivePoint;
+use p256::elliptic_curve::point::AffineCoordinates;
 use sha2::Sha256;
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -105,7 +107,7 @@ impl PublicKeys {
     }
 
     /// The key that this private key belongs to, and as what.
-    fn owner(&self, private: &[u8; WINDOW]) -> Option<(Form, &str)> {
+    pub fn owner(&self, private: &[u8; WINDOW]) -> Option<(Form, &str)> {
         let curve25519 = || {
             [
                 (Form::X25519, &self.montgomery, x25519(*private)),
@@ -135,7 +137,7 @@ impl PublicKeys {
         }
         if !self.p256.is_empty() {
             for (form, scalar) in p256() {
-                let name = p256_x(&scalar).and_then(|public| self.p256.get(&public));
+                let name = self.p256.get(&p256_x(&scalar));
                 found = found.or_else(|| name.map(|name| (form, name.as_str())));
             }
         }
@@ -242,12 +244,34 @@ fn ed25519(seed: &[u8; 32]) -> [u8; 32] {
         .to_bytes()
 }
 
-/// `None` if it is no scalar.
-fn p256_x(private: &[u8; 32]) -> Option<[u8; 32]> {
-    let key = p256::SecretKey::from_bytes(private.into()).ok()?;
-    let point = key.public_key().to_encoded_point(false);
-    point.x().map(|x| (*x).into())
+/// The x coordinate of the P-256 public key; that of a scalar beyond the
+/// group's order is that of its remainder.
+fn p256_x(private: &[u8; 32]) -> [u8; 32] {
+    let places = private.iter().zip(&*P256_TABLE);
+    let point: ProjectivePoint = places
+        .map(|(byte, multiples)| multiples[usize::from(*byte)])
+        .sum();
+    point.to_affine().x().into()
 }
+
+/// For each of the 32 places of a scalar's bytes, the most significant first,
+/// the 256 multiples of the generator that a byte there stands for. The search
+/// takes a fifth of the time with it.
+static P256_TABLE: LazyLock<Vec<[ProjectivePoint; 256]>> = LazyLock::new(|| {
+    let mut one = ProjectivePoint::GENERATOR;
+    let mut table = Vec::new();
+    for _ in 0..WINDOW {
+        let mut next = ProjectivePoint::IDENTITY;
+        table.push(std::array::from_fn(|_| {
+            let multiple = next;
+            next += one;
+            multiple
+        }));
+        one = next;
+    }
+    table.reverse();
+    table
+});
 
 /// DeriveKeyPair of RFC 9180, 7.1.3, up to the scalar.
 fn derive(kem: u16, label: &str, info: &[u8], ikm: &[u8; 32]) -> [u8; 32] {
@@ -350,6 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn the_table_multiplies_as_the_crate_does() {
+        let mut scalars = vec![[0; 32], [1; 32], [0xFF; 32]];
+        scalars[0][31] = 1;
+        scalars.extend((0..20).map(|_| rand::random::<[u8; 32]>()));
+        for scalar in scalars {
+            if let Ok(key) = p256::SecretKey::from_slice(&scalar) {
+                assert_eq!(
+                    p256_x(&scalar),
+                    <[u8; 32]>::from(key.public_key().as_affine().x())
+                );
+            }
+        }
+    }
+
+    #[test]
     fn each_form_of_a_private_key_is_recognised() {
         let seed = rand::random();
         eprintln!("seed {seed}");
@@ -393,8 +432,8 @@ mod tests {
                 (of_x25519, Form::X25519),
                 (of_ed25519, Form::Ed25519Seed),
                 (of_ikm, Form::X25519Ikm),
-                (p256(p256_x(&secret).unwrap()), Form::P256),
-                (p256(p256_x(&reversed).unwrap()), Form::P256Reversed),
+                (p256(p256_x(&secret)), Form::P256),
+                (p256(p256_x(&reversed)), Form::P256Reversed),
                 (of_p256_ikm, Form::P256Ikm),
             ];
             for (keys, form) in cases {
