@@ -2,6 +2,8 @@
 //! processes in private directories, and a scan of a process's memory and files
 //! for private keys.
 
+pub mod books;
+pub mod failpoints;
 pub mod rig;
 pub mod scan;
 pub mod stock;

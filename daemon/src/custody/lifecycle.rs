@@ -13,7 +13,7 @@ use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{
     Cause, CurrentGeneration, Generation, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey,
-    Under,
+    StoreError, Under,
 };
 
 /// Most keys that are destroyed between two looks at the clock.
@@ -208,16 +208,8 @@ impl Custody {
         self.destroy_idle_generations().await
     }
 
-    /// Destroys a key, durably: tombstone, device, registry, record.
-    async fn destroy_key(&self, id: KeyId, cause: Cause) -> Result<(), Failure> {
-        let key = self
-            .registry
-            .begin_destroy(id, cause)
-            .await
-            .map_err(failure::of_store)?;
-        self.finish_destroying(&key).await
-    }
-
+    /// Destroys a key whose destruction is journalled, durably: device,
+    /// registry, record.
     async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
         self.registry
             .finish_destroy(key.id)
@@ -294,6 +286,9 @@ impl Custody {
             repaired.undone = repaired.undone.saturating_add(1);
         }
         for key in pending.destroying {
+            // Again: its tombstone may be what is missing.
+            let begun = self.registry.begin_destroy(key.id, Cause::Due).await;
+            let key = begun.map_err(failure::of_store)?;
             self.finish_destroying(&key).await?;
             repaired.destroyed = repaired.destroyed.saturating_add(1);
         }
@@ -317,6 +312,8 @@ impl Custody {
     /// If the registry cannot be read. A key that its device does not let go is
     /// tried again at the next start.
     pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
+        // One at a time: two would see the same keys.
+        let _turn = self.sweeping.lock().await;
         let mut swept = Swept::default();
         loop {
             let due = self
@@ -328,13 +325,17 @@ impl Custody {
                 break;
             }
             for id in due {
-                match self.destroy_key(id, Cause::Due).await {
-                    Ok(()) => swept.destroyed = swept.destroyed.saturating_add(1),
-                    Err(error) => {
-                        tracing::warn!(key = %id, %error, "a key that is due is not destroyed");
-                        return Err(error);
-                    }
+                let destroyed = match self.registry.begin_destroy(id, Cause::Due).await {
+                    Ok(key) => self.finish_destroying(&key).await,
+                    // It was claimed since.
+                    Err(StoreError::NotDue(_)) => continue,
+                    Err(error) => Err(failure::of_store(error)),
+                };
+                if let Err(error) = destroyed {
+                    tracing::warn!(key = %id, %error, "a key that is due is not destroyed");
+                    return Err(error);
                 }
+                swept.destroyed = swept.destroyed.saturating_add(1);
             }
         }
         self.destroy_idle_generations().await?;

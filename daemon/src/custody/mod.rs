@@ -57,6 +57,7 @@ pub struct Custody {
     settings: Settings,
     /// One request at a time makes a generation.
     making_generation: tokio::sync::Mutex<()>,
+    sweeping: tokio::sync::Mutex<()>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,
     connections: AtomicU32,
@@ -100,6 +101,7 @@ impl Custody {
             audit,
             settings,
             making_generation: tokio::sync::Mutex::new(()),
+            sweeping: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             connections: AtomicU32::new(0),
             next_connection: AtomicU64::new(1),
