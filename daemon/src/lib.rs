@@ -15,10 +15,11 @@ pub mod ctl;
 pub mod custody;
 pub mod daemon;
 pub mod devices;
-pub mod failpoint;
 pub mod hpke;
 pub mod ipc;
 pub mod mls;
 mod private_file;
 pub mod store;
 pub mod store_key;
+
+use mlskeyd_protocol::failpoint;

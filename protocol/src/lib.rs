@@ -13,6 +13,8 @@
 
 #[cfg(target_os = "linux")]
 pub mod client;
+#[doc(hidden)]
+pub mod failpoint;
 pub mod frame;
 pub mod handle;
 pub mod handshake;

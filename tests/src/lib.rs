@@ -4,6 +4,8 @@
 
 pub mod mls_run;
 pub mod registry_keys;
+pub mod books;
+pub mod failpoints;
 pub mod rig;
 pub mod scan;
 pub mod stock;

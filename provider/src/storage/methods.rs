@@ -1,6 +1,7 @@
 //! The methods of OpenMLS's storage trait: most go straight to the inner storage,
 //! those of the records that matter through the claims.
 
+use mlskeyd_protocol::failpoint;
 use mlskeyd_protocol::v1::{Bytes, Note, Record};
 use openmls::prelude::{KeyPackageBundle, LeafNodeIndex};
 use openmls_traits::storage::{CURRENT_VERSION, StorageProvider, traits};
@@ -390,6 +391,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
                 && self.state.ledger().pending.hold(reference.clone(), init_key)
             {
                 self.transactions.touch_key_package(reference);
+                failpoint::hit("provider.forward.held_back");
                 return Ok(());
             }
             self.state.ledger().pending.forget(reference);

@@ -23,6 +23,7 @@ mod walker;
 
 use std::sync::Arc;
 
+use mlskeyd_protocol::failpoint;
 use mlskeyd_protocol::v1::{Bytes, Failure, FailureCode, Joined, Look, Note, Record, Settlement};
 use openmls_traits::storage::{CURRENT_VERSION, StorageProvider};
 use serde::Serialize;
@@ -190,11 +191,14 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         };
         self.bury();
         self.transactions.touch(&record);
+        failpoint::hit("provider.write.before_claim");
         let announced = self.state.begin_write(record.clone(), findings.keys());
         if announced.changed {
             self.transactions.claimed(&record);
         }
+        failpoint::hit("provider.write.claimed");
         let result = write(&self.inner);
+        failpoint::hit("provider.write.written");
         if let Some(settlement) = self.state.end_write(announced, result.is_ok()) {
             self.release(Release::Settlement(settlement));
         }
@@ -214,7 +218,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         };
         self.transactions.touch(&record);
         self.state.begin_delete(&record);
+        failpoint::hit("provider.delete.before");
         let result = delete(&self.inner);
+        failpoint::hit("provider.delete.deleted");
         if let Some(settlement) = self.state.end_delete(&record, result.is_ok()) {
             self.release(Release::Settlement(settlement));
         }
@@ -235,7 +241,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
     fn delete_quietly(&self, record: &Record, release: impl FnOnce(Settlement) -> Release) -> bool {
         self.transactions.touch(record);
         self.state.begin_delete(record);
+        failpoint::hit("provider.forward.before");
         let deleted = record::delete(&self.inner, record).is_ok();
+        failpoint::hit("provider.forward.deleted");
         if let Some(settlement) = self.state.end_delete(record, deleted) {
             self.release(release(settlement));
         }
@@ -294,7 +302,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
                 Look { key, records }
             })
             .collect();
+        failpoint::hit("provider.look.found");
         self.state.looked(found);
+        failpoint::hit("provider.look.answered");
     }
 
     /// The state of this group is stored: KeyPackages that served to join it are
@@ -322,6 +332,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
                 self.state.ledger().joined.push(joined);
             }
         }
+        // An app that only loads its groups asks for nothing else, and keys
+        // would wait for its look for as long as it idles.
+        self.look();
     }
 
     /// The group became inactive or was deleted.
@@ -367,8 +380,10 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         match ended {
             Ended::Within => {}
             Ended::Committed(held) => {
+                failpoint::hit("provider.commit.committed");
                 self.state
                     .tell(held.releases.into_iter().map(Release::into_message));
+                failpoint::hit("provider.commit.released");
                 self.look();
             }
             Ended::RolledBack(held) => {

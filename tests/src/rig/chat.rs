@@ -2,9 +2,9 @@
 //! `chat`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::{Daemon, Process, Stage};
 
@@ -89,6 +89,30 @@ impl Chat {
     /// # Errors
     /// [`Refused`].
     pub fn command(&mut self, command: &str) -> Result<Answer, Refused> {
+        self.command_beside(command, None)
+    }
+
+    /// As [`Self::command`]. Each time that the daemon ends meanwhile, `revive`
+    /// has to start it again, as a service manager does: the messenger may wait
+    /// for it. It stands still until then, so that what the daemon's death left
+    /// behind can be looked at.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn command_through(
+        &mut self,
+        command: &str,
+        daemon: &mut Daemon,
+        revive: &mut dyn FnMut(&mut Daemon),
+    ) -> Result<Answer, Refused> {
+        self.command_beside(command, Some((daemon, revive)))
+    }
+
+    fn command_beside(
+        &mut self,
+        command: &str,
+        mut beside: Option<(&mut Daemon, &mut dyn FnMut(&mut Daemon))>,
+    ) -> Result<Answer, Refused> {
         let refused = |process: &Process, reason: &str| Refused {
             name: process.name().to_owned(),
             command: command.to_owned(),
@@ -98,7 +122,17 @@ impl Chat {
             return Err(refused(&self.process, "it ended"));
         }
         let mut events = Vec::new();
-        while let Some(line) = self.process.line() {
+        loop {
+            if let Some((daemon, revive)) = &mut beside {
+                while !self.process.speaks_before_end_of(daemon.process()) {
+                    self.process.signal(Signal::STOP);
+                    revive(daemon);
+                    self.process.signal(Signal::CONT);
+                }
+            }
+            let Some(line) = self.process.line() else {
+                return Err(refused(&self.process, "it ended"));
+            };
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("ok", text) => {
                     return Ok(Answer {
@@ -110,7 +144,6 @@ impl Chat {
                 _ => events.push(line),
             }
         }
-        Err(refused(&self.process, "it ended"))
     }
 
     /// Gives a command that must succeed.
@@ -137,6 +170,20 @@ impl Chat {
         self.process = Process::start(&name, copy(&self.arguments), &self.log);
     }
 
+    /// As [`Self::restart`], to die at a failpoint: `name`, or `name:3` for the
+    /// third time that it is reached.
+    pub fn restart_to_die(&mut self, failpoint: &str) {
+        let name = self.process.name().to_owned();
+        let mut command = copy(&self.arguments);
+        command.env("MLSKEYD_FAILPOINT", failpoint);
+        self.process = Process::start(&name, command, &self.log);
+    }
+
+    /// Waits until the messenger ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
     /// The participant's name.
     pub fn name(&self) -> &str {
         self.process.name()
@@ -157,5 +204,6 @@ impl Chat {
 fn copy(command: &Command) -> Command {
     let mut copy = Command::new(command.get_program());
     copy.args(command.get_args());
+    copy.env_remove("MLSKEYD_FAILPOINT");
     copy
 }

@@ -74,9 +74,26 @@ impl Daemon {
 
     /// Starts the daemon, which was stopped or killed, on the same state again.
     pub fn restart(&mut self, options: &Options) {
+        self.try_restart(options)
+            .unwrap_or_else(|_| panic!("the daemon does not start again:\n{}", self.log()));
+    }
+
+    /// As [`Self::restart`].
+    ///
+    /// # Errors
+    /// How it ended, if it did before it served.
+    pub fn try_restart(&mut self, options: &Options) -> Result<(), ExitStatus> {
         self.process = launch(&self.program, &self.directory, options);
-        self.await_ready()
-            .unwrap_or_else(|log| panic!("the daemon does not start again:\n{log}"));
+        match self.process.line().as_deref() {
+            Some("ready") => Ok(()),
+            Some(other) => panic!("expected 'ready', got '{other}'"),
+            None => Err(self.process.wait()),
+        }
+    }
+
+    /// The process that runs now, or ran last.
+    pub const fn process(&self) -> &Process {
+        &self.process
     }
 
     /// The daemon's process id.
@@ -125,11 +142,8 @@ impl Daemon {
     /// # Errors
     /// What it wrote to standard error, if it did not succeed.
     pub fn ctl(&self, arguments: &[&str]) -> Result<serde_json::Value, String> {
-        let output = Command::new(&self.ctl)
-            .arg("--socket")
-            .arg(self.socket())
-            .arg("--json")
-            .args(arguments)
+        let output = self
+            .ctl_command(arguments)
             .output()
             .expect("mlskeyctl starts");
         if !output.status.success() {
@@ -139,6 +153,14 @@ impl Daemon {
             let text = String::from_utf8_lossy(&output.stdout);
             format!("mlskeyctl {arguments:?} wrote no JSON ({e}): {text}")
         })
+    }
+
+    /// The command `mlskeyctl --json` with these arguments.
+    pub fn ctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.ctl);
+        command.arg("--socket").arg(self.socket()).arg("--json");
+        command.args(arguments);
+        command
     }
 
     fn await_ready(&mut self) -> Result<(), String> {

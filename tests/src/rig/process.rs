@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// A child process. It is killed when the value is dropped; what it wrote to
 /// standard error is then shown if the test is failing.
@@ -65,6 +66,21 @@ impl Process {
         }
     }
 
+    /// Waits until there is something to read from this process (`true`), or
+    /// the other one has ended (`false`).
+    pub fn speaks_before_end_of(&self, other: &Self) -> bool {
+        if !self.output.buffer().is_empty() {
+            return true;
+        }
+        let end = pidfd_open(other.pid(), PidfdFlags::empty()).expect("a child has a pidfd");
+        let mut fds = [
+            PollFd::new(self.output.get_ref(), PollFlags::IN),
+            PollFd::new(&end, PollFlags::IN),
+        ];
+        poll(&mut fds, None).expect("pipes and pidfds can be polled");
+        !fds[0].revents().is_empty()
+    }
+
     /// Waits for this very line.
     pub fn expect_line(&mut self, expected: &str) {
         let line = self.line();
@@ -83,9 +99,14 @@ impl Process {
         self.input = None;
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("the process runs");
+    }
+
     /// Sends SIGTERM and waits.
     pub fn terminate(&mut self) -> ExitStatus {
-        kill_process(self.pid(), Signal::TERM).expect("the process runs");
+        self.signal(Signal::TERM);
         self.wait()
     }
 

@@ -3,16 +3,17 @@
 //! With the feature `failpoints`, the environment variable
 //! `MLSKEYD_FAILPOINT=name` kills the process the first time it comes past the
 //! point of that name, `name:3` the third time. Without the feature nothing of
-//! this is compiled in.
+//! this is compiled in. Daemon and provider share it: what they do between two
+//! durable steps is one protocol.
 
 /// Marks a point between two durable steps.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(all(feature = "failpoints", unix)))]
 #[inline(always)]
 pub const fn hit(_name: &str) {}
 
 /// Marks a point between two durable steps; dies here by SIGKILL if the
 /// environment names it.
-#[cfg(feature = "failpoints")]
+#[cfg(all(feature = "failpoints", unix))]
 pub fn hit(name: &str) {
     use std::sync::atomic::Ordering;
 
@@ -27,14 +28,14 @@ pub fn hit(name: &str) {
     }
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(all(feature = "failpoints", unix))]
 struct Armed {
     name: String,
     count: u64,
     seen: std::sync::atomic::AtomicU64,
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(all(feature = "failpoints", unix))]
 static ARMED: std::sync::LazyLock<Option<Armed>> = std::sync::LazyLock::new(|| {
     let setting = std::env::var("MLSKEYD_FAILPOINT").ok()?;
     let (name, count) = match setting.rsplit_once(':') {
