@@ -157,7 +157,7 @@ async fn serve_with_clock(
     let socket = Socket::bind(&config.socket)?;
     ready();
 
-    ipc::serve(socket, custody, stop).await;
+    ipc::serve(socket, custody, config.limits, stop).await;
     lifecycle.abort();
     registry.close().await;
     // The device threads end last: requests that were under way needed them.

@@ -531,6 +531,7 @@ impl Registry<'_> {
                         key_package.leaf_public.clone(),
                         HpkeKey::LeafOfKeyPackage {
                             init_public: Some(init_public.clone()),
+                            in_group: false,
                         },
                     );
                     bound.insert(init_public, HpkeKey::Init(key_package));
@@ -543,7 +544,7 @@ impl Registry<'_> {
                     bound.insert(leaf_public, HpkeKey::LeafOfGroup { group, leaf_index });
                 }
                 BindingChange::LeafOfKeyPackage { leaf_public } => {
-                    bound.insert(leaf_public, HpkeKey::LeafOfKeyPackage { init_public: None });
+                    bound.insert(leaf_public, HpkeKey::LeafOfKeyPackage { init_public: None, in_group: false });
                 }
             }
         }

@@ -213,8 +213,9 @@ impl Custody for Known {
                 group: group.0.clone(),
                 leaf_index: *leaf_index,
             },
-            Binding::LeafOfKeyPackage { init, .. } => HpkeKey::LeafOfKeyPackage {
+            Binding::LeafOfKeyPackage { init, groups, .. } => HpkeKey::LeafOfKeyPackage {
                 init_public: init.and_then(|init| self.inits.get(&init).cloned()),
+                in_group: !groups.is_empty(),
             },
         })
     }

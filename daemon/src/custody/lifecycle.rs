@@ -8,6 +8,7 @@ use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner,
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
+use super::subject::Subject;
 use super::{Call, Custody, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, DeviceError, GenerationId};
@@ -29,6 +30,26 @@ pub struct Repaired {
 }
 
 impl Session {
+    /// The caller's key with this id, which the request is then about.
+    ///
+    /// Another caller's is answered like one that is not there, whatever state
+    /// it is in: an id is no oracle. The record says what it was.
+    pub(super) async fn key(
+        &self,
+        id: KeyId,
+        subject: &mut Subject,
+    ) -> Result<Arc<KeyRecord>, Failure> {
+        let key = self.custody().registry.key(id).await;
+        let key = key.map_err(failure::of_store)?;
+        let key = key.ok_or_else(|| failure::not_found("key").about_key(id))?;
+        subject.about_key(Arc::clone(&key));
+        if key.owner != self.caller().owner {
+            subject.denied = Some(("rule/owner".into(), "the key is another caller's".into()));
+            return Err(failure::not_found("key").about_key(id));
+        }
+        usable(key)
+    }
+
     /// The caller's identity with this name, and its key.
     pub(super) async fn identity(
         &self,
@@ -140,22 +161,7 @@ impl Custody {
     /// A key that is there and usable, whoever owns it.
     pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
         let key = self.registry.key(id).await.map_err(failure::of_store)?;
-        let key = key.ok_or_else(|| failure::not_found("key").about_key(id))?;
-        let failure = match key.state {
-            LifeState::Active => return Ok(key),
-            LifeState::Creating => failure::not_found("key"),
-            LifeState::Destroying | LifeState::Destroyed => Failure::new(
-                FailureCode::Destroyed,
-                "the key was destroyed",
-                "it cannot come back; make a new one",
-            ),
-            LifeState::Missing => Failure::new(
-                FailureCode::KeyMissing,
-                "the registry's entry of this key cannot be used",
-                "have the administrator see `mlskeyctl status`; nothing was deleted",
-            ),
-        };
-        Err(failure.about_key(id))
+        usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
     }
 
     /// The generation that new HPKE keys of a device go under, made if need be.
@@ -395,6 +401,24 @@ impl KeyRecord {
             blob: self.blob.clone(),
         }
     }
+}
+
+fn usable(key: Arc<KeyRecord>) -> Result<Arc<KeyRecord>, Failure> {
+    let failure = match key.state {
+        LifeState::Active => return Ok(key),
+        LifeState::Creating => failure::not_found("key"),
+        LifeState::Destroying | LifeState::Destroyed => Failure::new(
+            FailureCode::Destroyed,
+            "the key was destroyed",
+            "it cannot come back; make a new one",
+        ),
+        LifeState::Missing => Failure::new(
+            FailureCode::KeyMissing,
+            "the registry's entry of this key cannot be used",
+            "have the administrator see `mlskeyctl status`; nothing was deleted",
+        ),
+    };
+    Err(failure.about_key(key.id))
 }
 
 fn random_id() -> [u8; 16] {

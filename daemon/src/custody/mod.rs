@@ -141,9 +141,8 @@ impl Custody {
                     reason,
                     advice,
                 } => {
-                    let mut failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
+                    let failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
                         .by_policy(policy.clone());
-                    failure.key = subject.key_id();
                     subject.denied = Some((policy, reason));
                     return Err(failure);
                 }
@@ -168,6 +167,7 @@ impl Session {
         let way = async move {
             let mut subject = Subject::new(R::ACTION);
             let result = session.way(&call, request, &mut subject).await;
+            let result = result.map_err(|failure| subject.named_in(failure, session.caller()));
             session.record(&subject, result).await
         };
         if R::LEAVES_TRACES {

@@ -1,6 +1,5 @@
 //! Opening what was sealed to an init key or a leaf key.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_policies::Action;
@@ -8,13 +7,14 @@ use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{Aead, Algorithm, Bytes, Failure, FailureCode, Kem, Open, SecretBytes};
 use sha2::{Digest, Sha256};
 
+use super::sign::check_group;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
 use crate::audit::Durability;
 use crate::devices::{DeviceError, PeerPublic};
 use crate::hpke;
 use crate::mls::Openable;
-use crate::store::{Binding, KeyRecord, Rebind};
+use crate::store::{Binding, KeyRecord, MAX_GROUPS, Rebind};
 
 /// What was read from an [`Open`] request.
 pub struct OpenRead {
@@ -42,8 +42,8 @@ impl Request for Open {
             subject.group = Some(group_context.group_id.into());
             subject.epoch = Some(group_context.epoch);
         }
-        let key = session.custody().key(self.key).await?;
-        subject.about_key(Arc::clone(&key));
+        let key = session.key(self.key, subject).await?;
+        check_group(subject)?;
         if key.algorithm != Algorithm::Hpke(self.kem) {
             return Err(failure::bad_request(
                 format!("the key is for {}, not for this KEM", key.algorithm),
@@ -187,6 +187,10 @@ fn opens(key: &KeyRecord, openable: &Openable<'_>, now: u64) -> Result<Option<Re
             }
             if !binding.admits(group_context.group_id) {
                 return Err(other_group());
+            }
+            if groups.len() >= MAX_GROUPS {
+                // A last-resort leaf may serve in any; only the memory is bounded.
+                return Ok(None);
             }
             let groups = groups.iter().cloned().chain([group]).collect();
             Ok(Some(Rebind {

@@ -1,9 +1,7 @@
 //! Signing what OpenMLS gives a signer.
 
-use std::sync::Arc;
-
 use mlskeyd_policies::Action;
-use mlskeyd_protocol::limits::MAX_CONTENT;
+use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_GROUP_ID};
 use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, Sign, SignatureScheme};
 use sha2::{Digest, Sha256};
 
@@ -40,10 +38,14 @@ impl Request for Sign {
         let signable = Signable::parse(content);
         describe(&signable, subject);
 
-        let key = session.custody().key(self.key).await?;
-        subject.about_key(Arc::clone(&key));
+        let key = session.key(self.key, subject).await?;
+        check_group(subject)?;
         let scheme = signature_scheme(&key)?;
         let known = Known::about(&signable, &key, session).await?;
+        if known.leaving.is_some() {
+            // A permit to leave is worth no more than the policy of today.
+            subject.inner_actions.push(Action::LeaveCustody);
+        }
         Ok(SignRead {
             scheme,
             known,
@@ -114,6 +116,18 @@ impl Request for Sign {
             .await
             .map_err(|failure| failure.about_key(key.id))?;
         Ok(Bytes(signature))
+    }
+}
+
+/// A group id goes into records and registry rows, so its length is bounded
+/// before either is written: else a long one would keep a refusal off record.
+pub(super) fn check_group(subject: &mut Subject) -> Result<(), Failure> {
+    match &subject.group {
+        Some(group) if group.len() > MAX_GROUP_ID => {
+            subject.group = None;
+            Err(failure::too_much("the group id", MAX_GROUP_ID))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -87,8 +87,17 @@ impl Subject {
     /// Refuses by a rule that no policy can lift.
     pub(super) fn refuse(&mut self, rule: &'static str, failure: Failure) -> Failure {
         self.denied = Some((Cow::Borrowed(rule), Cow::Owned(failure.message.clone())));
-        let mut failure = failure.by_policy(rule);
-        failure.key = failure.key.or(self.key_id());
+        failure.by_policy(rule)
+    }
+
+    /// The failure with the key and the device that it is about, if they are
+    /// the caller's to know.
+    pub(super) fn named_in(&self, mut failure: Failure, caller: &Caller) -> Failure {
+        let own = |owner: &Owner| *owner == caller.owner;
+        if self.owner.as_ref().is_none_or(own) {
+            failure.key = failure.key.or(self.key_id());
+            failure.device = failure.device.or_else(|| self.device.clone());
+        }
         failure
     }
 

@@ -5,21 +5,24 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::frame::Budget;
-use mlskeyd_protocol::limits::{MAX_CONNECTIONS_PER_USER, MAX_MEMORY_PER_USER};
+use mlskeyd_protocol::limits::MAX_MEMORY_PER_USER;
 use tokio::sync::oneshot;
 
-/// Most connections of all users together. Root and the daemon's own user get
-/// in nevertheless, to see what is going on.
-const MAX_CONNECTIONS: usize = 960;
+use crate::config::Limits;
 
 /// Most connections of one user that have not said their greeting. One more
 /// ends the oldest: an honest client says it at once.
 const MAX_GREETING: usize = 64;
 
 /// Everybody who is connected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Crowd {
     users: Mutex<Users>,
+    /// Most connections of all users together. Root and the daemon's own user
+    /// get in nevertheless, to see what is going on.
+    connections: usize,
+    /// Most connections of one user.
+    per_user: usize,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +57,16 @@ pub(super) struct Place {
 }
 
 impl Crowd {
+    /// Nobody yet, within these limits.
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        let size = |limit| usize::try_from(limit).unwrap_or(usize::MAX);
+        Arc::new(Self {
+            users: Mutex::default(),
+            connections: size(limits.connections),
+            per_user: size(limits.connections_per_user),
+        })
+    }
+
     /// Lets a connection in to say its greeting; it is to leave when the
     /// receiver resolves.
     pub(super) fn arrive(self: &Arc<Self>, uid: u32) -> (Newcomer, oneshot::Receiver<()>) {
@@ -95,11 +108,11 @@ impl Newcomer {
     /// user, or everybody together, has too many.
     pub(super) fn take_place(&self, privileged: bool) -> Option<Place> {
         let mut users = self.crowd.users();
-        if users.connections >= MAX_CONNECTIONS && !privileged {
+        if users.connections >= self.crowd.connections && !privileged {
             return None;
         }
         let user = users.by_uid.get_mut(&self.uid)?;
-        if user.connections >= MAX_CONNECTIONS_PER_USER {
+        if user.connections >= self.crowd.per_user {
             return None;
         }
         user.connections = user.connections.saturating_add(1);
@@ -146,10 +159,18 @@ impl Users {
 mod tests {
     use super::*;
 
+    fn crowd() -> Arc<Crowd> {
+        Crowd::new(Limits {
+            connections: 20,
+            connections_per_user: 7,
+            ..Limits::default()
+        })
+    }
+
     #[test]
     fn each_user_has_so_many_places() {
-        let crowd = Arc::new(Crowd::default());
-        let places: Vec<_> = (0..MAX_CONNECTIONS_PER_USER)
+        let crowd = crowd();
+        let places: Vec<_> = (0..7)
             .map(|_| crowd.arrive(7).0.take_place(false).unwrap())
             .collect();
         assert!(crowd.arrive(7).0.take_place(true).is_none());
@@ -161,15 +182,9 @@ mod tests {
 
     #[test]
     fn all_together_have_so_many_places_and_the_admin_gets_in() {
-        let crowd = Arc::new(Crowd::default());
-        let places: Vec<_> = (0..MAX_CONNECTIONS)
-            .map(|i| {
-                crowd
-                    .arrive(u32::try_from(i).unwrap())
-                    .0
-                    .take_place(false)
-                    .unwrap()
-            })
+        let crowd = crowd();
+        let places: Vec<_> = (0..20)
+            .map(|i| crowd.arrive(i).0.take_place(false).unwrap())
             .collect();
         assert!(crowd.arrive(5_000).0.take_place(false).is_none());
         assert!(crowd.arrive(0).0.take_place(true).is_some());
@@ -178,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_oldest_silent_connection_makes_room() {
-        let crowd = Arc::new(Crowd::default());
+        let crowd = crowd();
         let mut waiting: Vec<_> = (0..=MAX_GREETING).map(|_| crowd.arrive(7)).collect();
         assert!(waiting[0].1.try_recv() == Err(oneshot::error::TryRecvError::Closed));
         assert!(waiting[1].1.try_recv() == Err(oneshot::error::TryRecvError::Empty));

@@ -14,6 +14,7 @@ use super::Socket;
 use super::crowd::Crowd;
 use super::services::{AdminDoor, CustodyDoor, Way};
 use crate::caller::Caller;
+use crate::config::Limits;
 use crate::custody::Custody;
 
 /// How long calls under way may take to end when the daemon stops.
@@ -27,10 +28,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     socket: Socket,
     custody: Arc<Custody>,
+    limits: Limits,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.boxed().shared();
-    let crowd = Arc::new(Crowd::default());
+    let crowd = Crowd::new(limits);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -36,6 +36,8 @@ pub enum HpkeKey {
     LeafOfKeyPackage {
         /// The init key of that KeyPackage, once its KeyPackageTBS was signed.
         init_public: Option<Vec<u8>>,
+        /// Whether it serves in a group already.
+        in_group: bool,
     },
     /// The leaf key of a leaf that was signed for one place in one group.
     LeafOfGroup {
@@ -455,7 +457,13 @@ fn bind_to_key_package<E: std::error::Error + 'static>(
         HpkeKey::LeafOfGroup { .. } => Err(BindingError::OtherLeaf),
         HpkeKey::LeafOfKeyPackage {
             init_public: Some(bound),
+            ..
         } if init_key.is_some_and(|init| init != bound) => Err(BindingError::OtherKeyPackage),
+        // The leaf that founded a group stays there: in a KeyPackage it would be admitted to others.
+        HpkeKey::LeafOfKeyPackage {
+            init_public: None,
+            in_group: true,
+        } if init_key.is_some() => Err(BindingError::OtherLeaf),
         HpkeKey::LeafOfKeyPackage { .. } => Ok(None),
         HpkeKey::Unbound => Ok(Some(BindingChange::LeafOfKeyPackage {
             leaf_public: public_key.to_vec(),

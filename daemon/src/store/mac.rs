@@ -8,6 +8,7 @@ use hmac::{Hmac, Mac};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::error::StoreError;
 
@@ -35,9 +36,12 @@ pub(super) struct RowMac(Hmac<Sha256>);
 
 impl RowMac {
     pub(super) fn new(key: &[u8; 32]) -> Self {
-        // HMAC takes keys of any length, so the error cannot come.
-        let keyed = <Hmac<Sha256> as Mac>::new_from_slice(key);
-        Self(keyed.unwrap_or_else(|_| Hmac::new(&Default::default())))
+        // HMAC pads a key to one block by itself; done here, nothing can fail.
+        let mut block = Zeroizing::new([0; 64]);
+        for (to, from) in block.iter_mut().zip(key) {
+            *to = *from;
+        }
+        Self(Hmac::new((&*block).into()))
     }
 
     pub(super) fn seal<R: Row>(&self, id: &[u8], row: &R) -> Result<Sealed, StoreError> {

@@ -43,7 +43,7 @@ pub use error::{OpenError, StoreError};
 pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
     Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
-    GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MadeKey, NewKey, Pending, Rebind,
+    GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MAX_GROUPS, MadeKey, NewKey, Pending, Rebind,
     Settings, Under,
 };
 

@@ -109,6 +109,9 @@ pub enum LifeState {
     Missing,
 }
 
+/// Most groups that a last-resort KeyPackage's leaf is remembered to be in.
+pub const MAX_GROUPS: usize = 256;
+
 /// What the daemon learnt about an HPKE key from the structures it signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Binding {

@@ -455,7 +455,10 @@ fn an_external_commit_uses_the_leaf_that_was_signed_for_it() {
     assert_eq!(world.check(&message), Ok(Vec::new()));
     for key in [
         HpkeKey::Init(init_binding()),
-        HpkeKey::LeafOfKeyPackage { init_public: None },
+        HpkeKey::LeafOfKeyPackage {
+            init_public: None,
+            in_group: false,
+        },
     ] {
         world.bind(LEAF, key);
         assert_eq!(world.check(&message), Err(BindingError::OtherPurpose));
@@ -510,6 +513,7 @@ fn an_init_key_serves_one_key_package() {
         LEAF,
         HpkeKey::LeafOfKeyPackage {
             init_public: Some(INIT.to_vec()),
+            in_group: false,
         },
     );
     world.bind(INIT, HpkeKey::Init(init_binding()));
@@ -542,11 +546,30 @@ fn a_leaf_replayed_in_a_second_key_package_is_refused() {
         LEAF,
         HpkeKey::LeafOfKeyPackage {
             init_public: Some(INIT.to_vec()),
+            in_group: false,
         },
     );
     assert_eq!(
         world.check(&key_package_tbs(OTHER, &world.key_package_leaf())),
         Err(BindingError::OtherKeyPackage)
+    );
+}
+
+#[test]
+fn the_leaf_that_founded_a_group_goes_into_no_key_package() {
+    let mut world = World::new();
+    let leaf = world.key_package_leaf();
+    world.bind(
+        LEAF,
+        HpkeKey::LeafOfKeyPackage {
+            init_public: None,
+            in_group: true,
+        },
+    );
+    assert_eq!(world.check(&leaf.tbs()), Ok(Vec::new()));
+    assert_eq!(
+        world.check(&key_package_tbs(INIT, &leaf)),
+        Err(BindingError::OtherLeaf)
     );
 }
 
@@ -568,7 +591,13 @@ fn a_key_keeps_its_purpose() {
         );
     }
 
-    world.bind(LEAF, HpkeKey::LeafOfKeyPackage { init_public: None });
+    world.bind(
+        LEAF,
+        HpkeKey::LeafOfKeyPackage {
+            init_public: None,
+            in_group: false,
+        },
+    );
     for (leaf, message) in world.messages() {
         assert_eq!(world.check(&leaf.tbs()), Err(BindingError::OtherPurpose));
         assert_eq!(
@@ -579,7 +608,10 @@ fn a_key_keeps_its_purpose() {
 
     for bound in [
         bound_here(),
-        HpkeKey::LeafOfKeyPackage { init_public: None },
+        HpkeKey::LeafOfKeyPackage {
+            init_public: None,
+            in_group: false,
+        },
     ] {
         world.bind(INIT, bound);
         assert_eq!(

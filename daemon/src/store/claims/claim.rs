@@ -11,12 +11,9 @@ use super::rows::{self, ClaimRow, RecordRow};
 use super::{housekeeping, release, storages};
 use crate::failpoint;
 use crate::store::error::StoreError;
-use crate::store::types::{Binding, KeyRecord, Wait};
+use crate::store::types::{Binding, KeyRecord, MAX_GROUPS, Wait};
 use crate::store::writer::Tx;
 use crate::store::{column, keys};
-
-/// Most groups that a last-resort KeyPackage's leaf is remembered to be in.
-const MAX_GROUPS: usize = 256;
 
 /// Holds what the record holds and will hold, until that is settled.
 pub(in crate::store) fn claim(

@@ -1,0 +1,184 @@
+//! MLS structures by hand (RFC 9420), true ones and forged ones.
+
+/// `opaque value<V>`: a length of one, two or four bytes, then the value.
+pub fn opaque(value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(value.len()).unwrap();
+    let prefix = match length {
+        0..0x40 => vec![u8::try_from(length).unwrap()],
+        0x40..0x4000 => (0x4000 | u16::try_from(length).unwrap())
+            .to_be_bytes()
+            .into(),
+        _ => (0x8000_0000 | length).to_be_bytes().into(),
+    };
+    [prefix, value.to_vec()].concat()
+}
+
+/// SignContent, and EncryptContext, with an MLS label.
+pub fn labelled(label: &str, content: &[u8]) -> Vec<u8> {
+    let label = format!("MLS 1.0 {label}");
+    [opaque(label.as_bytes()), opaque(content)].concat()
+}
+
+/// A basic credential.
+pub fn credential(name: &str) -> Vec<u8> {
+    [vec![0, 1], opaque(name.as_bytes())].concat()
+}
+
+/// How a leaf came into its tree.
+#[derive(Clone, Copy)]
+pub enum Source {
+    /// By a KeyPackage, from the first second to the last.
+    KeyPackage(u64, u64),
+    /// By an Update proposal.
+    Update,
+    /// By a commit.
+    Commit,
+}
+
+/// For all times.
+pub const ALWAYS: Source = Source::KeyPackage(0, u64::MAX);
+
+/// A leaf without its signature.
+#[derive(Clone)]
+pub struct Leaf {
+    pub encryption_key: Vec<u8>,
+    pub signature_key: Vec<u8>,
+    pub credential: Vec<u8>,
+    pub source: Source,
+}
+
+impl Leaf {
+    fn payload(&self) -> Vec<u8> {
+        let source = match self.source {
+            Source::KeyPackage(first, last) => [
+                vec![1],
+                first.to_be_bytes().into(),
+                last.to_be_bytes().into(),
+            ]
+            .concat(),
+            Source::Update => vec![2],
+            Source::Commit => vec![3, 0],
+        };
+        [
+            opaque(&self.encryption_key),
+            opaque(&self.signature_key),
+            self.credential.clone(),
+            vec![0; 5], // capabilities: five empty lists
+            source,
+            vec![0], // extensions
+        ]
+        .concat()
+    }
+
+    /// What its signature is over; at this place in this group, unless it is
+    /// in a KeyPackage.
+    pub fn tbs(&self, group: &str, index: u32) -> Vec<u8> {
+        let place = match self.source {
+            Source::KeyPackage(..) => Vec::new(),
+            _ => [opaque(group.as_bytes()), index.to_be_bytes().into()].concat(),
+        };
+        labelled("LeafNodeTBS", &[self.payload(), place].concat())
+    }
+
+    /// With its signature.
+    pub fn signed(&self, signature: &[u8]) -> Vec<u8> {
+        [self.payload(), opaque(signature)].concat()
+    }
+}
+
+/// A KeyPackage of cipher suite 1 without its signature.
+pub fn key_package(init_key: &[u8], signed_leaf: &[u8], last_resort: bool) -> Vec<u8> {
+    let extensions: &[u8] = if last_resort { &[3, 0, 10, 0] } else { &[0] };
+    let suite = [0, 1, 0, 1];
+    [&suite, &*opaque(init_key), signed_leaf, extensions].concat()
+}
+
+/// What a KeyPackage's signature is over.
+pub fn key_package_tbs(key_package: &[u8]) -> Vec<u8> {
+    labelled("KeyPackageTBS", key_package)
+}
+
+/// GroupContext, in cipher suite 1.
+pub fn group_context(group: &str, epoch: u64) -> Vec<u8> {
+    let head = [0, 1, 0, 1];
+    let empty = [0, 0, 0]; // hashes and extensions
+    [
+        &head,
+        &*opaque(group.as_bytes()),
+        &epoch.to_be_bytes(),
+        &empty,
+    ]
+    .concat()
+}
+
+/// Who sends.
+#[derive(Clone, Copy)]
+pub enum Sender {
+    Member(u32),
+    NewMemberProposal,
+    NewMemberCommit,
+}
+
+/// FramedContentTBS of a public message, whose GroupContext tells another group
+/// if `context` says so.
+pub fn message_in(context: &str, group: &str, epoch: u64, sender: Sender, body: &[u8]) -> Vec<u8> {
+    let (sender, context) = match sender {
+        Sender::Member(index) => (
+            [&[1][..], &index.to_be_bytes()].concat(),
+            group_context(context, epoch),
+        ),
+        Sender::NewMemberProposal => (vec![3], Vec::new()),
+        Sender::NewMemberCommit => (vec![4], group_context(context, epoch)),
+    };
+    // Application data travels as a private message.
+    let wire_format = if body.first() == Some(&1) { 2 } else { 1 };
+    let head = [0, 1, 0, wire_format];
+    let group = opaque(group.as_bytes());
+    let content = [
+        &head,
+        &*group,
+        &epoch.to_be_bytes(),
+        &sender,
+        &[0],
+        body,
+        &context,
+    ]
+    .concat();
+    labelled("FramedContentTBS", &content)
+}
+
+/// The same, consistent.
+pub fn message(group: &str, epoch: u64, sender: Sender, body: &[u8]) -> Vec<u8> {
+    message_in(group, group, epoch, sender, body)
+}
+
+/// A text.
+pub fn application(text: &str) -> Vec<u8> {
+    [vec![1], opaque(text.as_bytes())].concat()
+}
+
+/// An Update proposal.
+pub fn update(signed_leaf: &[u8]) -> Vec<u8> {
+    [&[2, 0, 2], signed_leaf].concat()
+}
+
+/// An Add proposal.
+pub fn add(key_package: &[u8], signature: &[u8]) -> Vec<u8> {
+    [&[2, 0, 1], key_package, &opaque(signature)].concat()
+}
+
+/// A commit of nothing but a path with this leaf.
+pub fn commit(signed_leaf: &[u8]) -> Vec<u8> {
+    [&[3, 0, 1], signed_leaf, &[0]].concat()
+}
+
+/// An external commit with this leaf.
+pub fn external_commit(signed_leaf: &[u8]) -> Vec<u8> {
+    let init = [vec![1, 0, 6], opaque(&[7; 32])].concat();
+    [&[3], &*opaque(&init), &[1], signed_leaf, &[0]].concat()
+}
+
+/// GroupSecrets with a joiner secret of 32 bytes and nothing else.
+pub fn group_secrets() -> Vec<u8> {
+    [opaque(&[5; 32]), vec![0, 0]].concat()
+}

@@ -1,0 +1,246 @@
+//! The real daemon on a thread of the test, and an app that speaks to it
+//! directly.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::{Signer, SigningKey};
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
+use mlskeyd::config::Config;
+use mlskeyd::daemon::{Daemon, Running};
+use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
+use mlskeyd_protocol::v1::*;
+use openmls_rust_crypto::RustCrypto;
+use openmls_traits::crypto::OpenMlsCrypto;
+use openmls_traits::types::{HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
+use tempfile::TempDir;
+
+use crate::forge::{self, Leaf, Source};
+
+/// A daemon, its directory and its configuration.
+pub struct House {
+    running: Option<Running>,
+    dir: TempDir,
+}
+
+impl House {
+    /// Starts a daemon whose configuration ends with `extra`.
+    pub fn new(extra: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Other users reach the socket, as they do in /run.
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let mut house = Self { running: None, dir };
+        house.start(extra);
+        house
+    }
+
+    pub fn start(&mut self, extra: &str) {
+        let text = format!(
+            "state_dir = {:?}\nsocket = {:?}\n{extra}",
+            self.state(),
+            self.socket(),
+        );
+        let config = Config::parse(Path::new("attacks.toml"), &text).unwrap();
+        self.running = Some(Daemon::start(config).unwrap());
+    }
+
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("socket")
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(ClientConfig::new(self.socket(), "attacks"))
+    }
+
+    pub fn admin(&self) -> AdminClient {
+        AdminClient::new(ClientConfig::new(self.socket(), "attacks"))
+    }
+
+    /// All keys as the daemon knows them.
+    pub fn keys(&self) -> Vec<OwnedKey> {
+        let query = KeyQuery {
+            after: None,
+            destroyed: true,
+        };
+        self.admin().keys(query, &Call::default()).unwrap()
+    }
+
+    /// The records, of a log that is proven to be whole.
+    pub fn records(&self) -> Vec<Record> {
+        let entries = Entries::open(&self.state().join(FILE_NAME)).unwrap();
+        entries.map(|entry| entry.unwrap().record).collect()
+    }
+
+    /// How many requests about this key, by this action, were refused for this
+    /// reason.
+    pub fn denials(&self, key: Option<KeyId>, action: &str, why: &str) -> u64 {
+        let counted = |record: &Record| match &record.outcome {
+            AuditOutcome::Denied { reason, .. }
+                if record.key == key && record.action == action && reason.contains(why) =>
+            {
+                record.repeated.max(1)
+            }
+            _ => 0,
+        };
+        self.records().iter().map(counted).sum()
+    }
+}
+
+/// An app with one identity, and all it takes to forge.
+pub struct App {
+    pub client: Client,
+    pub me: IdentityInfo,
+    /// A signature key of its own.
+    pub own: SigningKey,
+}
+
+impl App {
+    pub fn new(house: &House, name: &str) -> Self {
+        let client = house.client();
+        let request = CreateIdentity {
+            name: name.to_owned(),
+            credential: Credential::Basic(Bytes::from(name.as_bytes())),
+            scheme: SignatureScheme::Ed25519,
+            placement: Placement::default(),
+        };
+        let me = client.create_identity(request, &Call::default()).unwrap();
+        Self {
+            client,
+            me,
+            own: SigningKey::from_bytes(&[9; 32]),
+        }
+    }
+
+    pub fn generate(&self) -> GeneratedHpke {
+        let request = GenerateHpke {
+            kem: Kem::DhKemX25519,
+            placement: Placement::default(),
+        };
+        self.client
+            .generate_hpke(request, &Call::default())
+            .unwrap()
+    }
+
+    pub fn sign(&self, content: &[u8]) -> Result<Vec<u8>, Failure> {
+        self.sign_with(self.me.key, content)
+    }
+
+    pub fn sign_with(&self, key: KeyId, content: &[u8]) -> Result<Vec<u8>, Failure> {
+        let request = Sign {
+            key,
+            content: SecretBytes::new(content.to_vec()),
+        };
+        let signed = self.client.sign(request, &Call::default());
+        signed.map(|signature| signature.0).map_err(failure)
+    }
+
+    /// A leaf as an honest app makes it.
+    pub fn leaf(&self, encryption_key: &GeneratedHpke, source: Source) -> Leaf {
+        Leaf {
+            encryption_key: encryption_key.public_key.0.clone(),
+            signature_key: self.me.public_key.0.clone(),
+            credential: forge::credential(&self.me.name),
+            source,
+        }
+    }
+
+    /// The same, signed in custody.
+    pub fn signed_leaf(
+        &self,
+        encryption_key: &GeneratedHpke,
+        source: Source,
+        group: &str,
+        index: u32,
+    ) -> Vec<u8> {
+        let leaf = self.leaf(encryption_key, source);
+        leaf.signed(&self.sign(&leaf.tbs(group, index)).unwrap())
+    }
+
+    /// A leaf with the app's own signature under whatever it says.
+    pub fn self_signed(&self, leaf: &Leaf, group: &str, index: u32) -> Vec<u8> {
+        leaf.signed(&self.own.sign(&leaf.tbs(group, index)).to_bytes())
+    }
+
+    /// Signs a KeyPackage as an honest app does; answers it without signature,
+    /// and the signature.
+    pub fn key_package(
+        &self,
+        init: &GeneratedHpke,
+        leaf: &GeneratedHpke,
+        source: Source,
+        last_resort: bool,
+    ) -> (Vec<u8>, Vec<u8>) {
+        let leaf = self.signed_leaf(leaf, source, "", 0);
+        let package = forge::key_package(&init.public_key, &leaf, last_resort);
+        let signature = self.sign(&forge::key_package_tbs(&package)).unwrap();
+        (package, signature)
+    }
+
+    /// Opens what is sealed to `key` here.
+    pub fn open(
+        &self,
+        key: &GeneratedHpke,
+        info: &[u8],
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, Failure> {
+        self.open_with(sealed(key, info, plaintext))
+    }
+
+    pub fn open_with(&self, request: Open) -> Result<Vec<u8>, Failure> {
+        let opened = self.client.open(request, &Call::default());
+        opened.map(SecretBytes::into_inner).map_err(failure)
+    }
+}
+
+/// A request to open what is sealed to `key`.
+pub fn sealed(key: &GeneratedHpke, info: &[u8], plaintext: &[u8]) -> Open {
+    let config = HpkeConfig(
+        HpkeKemType::DhKem25519,
+        HpkeKdfType::HkdfSha256,
+        HpkeAeadType::AesGcm128,
+    );
+    let sealed = RustCrypto::default().hpke_seal(config, &key.public_key, info, &[], plaintext);
+    let sealed = sealed.unwrap();
+    Open {
+        key: key.key,
+        kem: Kem::DhKemX25519,
+        aead: Aead::Aes128Gcm,
+        enc: Bytes::from(sealed.kem_output.as_slice()),
+        info: Bytes::from(info),
+        aad: Bytes::default(),
+        ciphertext: Bytes::from(sealed.ciphertext.as_slice()),
+    }
+}
+
+pub fn failure(error: CallError) -> Failure {
+    match error {
+        CallError::Failure(failure) => failure,
+        other => panic!("the daemon did not answer: {other}"),
+    }
+}
+
+/// A key pair of the app's own.
+pub fn own_hpke(seed: u8) -> GeneratedHpke {
+    let config = HpkeConfig(
+        HpkeKemType::DhKem25519,
+        HpkeKdfType::HkdfSha256,
+        HpkeAeadType::AesGcm128,
+    );
+    let pair = RustCrypto::default().derive_hpke_keypair(config, &[seed; 32]);
+    GeneratedHpke {
+        key: KeyId::from_bytes([seed; 16]),
+        public_key: Bytes(pair.unwrap().public),
+    }
+}

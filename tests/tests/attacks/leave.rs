@@ -1,0 +1,134 @@
+//! Leaving custody: with a permit one commit in one group, else nothing.
+
+use std::sync::Barrier;
+
+use mlskeyd_protocol::client::Call;
+use mlskeyd_protocol::v1::*;
+
+use crate::forge::*;
+use crate::house::{App, House, failure, own_hpke};
+
+const ALLOWED: &str = "[policy]\nallow_leave = true\n";
+
+fn ask(app: &App, group: &str) -> Result<(), Failure> {
+    let request = LeaveCustody {
+        identity: app.me.name.clone(),
+        group: Bytes::from(group.as_bytes()),
+        signature_key: Bytes::from(app.own.verifying_key().as_bytes().as_slice()),
+    };
+    app.client
+        .leave_custody(request, &Call::default())
+        .map_err(failure)
+}
+
+/// A commit that takes the app's leaf out of custody.
+fn leaving(app: &App, group: &str, epoch: u64) -> Vec<u8> {
+    let mut leaf = app.leaf(&own_hpke(1), Source::Commit);
+    leaf.signature_key = app.own.verifying_key().to_bytes().into();
+    let leaf = app.self_signed(&leaf, group, 0);
+    message(group, epoch, Sender::Member(0), &commit(&leaf))
+}
+
+fn denied(result: Result<Vec<u8>, Failure>, by: &str) {
+    let failure = result.unwrap_err();
+    assert_eq!(failure.code, FailureCode::Denied, "{failure:?}");
+    assert_eq!(failure.policy.as_deref(), Some(by), "{failure:?}");
+}
+
+const RULE: &str = "rule/binding-by-signing";
+const POLICY: &str = "builtin/leave-custody";
+
+#[test]
+fn nobody_leaves_whom_the_configuration_keeps() {
+    let house = House::new("");
+    let app = App::new(&house, "alice");
+    let before = house.keys();
+    let refused = ask(&app, "g").unwrap_err();
+    assert_eq!(refused.code, FailureCode::Denied);
+    assert_eq!(refused.policy.as_deref(), Some(POLICY));
+    assert_eq!(refused.key, Some(app.me.key));
+    assert!(refused.advice.contains("allow_leave"), "{refused:?}");
+    denied(app.sign(&leaving(&app, "g", 1)), RULE);
+    assert_eq!(house.keys(), before);
+    assert_eq!(
+        house.denials(Some(app.me.key), "LeaveCustody", "does not let keys leave"),
+        1
+    );
+    app.sign(&message("g", 1, Sender::Member(0), &application("I stay")))
+        .unwrap();
+}
+
+#[test]
+fn a_permit_serves_one_commit_in_one_group() {
+    let house = House::new(ALLOWED);
+    let mut app = App::new(&house, "alice");
+    denied(app.sign(&leaving(&app, "g", 1)), RULE);
+    ask(&app, "g").unwrap();
+
+    // Not in another group, not with another key, not by an Update, not with
+    // a leaf that is not sound, not with another's credential.
+    denied(app.sign(&leaving(&app, "other", 1)), RULE);
+    let permitted = app.own.clone();
+    app.own = ed25519_dalek::SigningKey::from_bytes(&[8; 32]);
+    denied(app.sign(&leaving(&app, "g", 1)), RULE);
+    app.own = permitted;
+    let mut leaf = app.leaf(&own_hpke(1), Source::Update);
+    leaf.signature_key = app.own.verifying_key().to_bytes().into();
+    let forged = app.self_signed(&leaf, "g", 0);
+    denied(
+        app.sign(&message("g", 1, Sender::Member(0), &update(&forged))),
+        RULE,
+    );
+    leaf.source = Source::Commit;
+    let say = |leaf: &[u8]| message("g", 1, Sender::Member(0), &commit(leaf));
+    denied(app.sign(&say(&leaf.signed(&[0; 64]))), RULE);
+    let elsewhere = app.self_signed(&leaf, "g", 1);
+    denied(app.sign(&say(&elsewhere)), RULE);
+    leaf.credential = credential("bob");
+    let forged = app.self_signed(&leaf, "g", 0);
+    denied(app.sign(&say(&forged)), RULE);
+
+    // None of this used the permit up; the honest commit does.
+    app.sign(&leaving(&app, "g", 1)).unwrap();
+    denied(app.sign(&leaving(&app, "g", 1)), RULE);
+    denied(app.sign(&leaving(&app, "g", 2)), RULE);
+}
+
+#[test]
+fn of_commits_at_once_one_leaves() {
+    let house = House::new(ALLOWED);
+    let app = App::new(&house, "alice");
+    ask(&app, "g").unwrap();
+    let start = Barrier::new(8);
+    let signed = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..8)
+            .map(|epoch| {
+                let (app, start) = (&app, &start);
+                scope.spawn(move || {
+                    let content = leaving(app, "g", epoch);
+                    start.wait();
+                    app.sign(&content).is_ok()
+                })
+            })
+            .collect();
+        tries
+            .into_iter()
+            .map(|t| t.join().unwrap())
+            .filter(|ok| *ok)
+            .count()
+    });
+    assert_eq!(signed, 1);
+}
+
+#[test]
+fn a_permit_is_worth_no_more_than_the_configuration() {
+    let mut house = House::new(ALLOWED);
+    let app = App::new(&house, "alice");
+    ask(&app, "g").unwrap();
+    house.stop();
+    house.start("");
+    denied(app.sign(&leaving(&app, "g", 1)), POLICY);
+    house.stop();
+    house.start(ALLOWED);
+    app.sign(&leaving(&app, "g", 1)).unwrap();
+}

@@ -1,0 +1,13 @@
+//! Attacks from inside of the app: on the real daemon, over its socket, with
+//! MLS structures made by hand.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+mod bad_input;
+mod callers;
+mod forge;
+mod house;
+mod leave;
+mod open;
+mod races;
+mod sign;

@@ -1,0 +1,84 @@
+//! Two requests at once that bind one key to two things.
+
+use std::sync::Barrier;
+
+use mlskeyd_protocol::v1::Failure;
+
+use crate::forge::*;
+use crate::house::{App, House};
+
+const AT_ONCE: usize = 8;
+
+/// Does something eight times at once, and answers which of them succeeded.
+fn at_once(work: impl Fn(usize) -> Result<Vec<u8>, Failure> + Sync) -> Vec<usize> {
+    let start = Barrier::new(AT_ONCE);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let start = &start;
+        let tries: Vec<_> = (0..AT_ONCE)
+            .map(|number| {
+                scope.spawn(move || {
+                    start.wait();
+                    work(number).is_ok()
+                })
+            })
+            .collect();
+        let done = tries.into_iter().enumerate();
+        done.filter_map(|(number, t)| t.join().unwrap().then_some(number))
+            .collect()
+    })
+}
+
+#[test]
+fn one_leaf_key_is_bound_to_one_group() {
+    let house = House::new("");
+    let app = App::new(&house, "mallory");
+    for _ in 0..5 {
+        let key = app.generate();
+        let leaf = app.leaf(&key, Source::Commit);
+        let bound = at_once(|number| app.sign(&leaf.tbs(&format!("group {number}"), 0)));
+        assert_eq!(bound.len(), 1, "{bound:?}");
+        let again = at_once(|number| app.sign(&leaf.tbs(&format!("group {number}"), 0)));
+        assert_eq!(again, bound);
+    }
+}
+
+#[test]
+fn one_leaf_of_a_key_package_opens_for_one_group() {
+    let house = House::new("");
+    let app = App::new(&house, "mallory");
+    for _ in 0..5 {
+        let (init, leaf) = (app.generate(), app.generate());
+        app.key_package(&init, &leaf, ALWAYS, false);
+        let open = |number: usize| {
+            let info = labelled(
+                "UpdatePathNode",
+                &group_context(&format!("group {number}"), 1),
+            );
+            app.open(&leaf, &info, &[7; 32])
+        };
+        let opened = at_once(open);
+        assert_eq!(opened.len(), 1, "{opened:?}");
+        assert_eq!(at_once(open), opened);
+    }
+}
+
+#[test]
+fn one_init_key_serves_one_key_package() {
+    let house = House::new("");
+    let app = App::new(&house, "mallory");
+    for _ in 0..5 {
+        let init = app.generate();
+        let packages: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let leaf = app.generate();
+                let leaf = app.signed_leaf(&leaf, ALWAYS, "", 0);
+                key_package_tbs(&key_package(&init.public_key, &leaf, false))
+            })
+            .collect();
+        let sign = |number: usize| app.sign(&packages[number]);
+        let signed = at_once(sign);
+        assert_eq!(signed.len(), 1, "{signed:?}");
+        assert_eq!(at_once(sign), signed);
+    }
+}

@@ -1,0 +1,543 @@
+//! What must not be signed: forged leaves and messages, and what is no MLS.
+
+use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_GROUP_ID};
+use mlskeyd_protocol::v1::*;
+
+use crate::forge::{self, *};
+use crate::house::{App, House, own_hpke};
+
+/// Something that must not be signed.
+struct Attack {
+    what: &'static str,
+    content: Vec<u8>,
+    action: &'static str,
+    policy: &'static str,
+    /// A part of the reason.
+    why: &'static str,
+}
+
+const RULE: &str = "rule/binding-by-signing";
+const UNKNOWN: &str = "builtin/unknown-structure";
+
+/// Attacks, and honest requests with the same keys.
+struct Scene {
+    app: App,
+    attacks: Vec<Attack>,
+    honest: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Scene {
+    fn attack(
+        &mut self,
+        what: &'static str,
+        content: Vec<u8>,
+        action: &'static str,
+        why: &'static str,
+    ) {
+        self.attacks.push(Attack {
+            what,
+            content,
+            action,
+            policy: RULE,
+            why,
+        });
+    }
+
+    fn unknown(&mut self, what: &'static str, content: Vec<u8>) {
+        self.attacks.push(Attack {
+            what,
+            content,
+            action: "SignUnknown",
+            policy: UNKNOWN,
+            why: "no MLS structure",
+        });
+    }
+}
+
+const MEMBER: Sender = Sender::Member(0);
+
+fn scene(house: &House) -> Scene {
+    let mut s = Scene {
+        app: App::new(house, "mallory"),
+        attacks: Vec::new(),
+        honest: Vec::new(),
+    };
+    leaves(&mut s);
+    key_packages(&mut s);
+    messages(&mut s);
+    external(&mut s);
+    no_structures(&mut s);
+    s
+}
+
+/// Leaves alone, as they are signed before they are built into something.
+fn leaves(s: &mut Scene) {
+    let key = s.app.generate();
+    let mine = own_hpke(1);
+    for source in [ALWAYS, Source::Update, Source::Commit] {
+        let leaf = s.app.leaf(&mine, source);
+        s.attack(
+            "a leaf key of the app's own",
+            leaf.tbs("g", 0),
+            "SignLeafNode",
+            "encryption key is not in custody",
+        );
+        let mut leaf = s.app.leaf(&key, source);
+        leaf.signature_key = s.app.own.verifying_key().to_bytes().into();
+        s.attack(
+            "a foreign signature key",
+            leaf.tbs("g", 0),
+            "SignLeafNode",
+            "another signature key",
+        );
+        let mut leaf = s.app.leaf(&key, source);
+        leaf.credential = forge::credential("alice");
+        s.attack(
+            "another's credential",
+            leaf.tbs("g", 0),
+            "SignLeafNode",
+            "credential",
+        );
+        let mut leaf = s.app.leaf(&key, source);
+        leaf.encryption_key = s.app.me.public_key.0.clone();
+        s.attack(
+            "the signature key as leaf key",
+            leaf.tbs("g", 0),
+            "SignLeafNode",
+            "encryption key is not in custody",
+        );
+    }
+    let bound = s.app.generate();
+    s.app.signed_leaf(&bound, Source::Update, "g", 0);
+    let leaf = s.app.leaf(&bound, Source::Update);
+    s.attack(
+        "a leaf key in another group",
+        leaf.tbs("other", 0),
+        "SignLeafNode",
+        "another group or leaf",
+    );
+    s.attack(
+        "a leaf key at another place",
+        leaf.tbs("g", 1),
+        "SignLeafNode",
+        "another group or leaf",
+    );
+    let leaf = s.app.leaf(&bound, ALWAYS);
+    s.attack(
+        "a member's leaf key in a KeyPackage",
+        leaf.tbs("", 0),
+        "SignLeafNode",
+        "another group or leaf",
+    );
+    s.honest
+        .push(("a leaf", s.app.leaf(&key, Source::Commit).tbs("g", 0)));
+    s.honest.push((
+        "the same leaf again",
+        s.app.leaf(&bound, Source::Update).tbs("g", 0),
+    ));
+}
+
+fn key_packages(s: &mut Scene) {
+    const ACTION: &str = "SignKeyPackage";
+    let (init, leaf, other) = (s.app.generate(), s.app.generate(), s.app.generate());
+    let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
+    let tbs = |init: &GeneratedHpke, leaf: &[u8]| {
+        key_package_tbs(&key_package(&init.public_key, leaf, false))
+    };
+    s.attack(
+        "an init key of the app's own",
+        tbs(&own_hpke(1), &signed),
+        ACTION,
+        "init key is not in custody",
+    );
+    s.attack(
+        "one key for both",
+        tbs(&leaf, &signed),
+        ACTION,
+        "are the same",
+    );
+    let forged = s.app.leaf(&own_hpke(1), ALWAYS);
+    let forged = s.app.self_signed(&forged, "", 0);
+    s.attack(
+        "a leaf of the app's own, signed by itself",
+        tbs(&init, &forged),
+        ACTION,
+        "no valid signature",
+    );
+    let mut forged = s.app.leaf(&leaf, ALWAYS);
+    forged.signature_key = s.app.own.verifying_key().to_bytes().into();
+    let forged = s.app.self_signed(&forged, "", 0);
+    s.attack(
+        "a leaf under the app's own signature key",
+        tbs(&init, &forged),
+        ACTION,
+        "another signature key",
+    );
+    let mut forged = s.app.leaf(&leaf, ALWAYS);
+    forged.credential = forge::credential("alice");
+    let forged = s.app.self_signed(&forged, "", 0);
+    s.attack(
+        "another's credential",
+        tbs(&init, &forged),
+        ACTION,
+        "credential",
+    );
+    let replayed = s.app.leaf(&leaf, Source::KeyPackage(0, 7)).signed(&[0; 64]);
+    s.attack(
+        "a leaf with another lifetime than was signed",
+        tbs(&init, &replayed),
+        ACTION,
+        "no valid signature",
+    );
+    s.honest.push(("a KeyPackage", tbs(&init, &signed)));
+
+    let (used_init, used_leaf) = (s.app.generate(), s.app.generate());
+    s.app.key_package(&used_init, &used_leaf, ALWAYS, false);
+    let used = s.app.signed_leaf(&used_leaf, ALWAYS, "", 0);
+    s.attack(
+        "another init key to a leaf",
+        tbs(&other, &used),
+        ACTION,
+        "another KeyPackage",
+    );
+    s.attack(
+        "another leaf to an init key",
+        tbs(&used_init, &signed),
+        ACTION,
+        "another KeyPackage",
+    );
+    let last_resort = key_package_tbs(&key_package(&used_init.public_key, &used, true));
+    s.attack(
+        "a KeyPackage that becomes last-resort",
+        last_resort,
+        ACTION,
+        "another KeyPackage",
+    );
+    let leaf_of_init = s.app.leaf(&used_init, Source::Commit);
+    s.attack(
+        "an init key as leaf key",
+        leaf_of_init.tbs("g", 0),
+        "SignLeafNode",
+        "another purpose",
+    );
+    s.honest
+        .push(("the same KeyPackage again", tbs(&used_init, &used)));
+}
+
+/// Members' messages with a leaf of their own in them.
+fn messages(s: &mut Scene) {
+    type Body = fn(&[u8]) -> Vec<u8>;
+    let kinds: [(Source, Body, &str); 2] = [
+        (Source::Update, update, "SignProposalUpdate"),
+        (Source::Commit, commit, "SignCommit"),
+    ];
+    for (source, body, action) in kinds {
+        let key = s.app.generate();
+        let signed = s.app.signed_leaf(&key, source, "g", 0);
+        let say = |leaf: &[u8]| message("g", 3, MEMBER, &body(leaf));
+
+        let forged = s.app.leaf(&own_hpke(1), source);
+        let forged = s.app.self_signed(&forged, "g", 0);
+        s.attack(
+            "a leaf key of the app's own",
+            say(&forged),
+            action,
+            "no valid signature",
+        );
+        let mut forged = s.app.leaf(&own_hpke(1), source);
+        forged.signature_key = s.app.own.verifying_key().to_bytes().into();
+        let forged = s.app.self_signed(&forged, "g", 0);
+        s.attack(
+            "a whole leaf of the app's own",
+            say(&forged),
+            action,
+            "signature key that is not in custody",
+        );
+        let mut forged = s.app.leaf(&key, source);
+        forged.credential = forge::credential("alice");
+        let forged = s.app.self_signed(&forged, "g", 0);
+        s.attack("another's credential", say(&forged), action, "credential");
+        let moved = message("other", 3, MEMBER, &body(&signed));
+        s.attack(
+            "a leaf of another group",
+            moved,
+            action,
+            "no valid signature",
+        );
+        let moved = message("g", 3, Sender::Member(1), &body(&signed));
+        s.attack(
+            "a leaf of another place",
+            moved,
+            action,
+            "no valid signature",
+        );
+        s.unknown(
+            "two groups at once",
+            message_in("other", "g", 3, MEMBER, &body(&signed)),
+        );
+        s.honest.push((action, say(&signed)));
+    }
+    // A leaf that was signed for the other purpose.
+    let (update_key, commit_key) = (s.app.generate(), s.app.generate());
+    let of_update = s.app.signed_leaf(&update_key, Source::Update, "g", 0);
+    let of_commit = s.app.signed_leaf(&commit_key, Source::Commit, "g", 0);
+    s.unknown(
+        "an Update's leaf in a commit",
+        message("g", 3, MEMBER, &commit(&of_update)),
+    );
+    s.unknown(
+        "a commit's leaf in an Update",
+        message("g", 3, MEMBER, &update(&of_commit)),
+    );
+    s.honest
+        .push(("a text", message("g", 3, MEMBER, &application("hello"))));
+}
+
+/// From outside of the group: an external commit, and an Add of oneself.
+fn external(s: &mut Scene) {
+    let key = s.app.generate();
+    let enter = |leaf: &[u8]| message("g", 3, Sender::NewMemberCommit, &external_commit(leaf));
+    let forged = s.app.leaf(&own_hpke(1), Source::Commit);
+    let forged = s.app.self_signed(&forged, "g", 4);
+    s.attack(
+        "a leaf key of the app's own",
+        enter(&forged),
+        "SignCommit",
+        "encryption key is not in custody",
+    );
+    let unsigned = s.app.leaf(&key, Source::Commit);
+    let unsigned = s.app.self_signed(&unsigned, "g", 4);
+    s.attack(
+        "a leaf that was never signed here",
+        enter(&unsigned),
+        "SignCommit",
+        "never signed here",
+    );
+    let mut foreign = s.app.leaf(&key, Source::Commit);
+    foreign.signature_key = s.app.own.verifying_key().to_bytes().into();
+    let foreign = s.app.self_signed(&foreign, "g", 4);
+    s.attack(
+        "a foreign signature key",
+        enter(&foreign),
+        "SignCommit",
+        "another signature key",
+    );
+    let entering = s.app.generate();
+    let signed = s.app.signed_leaf(&entering, Source::Commit, "g", 4);
+    let elsewhere = message(
+        "other",
+        3,
+        Sender::NewMemberCommit,
+        &external_commit(&signed),
+    );
+    s.attack(
+        "a leaf of another group",
+        elsewhere,
+        "SignCommit",
+        "no valid signature",
+    );
+    s.honest.push(("an external commit", enter(&signed)));
+
+    let (init, leaf) = (s.app.generate(), s.app.generate());
+    let (package, signature) = s.app.key_package(&init, &leaf, ALWAYS, false);
+    let ask = |package: &[u8], signature: &[u8]| {
+        message("g", 3, Sender::NewMemberProposal, &add(package, signature))
+    };
+    const ADD: &str = "SignProposalAdd";
+    s.attack(
+        "an unsigned KeyPackage",
+        ask(&package, &[0; 64]),
+        ADD,
+        "no valid signature",
+    );
+    let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
+    let own_init = key_package(&own_hpke(1).public_key, &signed, false);
+    s.attack(
+        "an init key of the app's own",
+        ask(&own_init, &signature),
+        ADD,
+        "another KeyPackage",
+    );
+    let own_leaf = s.app.leaf(&own_hpke(1), ALWAYS);
+    let own_leaf = s.app.self_signed(&own_leaf, "", 0);
+    let own_leaf = key_package(&init.public_key, &own_leaf, false);
+    s.attack(
+        "a leaf key of the app's own",
+        ask(&own_leaf, &signature),
+        ADD,
+        "no valid signature",
+    );
+    s.honest
+        .push(("an external Add", ask(&package, &signature)));
+}
+
+fn no_structures(s: &mut Scene) {
+    s.unknown("no label", b"sign this".to_vec());
+    s.unknown("an unknown label", labelled("TotallyNewTBS", b"content"));
+    s.unknown(
+        "a label of another protocol",
+        [opaque(b"SSH"), opaque(b"login")].concat(),
+    );
+    let (init, leaf) = (s.app.generate(), s.app.generate());
+    let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
+    let package = key_package(&init.public_key, &signed, false);
+    let text = message("g", 3, MEMBER, &application("hello"));
+    for cut in 0..package.len() {
+        s.unknown("a truncated KeyPackage", key_package_tbs(&package[..cut]));
+    }
+    for cut in 1..text.len() {
+        s.unknown("a truncated message", text[..cut].to_vec());
+    }
+    s.unknown(
+        "a message with more behind it",
+        [text.clone(), vec![0]].concat(),
+    );
+    let longer = [package.clone(), vec![0]].concat();
+    s.unknown("a KeyPackage with more behind it", key_package_tbs(&longer));
+    s.honest
+        .push(("a whole KeyPackage", key_package_tbs(&package)));
+}
+
+impl Scene {
+    /// Makes every attack once; each is refused, and says so well.
+    fn assert_refused(&self) {
+        for attack in &self.attacks {
+            let what = attack.what;
+            let Err(failure) = self.app.sign(&attack.content) else {
+                panic!("{what} was signed ({})", attack.action);
+            };
+            assert_eq!(failure.code, FailureCode::Denied, "{what}: {failure:?}");
+            assert_eq!(
+                failure.policy.as_deref(),
+                Some(attack.policy),
+                "{what}: {failure:?}"
+            );
+            assert!(failure.message.contains(attack.why), "{what}: {failure:?}");
+            assert!(!failure.advice.is_empty(), "{what}");
+            assert_eq!(failure.key, Some(self.app.me.key), "{what}");
+            assert_eq!(failure.device.as_deref(), Some("software"), "{what}");
+        }
+    }
+
+    /// Each refusal is on record, by its action and its reason.
+    fn assert_recorded(&self, house: &House, times: u64) {
+        for attack in &self.attacks {
+            let same = |other: &&Attack| other.action == attack.action && other.why == attack.why;
+            let made = u64::try_from(self.attacks.iter().filter(same).count()).unwrap();
+            let recorded = house.denials(Some(self.app.me.key), attack.action, attack.why);
+            assert_eq!(
+                recorded,
+                made * times,
+                "{} ({})",
+                attack.what,
+                attack.action
+            );
+        }
+    }
+}
+
+#[test]
+fn forged_structures_are_refused_before_the_device_and_honest_ones_signed() {
+    let mut house = House::new("");
+    let scene = scene(&house);
+    let before = house.keys();
+    scene.assert_refused();
+    assert_eq!(house.keys(), before, "a refused request changes no key");
+
+    // Without its device nothing can be signed, but all is refused as before.
+    house.stop();
+    let (devices, away) = (house.state().join("devices"), house.path().join("away"));
+    std::fs::rename(&devices, &away).unwrap();
+    house.start("");
+    scene.assert_refused();
+    let failure = scene.app.sign(&scene.honest[0].1).unwrap_err();
+    assert_ne!(failure.code, FailureCode::Denied, "{failure:?}");
+    assert_eq!(failure.key, Some(scene.app.me.key));
+    assert_eq!(failure.device.as_deref(), Some("software"));
+
+    house.stop();
+    scene.assert_recorded(&house, 2);
+    std::fs::rename(&away, &devices).unwrap();
+    house.start("");
+    for (what, content) in &scene.honest {
+        let first = scene
+            .app
+            .sign(content)
+            .unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        let again = scene
+            .app
+            .sign(content)
+            .unwrap_or_else(|e| panic!("{what} again: {e:?}"));
+        assert_eq!(first, again, "{what}");
+    }
+    // What is bound now helps no attack, and a replay is one no less.
+    for attack in &scene.attacks {
+        let failure = scene.app.sign(&attack.content).unwrap_err();
+        assert_eq!(
+            failure.code,
+            FailureCode::Denied,
+            "{}: {failure:?}",
+            attack.what
+        );
+    }
+}
+
+#[test]
+fn the_leaf_that_founded_a_group_goes_into_no_key_package() {
+    let house = House::new("");
+    let app = App::new(&house, "mallory");
+    let (leaf, init) = (app.generate(), app.generate());
+    let signed = app.signed_leaf(&leaf, ALWAYS, "", 0);
+    let info = labelled("UpdatePathNode", &group_context("g", 1));
+    app.open(&leaf, &info, &[7; 32]).unwrap();
+    for last_resort in [false, true] {
+        let package = key_package(&init.public_key, &signed, last_resort);
+        let failure = app.sign(&key_package_tbs(&package)).unwrap_err();
+        assert_eq!(failure.policy.as_deref(), Some(RULE), "{failure:?}");
+        assert!(failure.message.contains("another group"), "{failure:?}");
+    }
+    app.open(&leaf, &info, &[7; 32]).unwrap();
+}
+
+#[test]
+fn contents_beyond_their_bounds_are_refused_and_on_record() {
+    let mut house = House::new("");
+    let app = App::new(&house, "mallory");
+    let long_group = "g".repeat(MAX_GROUP_ID + 1);
+    // Longer than a record of the audit log may be.
+    let huge_group = "g".repeat(20_000);
+    let key = app.generate();
+    let oversized = [
+        Vec::new(),
+        vec![0; MAX_CONTENT + 1],
+        message(&long_group, 1, MEMBER, &application("hello")),
+        message(&huge_group, 1, MEMBER, &application("hello")),
+        app.leaf(&key, Source::Update).tbs(&huge_group, 0),
+    ];
+    let before = house.keys();
+    for content in &oversized {
+        let failure = app.sign(content).unwrap_err();
+        assert_eq!(failure.code, FailureCode::BadRequest, "{failure:?}");
+        assert!(!failure.advice.is_empty());
+    }
+    assert_eq!(house.keys(), before);
+    // A frame beyond all bounds ends its own connection only.
+    let request = Sign {
+        key: app.me.key,
+        content: SecretBytes::new(vec![0; 5 << 20]),
+    };
+    app.client
+        .sign(request, &mlskeyd_protocol::client::Call::default())
+        .unwrap_err();
+    let longest = "g".repeat(MAX_GROUP_ID);
+    app.sign(&message(&longest, 1, MEMBER, &application("hello")))
+        .unwrap();
+    house.stop();
+    let refused: u64 = house
+        .records()
+        .iter()
+        .filter(|record| record.is_refusal())
+        .map(|record| record.repeated.max(1))
+        .sum();
+    assert_eq!(refused, u64::try_from(oversized.len()).unwrap());
+}
