@@ -47,9 +47,6 @@ pub const MAX_DEADLINE: Duration = Duration::from_secs(600);
 /// Most requests in flight on one connection.
 pub const MAX_IN_FLIGHT: usize = 32;
 
-/// Most connections of one user.
-pub const MAX_CONNECTIONS_PER_USER: usize = 256;
-
 /// Time in which a new connection must have said its handshake.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 

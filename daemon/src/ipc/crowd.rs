@@ -5,20 +5,27 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::frame::Budget;
-use mlskeyd_protocol::limits::{MAX_CONNECTIONS_PER_USER, MAX_MEMORY_PER_USER};
+use mlskeyd_protocol::limits::MAX_MEMORY_PER_USER;
 use tokio::sync::oneshot;
-
-/// Most connections of all users together. Root and the daemon's own user get
-/// in nevertheless, to see what is going on.
-const MAX_CONNECTIONS: usize = 960;
 
 /// Most connections of one user that have not said their greeting. One more
 /// ends the oldest: an honest client says it at once.
 const MAX_GREETING: usize = 64;
 
+/// How many connections may be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of all users together. Root and the daemon's own user get in
+    /// nevertheless, to see what is going on.
+    pub connections: usize,
+    /// Of one user.
+    pub per_user: usize,
+}
+
 /// Everybody who is connected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Crowd {
+    bounds: Bounds,
     users: Mutex<Users>,
 }
 
@@ -54,6 +61,13 @@ pub(super) struct Place {
 }
 
 impl Crowd {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            users: Mutex::default(),
+        }
+    }
+
     /// Lets a connection in to say its greeting; it is to leave when the
     /// receiver resolves.
     pub(super) fn arrive(self: &Arc<Self>, uid: u32) -> (Newcomer, oneshot::Receiver<()>) {
@@ -95,11 +109,12 @@ impl Newcomer {
     /// user, or everybody together, has too many.
     pub(super) fn take_place(&self, privileged: bool) -> Option<Place> {
         let mut users = self.crowd.users();
-        if users.connections >= MAX_CONNECTIONS && !privileged {
+        let bounds = self.crowd.bounds;
+        if users.connections >= bounds.connections && !privileged {
             return None;
         }
         let user = users.by_uid.get_mut(&self.uid)?;
-        if user.connections >= MAX_CONNECTIONS_PER_USER {
+        if user.connections >= bounds.per_user {
             return None;
         }
         user.connections = user.connections.saturating_add(1);
@@ -146,10 +161,17 @@ impl Users {
 mod tests {
     use super::*;
 
+    fn crowd() -> Arc<Crowd> {
+        Arc::new(Crowd::new(Bounds {
+            connections: 5,
+            per_user: 3,
+        }))
+    }
+
     #[test]
     fn each_user_has_so_many_places() {
-        let crowd = Arc::new(Crowd::default());
-        let places: Vec<_> = (0..MAX_CONNECTIONS_PER_USER)
+        let crowd = crowd();
+        let places: Vec<_> = (0..3)
             .map(|_| crowd.arrive(7).0.take_place(false).unwrap())
             .collect();
         assert!(crowd.arrive(7).0.take_place(true).is_none());
@@ -161,15 +183,9 @@ mod tests {
 
     #[test]
     fn all_together_have_so_many_places_and_the_admin_gets_in() {
-        let crowd = Arc::new(Crowd::default());
-        let places: Vec<_> = (0..MAX_CONNECTIONS)
-            .map(|i| {
-                crowd
-                    .arrive(u32::try_from(i).unwrap())
-                    .0
-                    .take_place(false)
-                    .unwrap()
-            })
+        let crowd = crowd();
+        let places: Vec<_> = (0..5)
+            .map(|uid| crowd.arrive(uid).0.take_place(false).unwrap())
             .collect();
         assert!(crowd.arrive(5_000).0.take_place(false).is_none());
         assert!(crowd.arrive(0).0.take_place(true).is_some());
@@ -178,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_oldest_silent_connection_makes_room() {
-        let crowd = Arc::new(Crowd::default());
+        let crowd = crowd();
         let mut waiting: Vec<_> = (0..=MAX_GREETING).map(|_| crowd.arrive(7)).collect();
         assert!(waiting[0].1.try_recv() == Err(oneshot::error::TryRecvError::Closed));
         assert!(waiting[1].1.try_recv() == Err(oneshot::error::TryRecvError::Empty));

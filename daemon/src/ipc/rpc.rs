@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::Socket;
-use super::crowd::Crowd;
+use super::crowd::{Bounds, Crowd};
 use super::services::{AdminDoor, CustodyDoor, Way};
 use crate::caller::Caller;
 use crate::custody::Custody;
@@ -27,10 +27,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     socket: Socket,
     custody: Arc<Custody>,
+    bounds: Bounds,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.boxed().shared();
-    let crowd = Arc::new(Crowd::default());
+    let crowd = Arc::new(Crowd::new(bounds));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
