@@ -9,8 +9,7 @@ use mlskeyd_protocol::v1::{
 };
 
 use super::generate::check_name;
-use super::subject::Subject;
-use super::{Call, Custody, Request, Session, failure, identities};
+use super::{Custody, RegistryRequest, Session, failure, identities};
 use crate::store::KeyRecord;
 
 /// The daemon at a glance.
@@ -46,73 +45,29 @@ pub struct ForgetStorage {
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep;
 
-/// An administrator's look is on record only if it is refused.
-fn only_looks(subject: &mut Subject) {
-    subject.durability = None;
-}
-
-impl Request for DaemonAtAGlance {
+impl RegistryRequest for DaemonAtAGlance {
     type Reply = DaemonStatus;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        only_looks(subject);
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<DaemonStatus, Failure> {
+    async fn run(self, session: &Session) -> Result<DaemonStatus, Failure> {
         session.custody().at_a_glance().await
     }
 }
 
-impl Request for AllDevices {
+impl RegistryRequest for AllDevices {
     type Reply = Vec<DeviceInfo>;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        only_looks(subject);
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Vec<DeviceInfo>, Failure> {
+    async fn run(self, session: &Session) -> Result<Vec<DeviceInfo>, Failure> {
         Ok(session.custody().device_infos())
     }
 }
 
-impl Request for AllIdentities {
+impl RegistryRequest for AllIdentities {
     type Reply = Vec<OwnedIdentity>;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        only_looks(subject);
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Vec<OwnedIdentity>, Failure> {
+    async fn run(self, session: &Session) -> Result<Vec<OwnedIdentity>, Failure> {
         let custody = session.custody();
         let records = custody
             .registry
@@ -131,24 +86,11 @@ impl Request for AllIdentities {
     }
 }
 
-impl Request for AllKeys {
+impl RegistryRequest for AllKeys {
     type Reply = Vec<OwnedKey>;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        only_looks(subject);
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Vec<OwnedKey>, Failure> {
+    async fn run(self, session: &Session) -> Result<Vec<OwnedKey>, Failure> {
         let registry = &session.custody().registry;
         let page = registry.keys_page(self.0.after, self.0.destroyed).await;
         let owned = |(key, claims): (KeyRecord, u32)| OwnedKey {
@@ -165,24 +107,11 @@ impl Request for AllKeys {
     }
 }
 
-impl Request for AllStorages {
+impl RegistryRequest for AllStorages {
     type Reply = Vec<StorageInfo>;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        only_looks(subject);
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Vec<StorageInfo>, Failure> {
+    async fn run(self, session: &Session) -> Result<Vec<StorageInfo>, Failure> {
         session
             .custody()
             .registry
@@ -192,23 +121,16 @@ impl Request for AllStorages {
     }
 }
 
-impl Request for ForgetStorage {
+impl RegistryRequest for ForgetStorage {
     type Reply = u32;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = true;
+    const RECORDED: bool = true;
 
-    async fn read(&self, _: &Session, _: &mut Subject) -> Result<(), Failure> {
+    fn bounds(&self) -> Result<(), Failure> {
         check_name("a storage's name", &self.name)
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<u32, Failure> {
+    async fn run(self, session: &Session) -> Result<u32, Failure> {
         let custody = session.custody();
         let forgotten = custody
             .registry
@@ -219,23 +141,12 @@ impl Request for ForgetStorage {
     }
 }
 
-impl Request for Sweep {
+impl RegistryRequest for Sweep {
     type Reply = Swept;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = true;
+    const RECORDED: bool = true;
 
-    async fn read(&self, _: &Session, _: &mut Subject) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Swept, Failure> {
+    async fn run(self, session: &Session) -> Result<Swept, Failure> {
         session.custody().sweep().await
     }
 }

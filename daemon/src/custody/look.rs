@@ -10,7 +10,7 @@ use mlskeyd_protocol::v1::{
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Request, Session, failure, identities};
+use super::{Call, RegistryRequest, Request, Session, failure, identities};
 
 /// Is the service ready for this caller?
 #[derive(Clone, Copy, Debug)]
@@ -28,24 +28,11 @@ pub struct Prepare(pub String);
 #[derive(Clone, Debug)]
 pub struct LookUp(pub Vec<Bytes>);
 
-impl Request for Status {
+impl RegistryRequest for Status {
     type Reply = ServiceStatus;
-    type Read = ();
     const ACTION: Action = Action::Look;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        subject.durability = None;
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<ServiceStatus, Failure> {
+    async fn run(self, session: &Session) -> Result<ServiceStatus, Failure> {
         let custody = session.custody();
         let default = custody.devices.default_name();
         let state = custody.devices.get(default)?.info().state;
@@ -57,24 +44,11 @@ impl Request for Status {
     }
 }
 
-impl Request for Identities {
+impl RegistryRequest for Identities {
     type Reply = Vec<IdentityInfo>;
-    type Read = ();
     const ACTION: Action = Action::Look;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        subject.durability = None;
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Vec<IdentityInfo>, Failure> {
+    async fn run(self, session: &Session) -> Result<Vec<IdentityInfo>, Failure> {
         let registry = &session.custody().registry;
         let records = registry
             .identities(Some(&session.caller().owner))
@@ -126,14 +100,11 @@ impl Request for Prepare {
     }
 }
 
-impl Request for LookUp {
+impl RegistryRequest for LookUp {
     type Reply = Vec<Option<KeyInfo>>;
-    type Read = ();
     const ACTION: Action = Action::Look;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        subject.durability = None;
+    fn bounds(&self) -> Result<(), Failure> {
         if self.0.len() > MAX_LOOKUP || self.0.iter().any(|key| key.len() > MAX_PUBLIC_KEY) {
             return Err(failure::too_much(
                 "the number of public keys, or one's length,",
@@ -143,13 +114,7 @@ impl Request for LookUp {
         Ok(())
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Vec<Option<KeyInfo>>, Failure> {
+    async fn run(self, session: &Session) -> Result<Vec<Option<KeyInfo>>, Failure> {
         let registry = &session.custody().registry;
         let owner = &session.caller().owner;
         let mut found = Vec::with_capacity(self.0.len());

@@ -5,7 +5,7 @@
 //! door. What differs between kinds is a [`Request`]: one file here each.
 //!
 //! To add a request: its type in `mlskeyd_protocol`, a file here that
-//! implements [`Request`] for it, an [`Action`](mlskeyd_policies::Action) that
+//! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`](mlskeyd_policies::Action) that
 //! policies can name, and a line in each door.
 
 mod admin;
@@ -31,7 +31,7 @@ pub use admin::{
 pub use devices::Devices;
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
-pub use request::{Call, Request};
+pub use request::{Call, RegistryRequest, Request};
 pub use storages::Attach;
 
 use std::sync::Arc;

@@ -8,6 +8,7 @@ use mlskeyd_protocol::v1::{CallOptions, Failure};
 
 use super::Session;
 use super::subject::Subject;
+use crate::audit::Durability;
 use crate::devices::queue::Priority;
 
 /// What comes with a request, through any door.
@@ -69,4 +70,50 @@ pub trait Request: Send + Sync + 'static {
         call: &Call,
         subject: &mut Subject,
     ) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
+}
+
+/// A request to the registry alone: it uses no key and no device.
+pub trait RegistryRequest: Send + Sync + 'static {
+    /// What it answers.
+    type Reply: Send + 'static;
+
+    /// What policies call it.
+    const ACTION: Action;
+
+    /// Whether it goes on record when it is served, and so has to go its way to
+    /// the end. A refusal or failure always does.
+    const RECORDED: bool = false;
+
+    /// Is it within its bounds?
+    ///
+    /// # Errors
+    /// The bound that is broken.
+    fn bounds(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Does it.
+    fn run(self, session: &Session) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
+}
+
+impl<R: RegistryRequest> Request for R {
+    type Reply = R::Reply;
+    type Read = ();
+    const ACTION: Action = R::ACTION;
+    const LEAVES_TRACES: bool = R::RECORDED;
+
+    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
+        subject.durability = R::RECORDED.then_some(Durability::Now);
+        self.bounds()
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        _: &mut Subject,
+    ) -> Result<R::Reply, Failure> {
+        self.run(session).await
+    }
 }

@@ -1,4 +1,7 @@
 //! Claims: which record of which storage still needs which key.
+//!
+//! A claim is no use of a key: of these requests only what goes wrong is on
+//! record.
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{
@@ -9,8 +12,7 @@ use mlskeyd_protocol::v1::{
 };
 
 use super::generate::check_name;
-use super::subject::Subject;
-use super::{Call, Request, Session, failure};
+use super::{RegistryRequest, Session, failure};
 use crate::audit::{self, AuditOutcome, Durability};
 
 /// Connects a storage to this connection.
@@ -22,23 +24,15 @@ pub struct Attach {
     pub ends: bool,
 }
 
-impl Request for Attach {
+impl RegistryRequest for Attach {
     type Reply = Housekeeping;
-    type Read = ();
     const ACTION: Action = Action::ManageStorage;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        about_storage(&self.storage, subject)
+    fn bounds(&self) -> Result<(), Failure> {
+        check_name("a storage's name", &self.storage)
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Housekeeping, Failure> {
+    async fn run(self, session: &Session) -> Result<Housekeeping, Failure> {
         let registry = &session.custody().registry;
         registry
             .attach(
@@ -52,25 +46,17 @@ impl Request for Attach {
     }
 }
 
-impl Request for Claim {
+impl RegistryRequest for Claim {
     type Reply = Claimed;
-    type Read = ();
     const ACTION: Action = Action::ManageStorage;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        about_storage(&self.storage, subject)?;
+    fn bounds(&self) -> Result<(), Failure> {
+        check_name("a storage's name", &self.storage)?;
         check_record(&self.record)?;
         check_count(self.keys.len(), MAX_CLAIM_KEYS)
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Claimed, Failure> {
+    async fn run(self, session: &Session) -> Result<Claimed, Failure> {
         let registry = &session.custody().registry;
         let claimed = registry
             .claim(&session.caller().owner, self)
@@ -83,14 +69,12 @@ impl Request for Claim {
     }
 }
 
-impl Request for Settle {
+impl RegistryRequest for Settle {
     type Reply = Housekeeping;
-    type Read = ();
     const ACTION: Action = Action::ManageStorage;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        about_storage(&self.storage, subject)?;
+    fn bounds(&self) -> Result<(), Failure> {
+        check_name("a storage's name", &self.storage)?;
         check_count(self.settlements.len(), MAX_RECORDS)?;
         self.settlements
             .iter()
@@ -101,13 +85,7 @@ impl Request for Settle {
             })
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Housekeeping, Failure> {
+    async fn run(self, session: &Session) -> Result<Housekeeping, Failure> {
         let custody = session.custody();
         let next = custody.registry.settle(&session.caller().owner, self).await;
         custody.due.notify_one();
@@ -115,14 +93,12 @@ impl Request for Settle {
     }
 }
 
-impl Request for Report {
+impl RegistryRequest for Report {
     type Reply = Housekeeping;
-    type Read = ();
     const ACTION: Action = Action::ManageStorage;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        about_storage(&self.storage, subject)?;
+    fn bounds(&self) -> Result<(), Failure> {
+        check_name("a storage's name", &self.storage)?;
         check_count(self.notes.len(), MAX_RECORDS)?;
         self.notes.iter().try_for_each(|note| match note {
             Note::OwnLeaf { group, public_key } => {
@@ -135,13 +111,7 @@ impl Request for Report {
         })
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Housekeeping, Failure> {
+    async fn run(self, session: &Session) -> Result<Housekeeping, Failure> {
         let custody = session.custody();
         let next = custody.registry.report(&session.caller().owner, self).await;
         custody.due.notify_one();
@@ -149,14 +119,12 @@ impl Request for Report {
     }
 }
 
-impl Request for Looked {
+impl RegistryRequest for Looked {
     type Reply = Housekeeping;
-    type Read = ();
     const ACTION: Action = Action::ManageStorage;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
-        about_storage(&self.storage, subject)?;
+    fn bounds(&self) -> Result<(), Failure> {
+        check_name("a storage's name", &self.storage)?;
         check_count(self.found.len(), MAX_RECORDS)?;
         self.found.iter().try_for_each(|look| {
             check_count(look.records.len(), MAX_RECORDS)?;
@@ -164,13 +132,7 @@ impl Request for Looked {
         })
     }
 
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Housekeeping, Failure> {
+    async fn run(self, session: &Session) -> Result<Housekeeping, Failure> {
         let custody = session.custody();
         let next = custody.registry.looked(&session.caller().owner, self).await;
         custody.due.notify_one();
@@ -194,13 +156,6 @@ impl Session {
             .await
             .map_err(failure::of_audit)
     }
-}
-
-/// A claim is no use of a key: of these requests only what goes wrong is on
-/// record.
-fn about_storage(name: &str, subject: &mut Subject) -> Result<(), Failure> {
-    subject.durability = None;
-    check_name("a storage's name", name)
 }
 
 fn check_record(record: &Record) -> Result<(), Failure> {
