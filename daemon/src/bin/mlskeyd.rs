@@ -84,6 +84,9 @@ fn run(config: Config, notify_stdout: bool) -> Result<(), StartError> {
         // Not all sandboxes allow it, and keys are no safer if nobody can start.
         tracing::warn!(%error, "core dumps of this process could not be turned off");
     }
+    if let Err(error) = daemon::raise_file_limit() {
+        tracing::warn!(%error, "the limit of open files, and so of connections, stays as it is");
+    }
     let socket = config.socket.clone();
     let ready = move || {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), "ready");
