@@ -4,6 +4,7 @@
 mod harden;
 mod parts;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -13,13 +14,12 @@ use mlskeyd_policies::{Policy, Settings as PolicySettings};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-pub use harden::harden;
+pub use harden::{harden, raise_file_limit};
 
 use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
 use crate::config::Config;
 use crate::custody::{self, Custody, Devices};
 use crate::devices::queue::DeviceThread;
-use crate::devices::software::Start;
 use crate::ipc::{self, Socket, SocketError};
 use crate::store::{self, Registry, SystemClock, TimeSource};
 use crate::store_key::StoreKeyError;
@@ -100,11 +100,11 @@ async fn serve_with_clock(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), StartError> {
     parts::prepare_state_dir(&config.state_dir)?;
-    let (key, lost) = match parts::store_key(&config)? {
-        Loaded::Found(key) | Loaded::Made(key) => (key, false),
+    let key = match parts::store_key(&config)? {
+        Loaded::Found(key) | Loaded::Made(key) => key,
         Loaded::Lost(key, error) => {
             tracing::error!(%error, "the store key is lost: the registry is read-only, and its keys are missing");
-            (key, true)
+            key
         }
     };
     let mac_key = key.subkey(REGISTRY_LABEL)?;
@@ -117,15 +117,11 @@ async fn serve_with_clock(
     if let Some(reason) = registry.read_only_reason() {
         tracing::error!(reason, "the registry is read-only");
     }
-    // A device that lost its directory must not get an empty one while the
-    // registry knows keys: they would seem to be gone for good.
-    let empty = !lost && registry.counts().await?.keys == 0;
-    let start = if empty {
-        Start::CreateIfAbsent
-    } else {
-        Start::MustExist
+    let fresh = match registry.read_only_reason() {
+        None => fresh_devices(&config, &registry).await?,
+        Some(_) => BTreeSet::new(),
     };
-    let threads = parts::devices(&config, &key, start)?;
+    let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
 
     let (audit, _) = AuditLog::open(&config.state_dir)?;
@@ -152,13 +148,23 @@ async fn serve_with_clock(
             generation_age: config.lifetimes.generation.as_secs(),
         },
     );
-    custody.repair().await.map_err(StartError::Repair)?;
-    let lifecycle = tokio::spawn(custody.clone().run_lifecycle());
+    let repaired = custody.repair().await.map_err(StartError::Repair)?;
+    tracing::debug!(?repaired, "what the last stop left unfinished is finished");
+    let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
+    let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
     let socket = Socket::bind(&config.socket)?;
     ready();
 
-    ipc::serve(socket, custody, config.limits, stop).await;
+    ipc::serve(
+        socket,
+        Arc::clone(&custody),
+        connection_bounds(&config),
+        stop,
+    )
+    .await;
     lifecycle.abort();
+    scrub.abort();
+    custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.
     let shut_down = move || threads.into_values().for_each(DeviceThread::shut_down);
@@ -174,6 +180,30 @@ fn store_settings(config: &Config) -> store::Settings {
         max_unclaimed_age: config.lifetimes.max_unclaimed_age,
         horizon: config.lifetimes.storage_horizon,
         ..store::Settings::default()
+    }
+}
+
+/// The devices that may make their directory, since nothing was kept on them so
+/// far. One that lost its directory must not get an empty one while the registry
+/// knows keys on it: they would seem to be gone for good.
+async fn fresh_devices(
+    config: &Config,
+    registry: &Registry,
+) -> Result<BTreeSet<String>, StartError> {
+    let mut fresh = BTreeSet::new();
+    for device in &config.devices {
+        if !registry.knows_device(&device.name).await? {
+            fresh.insert(device.name.clone());
+        }
+    }
+    Ok(fresh)
+}
+
+fn connection_bounds(config: &Config) -> ipc::Bounds {
+    let count = |limit| usize::try_from(limit).unwrap_or(usize::MAX);
+    ipc::Bounds {
+        connections: count(config.limits.connections),
+        per_user: count(config.limits.connections_per_user),
     }
 }
 

@@ -17,8 +17,10 @@ const FAILED: u8 = 1;
 const BAD_CONFIG: u8 = 3;
 
 /// What is logged unless MLSKEYD_LOG says otherwise. tarpc opens a span for
-/// every request: at `info` that would cost more than the request.
-const DEFAULT_LOG: &str = "info,tarpc=warn";
+/// every request, which would cost more than the request, and complains about
+/// each deadline that passed, as often as a hostile caller likes. What matters
+/// of it comes back as an error, and is logged where that ends.
+const DEFAULT_LOG: &str = "info,tarpc=off";
 
 /// Keeps the private keys of MLS apps in devices, and decides what they sign.
 #[derive(Parser)]
@@ -27,7 +29,7 @@ const DEFAULT_LOG: &str = "info,tarpc=warn";
     after_help = "\
 Environment:
   MLSKEYD_LOG  What is logged to stderr, such as `debug` or `mlskeyd::custody=debug`
-               (default: `info,tarpc=warn`)
+               (default: `info,tarpc=off`)
 
 Exit codes:
   0  stopped by SIGTERM or SIGINT, or --check-config found nothing wrong
@@ -81,6 +83,9 @@ fn run(config: Config, notify_stdout: bool) -> Result<(), StartError> {
     if let Err(error) = daemon::harden() {
         // Not all sandboxes allow it, and keys are no safer if nobody can start.
         tracing::warn!(%error, "core dumps of this process could not be turned off");
+    }
+    if let Err(error) = daemon::raise_file_limit() {
+        tracing::warn!(%error, "the limit of open files, and so of connections, stays as it is");
     }
     let socket = config.socket.clone();
     let ready = move || {

@@ -76,11 +76,18 @@ impl RegistryRequest for AllIdentities {
             .map_err(failure::of_store)?;
         let mut all = Vec::with_capacity(records.len());
         for record in records {
-            let key = custody.key(record.key).await?;
-            all.push(OwnedIdentity {
-                owner: record.owner.clone(),
-                identity: identities::info(&record, &key),
-            });
+            match custody.key(record.key).await {
+                Ok(key) => all.push(OwnedIdentity {
+                    owner: record.owner.clone(),
+                    identity: identities::info(&record, &key),
+                }),
+                // One that cannot be used must not hide the others; `keys` shows
+                // it as missing.
+                Err(error) => {
+                    tracing::error!(identity = record.name, owner = %record.owner, %error,
+                    "an identity is left out of the list")
+                }
+            }
         }
         Ok(all)
     }

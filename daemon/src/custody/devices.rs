@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::{
-    Algorithm, DeviceState, Failure, FailureCode, Owner, Placement, Progress, Tier,
+    Algorithm, DeviceState, Failure, FailureCode, Interaction, Owner, Placement, Progress, Tier,
 };
 
 use super::{Call, failure};
@@ -87,12 +87,14 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
+        let mut deadline = call.deadline;
         if device.info().state == DeviceState::Locked {
+            deadline = wait_for_a_person(name, call)?;
             call.progress.send(Progress::Locked {
                 device: name.to_owned(),
             });
         }
-        let running = device.run(owner.clone(), call.priority(), call.deadline, job);
+        let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
         let result = match tokio::time::timeout(BUSY_NOTICE, &mut running).await {
             Ok(result) => result,
@@ -123,6 +125,23 @@ impl Devices {
             .get(name)?
             .run(owner, Priority::Background, deadline, job);
         running.await.map_err(|error| failure::of_run(error, name))
+    }
+}
+
+/// Until when a request may wait for somebody who unlocks the device.
+fn wait_for_a_person(device: &str, call: &Call) -> Result<Instant, Failure> {
+    match call.options.interaction {
+        Interaction::Never => Err(Failure::new(
+            FailureCode::InteractionRequired,
+            format!("device {device} is locked, and the request must not wait for a person"),
+            "unlock the device, or let the request wait for that",
+        )
+        .at_device(device)),
+        Interaction::UpTo(milliseconds) => {
+            let longest = Duration::from_millis(milliseconds.into());
+            let until = Instant::now().checked_add(longest);
+            Ok(until.map_or(call.deadline, |until| until.min(call.deadline)))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Making and destroying keys, step by step so that no step is lost: journal,
 //! device, registry. And the one task that destroys what is due.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ use crate::store::{
 /// Most keys that are destroyed between two looks at the clock.
 const SWEEP_BATCH: usize = 64;
 
+/// How often a new key asks for a generation, when the one that it got is
+/// destroyed before it is in there.
+const GENERATION_TRIES: u32 = 3;
+
 /// What repair at start found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
@@ -27,7 +32,13 @@ pub struct Repaired {
     pub undone: u64,
     /// Keys that were being destroyed: destroyed.
     pub destroyed: u64,
+    /// Generations that their device does not let go for now.
+    pub stuck: u64,
 }
+
+/// How many generations were not destroyed, for the fault of their device. It
+/// is on record that they are to be destroyed, and tried again by each sweep.
+type Stuck = u64;
 
 impl Session {
     /// The caller's key with this id, which the request is then about.
@@ -95,32 +106,8 @@ impl Session {
     ) -> Result<MadeKey, Failure> {
         let custody = self.custody();
         let owner = self.caller().owner.clone();
-        let generation = match algorithm {
-            // Its destruction has to be real, and it lives alone for years.
-            Algorithm::Signature(_) => Under::Own(GenerationId::from_bytes(random_id())),
-            Algorithm::Hpke(_) => Under::Shared(
-                custody
-                    .current_generation(&place.device, &owner, call)
-                    .await?,
-            ),
-        };
         let id = KeyId::from_bytes(random_id());
-        let new = NewKey {
-            id,
-            owner: owner.clone(),
-            algorithm,
-            device: place.device.clone(),
-            tier: place.tier,
-            generation,
-            identity: identity.map(str::to_owned),
-            connection: Some(self.connection()),
-            created: unix_now(),
-        };
-        custody
-            .registry
-            .begin_create(new)
-            .await
-            .map_err(failure::of_store)?;
+        let generation = self.journal(id, algorithm, place, identity, call).await?;
         let tier = place.tier;
         let made = custody
             .devices
@@ -154,6 +141,53 @@ impl Session {
                 Err(failure)
             }
         }
+    }
+
+    /// Journals a key under the generation that it is to have.
+    async fn journal(
+        &self,
+        id: KeyId,
+        algorithm: Algorithm,
+        place: &Place,
+        identity: Option<&str>,
+        call: &Call,
+    ) -> Result<Under, Failure> {
+        let custody = self.custody();
+        let owner = self.caller().owner.clone();
+        for _ in 0..GENERATION_TRIES {
+            let generation = match algorithm {
+                // Its destruction has to be real, and it lives alone for years.
+                Algorithm::Signature(_) => Under::Own(GenerationId::from_bytes(random_id())),
+                Algorithm::Hpke(_) => Under::Shared(
+                    custody
+                        .current_generation(&place.device, &owner, call)
+                        .await?,
+                ),
+            };
+            let new = NewKey {
+                id,
+                owner: owner.clone(),
+                algorithm,
+                device: place.device.clone(),
+                tier: place.tier,
+                generation,
+                identity: identity.map(str::to_owned),
+                connection: Some(self.connection()),
+                created: unix_now(),
+            };
+            match custody.registry.begin_create(new).await {
+                Ok(()) => return Ok(generation),
+                // Its last key has died meanwhile, and it with that key.
+                Err(StoreError::WrongGeneration) => {}
+                Err(error) => return Err(failure::of_store(error)),
+            }
+        }
+        Err(Failure::new(
+            FailureCode::Busy,
+            "keys are being destroyed as fast as this one could be made",
+            "repeat the request",
+        )
+        .at_device(&place.device))
     }
 }
 
@@ -206,30 +240,26 @@ impl Custody {
         }
     }
 
-    async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
-        self.registry
-            .abandon_create(id)
-            .await
-            .map_err(failure::of_store)?;
-        self.destroy_idle_generations().await
+    async fn try_undo_creation(&self, id: KeyId) -> Result<Stuck, Failure> {
+        let own = self.registry.abandon_create(id).await;
+        let own = own.map_err(failure::of_store)?;
+        self.destroy_generations(own.into_iter().collect()).await
     }
 
-    /// Destroys a key that is due, durably: tombstone, device, registry,
-    /// record. `false`: a claim came first, or somebody else destroyed it.
-    async fn destroy_due_key(&self, id: KeyId) -> Result<bool, Failure> {
+    /// Destroys a key that is due, durably: tombstone, record, registry,
+    /// device. `false`: it is needed again.
+    async fn destroy_key(&self, id: KeyId) -> Result<bool, Failure> {
+        self.can_record()?;
         match self.registry.begin_destroy(id, Cause::Due).await {
-            Ok(key) => self.finish_destroying(&key).await.map(|()| true),
+            Ok(key) => self.finish_destroying(&key).await.map(|_| true),
+            // A claim, or another sweep, came first.
             Err(StoreError::NotDue(_) | StoreError::Destroyed(_)) => Ok(false),
             Err(error) => Err(failure::of_store(error)),
         }
     }
 
-    async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
-        self.registry
-            .finish_destroy(key.id)
-            .await
-            .map_err(failure::of_store)?;
-        self.destroy_idle_generations().await?;
+    async fn finish_destroying(&self, key: &KeyRecord) -> Result<Stuck, Failure> {
+        // Before the journal forgets it: rather twice on record than never.
         let mut record = Record::new(
             "Destroy",
             AuditOutcome::Noted {
@@ -242,50 +272,78 @@ impl Custody {
         self.audit
             .append(record, Durability::Now)
             .await
-            .map_err(failure::of_audit)
-    }
-
-    /// Destroys the generations whose last key has gone: only then nothing of
-    /// these keys is left, whatever copies of the registry there are.
-    async fn destroy_idle_generations(&self) -> Result<(), Failure> {
-        let idle = self
-            .registry
-            .generations_to_destroy()
+            .map_err(failure::of_audit)?;
+        self.registry
+            .finish_destroy(key.id)
             .await
             .map_err(failure::of_store)?;
-        for generation in idle {
-            self.registry
-                .begin_destroy_generation(generation.id)
-                .await
-                .map_err(failure::of_store)?;
-            self.destroy_generation(&generation).await?;
-        }
-        Ok(())
+        self.destroy_if_idle(key.generation).await
     }
 
-    async fn destroy_generation(&self, generation: &Generation) -> Result<(), Failure> {
-        let id = generation.id;
-        self.devices
-            .run_own(&generation.device, move |device| {
-                device
-                    .destroyer()
-                    .ok_or(DeviceError::Absent)?
-                    .destroy_generation(id)
-            })
-            .await?;
-        crate::failpoint::hit("custody.generation.destroyed");
-        self.registry
-            .finish_destroy_generation(id)
+    /// Destroys a generation if its last key has gone: only then nothing of
+    /// its keys is left, whatever copies of the registry there are.
+    async fn destroy_if_idle(&self, generation: GenerationId) -> Result<Stuck, Failure> {
+        let idle = self.registry.generation_to_destroy(generation).await;
+        self.destroy_generations(idle.map_err(failure::of_store)?)
             .await
-            .map_err(failure::of_store)
+    }
+
+    /// The same for all of them, and for those that were stuck.
+    async fn destroy_all_idle(&self) -> Result<Stuck, Failure> {
+        let idle = self.registry.generations_to_destroy().await;
+        self.destroy_generations(idle.map_err(failure::of_store)?)
+            .await
+    }
+
+    /// A device that does not answer keeps its own generations, and no other's.
+    async fn destroy_generations(&self, idle: Vec<Generation>) -> Result<Stuck, Failure> {
+        let mut failed: BTreeSet<String> = BTreeSet::new();
+        let mut stuck: Stuck = 0;
+        for generation in idle {
+            let begun = self.registry.begin_destroy_generation(generation.id).await;
+            match begun {
+                Ok(()) => {}
+                // It got a key meanwhile.
+                Err(StoreError::WrongGeneration) => continue,
+                Err(error) => return Err(failure::of_store(error)),
+            }
+            if failed.contains(&generation.device) {
+                stuck = stuck.saturating_add(1);
+                continue;
+            }
+            if let Err(error) = self.let_go(&generation).await {
+                tracing::warn!(generation = %generation.id, device = generation.device, %error,
+                    "destroyed keys can be brought back from an old copy of the registry until their device lets go of them");
+                failed.insert(generation.device);
+                stuck = stuck.saturating_add(1);
+                continue;
+            }
+            crate::failpoint::hit("custody.generation.destroyed");
+            self.registry
+                .finish_destroy_generation(generation.id)
+                .await
+                .map_err(failure::of_store)?;
+        }
+        Ok(stuck)
+    }
+
+    async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
+        let id = generation.id;
+        let destroy = move |device: &mut dyn devices::Device| {
+            let destroyer = device.destroyer().ok_or(DeviceError::Absent)?;
+            destroyer.destroy_generation(id)
+        };
+        self.devices.run_own(&generation.device, destroy).await
     }
 
     /// Finishes what a dead predecessor began. What might be in use is never
     /// deleted: only keys that nobody can have heard of, and keys that are dead
-    /// by the journal.
+    /// by the journal. A device that is away is no obstacle: what it has to do
+    /// waits for the next sweep.
     ///
     /// # Errors
-    /// The first step that failed; the journal still names the rest.
+    /// The first step of the registry or the audit log that failed; the journal
+    /// still names the rest.
     pub async fn repair(&self) -> Result<Repaired, Failure> {
         if self.registry.read_only_reason().is_some() {
             return Ok(Repaired::default());
@@ -307,25 +365,19 @@ impl Custody {
             repaired.destroyed = repaired.destroyed.saturating_add(1);
         }
         for generation in pending.generations_creating {
-            self.registry
-                .begin_destroy_generation(generation.id)
-                .await
-                .map_err(failure::of_store)?;
-            self.destroy_generation(&generation).await?;
+            // Nobody knows whether it was made: it is destroyed as if it was.
+            let begun = self.registry.begin_destroy_generation(generation.id).await;
+            begun.map_err(failure::of_store)?;
         }
-        for generation in pending.generations_destroying {
-            self.destroy_generation(&generation).await?;
-        }
-        self.destroy_idle_generations().await?;
+        repaired.stuck = self.destroy_all_idle().await?;
         Ok(repaired)
     }
 
     /// Destroys what is due now.
     ///
     /// # Errors
-    /// If the registry cannot be read, or a key is not destroyed: the others
-    /// are. One that its device does not let go is tried again at the next
-    /// start.
+    /// If the registry or the audit log cannot be written, or a key is not
+    /// destroyed: the others are.
     pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
         // Two at once would be in each other's way, and count each other's keys.
         let _turn = self.sweeping.lock().await;
@@ -337,12 +389,9 @@ impl Custody {
                 .destroyable(SWEEP_BATCH)
                 .await
                 .map_err(failure::of_store)?;
-            if due.is_empty() {
-                break;
-            }
             let before = swept.destroyed;
             for id in due {
-                match self.destroy_due_key(id).await {
+                match self.destroy_key(id).await {
                     Ok(true) => swept.destroyed = swept.destroyed.saturating_add(1),
                     Ok(false) => {}
                     Err(error) => {
@@ -351,12 +400,12 @@ impl Custody {
                     }
                 }
             }
-            // The same would be due for ever.
+            // None is due, or the same would be due for ever.
             if swept.destroyed == before {
                 break;
             }
         }
-        self.destroy_idle_generations().await?;
+        self.destroy_all_idle().await?;
         if let Some(failure) = failed {
             return Err(failure);
         }

@@ -20,6 +20,7 @@ mod lifecycle;
 mod look;
 mod open;
 mod request;
+mod scrub;
 mod sign;
 mod storages;
 mod subject;
@@ -62,6 +63,8 @@ pub struct Custody {
     sweeping: tokio::sync::Mutex<()>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,
+    /// Rung when somebody connects.
+    connected: Notify,
     connections: AtomicU32,
     next_connection: AtomicU64,
     started: Instant,
@@ -105,6 +108,7 @@ impl Custody {
             making_generation: tokio::sync::Mutex::new(()),
             sweeping: tokio::sync::Mutex::new(()),
             due: Notify::new(),
+            connected: Notify::new(),
             connections: AtomicU32::new(0),
             next_connection: AtomicU64::new(1),
             started: Instant::now(),
@@ -115,6 +119,7 @@ impl Custody {
     #[must_use]
     pub fn connect(self: &Arc<Self>, caller: Caller) -> Session {
         self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connected.notify_one();
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         Session(Arc::new(Connection {
             custody: Arc::clone(self),

@@ -1,6 +1,6 @@
 //! What the daemon is put together from, made as the configuration says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
@@ -118,17 +118,22 @@ fn random_key() -> Result<StoreKey, StoreKeyError> {
 /// Starts the thread of every device. One that does not open is there
 /// nevertheless, says why, and keeps no other from its work.
 ///
-/// `start` says whether they may make their directories.
+/// Those in `fresh` may make their directories.
 pub(super) fn devices(
     config: &Config,
     key: &StoreKey,
-    start: Start,
+    fresh: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, DeviceThread<Owner>>, StartError> {
     let limits = Limits {
         per_owner: usize::try_from(config.limits.queue_per_owner).unwrap_or(usize::MAX),
         total: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
     };
     let spawn = |device: &DeviceConfig| {
+        let start = if fresh.contains(&device.name) {
+            Start::CreateIfAbsent
+        } else {
+            Start::MustExist
+        };
         let opened = open_device(config, device, key, start);
         let opened = opened.unwrap_or_else(|error| {
             tracing::error!(device = device.name, %error, advice = error.advice(), "a device does not open");
@@ -265,19 +270,17 @@ mod tests {
         let Loaded::Made(key) = store_key(&config).unwrap() else {
             panic!("no key made")
         };
-        let state = |start| {
-            let devices = devices(&config, &key, start).unwrap();
+        let state = |fresh: &[&str]| {
+            let fresh = fresh.iter().map(|name| (*name).to_owned()).collect();
+            let devices = devices(&config, &key, &fresh).unwrap();
             let info = devices["software"].handle().info();
             devices.into_values().for_each(DeviceThread::shut_down);
             (info.state, info.reason.clone())
         };
-        let (absent, reason) = state(Start::MustExist);
+        let (absent, reason) = state(&[]);
         assert_eq!(absent, DeviceState::Failed);
         assert!(reason.contains("missing"), "{reason}");
-        assert_eq!(
-            state(Start::CreateIfAbsent),
-            (DeviceState::Ready, String::new())
-        );
-        assert_eq!(state(Start::MustExist).0, DeviceState::Ready);
+        assert_eq!(state(&["software"]), (DeviceState::Ready, String::new()));
+        assert_eq!(state(&[]).0, DeviceState::Ready);
     }
 }

@@ -2,6 +2,11 @@
 
 use std::os::unix::net::UnixStream;
 
+use mlskeyd_protocol::client::{Call, CallError, Client, ClientConfig};
+use mlskeyd_protocol::v1::{
+    CreateIdentity, Credential, GenerateHpke, Kem, KeyId, Placement, SignatureScheme,
+};
+
 use super::*;
 use crate::store_key::StoreKey;
 
@@ -29,7 +34,8 @@ fn it_serves_from_start_to_stop_and_again() {
         running.stop();
         assert!(!dir.path().join("socket").exists());
         let log = dir.path().join("state").join(audit::FILE_NAME);
-        assert_eq!(audit::verify(&log).unwrap().entries, started);
+        // Its start and its stop.
+        assert_eq!(audit::verify(&log).unwrap().entries, 2 * started);
     }
 }
 
@@ -98,4 +104,146 @@ fn a_lost_store_key_loses_nothing_else() {
     std::fs::rename(&kept, &key).unwrap();
     StoreKey::load_file(&key).unwrap();
     Daemon::start(config).unwrap();
+}
+
+#[test]
+fn a_device_that_is_configured_later_is_made_and_one_that_lost_its_keys_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = config(dir.path());
+    let text = |devices: &str| {
+        format!(
+            "state_dir = {:?}\nsocket = {:?}\n{devices}",
+            first.state_dir.display().to_string(),
+            first.socket.display().to_string(),
+        )
+    };
+    let both = text(
+        "[[devices]]\nname = \"software\"\nkind = \"software\"\n\
+         [[devices]]\nname = \"second\"\nkind = \"software\"\n",
+    );
+    let both = Config::parse(Path::new("test.toml"), &both).unwrap();
+    let directory = |name: &str| first.state_dir.join("devices").join(name).join("device");
+
+    let running = Daemon::start(first.clone()).unwrap();
+    make_identity(running.socket(), "alice", "software").unwrap();
+    running.stop();
+    let running = Daemon::start(both.clone()).unwrap();
+    assert!(directory("second").exists());
+    make_identity(running.socket(), "bob", "second").unwrap();
+    running.stop();
+
+    for name in ["software", "second"] {
+        std::fs::remove_dir_all(directory(name).parent().unwrap()).unwrap();
+    }
+    let running = Daemon::start(both).unwrap();
+    assert!(!directory("second").exists() && !directory("software").exists());
+    let error = make_identity(running.socket(), "carol", "second").unwrap_err();
+    assert!(error.to_string().contains("second"), "{error}");
+    running.stop();
+}
+
+/// Makes an identity with its key on the device.
+fn make_identity(socket: &Path, name: &str, device: &str) -> Result<(), CallError> {
+    let client = Client::new(ClientConfig::new(socket.to_owned(), "test"));
+    let request = CreateIdentity {
+        name: name.to_owned(),
+        credential: Credential::Basic(b"alice".to_vec().into()),
+        scheme: SignatureScheme::Ed25519,
+        placement: Placement {
+            device: Some(device.to_owned()),
+            tier: None,
+        },
+    };
+    client
+        .create_identity(request, &Call::default())
+        .map(|_| ())
+}
+
+#[test]
+fn a_device_that_is_away_keeps_its_destroyed_keys_and_stops_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let running = Daemon::start(config.clone()).unwrap();
+    let client = Client::new(ClientConfig::new(running.socket(), "test"));
+    let request = GenerateHpke {
+        kem: Kem::DhKemX25519,
+        placement: Placement::default(),
+    };
+    let made = client.generate_hpke(request, &Call::default()).unwrap();
+    drop(client);
+    running.stop();
+
+    let device = config.state_dir.join("devices/software");
+    let away = dir.path().join("away");
+    let generations = |device: &Path| {
+        std::fs::read_dir(device.join("generations"))
+            .unwrap()
+            .count()
+    };
+    std::fs::rename(&device, &away).unwrap();
+    begin_to_destroy(&config, made.key);
+    // Repair at start meets a device that does not answer.
+    Daemon::start(config.clone()).unwrap().stop();
+    assert_eq!(generations(&away), 1);
+    std::fs::rename(&away, &device).unwrap();
+    Daemon::start(config).unwrap().stop();
+    assert_eq!(generations(&device), 0);
+}
+
+/// As a daemon that died in the middle of destroying the key.
+fn begin_to_destroy(config: &Config, key: KeyId) {
+    let Loaded::Found(store_key) = parts::store_key(config).unwrap() else {
+        panic!("no store key")
+    };
+    let mac_key = store_key.subkey(REGISTRY_LABEL).unwrap();
+    let settings = store_settings(config);
+    Runtime::new().unwrap().block_on(async {
+        let registry = Registry::open(&config.state_dir, mac_key.expose(), settings).unwrap();
+        let begun = registry.begin_destroy(key, store::Cause::Ordered).await;
+        begun.unwrap();
+        registry.close().await;
+    });
+}
+
+#[test]
+fn connections_are_bounded_as_the_configuration_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.limits.connections_per_user = 1;
+    let running = Daemon::start(config).unwrap();
+    let client = |_| Client::new(ClientConfig::new(running.socket(), "test"));
+    let [first, second] = [1, 2].map(client);
+    first.status(&Call::default()).unwrap();
+    let error = second.status(&Call::default()).unwrap_err();
+    assert!(
+        error.to_string().contains("too many connections"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_row_that_was_changed_is_found_before_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let running = Daemon::start(config.clone()).unwrap();
+    make_identity(running.socket(), "alice", "software").unwrap();
+    running.stop();
+    let registry = rusqlite::Connection::open(config.state_dir.join("registry.db")).unwrap();
+    registry
+        .execute("UPDATE identities SET mac = x'00'", [])
+        .unwrap();
+    drop(registry);
+
+    let running = Daemon::start(config.clone()).unwrap();
+    let log = config.state_dir.join(audit::FILE_NAME);
+    let found = || {
+        let entries = audit::Entries::open(&log).unwrap();
+        entries
+            .map_while(Result::ok)
+            .any(|entry| entry.record.action == "RowTampered")
+    };
+    while !found() {
+        std::thread::yield_now();
+    }
+    running.stop();
 }

@@ -99,14 +99,6 @@ impl DeviceError {
             }
         }
     }
-
-    /// Whether the failure may pass by itself, so that repeating *once* makes
-    /// sense. It is harmless for signing and key agreement only: never repeat
-    /// generating or destroying.
-    #[must_use]
-    pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Io { .. })
-    }
 }
 
 fn possible_text(possible: &[Tier]) -> String {

@@ -8,21 +8,25 @@ use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::limits::MAX_MEMORY_PER_USER;
 use tokio::sync::oneshot;
 
-use crate::config::Limits;
-
 /// Most connections of one user that have not said their greeting. One more
 /// ends the oldest: an honest client says it at once.
 const MAX_GREETING: usize = 64;
 
+/// How many connections may be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Of all users together. Root and the daemon's own user get in
+    /// nevertheless, to see what is going on.
+    pub connections: usize,
+    /// Of one user.
+    pub per_user: usize,
+}
+
 /// Everybody who is connected.
 #[derive(Debug)]
 pub(super) struct Crowd {
+    bounds: Bounds,
     users: Mutex<Users>,
-    /// Most connections of all users together. Root and the daemon's own user
-    /// get in nevertheless, to see what is going on.
-    connections: usize,
-    /// Most connections of one user.
-    per_user: usize,
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +61,11 @@ pub(super) struct Place {
 }
 
 impl Crowd {
-    /// Nobody yet, within these limits.
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
-        let size = |limit| usize::try_from(limit).unwrap_or(usize::MAX);
-        Arc::new(Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
             users: Mutex::default(),
-            connections: size(limits.connections),
-            per_user: size(limits.connections_per_user),
-        })
+        }
     }
 
     /// Lets a connection in to say its greeting; it is to leave when the
@@ -108,11 +109,12 @@ impl Newcomer {
     /// user, or everybody together, has too many.
     pub(super) fn take_place(&self, privileged: bool) -> Option<Place> {
         let mut users = self.crowd.users();
-        if users.connections >= self.crowd.connections && !privileged {
+        let bounds = self.crowd.bounds;
+        if users.connections >= bounds.connections && !privileged {
             return None;
         }
         let user = users.by_uid.get_mut(&self.uid)?;
-        if user.connections >= self.crowd.per_user {
+        if user.connections >= bounds.per_user {
             return None;
         }
         user.connections = user.connections.saturating_add(1);
@@ -160,17 +162,16 @@ mod tests {
     use super::*;
 
     fn crowd() -> Arc<Crowd> {
-        Crowd::new(Limits {
-            connections: 20,
-            connections_per_user: 7,
-            ..Limits::default()
-        })
+        Arc::new(Crowd::new(Bounds {
+            connections: 5,
+            per_user: 3,
+        }))
     }
 
     #[test]
     fn each_user_has_so_many_places() {
         let crowd = crowd();
-        let places: Vec<_> = (0..7)
+        let places: Vec<_> = (0..3)
             .map(|_| crowd.arrive(7).0.take_place(false).unwrap())
             .collect();
         assert!(crowd.arrive(7).0.take_place(true).is_none());
@@ -183,8 +184,8 @@ mod tests {
     #[test]
     fn all_together_have_so_many_places_and_the_admin_gets_in() {
         let crowd = crowd();
-        let places: Vec<_> = (0..20)
-            .map(|i| crowd.arrive(i).0.take_place(false).unwrap())
+        let places: Vec<_> = (0..5)
+            .map(|uid| crowd.arrive(uid).0.take_place(false).unwrap())
             .collect();
         assert!(crowd.arrive(5_000).0.take_place(false).is_none());
         assert!(crowd.arrive(0).0.take_place(true).is_some());

@@ -6,5 +6,6 @@ mod rpc;
 mod services;
 mod socket;
 
+pub use crowd::Bounds;
 pub use rpc::serve;
 pub use socket::{Socket, SocketError};

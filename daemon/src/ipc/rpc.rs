@@ -11,10 +11,9 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::Socket;
-use super::crowd::Crowd;
+use super::crowd::{Bounds, Crowd};
 use super::services::{AdminDoor, CustodyDoor, Way};
 use crate::caller::Caller;
-use crate::config::Limits;
 use crate::custody::Custody;
 
 /// How long calls under way may take to end when the daemon stops.
@@ -28,11 +27,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     socket: Socket,
     custody: Arc<Custody>,
-    limits: Limits,
+    bounds: Bounds,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.boxed().shared();
-    let crowd = Crowd::new(limits);
+    let crowd = Arc::new(Crowd::new(bounds));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -10,16 +10,8 @@ const MAX_EXTENSIONS: usize = 64;
 pub struct ExtensionType(pub u16);
 
 impl ExtensionType {
-    /// `application_id`, in a LeafNode.
-    pub const APPLICATION_ID: Self = Self(0x0001);
     /// `ratchet_tree`, in a GroupInfo.
     pub const RATCHET_TREE: Self = Self(0x0002);
-    /// `required_capabilities`, in a GroupContext.
-    pub const REQUIRED_CAPABILITIES: Self = Self(0x0003);
-    /// `external_pub`, in a GroupInfo: invites external commits.
-    pub const EXTERNAL_PUB: Self = Self(0x0004);
-    /// `external_senders`, in a GroupContext.
-    pub const EXTERNAL_SENDERS: Self = Self(0x0005);
     /// `last_resort`, in a KeyPackage.
     pub const LAST_RESORT: Self = Self(0x000a);
 }

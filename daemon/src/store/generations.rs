@@ -1,7 +1,7 @@
 //! Generation keys: what keys hang under, so that they can be destroyed.
 
 use rand_core::{OsRng, RngCore};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Params, params};
 
 use super::error::StoreError;
 use super::mac::{Row, RowMac};
@@ -32,12 +32,17 @@ pub(super) fn get(
         .transpose()
 }
 
-/// All that are not destroyed; those that do not verify are left out, and said
+/// Those of a condition; those that do not verify are left out, and said
 /// loudly.
-pub(super) fn alive(conn: &Connection, mac: &RowMac) -> Result<Vec<Generation>, StoreError> {
-    let mut statement =
-        conn.prepare_cached("SELECT id, body, mac FROM generations WHERE state != 4")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+pub(super) fn select(
+    conn: &Connection,
+    mac: &RowMac,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<Generation>, StoreError> {
+    let sql = format!("SELECT id, body, mac FROM generations WHERE {condition}");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
     let mut generations = Vec::new();
     for raw in rows {
         let (id, body, tag): Raw = raw?;
@@ -86,12 +91,9 @@ pub(super) fn current(
     device: &str,
     max_age: u64,
 ) -> Result<CurrentGeneration, StoreError> {
-    let current = alive(tx.conn, tx.mac)?.into_iter().find(|generation| {
-        generation.device == device
-            && !generation.own
-            && generation.state == GenerationState::Current
-            && tx.now.observed.saturating_sub(generation.created) < max_age
-    });
+    let current = currents(tx, device)?
+        .into_iter()
+        .find(|generation| tx.now.observed.saturating_sub(generation.created) < max_age);
     if let Some(generation) = current {
         return Ok(CurrentGeneration::Existing(generation.id));
     }
@@ -103,6 +105,30 @@ pub(super) fn current(
     put(tx, &creating(tx, id, device, false))?;
     failpoint::hit("store.current_generation.before_commit");
     Ok(CurrentGeneration::CreateNew(id))
+}
+
+/// The generations that take the device's new HPKE keys: one, or none. How many
+/// signature keys there are, each with a generation of its own, does not matter.
+fn currents(tx: &Tx<'_>, device: &str) -> Result<Vec<Generation>, StoreError> {
+    let mut found = select(
+        tx.conn,
+        tx.mac,
+        "own = 0 AND state = 1 AND device = ?1",
+        [device],
+    )?;
+    found.retain(|generation| {
+        generation.device == device
+            && !generation.own
+            && generation.state == GenerationState::Current
+    });
+    Ok(found)
+}
+
+/// Whether anything of the device is, or may be, alive.
+pub(super) fn any_of(conn: &Connection, device: &str) -> Result<bool, StoreError> {
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM generations WHERE device = ?1 AND state != 4 LIMIT 1")?
+        .exists([device])?)
 }
 
 fn creating(tx: &Tx<'_>, id: GenerationId, device: &str, own: bool) -> Generation {
@@ -123,17 +149,14 @@ pub(super) fn finish(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
         GenerationState::Current => return Ok(()),
         _ => return Err(StoreError::WrongGeneration),
     }
-    for older in alive(tx.conn, tx.mac)? {
-        let replaced = older.device == generation.device && !older.own;
-        if replaced && older.state == GenerationState::Current {
-            put(
-                tx,
-                &Generation {
-                    state: GenerationState::Retired,
-                    ..older
-                },
-            )?;
-        }
+    for older in currents(tx, &generation.device)? {
+        put(
+            tx,
+            &Generation {
+                state: GenerationState::Retired,
+                ..older
+            },
+        )?;
     }
     put(
         tx,
@@ -144,22 +167,6 @@ pub(super) fn finish(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
     )?;
     failpoint::hit("store.finish_generation.before_commit");
     Ok(())
-}
-
-/// Takes no new keys from here on.
-pub(super) fn retire(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
-    let generation = require(tx, id)?;
-    match generation.state {
-        GenerationState::Current => put(
-            tx,
-            &Generation {
-                state: GenerationState::Retired,
-                ..generation
-            },
-        ),
-        GenerationState::Retired => Ok(()),
-        _ => Err(StoreError::WrongGeneration),
-    }
 }
 
 /// A new key may go only where nobody is destroying.
@@ -201,20 +208,26 @@ pub(super) fn finish_own(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), Store
     }
 }
 
-/// Those that hold no living key and take no new one.
+/// Without a living key, and not merely waiting for its first one: the current
+/// one, too, once all of its keys have died.
+const IDLE: &str = "NOT EXISTS (
+        SELECT 1 FROM keys WHERE generation = generations.id AND keys.state < 3)
+    AND (state != 1 OR own = 1
+        OR EXISTS (SELECT 1 FROM keys WHERE generation = generations.id))";
+
+/// Those that are to be destroyed, or have begun to be.
 pub(super) fn to_destroy(conn: &Connection, mac: &RowMac) -> Result<Vec<Generation>, StoreError> {
-    let mut due = Vec::new();
-    for generation in alive(conn, mac)? {
-        let closed = match generation.state {
-            GenerationState::Retired => true,
-            GenerationState::Current => generation.own,
-            _ => false,
-        };
-        if closed && !holds_keys(conn, &generation.id)? {
-            due.push(generation);
-        }
-    }
-    Ok(due)
+    select(conn, mac, &format!("state IN (1, 2, 3) AND {IDLE}"), [])
+}
+
+/// The same, of this one only.
+pub(super) fn to_destroy_of(
+    conn: &Connection,
+    mac: &RowMac,
+    id: &GenerationId,
+) -> Result<Vec<Generation>, StoreError> {
+    let condition = format!("id = ?1 AND state IN (1, 2, 3) AND {IDLE}");
+    select(conn, mac, &condition, [id.as_bytes()])
 }
 
 fn holds_keys(conn: &Connection, id: &GenerationId) -> Result<bool, StoreError> {
@@ -228,7 +241,6 @@ pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), St
     let generation = require(tx, id)?;
     match generation.state {
         GenerationState::Destroyed => return Ok(()),
-        GenerationState::Current if !generation.own => return Err(StoreError::WrongGeneration),
         _ if holds_keys(tx.conn, id)? => return Err(StoreError::WrongGeneration),
         _ => {}
     }

@@ -10,7 +10,8 @@ use super::generations;
 use super::mac::{Row, RowMac, decode};
 use super::tombstones::Tombstone;
 use super::types::{
-    Binding, Cause, ConnectionId, KeyRecord, LifeState, MadeKey, NewKey, Rebind, Under, Wait,
+    Binding, Cause, ConnectionId, Generation, KeyRecord, LifeState, MadeKey, NewKey, Rebind, Under,
+    Wait,
 };
 use super::writer::{Effect, Tx};
 use super::{claims, column};
@@ -267,9 +268,13 @@ pub(super) fn finish_create(tx: &mut Tx<'_>, made: MadeKey) -> Result<Arc<KeyRec
 }
 
 /// Drops a journalled key that the device did not make, or has destroyed.
-pub(super) fn abandon_create(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreError> {
+/// Answers the generation that it had of its own.
+pub(super) fn abandon_create(
+    tx: &mut Tx<'_>,
+    id: &KeyId,
+) -> Result<Option<Generation>, StoreError> {
     let Some(key) = get(tx.conn, tx.mac, id)? else {
-        return Ok(());
+        return Ok(None);
     };
     if key.state != LifeState::Creating {
         return Err(StoreError::Conflict("a finished key of this name"));
@@ -278,7 +283,8 @@ pub(super) fn abandon_create(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreErr
         .prepare_cached("DELETE FROM keys WHERE id = ?1")?
         .execute([id.as_bytes()])?;
     tx.then(Effect::KeyRemoved(*id));
-    Ok(())
+    let generation = generations::get(tx.conn, tx.mac, &key.generation)?;
+    Ok(generation.filter(|generation| generation.own))
 }
 
 /// Journals that a key is to be destroyed: from here on nobody can use it.

@@ -215,11 +215,12 @@ impl Registry {
     }
 
     /// Drops a journalled key that the device did not make, or has destroyed
-    /// again. Its own generation, if it has one, is to be destroyed after it.
+    /// again. Answers its own generation, if it has one: that is to be destroyed
+    /// after it.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the key is finished.
-    pub async fn abandon_create(&self, id: KeyId) -> Result<(), StoreError> {
+    pub async fn abandon_create(&self, id: KeyId) -> Result<Option<Generation>, StoreError> {
         self.write(move |tx| keys::abandon_create(tx, &id)).await
     }
 
@@ -262,7 +263,7 @@ impl Registry {
                     _ => {}
                 }
             }
-            for generation in generations::alive(tx.conn, tx.mac)? {
+            for generation in generations::select(tx.conn, tx.mac, "state IN (0, 3)", [])? {
                 match generation.state {
                     GenerationState::Creating => pending.generations_creating.push(generation),
                     GenerationState::Destroying => pending.generations_destroying.push(generation),
@@ -272,15 +273,6 @@ impl Registry {
             Ok(pending)
         })
         .await
-    }
-
-    /// The key in memory, if it was used of late: for callers that cannot wait.
-    #[must_use]
-    pub fn cached_key(&self, id: &KeyId) -> Option<Arc<KeyRecord>> {
-        self.shared
-            .cache
-            .key(id)
-            .filter(|key| key.state != LifeState::Creating)
     }
 
     /// The key, unless it is still being made. Look at its state: it may be
@@ -370,15 +362,7 @@ impl Registry {
         Ok(())
     }
 
-    /// No new keys go there from here on.
-    ///
-    /// # Errors
-    /// [`StoreError::WrongGeneration`] if it is not in use.
-    pub async fn retire_generation(&self, id: GenerationId) -> Result<(), StoreError> {
-        self.write(move |tx| generations::retire(tx, &id)).await
-    }
-
-    /// Those without living keys that take no new ones.
+    /// Those whose keys have all died, and those whose destruction has begun.
     ///
     /// # Errors
     /// As any reading.
@@ -387,10 +371,34 @@ impl Registry {
             .await
     }
 
-    /// Journals that a generation is to be destroyed. May be repeated.
+    /// The same for one of them, however many there are: one, or none.
     ///
     /// # Errors
-    /// [`StoreError::WrongGeneration`] if it holds keys or takes new ones.
+    /// As any reading.
+    pub async fn generation_to_destroy(
+        &self,
+        id: GenerationId,
+    ) -> Result<Vec<Generation>, StoreError> {
+        self.read(move |reading| generations::to_destroy_of(reading.conn, reading.mac, &id))
+            .await
+    }
+
+    /// Whether the registry knows of anything alive on the device: then the
+    /// device must not begin anew.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn knows_device(&self, device: &str) -> Result<bool, StoreError> {
+        let device = device.to_owned();
+        self.read(move |reading| generations::any_of(reading.conn, &device))
+            .await
+    }
+
+    /// Journals that a generation is to be destroyed. It takes no keys from
+    /// here on. May be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGeneration`] if it holds living keys.
     pub async fn begin_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
         self.write(move |tx| generations::begin_destroy(tx, &id))
             .await?;

@@ -42,6 +42,7 @@ CREATE TABLE generations (
     mac BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generations_alive ON generations (state) WHERE state != 4;
+CREATE INDEX generations_shared ON generations (device) WHERE own = 0 AND state = 1;
 
 CREATE TABLE identities (
     id BLOB PRIMARY KEY,
