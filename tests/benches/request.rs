@@ -42,13 +42,24 @@ fn main() {
         println!("sign application message, {scheme:?}");
         println!("    at the device, in process    {direct:>8.1} us");
         println!("    through the daemon           {served:>8.1} us");
-        println!("    all but the device           {:>8.1} us", served - direct);
+        println!(
+            "    all but the device           {:>8.1} us",
+            served - direct
+        );
         println!("    through the daemon / direct  {:>8.2}", served / direct);
         let (rate, slowest) = crowd(&client, key, &content);
-        println!("    {CLIENTS} clients: {rate:.0}/s, {:.2} of one device's direct rate; slowest {slowest:.2} of the mean", rate * direct / 1e6);
+        println!(
+            "    {CLIENTS} clients: {rate:.0}/s, {:.2} of one device's direct rate; slowest {slowest:.2} of the mean",
+            rate * direct / 1e6
+        );
     }
-    let request = || GenerateHpke { kem: Kem::DhKemX25519, placement: Placement::default() };
-    let generate = median(300, || drop(client.generate_hpke(request(), &call).expect("a key")));
+    let request = || GenerateHpke {
+        kem: Kem::DhKemX25519,
+        placement: Placement::default(),
+    };
+    let generate = median(300, || {
+        drop(client.generate_hpke(request(), &call).expect("a key"))
+    });
     println!("make an HPKE key, durably        {generate:>8.1} us");
 }
 
@@ -63,14 +74,19 @@ fn crowd(client: &Client, key: KeyId, content: &[u8]) -> (f64, f64) {
                     let mut done = 0.0;
                     while begun.elapsed() < Duration::from_secs(2) {
                         let content = SecretBytes::new(content.to_vec());
-                        client.sign(Sign { key, content }, &Call::default()).expect("sign");
+                        client
+                            .sign(Sign { key, content }, &Call::default())
+                            .expect("sign");
                         done += 1.0;
                     }
                     done / begun.elapsed().as_secs_f64()
                 })
             })
             .collect();
-        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"))
+            .collect()
     });
     let total: f64 = each.iter().sum();
     let slowest = each.iter().copied().fold(f64::INFINITY, f64::min);
@@ -81,11 +97,13 @@ fn direct_sign(scheme: SignatureScheme, content: &[u8]) -> f64 {
     let dir = tempfile::tempdir().expect("a directory");
     let store_key = StoreKey::create_file(&dir.path().join("key")).expect("a store key");
     let path = dir.path().join("device");
-    let mut device = SoftwareDevice::open("direct", &path, &store_key, Start::CreateIfAbsent)
-        .expect("a device");
+    let mut device =
+        SoftwareDevice::open("direct", &path, &store_key, Start::CreateIfAbsent).expect("a device");
     let generation = GenerationId::from_bytes([1; 16]);
     let generator = device.generator().expect("it generates");
-    generator.create_generation(generation).expect("a generation");
+    generator
+        .create_generation(generation)
+        .expect("a generation");
     let key = generator
         .generate(NewKey {
             id: KeyId::from_bytes([2; 16]),

@@ -2,10 +2,10 @@
 //! processes in private directories, and a scan of a process's memory and files
 //! for private keys.
 
-pub mod mls_run;
-pub mod registry_keys;
 pub mod books;
 pub mod failpoints;
+pub mod mls_run;
+pub mod registry_keys;
 pub mod rig;
 pub mod scan;
 pub mod stock;

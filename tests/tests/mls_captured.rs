@@ -544,7 +544,13 @@ impl Registry<'_> {
                     bound.insert(leaf_public, HpkeKey::LeafOfGroup { group, leaf_index });
                 }
                 BindingChange::LeafOfKeyPackage { leaf_public } => {
-                    bound.insert(leaf_public, HpkeKey::LeafOfKeyPackage { init_public: None, in_group: false });
+                    bound.insert(
+                        leaf_public,
+                        HpkeKey::LeafOfKeyPackage {
+                            init_public: None,
+                            in_group: false,
+                        },
+                    );
                 }
             }
         }

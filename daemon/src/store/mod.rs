@@ -43,8 +43,8 @@ pub use error::{OpenError, StoreError};
 pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
     Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
-    GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MAX_GROUPS, MadeKey, NewKey, Pending, Rebind,
-    Settings, Under,
+    GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MAX_GROUPS, MadeKey, NewKey,
+    Pending, Rebind, Settings, Under,
 };
 
 use cache::Cache;
