@@ -1,6 +1,6 @@
 //! Is there custody to be had?
 
-use mlskeyd_protocol::v1::DeviceState;
+use mlskeyd_protocol::v1::{DeviceState, ServiceStatus};
 
 /// Whether keys can be in custody just now, learnt without waiting for a
 /// person or for a daemon that starts.
@@ -34,7 +34,11 @@ pub enum Availability {
 }
 
 impl Availability {
-    pub(crate) fn of_device(device: String, state: DeviceState) -> Self {
+    pub(crate) fn of_status(status: ServiceStatus) -> Self {
+        if let Some(reason) = status.read_only {
+            return Self::Unreachable(format!("mlskeyd takes no changes: {reason}"));
+        }
+        let (device, state) = status.default_device;
         match state {
             DeviceState::Ready => Self::Ready,
             DeviceState::Locked => Self::Locked { device },
@@ -52,5 +56,34 @@ impl From<crate::ProviderError> for Availability {
             Error::Incompatible(which) => Self::Incompatible(which),
             other => Self::Unreachable(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: DeviceState, read_only: Option<&str>) -> ServiceStatus {
+        ServiceStatus {
+            daemon: String::new(),
+            default_device: ("d".to_owned(), state),
+            read_only: read_only.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_cannot_make_or_use_keys_is_not_ready() {
+        let of = |state, read_only| Availability::of_status(status(state, read_only));
+        assert_eq!(of(DeviceState::Ready, None), Availability::Ready);
+        let device = "d".to_owned();
+        assert_eq!(
+            of(DeviceState::Locked, None),
+            Availability::Locked { device }
+        );
+        let lost = of(DeviceState::Ready, Some("the store key is lost"));
+        assert!(
+            matches!(&lost, Availability::Unreachable(why) if why.contains("store key")),
+            "{lost:?}"
+        );
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use mlskeyd_protocol::handle::Handle;
 use mlskeyd_protocol::v1::{
-    Aead, Bytes, CreateIdentity, DeviceState, GenerateHpke, IdentityInfo, Interaction, Kem, KeyId,
-    KeyInfo, LeaveCustody, Open, Placement, Priority, SecretBytes, Sign, SignatureScheme,
+    Aead, Bytes, CreateIdentity, GenerateHpke, IdentityInfo, Interaction, Kem, KeyId, KeyInfo,
+    LeaveCustody, Open, Placement, Priority, SecretBytes, Sign, SignatureScheme,
 };
 use openmls_traits::types::HpkeCiphertext;
 
@@ -119,10 +119,7 @@ impl Link {
 
     pub(crate) fn availability(&self) -> Availability {
         match self.door.status(Terms::AT_ONCE) {
-            Ok(status) => {
-                let (device, state): (String, DeviceState) = status.default_device;
-                Availability::of_device(device, state)
-            }
+            Ok(status) => Availability::of_status(status),
             Err(error) => error.into(),
         }
     }
