@@ -14,6 +14,7 @@ use mlskeyd_protocol::v1::{
 use rusqlite::Connection;
 
 use super::*;
+use crate::devices::KeyBlob;
 
 pub(super) const KEY: [u8; 32] = [7; 32];
 
