@@ -70,6 +70,25 @@ pub fn unfinished(daemon: &Daemon) -> Vec<String> {
     unfinished
 }
 
+/// Destroyed keys that an older database would bring back: without a tombstone,
+/// under a generation that is still there.
+pub fn without_tombstone(daemon: &Daemon) -> Vec<String> {
+    let stones = std::fs::read(daemon.state().join("tombstones")).expect("the tombstones");
+    let stones = hex::encode(stones);
+    let registry = open(&daemon.state().join("registry.db"));
+    let mut statement = registry
+        .prepare(
+            "SELECT lower(hex(id)) FROM keys WHERE state = 3
+             AND generation IN (SELECT id FROM generations WHERE state != 4)",
+        )
+        .expect("the registry's schema");
+    let ids = statement.query_map([], |row| row.get::<_, String>(0));
+    ids.expect("the registry is read")
+        .map(|id| id.expect("an id"))
+        .filter(|id| !stones.contains(id.as_str()))
+        .collect()
+}
+
 /// The generation keys that the software device has, and those that the
 /// registry says it has: the same, but for what is being made or destroyed.
 pub fn generations(daemon: &Daemon) -> (BTreeSet<String>, BTreeSet<String>) {

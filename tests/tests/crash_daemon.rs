@@ -55,6 +55,7 @@ const DESTROY: &[&str] = &[
     "store.looked.after_commit",
     "store.begin_destroy.before_commit",
     "store.begin_destroy.after_commit",
+    "store.before_tombstones",
     "store.after_tombstones",
     "store.finish_destroy.before_commit",
     "store.finish_destroy.after_commit",
@@ -199,6 +200,8 @@ impl Plan {
         assert_eq!(books::unfinished(daemon), Vec::<String>::new(), "{point}");
         let (files, rows) = books::generations(daemon);
         assert_eq!(files, rows, "{point}");
+        let exposed = books::without_tombstone(daemon);
+        assert_eq!(exposed, Vec::<String>::new(), "{point}");
 
         let keys = books::keys(daemon).expect("the daemon serves");
         for (id, before) in &self.acknowledged {

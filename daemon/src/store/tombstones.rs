@@ -97,9 +97,6 @@ impl Tombstones {
 
     /// Makes entries durable.
     pub(super) fn append(&mut self, mac: &RowMac, stones: &[Tombstone]) -> Result<(), StoreError> {
-        if stones.is_empty() {
-            return Ok(());
-        }
         let bytes: Vec<u8> = stones.iter().flat_map(|stone| stone.encode(mac)).collect();
         self.append_durably(&bytes)
             .map_err(|e| StoreError::Unavailable(format!("{}: {e}", self.path.display())))

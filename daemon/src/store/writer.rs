@@ -282,8 +282,12 @@ impl Writer {
                 Effect::Scrub => self.scrub = true,
             }
         }
-        let outcome = self.tombstones.append(&self.mac, &tombstones);
-        failpoint::hit("store.after_tombstones");
+        let mut outcome = Ok(());
+        if !tombstones.is_empty() {
+            failpoint::hit("store.before_tombstones");
+            outcome = self.tombstones.append(&self.mac, &tombstones);
+            failpoint::hit("store.after_tombstones");
+        }
         self.truncate_log();
         Buried {
             operations,
