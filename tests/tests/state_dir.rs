@@ -157,7 +157,7 @@ fn without_its_store_key(spoil: impl Fn(&Path)) {
         "{missing:?}"
     );
     let refused = used.alice.command("update team").unwrap_err();
-    assert!(refused.reason.contains("software"), "{refused}");
+    assert!(refused.reason.contains("store key"), "{refused}");
     assert!(used.bob.command("keypackage").is_err());
     used.daemon.ctl(&["keys", "sweep"]).unwrap_err();
     used.daemon.stop();

@@ -8,8 +8,10 @@ use mlskeyd_protocol::v1::{
     Algorithm, DeviceState, Failure, FailureCode, Interaction, Owner, Placement, Progress, Tier,
 };
 
+use tokio::sync::{Mutex, MutexGuard};
+
 use super::{Call, failure};
-use crate::devices::queue::{DeviceHandle, Priority};
+use crate::devices::queue::{DeviceHandle, Priority, RunError};
 use crate::devices::{Device, DeviceError, DeviceInfo};
 
 /// How long a request waits in a device's queue before its caller is told that
@@ -24,15 +26,31 @@ const OWN_APP: &str = "mlskeyd";
 
 /// The configured devices by name, and the default one.
 pub struct Devices {
-    by_name: BTreeMap<String, DeviceHandle<Owner>>,
+    by_name: BTreeMap<String, Slot>,
     default: String,
+}
+
+struct Slot {
+    handle: DeviceHandle<Owner>,
+    /// One request at a time makes a generation of this device.
+    making_generation: Mutex<()>,
 }
 
 impl Devices {
     /// The devices that run, and the name of the one that new keys go to.
     #[must_use]
-    pub const fn new(by_name: BTreeMap<String, DeviceHandle<Owner>>, default: String) -> Self {
-        Self { by_name, default }
+    pub fn new(handles: BTreeMap<String, DeviceHandle<Owner>>, default: String) -> Self {
+        let slot = |handle| Slot {
+            handle,
+            making_generation: Mutex::new(()),
+        };
+        let by_name = handles
+            .into_iter()
+            .map(|(name, handle)| (name, slot(handle)));
+        Self {
+            by_name: by_name.collect(),
+            default,
+        }
     }
 
     /// The name of the device that new keys go to by default.
@@ -42,11 +60,28 @@ impl Devices {
 
     /// Every device as it was last seen.
     pub(super) fn infos(&self) -> impl Iterator<Item = Arc<DeviceInfo>> {
-        self.by_name.values().map(DeviceHandle::info)
+        self.by_name.values().map(|slot| slot.handle.info())
     }
 
     /// The device with this name.
     pub(super) fn get(&self, name: &str) -> Result<&DeviceHandle<Owner>, Failure> {
+        self.slot(name).map(|slot| &slot.handle)
+    }
+
+    /// The turn to make a generation of this device: of two requests at once
+    /// only one does. A device that hangs holds up nobody but its own callers,
+    /// and these until their deadline.
+    pub(super) async fn generation_turn(
+        &self,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<MutexGuard<'_, ()>, Failure> {
+        let turn = self.slot(name)?.making_generation.lock();
+        let turn = tokio::time::timeout_at(deadline.into(), turn).await;
+        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, name))
+    }
+
+    fn slot(&self, name: &str) -> Result<&Slot, Failure> {
         self.by_name.get(name).ok_or_else(|| {
             let known: Vec<_> = self.by_name.keys().map(String::as_str).collect();
             Failure::new(
@@ -67,6 +102,16 @@ impl Devices {
     ) -> Result<(String, Tier), Failure> {
         let name = placement.device.as_deref().unwrap_or(&self.default);
         let info = self.get(name)?.info();
+        let unusable = match info.state {
+            DeviceState::Absent => Some(FailureCode::DeviceAbsent),
+            DeviceState::Failed => Some(FailureCode::DeviceFailed),
+            DeviceState::Locked | DeviceState::Ready => None,
+        };
+        if let Some(code) = unusable {
+            let message = format!("device {name} is {}: {}", info.state, info.reason);
+            let advice = "have the administrator see `mlskeyctl devices`, then repeat the request";
+            return Err(Failure::new(code, message, advice).at_device(name));
+        }
         let tiers = info.tiers(algorithm);
         let tier = match placement.tier {
             Some(tier) => tiers.iter().find(|has| **has == tier),

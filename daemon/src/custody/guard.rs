@@ -87,8 +87,11 @@ fn raised(known: Option<&GuardMark>, mark: Mark) -> Option<GuardMark> {
         next.leaf_index = mark.leaf_index.or(next.leaf_index);
         if let Some(commit) = mark.commit
             && !next.commits.contains(&commit)
-            && next.commits.len() < MAX_COMMITS
         {
+            // The newest are kept: what is signed now is always reserved.
+            if next.commits.len() >= MAX_COMMITS {
+                next.commits.remove(0);
+            }
             next.commits.push(commit);
         }
     }
@@ -131,5 +134,17 @@ mod tests {
                 .commits
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_commit_beyond_the_bound_is_reserved_in_the_place_of_the_oldest() {
+        let mut known = None;
+        for commit in 0..=u8::try_from(MAX_COMMITS).unwrap() {
+            known = raised(known.as_ref(), mark(3, Some(commit)));
+        }
+        let known = known.unwrap();
+        assert_eq!(known.commits.len(), MAX_COMMITS);
+        assert!(!known.commits.contains(&[0; 32]));
+        assert_eq!(known.commits.last(), Some(&[64; 32]));
     }
 }

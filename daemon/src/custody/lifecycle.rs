@@ -205,8 +205,7 @@ impl Custody {
         owner: &Owner,
         call: &Call,
     ) -> Result<GenerationId, Failure> {
-        // One at a time: of two requests at once only one makes a generation.
-        let _turn = self.making_generation.lock().await;
+        let _turn = self.devices.generation_turn(device, call.deadline).await?;
         let max_age = Duration::from_secs(self.settings.generation_age);
         let current = self.registry.current_generation(device, max_age).await;
         match current.map_err(failure::of_store)? {

@@ -44,7 +44,7 @@ use tokio::sync::Notify;
 
 use crate::audit::{AuditLog, Durability};
 use crate::caller::Caller;
-use crate::store::{ConnectionId, Registry};
+use crate::store::{ConnectionId, Registry, StoreError};
 use guard::Guard;
 use subject::Subject;
 
@@ -56,8 +56,6 @@ pub struct Custody {
     guard: Guard,
     audit: AuditLog,
     settings: Settings,
-    /// One request at a time makes a generation.
-    making_generation: tokio::sync::Mutex<()>,
     /// One sweep at a time: a second one would meet keys that the first has
     /// just destroyed.
     sweeping: tokio::sync::Mutex<()>,
@@ -105,7 +103,6 @@ impl Custody {
             policy,
             audit,
             settings,
-            making_generation: tokio::sync::Mutex::new(()),
             sweeping: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             connected: Notify::new(),
@@ -237,8 +234,13 @@ impl Drop for Connection {
         let (custody, id) = (Arc::clone(&self.custody), self.id);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(error) = custody.registry.connection_closed(id).await {
-                    tracing::warn!(%error, "a closed connection's keys wait for the next start");
+                // While the daemon stops, or its registry is read-only, the next
+                // start counts the connection as closed.
+                match custody.registry.connection_closed(id).await {
+                    Ok(()) | Err(StoreError::Closed | StoreError::ReadOnly(_)) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a closed connection's keys wait for the next start");
+                    }
                 }
                 custody.due.notify_one();
             });

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::limits::MAX_CLAIM_KEYS;
 use mlskeyd_protocol::v1::{
-    Bytes, Claim, Claimed, Failure, FailureCode, Housekeeping, Joined, KeyId, Look, Looked, Record,
-    Report, Settle, Settlement,
+    Bytes, Claim, Claimed, Failure, FailureCode, Housekeeping, Joined, KeyId, Look, Looked, Note,
+    Record, Report, Settle, Settlement,
 };
 
 use super::custodian::{Custodian, Trouble};
@@ -439,7 +439,20 @@ impl StorageState {
                 notes: notes.clone(),
             })?,
         };
-        self.ledger().absorb(housekeeping);
+        let mut ledger = self.ledger();
+        ledger.absorb(housekeeping);
+        if let Batch::Report(notes) = batch {
+            // What was just said to be among the own leaves is needed, even if an
+            // earlier note of the same report seemed to end it.
+            let lives = |public_key: &Bytes| {
+                notes.iter().any(|note| {
+                    matches!(note, Note::OwnLeaf { public_key: own, .. } if own == public_key)
+                })
+            };
+            ledger
+                .dead
+                .retain(|dead| !matches!(dead, Record::Update { public_key } if lives(public_key)));
+        }
         Ok(())
     }
 

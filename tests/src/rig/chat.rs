@@ -53,6 +53,9 @@ pub struct Refused {
     pub reason: String,
 }
 
+/// A daemon that may die meanwhile, and what is done about it.
+type Beside<'a> = (&'a mut Daemon, &'a mut dyn FnMut(&mut Daemon));
+
 /// One participant's messenger.
 #[derive(Debug)]
 pub struct Chat {
@@ -111,7 +114,7 @@ impl Chat {
     fn command_beside(
         &mut self,
         command: &str,
-        mut beside: Option<(&mut Daemon, &mut dyn FnMut(&mut Daemon))>,
+        mut beside: Option<Beside<'_>>,
     ) -> Result<Answer, Refused> {
         let refused = |process: &Process, reason: &str| Refused {
             name: process.name().to_owned(),
