@@ -1,5 +1,5 @@
-//! The configuration: a TOML file in which every key has a default and unknown
-//! keys are refused. `docs/mlskeyd.toml` shows all of it.
+//! The configuration: a TOML file in which every key but a device's `name` and
+//! `kind` has a default, and unknown keys are refused. `docs/mlskeyd.toml` shows all of it.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

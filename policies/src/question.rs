@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mlskeyd_protocol::v1::{Algorithm, KeyId, Owner, Role, Tier};
+use mlskeyd_protocol::v1::{Algorithm, KeyId, Owner, Purpose, Tier};
 
 use crate::Action;
 
@@ -30,7 +30,7 @@ pub struct KeyFacts<'a> {
     /// What it is made for.
     pub algorithm: Algorithm,
     /// What it is known to be for.
-    pub role: Role,
+    pub purpose: Purpose,
     /// The name of the device that holds it.
     pub device: &'a str,
     /// How it is kept.

@@ -143,7 +143,7 @@ fn key_info() -> KeyInfo {
     KeyInfo {
         id: key(2),
         algorithm: Algorithm::Hpke(Kem::DhKemX25519),
-        role: Role::Leaf,
+        purpose: Purpose::Leaf,
         state: KeyState::Idle,
         public_key: bytes("public"),
         device: "software".into(),
@@ -462,7 +462,12 @@ fn small() -> impl Serialize + DeserializeOwned + Debug {
         [SignatureScheme::Ed25519, SignatureScheme::EcdsaP256Sha256],
         [Kem::DhKemP256, Kem::DhKemX25519],
         [Aead::Aes128Gcm, Aead::ChaCha20Poly1305],
-        [Role::Signature, Role::Unbound, Role::Init, Role::Leaf],
+        [
+            Purpose::Signature,
+            Purpose::Hpke,
+            Purpose::Init,
+            Purpose::Leaf,
+        ],
         [
             KeyState::Active,
             KeyState::Idle,

@@ -101,7 +101,7 @@ pub use migration::{
 };
 pub use mlskeyd_protocol::v1::{
     DeviceState, Failure, FailureCode, Handle, IdentityInfo, Interaction, KeyId, KeyInfo, KeyState,
-    Priority, Progress, Role, Tier,
+    Priority, Progress, Purpose, Tier,
 };
 pub use provider::{BuildError, CustodyProvider, CustodyProviderBuilder, StorageErrorOf};
 pub use rand::CustodyRand;

@@ -328,8 +328,8 @@ impl<S, C> CustodyProviderBuilder<S, C> {
         self
     }
 
-    /// The lowest tier for new keys: where the device cannot keep a key at
-    /// this tier, none is made. Else the highest that the device has.
+    /// The tier for new keys, exactly: where the device does not keep keys of
+    /// the algorithm in it, none is made. Else the highest that the device has.
     #[must_use]
     pub const fn tier(mut self, tier: Tier) -> Self {
         self.placement.tier = Some(tier);

@@ -168,7 +168,7 @@ fn encryption_key(leaf: &LeafNode) -> Result<Bytes, ProviderError> {
 
 #[cfg(test)]
 mod tests {
-    use mlskeyd_protocol::v1::{Algorithm, KeyId, Role, SignatureScheme, Tier};
+    use mlskeyd_protocol::v1::{Algorithm, KeyId, Purpose, SignatureScheme, Tier};
 
     use super::*;
 
@@ -176,7 +176,7 @@ mod tests {
         KeyCustody::InCustody(KeyInfo {
             id: KeyId::from_bytes([1; 16]),
             algorithm: Algorithm::Signature(SignatureScheme::Ed25519),
-            role: Role::Signature,
+            purpose: Purpose::Signature,
             state,
             public_key: Bytes::default(),
             device: "disk".into(),

@@ -13,7 +13,7 @@ use crate::rig::Daemon;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// `signature`, `hpke`, `init` or `leaf`.
-    pub role: String,
+    pub purpose: String,
     /// Its public key in hexadecimal; empty if it never had one.
     pub public_key: String,
     /// Was it destroyed?
@@ -37,7 +37,7 @@ pub fn keys(daemon: &Daemon) -> Result<BTreeMap<String, Listed>, String> {
             let state = text(key, "state");
             assert_ne!(state, "missing", "{key}");
             let listed = Listed {
-                role: text(key, "role"),
+                purpose: text(key, "purpose"),
                 public_key: text(key, "public_key"),
                 destroyed: state == "destroyed",
             };
@@ -49,7 +49,7 @@ pub fn keys(daemon: &Daemon) -> Result<BTreeMap<String, Listed>, String> {
 /// The ids of the HPKE keys that are not destroyed.
 pub fn living_hpke_keys(keys: &BTreeMap<String, Listed>) -> BTreeSet<String> {
     keys.iter()
-        .filter(|(_, key)| !key.destroyed && key.role != "signature")
+        .filter(|(_, key)| !key.destroyed && key.purpose != "signature")
         .map(|(id, _)| id.clone())
         .collect()
 }

@@ -9,7 +9,7 @@ use mlskeyd::devices::StoredKey;
 use mlskeyd::devices::software::{SoftwareDevice, Start};
 use mlskeyd::store::{KeyRecord, Registry, Settings};
 use mlskeyd::store_key::StoreKey;
-use mlskeyd_protocol::v1::{Algorithm, Kem, KeyId, Role, SignatureScheme};
+use mlskeyd_protocol::v1::{Algorithm, Kem, KeyId, Purpose, SignatureScheme};
 use tempfile::TempDir;
 
 use crate::rig::Daemon;
@@ -21,7 +21,7 @@ use crate::scan::windows::PublicKeys;
 #[derive(Clone)]
 pub struct Revealed {
     /// What it is known to be for.
-    pub role: Role,
+    pub purpose: Purpose,
     /// What it is made for.
     pub algorithm: Algorithm,
     /// Its public key, as MLS writes it.
@@ -61,7 +61,7 @@ impl RegistryKeys {
             let stored = stored(&record);
             let private = device.reveal(&stored).expect("a living key reveals itself");
             let revealed = Revealed {
-                role: record.role(),
+                purpose: record.purpose(),
                 algorithm: record.algorithm,
                 public: stored.public,
                 private: *private,
@@ -74,7 +74,7 @@ impl RegistryKeys {
     /// For the search that knows the private keys.
     pub fn private(&self) -> Vec<PrivateKey> {
         let private = self.keys.iter().map(|(id, key)| PrivateKey {
-            name: format!("{} key {id}", key.role),
+            name: format!("{} key {id}", key.purpose),
             kind: match key.algorithm {
                 Algorithm::Signature(SignatureScheme::Ed25519) => KeyKind::Ed25519,
                 Algorithm::Hpke(Kem::DhKemX25519) => KeyKind::X25519,
@@ -89,7 +89,7 @@ impl RegistryKeys {
     pub fn public(&self) -> PublicKeys {
         let mut public = PublicKeys::default();
         for (id, key) in &self.keys {
-            let name = format!("{} key {id}", key.role);
+            let name = format!("{} key {id}", key.purpose);
             let bytes = key.public.as_slice();
             let short = || bytes.try_into().expect("32 bytes");
             match key.algorithm {
@@ -104,8 +104,8 @@ impl RegistryKeys {
     }
 
     /// How many keys of this role there are.
-    pub fn count(&self, role: Role) -> usize {
-        self.keys.values().filter(|key| key.role == role).count()
+    pub fn count(&self, purpose: Purpose) -> usize {
+        self.keys.values().filter(|key| key.purpose == role).count()
     }
 }
 

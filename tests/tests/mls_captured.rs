@@ -568,7 +568,7 @@ fn everything_that_openmls_signs_is_read_to_the_last_byte() {
                 "{signable:?} is {}",
                 hex::encode(&signed.payload)
             );
-            kinds.extend(signable.kinds());
+            kinds.extend(signable.actions());
         }
     }
     let expected = BTreeSet::from([
@@ -716,7 +716,7 @@ fn everything_that_openmls_opens_is_known_and_yields_what_it_must() {
         let suite = u16::from(app.suite);
         for Open { info, plaintext } in app.provider.crypto.opens.lock().unwrap().iter() {
             let open = Openable::parse(info);
-            kinds.insert(open.kind());
+            kinds.insert(open.action());
             assert_eq!(open.check_plaintext(suite, plaintext), Ok(()));
             for cut in 0..plaintext.len() {
                 assert!(open.check_plaintext(suite, &plaintext[..cut]).is_err());
@@ -726,10 +726,10 @@ fn everything_that_openmls_opens_is_known_and_yields_what_it_must() {
                     .is_err()
             );
             for cut in 0..info.len() {
-                assert_eq!(Openable::parse(&info[..cut]).kind(), Action::OpenUnknown);
+                assert_eq!(Openable::parse(&info[..cut]).action(), Action::OpenUnknown);
             }
             let longer = [info, &[0][..]].concat();
-            assert_eq!(Openable::parse(&longer).kind(), Action::OpenUnknown);
+            assert_eq!(Openable::parse(&longer).action(), Action::OpenUnknown);
         }
     }
     assert_eq!(
@@ -788,7 +788,7 @@ fn changed_bytes_never_panic_and_keep_their_label() {
                 match Signable::parse(&bytes) {
                     Signable::Unknown(Unknown { label, .. }) => assert!(label.is_some()),
                     known => {
-                        known.kinds();
+                        known.actions();
                         known.own_leaf();
                     }
                 }

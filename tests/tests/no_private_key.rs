@@ -3,7 +3,7 @@
 //!
 //! What the searches are able to find is shown in `scan.rs`.
 
-use mlskeyd_protocol::v1::Role;
+use mlskeyd_protocol::v1::Purpose;
 use mlskeyd_tests::programs;
 use mlskeyd_tests::registry_keys::RegistryKeys;
 use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage};
@@ -119,7 +119,8 @@ fn nothing_is_found(suite: u16) {
     for (id, key) in &story.keys.keys {
         assert!(public.owner(&key.private).is_some(), "{id}");
     }
-    let counts = [Role::Signature, Role::Init, Role::Leaf].map(|role| story.keys.count(role));
+    let counts =
+        [Purpose::Signature, Purpose::Init, Purpose::Leaf].map(|role| story.keys.count(role));
     eprintln!(
         "signature, init and leaf keys: {counts:?}; {} windows",
         story.windows

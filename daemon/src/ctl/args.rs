@@ -25,7 +25,7 @@ JSON (with --json; fields are only ever added):
   devices         [DEVICE]
   identities      [{\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
                     \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\"}]
-  keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"role\": \"signature|hpke|init|leaf\",
+  keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",
                     \"state\": \"active|idle|missing|destroyed\", \"public_key\": hex, \"device\",
                     \"tier\", \"created\": seconds since 1970, \"identity\": text or null, \"claims\"}]
   keys sweep      {\"destroyed\", \"waiting\"}
@@ -38,8 +38,8 @@ JSON (with --json; fields are only ever added):
 #[command(name = "mlskeyctl", version, after_help = EXIT_CODES,
           after_long_help = format!("{JSON}\n\n{EXIT_CODES}"))]
 pub(super) struct Args {
-    /// The daemon's socket [default: $MLSKEYD_SOCKET, else /run/mlskeyd/socket,
-    /// else $XDG_RUNTIME_DIR/mlskeyd/socket if that is there]
+    /// The daemon's socket [default: $MLSKEYD_SOCKET, else /run/mlskeyd/socket if
+    /// that is there, else $XDG_RUNTIME_DIR/mlskeyd/socket if that is there]
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
     /// Print JSON (--help describes it)

@@ -55,7 +55,7 @@ pub(super) fn key(owned: &OwnedKey) -> Value {
         "owner": owner(&owned.owner),
         "id": key.id.to_string(),
         "algorithm": key.algorithm.to_string(),
-        "role": key.role.to_string(),
+        "purpose": key.purpose.to_string(),
         "state": key.state.to_string(),
         "public_key": hex::encode(&key.public_key.0),
         "device": key.device,

@@ -178,7 +178,7 @@ fn keys_text(keys: &[OwnedKey]) -> String {
         [
             key.id.to_string(),
             owned.owner.to_string(),
-            key.role.to_string(),
+            key.purpose.to_string(),
             key.algorithm.to_string(),
             key.tier.to_string(),
             key.device.clone(),
@@ -191,7 +191,7 @@ fn keys_text(keys: &[OwnedKey]) -> String {
     let titles = [
         "KEY",
         "OWNER",
-        "ROLE",
+        "PURPOSE",
         "ALGORITHM",
         "TIER",
         "DEVICE",

@@ -117,7 +117,7 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => {
             FailureCode::BadRequest
         }
-        DeviceError::Unsupported { .. } => FailureCode::Unsupported,
+        DeviceError::Unsupported { .. } | DeviceError::CannotDo(_) => FailureCode::Unsupported,
         DeviceError::Failed { .. } | DeviceError::GenerationExists(_) | DeviceError::Io { .. } => {
             FailureCode::DeviceFailed
         }

@@ -112,7 +112,9 @@ impl Session {
         let made = custody
             .devices
             .run(&place.device, &owner, call, move |device| {
-                let generator = device.generator().ok_or(DeviceError::Absent)?;
+                let generator = device
+                    .generator()
+                    .ok_or(DeviceError::CannotDo("make keys"))?;
                 let generation = match generation {
                     Under::Own(generation) => {
                         generator.create_generation(generation)?;
@@ -213,7 +215,9 @@ impl Custody {
             CurrentGeneration::CreateNew(id) => {
                 self.devices
                     .run(device, owner, call, move |device| {
-                        let generator = device.generator().ok_or(DeviceError::Absent)?;
+                        let generator = device
+                            .generator()
+                            .ok_or(DeviceError::CannotDo("make keys"))?;
                         match generator.create_generation(id) {
                             Err(DeviceError::GenerationExists(_)) => Ok(()),
                             result => result,
@@ -329,7 +333,9 @@ impl Custody {
     async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
         let id = generation.id;
         let destroy = move |device: &mut dyn devices::Device| {
-            let destroyer = device.destroyer().ok_or(DeviceError::Absent)?;
+            let destroyer = device
+                .destroyer()
+                .ok_or(DeviceError::CannotDo("destroy keys"))?;
             destroyer.destroy_generation(id)
         };
         self.devices.run_own(&generation.device, destroy).await

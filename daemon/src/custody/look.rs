@@ -20,7 +20,7 @@ pub struct Status;
 #[derive(Clone, Copy, Debug)]
 pub struct Identities;
 
-/// Collect what a person must give before this identity is used.
+/// Is the device of this identity's key ready?
 #[derive(Clone, Debug)]
 pub struct Prepare(pub String);
 

@@ -38,11 +38,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use mlskeyd_policies::{Decision, Policy, Question};
+use mlskeyd_policies::{Action, Decision, Policy, Question};
 use mlskeyd_protocol::v1::{Failure, FailureCode};
 use tokio::sync::Notify;
 
-use crate::audit::{AuditLog, Durability};
+use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
 use crate::caller::Caller;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::Guard;
@@ -151,6 +151,32 @@ impl Custody {
             }
         }
         Ok(())
+    }
+
+    /// Puts something on record that no caller asked for.
+    pub(crate) async fn note(&self, action: &'static str, note: impl Into<String>) {
+        let note = note.into();
+        let outcome = AuditOutcome::Noted {
+            note: note.clone().into(),
+        };
+        let record = Record::new(action, outcome);
+        if let Err(error) = self.audit.append(record, Durability::Now).await {
+            tracing::error!(%error, action, note, "this is not on record");
+        }
+    }
+
+    /// Puts on record that a caller asked to administer who may not: that is
+    /// refused at the door, before there is a request.
+    pub(crate) async fn turned_away(&self, caller: &Caller) {
+        let outcome = AuditOutcome::Denied {
+            policy: "builtin/administrators".into(),
+            reason: "only root and the daemon's own user administer mlskeyd".into(),
+        };
+        let mut record = Record::new(Action::Administer.name(), outcome);
+        record.caller = Some(caller.for_audit());
+        if let Err(error) = self.audit.append(record, Durability::Now).await {
+            tracing::error!(%error, "a refusal at the door is not on record");
+        }
     }
 
     /// Nothing is done that could not be put on record.

@@ -35,7 +35,7 @@ impl Request for Open {
             return Err(failure::too_much("a part of the request", MAX_CONTENT));
         }
         let openable = Openable::parse(&self.info);
-        subject.action = openable.kind();
+        subject.action = openable.action();
         subject.content = Some(Sha256::digest(&*self.ciphertext).into());
         subject.durability = Some(Durability::Soon);
         if let Openable::PathSecret { group_context } = &openable {
@@ -88,7 +88,9 @@ impl Request for Open {
         let shared = custody
             .devices
             .run(&key.device, &key.owner, call, move |device| {
-                let agreement = device.agreement().ok_or(DeviceError::Absent)?;
+                let agreement = device
+                    .agreement()
+                    .ok_or(DeviceError::CannotDo("agree on keys"))?;
                 agreement.agree(&stored, &read.peer)
             })
             .await

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Custody;
-use crate::audit::{AuditOutcome, Durability, Record};
 use crate::store::{ScrubPosition, StoreError};
 
 /// Rows between two turns of the requests that read the registry.
@@ -60,17 +59,5 @@ impl Custody {
             tokio::task::yield_now().await;
         }
         Ok(tampered)
-    }
-
-    /// Puts something on record that no caller asked for.
-    pub(crate) async fn note(&self, action: &'static str, note: impl Into<String>) {
-        let note = note.into();
-        let outcome = AuditOutcome::Noted {
-            note: note.clone().into(),
-        };
-        let record = Record::new(action, outcome);
-        if let Err(error) = self.audit.append(record, Durability::Now).await {
-            tracing::error!(%error, action, note, "this is not on record");
-        }
     }
 }

@@ -110,7 +110,7 @@ impl Request for Sign {
         let signature = custody
             .devices
             .run(&key.device, &key.owner, call, move |device| {
-                let signer = device.signer().ok_or(DeviceError::Absent)?;
+                let signer = device.signer().ok_or(DeviceError::CannotDo("sign"))?;
                 signer.sign(&stored, self.content.expose())
             })
             .await
@@ -144,7 +144,7 @@ fn signature_scheme(key: &KeyRecord) -> Result<SignatureScheme, Failure> {
 
 /// What the structure says to policy, guard and record.
 fn describe(signable: &Signable<'_>, subject: &mut Subject) {
-    let mut actions = signable.kinds().into_iter();
+    let mut actions = signable.actions().into_iter();
     subject.action = actions.next().unwrap_or(Action::SignUnknown);
     subject.inner_actions = actions.collect();
     match signable {
@@ -188,10 +188,6 @@ fn broken_rule<E: std::error::Error + 'static>(
     error: &BindingError<E>,
     subject: &mut Subject,
 ) -> Failure {
-    let text = error.to_string();
-    let (message, advice) = text.split_once("; ").unwrap_or((&text, "build it again"));
-    subject.refuse(
-        "rule/binding-by-signing",
-        Failure::new(FailureCode::Denied, message, advice),
-    )
+    let failure = Failure::new(FailureCode::Denied, error.to_string(), error.advice());
+    subject.refuse("rule/binding-by-signing", failure)
 }

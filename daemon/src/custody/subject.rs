@@ -75,8 +75,8 @@ impl Subject {
         }
     }
 
-    /// Takes a key that the request names, of whomever it is: whether the
-    /// caller may use it is the policy's to say.
+    /// Takes a key that the request names. `Session::key` refuses another
+    /// caller's by `rule/owner`, so that an id is no oracle.
     pub(super) fn about_key(&mut self, key: Arc<KeyRecord>) {
         self.owner = Some(key.owner.clone());
         self.identity.clone_from(&key.identity);
@@ -114,7 +114,7 @@ impl Subject {
     pub(super) fn key_facts(&self) -> Option<KeyFacts<'_>> {
         self.key.as_ref().map(|key| KeyFacts {
             id: key.id,
-            role: key.role(),
+            purpose: key.purpose(),
             algorithm: key.algorithm,
             tier: key.tier,
             device: &key.device,

@@ -63,6 +63,9 @@ pub enum DeviceError {
         /// The tiers in which it is possible.
         possible: Vec<Tier>,
     },
+    /// This kind of device has no such operation.
+    #[error("this kind of device cannot {0}")]
+    CannotDo(&'static str),
     /// The device's files cannot be read or written.
     #[error("{what}: {source}")]
     Io {
@@ -94,6 +97,7 @@ impl DeviceError {
             Self::Unsupported { .. } => {
                 "choose another tier, another cipher suite or another device"
             }
+            Self::CannotDo(_) => "use another device",
             Self::Io { .. } => {
                 "check the file system's space and permissions, then repeat the request"
             }

@@ -100,6 +100,7 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
         let service = greeting.hello().service;
         tracing::debug!(uid, pid, ?service, "connected");
         if service == Service::Admin && !privileged {
+            self.custody.turned_away(&Caller::new(uid, pid)).await;
             let reason = "only root and mlskeyd's own user administer it; \
                           run mlskeyctl as one of them (sudo mlskeyctl)";
             return Ok(greeting.refuse(reason).await?);
@@ -133,5 +134,5 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
 
 /// Root, and the user that the daemon runs as.
 fn is_privileged(uid: u32) -> bool {
-    uid == 0 || uid == rustix::process::getuid().as_raw()
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
 }

@@ -106,76 +106,71 @@ pub enum BindingChange {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BindingError<E: std::error::Error + 'static> {
     /// The registry did not answer. This is a failure and no refusal: the same request may work later.
-    #[error(
-        "the key registry could not be read; try again, and see `mlskeyctl status` if it stays so"
-    )]
+    #[error("the key registry could not be read")]
     Registry(#[source] E),
     /// An MLS structure that cannot be read may hide a leaf, so no policy can permit it.
-    #[error(
-        "the bytes carry the label of an MLS structure but are none that can be read; \
-         build them with a supported OpenMLS version"
-    )]
+    #[error("the bytes carry the label of an MLS structure but are none that can be read")]
     Unreadable,
     /// The leaf or message would be verified with another key than the one that signs.
-    #[error(
-        "the leaf names another signature key than the one that signs; \
-         use the CredentialWithKey of the same CustodySigner"
-    )]
+    #[error("the leaf names another signature key than the one that signs")]
     NotTheSigningKey,
     /// The embedded leaf names a signature key that is not in custody for this identity.
-    #[error(
-        "the leaf names a signature key that is not in custody for this identity; \
-         sign leaves with its CustodySigner, or ask for a permit to leave custody"
-    )]
+    #[error("the leaf names a signature key that is not in custody for this identity")]
     ForeignSignatureKey,
     /// The embedded leaf was not signed here for this place.
-    #[error(
-        "the leaf within the message carries no valid signature for this group and place; \
-         drop the pending change and build it again"
-    )]
+    #[error("the leaf within the message carries no valid signature for this group and place")]
     LeafSignature,
     /// The embedded KeyPackage was not signed here.
-    #[error("the KeyPackage within the message carries no valid signature; build a new KeyPackage")]
+    #[error("the KeyPackage within the message carries no valid signature")]
     KeyPackageSignature,
     /// The leaf says to be somebody else.
-    #[error(
-        "the credential in the leaf is not the one that is pinned for this identity; \
-         use the pinned one, or have the pinned one changed first"
-    )]
+    #[error("the credential in the leaf is not the one that is pinned for this identity")]
     Credential,
     /// The leaf key is the app's own, another owner's, or destroyed.
-    #[error(
-        "the leaf's encryption key is not in custody or no longer alive; \
-         build the structure again with the CustodyProvider"
-    )]
+    #[error("the leaf's encryption key is not in custody or no longer alive")]
     LeafKeyNotInCustody,
     /// The init key is the app's own, another owner's, or destroyed.
-    #[error(
-        "the init key is not in custody or no longer alive; \
-         build the KeyPackage again with the CustodyProvider"
-    )]
+    #[error("the init key is not in custody or no longer alive")]
     InitKeyNotInCustody,
     /// RFC 9420 section 10.1 demands two keys.
-    #[error("init key and leaf key of the KeyPackage are the same; build a new KeyPackage")]
+    #[error("init key and leaf key of the KeyPackage are the same")]
     SameKey,
     /// The key serves another KeyPackage already.
-    #[error("the key belongs to another KeyPackage already; build a new KeyPackage")]
+    #[error("the key belongs to another KeyPackage already")]
     OtherKeyPackage,
     /// The key is an init key and cannot be a leaf key, or the other way round.
-    #[error(
-        "the key was bound to another purpose already; build the structure again with fresh keys"
-    )]
+    #[error("the key was bound to another purpose already")]
     OtherPurpose,
     /// The key is bound to another place in another group, or in this one.
-    #[error(
-        "the leaf key belongs to another group or leaf; build the structure again with fresh keys"
-    )]
+    #[error("the leaf key belongs to another group or leaf")]
     OtherLeaf,
     /// Nothing tells where in the tree the new leaf will be.
-    #[error(
-        "the leaf of the external commit was never signed here; build the external commit again"
-    )]
+    #[error("the leaf of the external commit was never signed here")]
     UnknownLeafIndex,
+}
+
+impl<E: std::error::Error + 'static> BindingError<E> {
+    /// What the app's developer, or its user, can do next.
+    pub const fn advice(&self) -> &'static str {
+        match self {
+            Self::Registry(_) => "try again, and see `mlskeyctl status` if it stays so",
+            Self::Unreadable => "build them with a supported OpenMLS version",
+            Self::NotTheSigningKey => "use the CredentialWithKey of the same CustodySigner",
+            Self::ForeignSignatureKey => {
+                "sign leaves with its CustodySigner, or ask for a permit to leave custody"
+            }
+            Self::LeafSignature => "drop the pending change and build it again",
+            Self::KeyPackageSignature => "build a new KeyPackage",
+            Self::Credential => "use the pinned one, or have the pinned one changed first",
+            Self::LeafKeyNotInCustody => "build the structure again with the CustodyProvider",
+            Self::InitKeyNotInCustody => "build the KeyPackage again with the CustodyProvider",
+            Self::SameKey => "build a new KeyPackage",
+            Self::OtherKeyPackage => "build a new KeyPackage",
+            Self::OtherPurpose => "build the structure again with fresh keys",
+            Self::OtherLeaf => "build the structure again with fresh keys",
+            Self::UnknownLeafIndex => "build the external commit again",
+        }
+    }
 }
 
 impl<E: std::error::Error + 'static> From<E> for BindingError<E> {

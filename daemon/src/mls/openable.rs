@@ -57,7 +57,7 @@ impl<'a> Openable<'a> {
     }
 
     /// Its kind for policy and audit.
-    pub fn kind(&self) -> Action {
+    pub fn action(&self) -> Action {
         match self {
             Self::Welcome { .. } => Action::OpenWelcome,
             Self::PathSecret { .. } => Action::OpenPathSecret,
@@ -148,7 +148,7 @@ mod tests {
     fn a_welcome_yields_group_secrets_to_the_last_byte() {
         let info = sign_content(WELCOME_LABEL, b"sealed").unwrap();
         let open = Openable::parse(&info);
-        assert_eq!(open.kind(), Action::OpenWelcome);
+        assert_eq!(open.action(), Action::OpenWelcome);
         for path in [None, Some(32)] {
             let good = group_secrets(32, path);
             assert_eq!(open.check_plaintext(1, &good), Ok(()));
@@ -176,7 +176,7 @@ mod tests {
         let context = [0, 1, 0, 2, 1, b'g', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let info = sign_content(UPDATE_PATH_NODE_LABEL, &context).unwrap();
         let open = Openable::parse(&info);
-        assert_eq!(open.kind(), Action::OpenPathSecret);
+        assert_eq!(open.action(), Action::OpenPathSecret);
         assert_eq!(open.check_plaintext(2, &[7; 32]), Ok(()));
         assert!(open.check_plaintext(2, &[7; 31]).is_err());
         assert!(open.check_plaintext(2, &[7; 33]).is_err());
@@ -188,7 +188,7 @@ mod tests {
         for label in [&b"MLS 1.0 Welcom"[..], b"Welcome", b""] {
             let info = sign_content(label, b"x").unwrap();
             let open = Openable::parse(&info);
-            assert_eq!(open.kind(), Action::OpenUnknown);
+            assert_eq!(open.action(), Action::OpenUnknown);
             assert_eq!(
                 open.check_plaintext(1, &[7; 32]),
                 Err(ParseError::UnknownLabel)

@@ -81,7 +81,7 @@ impl<'a> Proposal<'a> {
     }
 
     /// Its kind for policy and audit.
-    pub fn kind(&self) -> Action {
+    pub fn action(&self) -> Action {
         match self {
             Self::Add(_) => Action::SignProposalAdd,
             Self::Update(_) => Action::SignProposalUpdate,

@@ -76,11 +76,11 @@ impl<'a> Signable<'a> {
     }
 
     /// Its kind for policy and audit.
-    pub fn kind(&self) -> Action {
+    pub fn action(&self) -> Action {
         match self {
             Self::FramedContent(content) => match &content.body {
                 Body::Application(_) => Action::SignApplicationMessage,
-                Body::Proposal(proposal) => proposal.kind(),
+                Body::Proposal(proposal) => proposal.action(),
                 Body::Commit(_) => Action::SignCommit,
             },
             Self::LeafNode(_) => Action::SignLeafNode,
@@ -91,10 +91,10 @@ impl<'a> Signable<'a> {
     }
 
     /// Every kind that must be permitted: its own, then once each those of the proposals that a commit spells out.
-    pub fn kinds(&self) -> Vec<Action> {
-        let mut kinds = vec![self.kind()];
+    pub fn actions(&self) -> Vec<Action> {
+        let mut kinds = vec![self.action()];
         if let Self::FramedContent(content) = self {
-            for kind in content.proposals().map(Proposal::kind) {
+            for kind in content.proposals().map(Proposal::action) {
                 if !kinds.contains(&kind) {
                     kinds.push(kind);
                 }

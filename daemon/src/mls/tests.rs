@@ -160,9 +160,91 @@ fn a_commit_needs_the_permits_of_its_proposals() {
     let body = [&[3][..], &removes, &[0]].concat();
     let bytes = framed(1, MEMBER, &body, &context(b'g', 7));
     assert_eq!(
-        Signable::parse(&bytes).kinds(),
+        Signable::parse(&bytes).actions(),
         [Action::SignCommit, Action::SignProposalRemove]
     );
+}
+
+/// Every truncation and every byte more is unknown.
+fn only_whole(body: &[u8]) {
+    let g = context(b'g', 7);
+    assert_eq!(why(&framed(1, MEMBER, body, &g)), None);
+    for length in 3..body.len() {
+        assert!(
+            why(&framed(1, MEMBER, &body[..length], &g)).is_some(),
+            "{length}"
+        );
+    }
+    assert!(why(&framed(1, MEMBER, &[body, &[0]].concat(), &g)).is_some());
+}
+
+#[test]
+fn a_reinit_names_another_group_of_the_same_version() {
+    let reinit = |version: u8| {
+        let id = opaque(b"next");
+        [&[2, 0, 5][..], &id, &[0, version, 0, 2, 0]].concat()
+    };
+    only_whole(&reinit(1));
+    let g = context(b'g', 7);
+    let bytes = framed(1, MEMBER, &reinit(1), &g);
+    assert_eq!(Signable::parse(&bytes).action(), Action::SignProposalReInit);
+    assert!(why(&framed(1, MEMBER, &reinit(2), &g)).is_some());
+}
+
+#[test]
+fn pre_shared_keys_are_external_or_of_a_resumption() {
+    let nonce = opaque(&[9; 32]);
+    let external = [&[2, 0, 4, 1][..], &opaque(b"id"), &nonce].concat();
+    let epoch = 5_u64.to_be_bytes();
+    let resumption = |usage| [&[2, 0, 4, 2, usage][..], &opaque(b"g"), &epoch, &nonce].concat();
+    for body in [external, resumption(1)] {
+        only_whole(&body);
+        let bytes = framed(1, MEMBER, &body, &context(b'g', 7));
+        let kind = Signable::parse(&bytes).action();
+        assert_eq!(kind, Action::SignProposalPreSharedKey);
+    }
+    let other_type = [&[2, 0, 4, 3][..], &opaque(b"id"), &nonce].concat();
+    assert!(why(&framed(1, MEMBER, &other_type, &context(b'g', 7))).is_some());
+}
+
+/// A LeafNodeTBS of source key_package with these credential bytes.
+fn leaf_with(credential: &[u8]) -> Vec<u8> {
+    let content = [
+        &opaque(&[1; 32])[..],
+        &opaque(&[2; 32]),
+        credential,
+        &[2, 0, 1, 2, 0, 1, 0, 0, 2, 0, 2],
+        &[1],
+        &1_u64.to_be_bytes(),
+        &2_u64.to_be_bytes(),
+        &[0],
+    ]
+    .concat();
+    sign_content(b"MLS 1.0 LeafNodeTBS", &content).unwrap()
+}
+
+#[test]
+fn an_x509_credential_is_read_to_its_last_certificate() {
+    let chain = [opaque(b"leaf"), opaque(b"issuer")].concat();
+    let credential = [&[0, 2][..], &opaque(&chain)].concat();
+    let pinned = mlskeyd_protocol::v1::Credential::X509(vec![
+        b"leaf".as_slice().into(),
+        b"issuer".as_slice().into(),
+    ]);
+    let bytes = leaf_with(&credential);
+    let Signable::LeafNode(leaf) = Signable::parse(&bytes) else {
+        panic!("{:?}", Signable::parse(&bytes))
+    };
+    let read = &leaf.payload.credential;
+    assert_eq!(credential_bytes(&pinned).as_deref(), Some(read.raw));
+    let CredentialBody::X509 { certificates } = &read.body else {
+        panic!("{read:?}")
+    };
+    assert_eq!(certificates[..], [&b"leaf"[..], b"issuer"]);
+    // An empty chain, one cut in a certificate, and another type.
+    for credential in [&[0, 2, 0][..], &[0, 2, 2, 5, b'x'], &[0, 3, 0]] {
+        assert!(why(&leaf_with(credential)).is_some(), "{credential:?}");
+    }
 }
 
 #[test]
@@ -198,7 +280,7 @@ proptest! {
         let labelled = sign_content(labels[label], &bytes).unwrap();
         for input in [&bytes, &labelled] {
             let signable = Signable::parse(input);
-            signable.kinds();
+            signable.actions();
             signable.own_leaf();
             let _ = Openable::parse(input).check_plaintext(1, &bytes);
         }

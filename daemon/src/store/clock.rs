@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where a [`Clock`] reads from.
+/// Where the registry reads the time from.
 pub trait TimeSource: Send + Sync {
     /// Time since some fixed point that never goes back while the machine runs.
     fn boottime(&self) -> Duration;

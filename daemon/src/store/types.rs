@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Credential, KeyId, KeyInfo, KeyState, Owner, Role, SignatureScheme, Tier,
+    Algorithm, Bytes, Credential, KeyId, KeyInfo, KeyState, Owner, Purpose, SignatureScheme, Tier,
 };
 use serde::{Deserialize, Serialize};
 
@@ -245,12 +245,12 @@ impl KeyRecord {
 
     /// What the key is known to be for.
     #[must_use]
-    pub const fn role(&self) -> Role {
+    pub const fn purpose(&self) -> Purpose {
         match (&self.algorithm, &self.binding) {
-            (Algorithm::Signature(_), _) => Role::Signature,
-            (_, Binding::None) => Role::Unbound,
-            (_, Binding::Init { .. }) => Role::Init,
-            (_, Binding::Leaf { .. } | Binding::LeafOfKeyPackage { .. }) => Role::Leaf,
+            (Algorithm::Signature(_), _) => Purpose::Signature,
+            (_, Binding::None) => Purpose::Hpke,
+            (_, Binding::Init { .. }) => Purpose::Init,
+            (_, Binding::Leaf { .. } | Binding::LeafOfKeyPackage { .. }) => Purpose::Leaf,
         }
     }
 
@@ -266,7 +266,7 @@ impl KeyRecord {
         KeyInfo {
             id: self.id,
             algorithm: self.algorithm,
-            role: self.role(),
+            purpose: self.purpose(),
             state,
             public_key: self.public_key.clone(),
             device: self.device.clone(),

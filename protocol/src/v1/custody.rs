@@ -12,7 +12,8 @@ use crate::secret::{Bytes, SecretBytes};
 /// there if it was made with the same credential and scheme before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateIdentity {
-    /// The name, unique for the caller: 1 to 255 bytes.
+    /// The name, unique for the caller: 1 to 255 bytes, without control
+    /// characters.
     pub name: String,
     /// The credential to pin.
     pub credential: Credential,
@@ -28,7 +29,7 @@ pub struct Placement {
     /// The device's name; `None`: the configuration's default device.
     pub device: Option<String>,
     /// The tier; `None`: the highest that the device has for this algorithm.
-    /// Never a lower one than named.
+    /// No other than named.
     pub tier: Option<Tier>,
 }
 
@@ -37,7 +38,8 @@ pub struct Placement {
 pub struct Sign {
     /// The signature key.
     pub key: KeyId,
-    /// A serialised SignContent (RFC 9420, 5.1.2), not hashed.
+    /// A serialised SignContent (RFC 9420, 5.1.2), not hashed: at most
+    /// [`MAX_CONTENT`](crate::limits::MAX_CONTENT) bytes.
     pub content: SecretBytes,
 }
 
@@ -68,13 +70,14 @@ pub struct Open {
     pub kem: Kem,
     /// The AEAD.
     pub aead: Aead,
-    /// The encapsulated key.
+    /// The encapsulated key (RFC 9180, 4.1): 65 bytes for P-256, 32 for X25519.
     pub enc: Bytes,
     /// A serialised EncryptContext (RFC 9420, 5.1.3).
     pub info: Bytes,
     /// The associated data; MLS leaves it empty.
     pub aad: Bytes,
-    /// The ciphertext with its tag.
+    /// The ciphertext with its tag: at most
+    /// [`MAX_CONTENT`](crate::limits::MAX_CONTENT) bytes.
     pub ciphertext: Bytes,
 }
 
@@ -115,8 +118,8 @@ pub trait Custody {
     ) -> Outcome<IdentityInfo>;
     /// The caller's identities.
     async fn identities(options: CallOptions) -> Outcome<Vec<IdentityInfo>>;
-    /// Collects what a person must give (unlock, consent) before an identity is
-    /// used.
+    /// Is the device of the identity's key ready, so that its use will wait for
+    /// nobody? Fails with why it is not.
     async fn prepare(options: CallOptions, identity: String) -> Outcome<()>;
     /// Signs; answers the signature in the form of the key's
     /// [`SignatureScheme`].

@@ -129,11 +129,11 @@ pub struct IdentityInfo {
 
 /// What a key is known to be for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Role {
+pub enum Purpose {
     /// Signs for an identity.
     Signature,
     /// An HPKE key that no signed structure has named yet.
-    Unbound,
+    Hpke,
     /// The init key of a KeyPackage.
     Init,
     /// The encryption key of a leaf.
@@ -153,11 +153,11 @@ pub enum KeyState {
     Destroyed,
 }
 
-impl std::fmt::Display for Role {
+impl std::fmt::Display for Purpose {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Signature => "signature",
-            Self::Unbound => "hpke",
+            Self::Hpke => "hpke",
             Self::Init => "init",
             Self::Leaf => "leaf",
         })
@@ -183,7 +183,7 @@ pub struct KeyInfo {
     /// What it is made for.
     pub algorithm: Algorithm,
     /// What it is known to be for.
-    pub role: Role,
+    pub purpose: Purpose,
     /// Where it is in its life.
     pub state: KeyState,
     /// Its public key.

@@ -88,7 +88,10 @@ impl Run {
     pub(super) fn remains(mut self) -> Remains {
         let keys = self.daemon.ctl(&["keys"]).unwrap();
         let keys = keys.as_array().expect("a list");
-        let signature_keys = keys.iter().filter(|key| key["role"] == "signature").count();
+        let signature_keys = keys
+            .iter()
+            .filter(|key| key["purpose"] == "signature")
+            .count();
         self.daemon.stop();
         let registry = Connection::open_with_flags(
             self.daemon.state().join("registry.db"),

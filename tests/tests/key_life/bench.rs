@@ -9,7 +9,8 @@ use std::time::Duration;
 use mlskeyd::audit;
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig};
 use mlskeyd_protocol::v1::{
-    FailureCode, Handle, Interaction, KeyId, KeyInfo, KeyQuery, KeyState, Role, StorageInfo, Swept,
+    FailureCode, Handle, Interaction, KeyId, KeyInfo, KeyQuery, KeyState, Purpose, StorageInfo,
+    Swept,
 };
 use mlskeyd_provider::testing::TestDaemon;
 use mlskeyd_provider::{
@@ -88,7 +89,7 @@ impl Bench {
     pub fn alive(&self) -> Vec<KeyId> {
         self.keys()
             .into_values()
-            .filter(|key| key.role != Role::Signature && key.state != KeyState::Destroyed)
+            .filter(|key| key.purpose != Purpose::Signature && key.state != KeyState::Destroyed)
             .map(|key| key.id)
             .collect()
     }
@@ -105,7 +106,7 @@ impl Bench {
     pub fn sweep(&self) -> Swept {
         let swept = self.daemon.sweep().unwrap();
         for key in self.keys().into_values() {
-            if key.role == Role::Signature {
+            if key.purpose == Purpose::Signature {
                 assert_eq!(key.state, KeyState::Active, "a signature key: {key:?}");
             }
         }
