@@ -105,7 +105,10 @@ impl RegistryKeys {
 
     /// How many keys of this role there are.
     pub fn count(&self, purpose: Purpose) -> usize {
-        self.keys.values().filter(|key| key.purpose == role).count()
+        self.keys
+            .values()
+            .filter(|key| key.purpose == purpose)
+            .count()
     }
 }
 
