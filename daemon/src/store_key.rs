@@ -117,7 +117,9 @@ impl StoreKey {
                 source,
             },
         })?;
-        Ok(Self(key))
+        // Another daemon that starts just now may have put its own key there:
+        // what the file holds is what counts from here.
+        Self::load_file(path)
     }
 
     fn load(path: &Path, access: Access) -> Result<Self, StoreKeyError> {

@@ -17,6 +17,15 @@ pub(super) fn internal() -> Failure {
     )
 }
 
+/// Too many requests of this owner are on their way.
+pub(super) fn too_busy() -> Failure {
+    Failure::new(
+        FailureCode::Busy,
+        "too many requests of this app wait already",
+        "repeat the request when some of them are answered",
+    )
+}
+
 /// No such thing of this caller. The same text whether it is another's or not
 /// there at all: an id is no oracle.
 pub(super) fn not_found(what: &str) -> Failure {

@@ -86,11 +86,14 @@ impl Session {
     ) -> Result<Arc<KeyRecord>, Failure> {
         let made = self.make_key(algorithm, place, None, call).await?;
         let custody = self.custody();
-        let key = custody
-            .registry
-            .finish_create(made)
-            .await
-            .map_err(failure::of_store)?;
+        let id = made.id;
+        let key = match custody.registry.finish_create(made).await {
+            Ok(key) => key,
+            Err(error) => {
+                custody.undo_creation(id).await;
+                return Err(failure::of_store(error));
+            }
+        };
         custody.due.notify_one();
         Ok(key)
     }
@@ -388,6 +391,14 @@ impl Custody {
         let _turn = self.sweeping.lock().await;
         let mut swept = Swept::default();
         let mut failed = None;
+        // What stopped half-way, at a full disk perhaps, goes on now.
+        let pending = self.registry.pending().await.map_err(failure::of_store)?;
+        for key in pending.destroying {
+            let begun = self.registry.begin_destroy(key.id, Cause::Due).await;
+            self.finish_destroying(&begun.map_err(failure::of_store)?)
+                .await?;
+            swept.destroyed = swept.destroyed.saturating_add(1);
+        }
         loop {
             let due = self
                 .registry

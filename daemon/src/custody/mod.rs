@@ -5,7 +5,7 @@
 //! door. What differs between kinds is a [`Request`]: one file here each.
 //!
 //! To add a request: its type in `mlskeyd_protocol`, a file here that
-//! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`](mlskeyd_policies::Action) that
+//! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`] that
 //! policies can name, and a line in each door.
 
 mod admin;
@@ -34,19 +34,24 @@ pub use look::{Identities, LookUp, Prepare, Status};
 pub use request::{Call, RegistryRequest, Request};
 pub use storages::Attach;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use mlskeyd_policies::{Action, Decision, Policy, Question};
-use mlskeyd_protocol::v1::{Failure, FailureCode};
-use tokio::sync::Notify;
+use mlskeyd_protocol::v1::{Failure, FailureCode, Owner};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
 use crate::caller::Caller;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::Guard;
 use subject::Subject;
+
+/// Most requests of one owner that are on their way at once, on all of its
+/// connections: the registry and the making of generations know no owners.
+const TURNS_PER_OWNER: usize = 64;
 
 /// All keys in custody, and what stands between them and a caller.
 pub struct Custody {
@@ -64,6 +69,8 @@ pub struct Custody {
     /// Rung when somebody connects.
     connected: Notify,
     connections: AtomicU32,
+    /// The turns of each owner that is connected.
+    turns: Mutex<HashMap<Owner, Weak<Semaphore>>>,
     next_connection: AtomicU64,
     started: Instant,
 }
@@ -84,6 +91,8 @@ struct Connection {
     custody: Arc<Custody>,
     caller: Caller,
     id: ConnectionId,
+    /// The turns of all the owner's connections together.
+    turns: Arc<Semaphore>,
 }
 
 impl Custody {
@@ -107,6 +116,7 @@ impl Custody {
             due: Notify::new(),
             connected: Notify::new(),
             connections: AtomicU32::new(0),
+            turns: Mutex::default(),
             next_connection: AtomicU64::new(1),
             started: Instant::now(),
         })
@@ -120,9 +130,22 @@ impl Custody {
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         Session(Arc::new(Connection {
             custody: Arc::clone(self),
+            turns: self.turns_of(&caller.owner),
             caller,
             id,
         }))
+    }
+
+    /// The turns of an owner, shared by all of its connections.
+    fn turns_of(&self, owner: &Owner) -> Arc<Semaphore> {
+        let mut known = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turns) = known.get(owner).and_then(Weak::upgrade) {
+            return turns;
+        }
+        known.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Semaphore::new(TURNS_PER_OWNER));
+        known.insert(owner.clone(), Arc::downgrade(&turns));
+        turns
     }
 
     /// The policy's answer to everything that the subject does: the first
@@ -191,8 +214,16 @@ impl Session {
     /// # Errors
     /// Why it was refused or failed; that is on record too.
     pub async fn serve<R: Request>(&self, call: Call, request: R) -> Result<R::Reply, Failure> {
+        // Taken before anything runs on by itself: else a caller that asks and
+        // cancels could line up any number of requests before everybody else's.
+        let turns = Arc::clone(&self.0.turns);
+        let turn = tokio::time::timeout_at(call.deadline.into(), turns.acquire_owned());
+        let Ok(Ok(turn)) = turn.await else {
+            return Err(failure::too_busy());
+        };
         let session = self.clone();
         let way = async move {
+            let _turn = turn;
             let mut subject = Subject::new(R::ACTION);
             let result = session.way(&call, request, &mut subject).await;
             let result = result.map_err(|failure| subject.named_in(failure, session.caller()));

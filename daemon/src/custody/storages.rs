@@ -62,8 +62,8 @@ impl RegistryRequest for Claim {
             .claim(&session.caller().owner, self)
             .await
             .map_err(failure::of_store)?;
-        for key in &claimed.lost {
-            session.record_lost(*key).await?;
+        if let Some(first) = claimed.lost.first() {
+            session.record_lost(*first, claimed.lost.len()).await?;
         }
         Ok(claimed)
     }
@@ -142,10 +142,11 @@ impl RegistryRequest for Looked {
 
 impl Session {
     /// A record that claims what is gone is an event that is never silent.
-    async fn record_lost(&self, key: KeyId) -> Result<(), Failure> {
-        tracing::warn!(%key, caller = %self.caller().owner, "a record names a key that is gone");
+    /// One for each claim, whatever the number of its keys.
+    async fn record_lost(&self, key: KeyId, number: usize) -> Result<(), Failure> {
+        tracing::warn!(%key, number, caller = %self.caller().owner, "a record names keys that are gone");
         let note = AuditOutcome::Noted {
-            note: "a record names a key that is gone".into(),
+            note: format!("a record names {number} keys that are gone or not the caller's; the first is named here").into(),
         };
         let mut record = audit::Record::new("ClaimLost", note);
         record.key = Some(key);

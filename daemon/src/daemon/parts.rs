@@ -17,6 +17,9 @@ use crate::devices::software::{SoftwareDevice, Start};
 use crate::devices::{Device, DeviceError, DeviceInfo};
 use crate::store_key::{KEY_LEN, StoreKey, StoreKeyError};
 
+/// The registry's file in the state directory.
+const REGISTRY_FILE: &str = "registry.db";
+
 /// What may be in a state directory that holds no state: the registry's lock,
 /// and what a file system puts into its own root.
 const NO_STATE: [&str; 2] = ["lock", "lost+found"];
@@ -77,7 +80,13 @@ pub(super) fn store_key(config: &Config) -> Result<Loaded, StartError> {
         Err(error) => return Err(error.into()),
     };
     if has_state(&config.state_dir)? {
-        return Ok(Loaded::Lost(random_key()?, absent));
+        // Any other key shows the registry's keys as missing. Without a registry
+        // it would begin one that no later start could read.
+        let registry = config.state_dir.join(REGISTRY_FILE).metadata();
+        if registry.is_ok_and(|file| file.len() > 0) {
+            return Ok(Loaded::Lost(random_key()?, absent));
+        }
+        return Err(absent.into());
     }
     let Some(path) = create else {
         return Err(absent.into());
@@ -243,7 +252,10 @@ mod tests {
     #[test]
     fn a_lost_store_key_is_not_replaced() {
         let (_dir, config) = prepared();
+        // A registry that holds nothing is none: another key would begin one.
         fs::write(config.state_dir.join("registry.db"), "").unwrap();
+        assert!(store_key(&config).is_err());
+        fs::write(config.state_dir.join("registry.db"), "rows").unwrap();
         assert!(matches!(store_key(&config).unwrap(), Loaded::Lost(..)));
         assert!(!config.state_dir.join("store.key").exists());
     }
