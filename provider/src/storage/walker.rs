@@ -3,8 +3,10 @@
 //! OpenMLS hands its records over as generic `Serialize` values of types that it
 //! does not publish, and the inner storage's codec is the app's: what a record
 //! holds can only be seen by walking through it as a serialiser would. Private
-//! keys arrive as sequences of `u8`; a sequence that is exactly one handle is
-//! one.
+//! keys arrive as sequences of `u8`; one that is exactly one handle, below a
+//! struct field for private keys, is one. Elsewhere stands what other members
+//! chose (extensions, credentials, proposals of a pending commit): bytes that
+//! only look like a handle must not be claimed.
 //!
 //! Private keys of the software kind, and other secrets, pass through here. What
 //! is kept of them is at most the buffer below, which is wiped.
@@ -26,6 +28,11 @@ const MAX_RUN: usize = mlskeyd_protocol::limits::MAX_GROUP_ID;
 /// Most handles that are reported of one value; more than one claim may name, so
 /// that too many are seen to be too many.
 const MAX_HANDLES: usize = mlskeyd_protocol::limits::MAX_CLAIM_KEYS + 1;
+
+/// The struct fields of OpenMLS below which a private key stands that may be in
+/// custody: those of a key pair and of a KeyPackage bundle. Others cannot name
+/// the fields, only fill them.
+const PRIVATE_KEYS: [&str; 3] = ["private_key", super::INIT_KEY, super::LEAF_KEY];
 
 /// A handle and where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +192,9 @@ impl Walker {
     }
 
     fn handle(&mut self) {
-        if let Some(handle) = Handle::from_bytes(&self.run)
+        let private = self.fields.iter().any(|field| PRIVATE_KEYS.contains(field));
+        if private
+            && let Some(handle) = Handle::from_bytes(&self.run)
             && self.findings.handles.len() < MAX_HANDLES
         {
             let field = self.fields.first().copied();

@@ -6,6 +6,7 @@ use mlskeyd_protocol::v1::{Note, Record, Settlement};
 use openmls::prelude::*;
 use openmls_sqlite_storage::Connection;
 use openmls_traits::storage::StorageProvider;
+use serde::ser::SerializeStruct;
 
 use super::app::{App, Backend, Memory, Sqlite, on_both_storages};
 use super::model::{Event, Model};
@@ -110,7 +111,9 @@ impl serde::Serialize for Fails {
         }
         let handle =
             mlskeyd_protocol::v1::Handle::new(mlskeyd_protocol::v1::KeyId::from_bytes([3; 16]));
-        serializer.serialize_newtype_struct("Fails", &handle.to_bytes().to_vec())
+        let mut pair = serializer.serialize_struct("Fails", 1)?;
+        pair.serialize_field("private_key", &handle.to_bytes().to_vec())?;
+        pair.end()
     }
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use mlskeyd_protocol::v1::{Bytes, Handle, KeyId, Record};
 use openmls::prelude::*;
+use openmls_basic_credential::SignatureKeyPair;
 use openmls_traits::storage::StorageProvider;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::super::{INIT_KEY, LEAF_KEY, record, walker};
-use super::app::{App, Backend, Memory, Sqlite, on_both_storages};
-use super::model::Model;
+use super::app::{App, Backend, Memory, SUITE, Sqlite, on_both_storages};
+use super::model::{Event, Model};
 
 on_both_storages! {
     records_are_read_again
@@ -176,20 +177,116 @@ fn a_run_of_bytes_is_a_handle_only_if_it_is_exactly_one() {
         value().unwrap().keys()
     };
     let list = handle.to_vec();
-    assert_eq!(found(&|| walker::find_handles(&list)), [key]);
-    assert_eq!(found(&|| walker::find_handles(&Bytes(list.clone()))), [key]);
-    assert_eq!(found(&|| walker::find_handles(&handle)), [key]);
-    assert_eq!(found(&|| walker::find_handles(&[&list, &list])), [key]);
+    assert_eq!(
+        found(&|| walker::find_handles(&KeyPair { private_key: &list })),
+        [key]
+    );
+    let bytes = Bytes(list.clone());
+    assert_eq!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &bytes
+        })),
+        [key]
+    );
+    assert_eq!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &handle
+        })),
+        [key]
+    );
+    let twice = [&list, &list];
+    assert_eq!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &twice
+        })),
+        [key]
+    );
     let mut longer = list.clone();
     longer.push(0);
-    assert!(found(&|| walker::find_handles(&longer)).is_empty());
-    assert!(found(&|| walker::find_handles(&Bytes(longer.clone()))).is_empty());
-    assert!(found(&|| walker::find_handles(&list[1..])).is_empty());
+    let bytes = Bytes(longer.clone());
+    assert!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &longer
+        }))
+        .is_empty()
+    );
+    assert!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &bytes
+        }))
+        .is_empty()
+    );
+    assert!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &list[1..]
+        }))
+        .is_empty()
+    );
     // Two halves side by side are no handle.
     let halves = (&list[..12], &list[12..]);
-    assert!(found(&|| walker::find_handles(&halves)).is_empty());
+    assert!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &halves
+        }))
+        .is_empty()
+    );
     let scattered: Vec<u16> = list.iter().map(|byte| u16::from(*byte)).collect();
-    assert!(found(&|| walker::find_handles(&scattered)).is_empty());
+    assert!(
+        found(&|| walker::find_handles(&KeyPair {
+            private_key: &scattered
+        }))
+        .is_empty()
+    );
+    // A handle that is no private key is somebody else's bytes.
+    assert!(found(&|| walker::find_handles(&list)).is_empty());
+    assert!(found(&|| walker::find_handles(&twice)).is_empty());
+}
+
+/// A value that stands where OpenMLS puts the private half of a key pair.
+#[derive(Serialize)]
+struct KeyPair<'a, T: ?Sized> {
+    private_key: &'a T,
+}
+
+#[test]
+fn handles_that_another_member_plants_are_not_claimed() {
+    let model = Arc::new(Model::default());
+    let alice = App::<Memory>::new("alice", &model);
+    let mallory = App::<Memory>::new("mallory", &model);
+    let mut group = alice.create(b"group");
+    let planted: Vec<_> = (0..70).map(|n| KeyId::from_bytes([n; 16])).collect();
+    let packages: Vec<_> = planted
+        .iter()
+        .map(|key| {
+            let signer = SignatureKeyPair::new(SUITE.signature_algorithm()).unwrap();
+            let credential = CredentialWithKey {
+                credential: BasicCredential::new(Handle::new(*key).to_bytes().to_vec()).into(),
+                signature_key: signer.public().to_vec().into(),
+            };
+            KeyPackage::builder()
+                .build(SUITE, &mallory.provider, &signer, credential)
+                .unwrap()
+                .key_package()
+                .clone()
+        })
+        .collect();
+    model.take_log();
+    group
+        .add_members(&alice.provider, &alice.signer, &packages)
+        .unwrap();
+    let claims: Vec<_> = model
+        .take_log()
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Claim(Record::GroupState { .. }, keys) => Some(keys),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        matches!(claims.as_slice(), [keys] if keys.len() == 1 && !planted.contains(&keys[0])),
+        "the pending commit's own leaf key, and no other: {claims:?}"
+    );
+    assert!(model.lock().failures.is_empty());
 }
 
 #[test]
