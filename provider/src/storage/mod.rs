@@ -32,6 +32,7 @@ use self::claims::StorageState;
 use self::custodian::Custodian;
 use self::outbox::Message;
 use self::transactions::{Ended, Release, Transactions};
+use self::two_phase::Outcomes;
 use self::walker::{Findings, NotSerialisable};
 
 /// Why a call of the storage failed.
@@ -68,7 +69,8 @@ impl<E: std::error::Error> From<E> for StorageError<E> {
 /// A KeyPackage that OpenMLS deletes to open a Welcome stays in the inner
 /// storage until the group is joined; reads do not show it meanwhile, unless the
 /// open failed. An app's own delete is carried out at the next storage call of
-/// the same thread, or when the wrapper is dropped.
+/// the same thread, or when the wrapper (the last one over this database) is
+/// dropped.
 #[derive(Debug)]
 pub struct CustodyStorage<S: StorageProvider<CURRENT_VERSION>> {
     inner: S,
@@ -165,6 +167,10 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
     /// deletes.
     fn enter(&self) {
         let outcomes = self.state.ledger().pending.outcomes();
+        self.settle_held_back(outcomes);
+    }
+
+    fn settle_held_back(&self, outcomes: Outcomes) {
         for reference in &outcomes.opened {
             self.transactions.touch_key_package(reference);
         }
@@ -422,8 +428,14 @@ fn is_key_package(record: &Record, wanted: &Bytes) -> bool {
 impl<S: StorageProvider<CURRENT_VERSION>> Drop for CustodyStorage<S> {
     fn drop(&mut self) {
         // After a panic, a delete without an open may be OpenMLS's.
-        if !std::thread::panicking() {
-            self.enter();
+        if std::thread::panicking() {
+            return;
+        }
+        self.enter();
+        // Nobody is left who could go on with what another thread began.
+        if Arc::strong_count(&self.state) == 1 {
+            let outcomes = self.state.ledger().pending.last_outcomes();
+            self.settle_held_back(outcomes);
         }
     }
 }

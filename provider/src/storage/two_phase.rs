@@ -3,15 +3,16 @@
 //! Were it forwarded, a PIN that times out or a token that is pulled would lose
 //! the KeyPackage for good. So it is held back. How the open on this thread
 //! ended decides: after a good one the KeyPackage is hidden until the group is
-//! joined, after a failed one it is there again, and if there was none before
-//! the next storage call, the app itself meant to delete it.
+//! joined, after a failed one (or one of which nothing is known) it is there
+//! again, and if there was none before the thread's next storage call, or before
+//! the storage is dropped, the app itself meant to delete it.
 
 use std::collections::HashMap;
 use std::thread::ThreadId;
 
 use mlskeyd_protocol::v1::{Bytes, KeyId};
 
-use crate::memory;
+use crate::memory::{self, Outcome, Watched};
 
 /// Most KeyPackages that are held back at once. Beyond, the oldest shows again:
 /// it belongs to a Welcome that was opened long ago and never joined.
@@ -19,9 +20,10 @@ const MAX_PENDING: usize = 1024;
 
 #[derive(Debug)]
 struct Entry {
-    init_key: KeyId,
     /// The thread that deleted it.
     thread: ThreadId,
+    /// Of its init key, on that thread.
+    watched: Watched,
     opened: bool,
     /// Grows with each delete.
     order: u64,
@@ -56,12 +58,11 @@ impl Pending {
                 self.entries.remove(&oldest);
             }
         }
-        memory::watch(init_key);
         self.order = self.order.wrapping_add(1);
         let thread = std::thread::current().id();
         let entry = Entry {
-            init_key,
             thread,
+            watched: memory::watch(init_key),
             opened: false,
             order: self.order,
         };
@@ -76,33 +77,36 @@ impl Pending {
 
     /// Holds it back no longer.
     pub(super) fn forget(&mut self, reference: &Bytes) {
-        if let Some(entry) = self.entries.remove(reference)
-            && !entry.opened
-            && entry.thread == std::thread::current().id()
-        {
-            memory::unwatch(entry.init_key);
-        }
+        self.entries.remove(reference);
     }
 
     /// Settles what this thread deleted and has not opened yet.
     pub(super) fn outcomes(&mut self) -> Outcomes {
-        let mut outcomes = Outcomes::default();
-        if self.entries.is_empty() {
-            return outcomes;
-        }
         let thread = std::thread::current().id();
+        self.settle(|entry| entry.thread == thread)
+    }
+
+    /// Settles what any thread deleted and has not opened: there is no call of
+    /// the storage under way, nor will there be one.
+    pub(super) fn last_outcomes(&mut self) -> Outcomes {
+        self.settle(|_| true)
+    }
+
+    fn settle(&mut self, due: impl Fn(&Entry) -> bool) -> Outcomes {
+        let mut outcomes = Outcomes::default();
         self.entries.retain(|reference, entry| {
-            if entry.opened || entry.thread != thread {
+            if entry.opened || !due(entry) {
                 return true;
             }
-            match memory::unwatch(entry.init_key) {
-                Some(true) => {
+            match entry.watched.outcome() {
+                Outcome::Opened => {
                     entry.opened = true;
                     outcomes.opened.push(reference.clone());
                     true
                 }
-                Some(false) => false,
-                None => {
+                // It is shown again: to lose a KeyPackage is worse.
+                Outcome::Failed | Outcome::Unknown => false,
+                Outcome::NoOpen => {
                     outcomes.own.push(reference.clone());
                     false
                 }

@@ -6,6 +6,7 @@ use mlskeyd_protocol::v1::{Bytes, Record};
 use openmls::prelude::*;
 use openmls_traits::storage::StorageProvider;
 
+use super::super::two_phase::Pending;
 use super::app::{App, Backend, Memory, SUITE, Sqlite, on_both_storages};
 use super::model::Model;
 
@@ -18,6 +19,7 @@ on_both_storages! {
     the_apps_own_delete_goes_through
     the_apps_own_last_delete_goes_through
     a_delete_on_another_thread_stays_held_back
+    a_delete_on_a_thread_that_ended_is_carried_out_at_the_end
     a_key_package_of_last_resort_stays_until_the_app_deletes_it
     a_crash_between_the_epoch_record_and_the_state_keeps_the_key_package
     a_crash_after_the_state_is_made_up_for_when_the_group_is_read
@@ -185,6 +187,33 @@ fn a_delete_on_another_thread_stays_held_back<B: Backend>() {
         scene.stored(),
         "a call of this thread says nothing about that one"
     );
+}
+
+fn a_delete_on_a_thread_that_ended_is_carried_out_at_the_end<B: Backend>() {
+    let mut scene = invited::<B>(false);
+    let reference = Bytes(scene.reference.as_slice().to_vec());
+    let key = mlskeyd_protocol::v1::KeyId::from_bytes([9; 16]);
+    let state = Arc::clone(&scene.bob.provider.storage.state);
+    std::thread::spawn(move || state.ledger().pending.hold(reference, key))
+        .join()
+        .unwrap();
+    assert_eq!(scene.bob.claimed(), 2);
+    // The storage is dropped.
+    scene.bob.provider = App::<B>::new("other", &scene.model).provider;
+    assert_eq!(scene.bob.claimed(), 0);
+}
+
+#[test]
+fn a_delete_of_which_nothing_is_known_is_not_the_apps() {
+    let mut pending = Pending::default();
+    for n in 0..=64 {
+        let key = mlskeyd_protocol::v1::KeyId::from_bytes([n; 16]);
+        assert!(pending.hold(Bytes(vec![n]), key));
+    }
+    let outcomes = pending.outcomes();
+    assert_eq!(outcomes.own.len(), 64);
+    assert!(!outcomes.own.contains(&Bytes(vec![0])));
+    assert!(!pending.hides(&Bytes(vec![0])), "it is there again");
 }
 
 fn a_key_package_of_last_resort_stays_until_the_app_deletes_it<B: Backend>() {
