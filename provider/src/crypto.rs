@@ -116,18 +116,25 @@ impl<C: OpenMlsCrypto> OpenMlsCrypto for CustodyCrypto<C> {
 
     /// With the random bytes that this thread drew last: a new key pair in
     /// custody, made from the daemon's own randomness. Of the drawn bytes
-    /// nothing is kept or sent.
+    /// nothing is kept or sent. For a suite without custody it is refused if
+    /// custody is required, else made in software, and the app is told.
     fn derive_hpke_keypair(
         &self,
         config: HpkeConfig,
         ikm: &[u8],
     ) -> Result<HpkeKeyPair, CryptoError> {
-        let fresh = fresh::is_fresh(ikm);
-        if fresh && (self.require_custody || suites::hpke(&config).is_some()) {
-            self.generate(config)
-        } else {
-            self.inner.derive_hpke_keypair(config, ikm)
+        if !fresh::is_fresh(ikm) {
+            return self.inner.derive_hpke_keypair(config, ikm);
         }
+        if self.require_custody || suites::hpke(&config).is_some() {
+            return self.generate(config);
+        }
+        let told = ProviderError::made_in_software(&config);
+        let pair = self.inner.derive_hpke_keypair(config, ikm)?;
+        self.link
+            .watch()
+            .failed(Operation::GenerateHpke, None, told);
+        Ok(pair)
     }
 
     fn hpke_open(

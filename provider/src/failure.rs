@@ -64,6 +64,13 @@ pub enum ProviderError {
     /// allowed.
     #[error("no custody for {0}: use cipher suite 0x0001, 0x0002 or 0x0003")]
     HpkeUnsupported(String),
+    /// Custody has no such HPKE configuration, so an init or leaf key was made
+    /// in software, in the app's memory. It is told once for each key.
+    #[error(
+        "a private key was made in software, since there is no custody for {0}: \
+         use cipher suite 0x0001, 0x0002 or 0x0003, or require custody"
+    )]
+    MadeInSoftware(String),
     /// A private HPKE operation that no key in custody does.
     #[error("a key in custody does not do {0}: use a key of the app's own for it")]
     OperationUnsupported(&'static str),
@@ -93,11 +100,16 @@ impl From<CallError> for ProviderError {
 
 impl ProviderError {
     pub(crate) fn no_custody_for(config: &HpkeConfig) -> Self {
-        Self::HpkeUnsupported(format!(
-            "HPKE with {:?}, {:?}, {:?}",
-            config.0, config.1, config.2
-        ))
+        Self::HpkeUnsupported(described(config))
     }
+
+    pub(crate) fn made_in_software(config: &HpkeConfig) -> Self {
+        Self::MadeInSoftware(described(config))
+    }
+}
+
+fn described(config: &HpkeConfig) -> String {
+    format!("HPKE with {:?}, {:?}, {:?}", config.0, config.1, config.2)
 }
 
 /// What was being done when something failed.

@@ -303,7 +303,8 @@ impl<S, C> CustodyProviderBuilder<S, C> {
 
     /// The cryptography for all that needs no private key in custody. Suites
     /// that it has beyond [`CUSTODY_CIPHERSUITES`](crate::CUSTODY_CIPHERSUITES),
-    /// as the post-quantum drafts, work with software keys, unless custody is
+    /// as the post-quantum drafts, work with software keys, each of which is
+    /// told as [`ProviderError::MadeInSoftware`], unless custody is
     /// [required](Self::require_custody).
     #[must_use]
     pub fn crypto<D>(self, crypto: D) -> CustodyProviderBuilder<S, D> {
@@ -339,7 +340,10 @@ impl<S, C> CustodyProviderBuilder<S, C> {
     /// Refuses to go on where a key that should be in custody is not: cipher
     /// suites without custody are not supported, and a KeyPackage with a
     /// private key in software is not stored. For groups that exist already
-    /// see [`CustodyProvider::custody_status`]. Off unless it is said.
+    /// see [`CustodyProvider::custody_status`]. Off unless it is said: then an
+    /// init or leaf key of such a suite is made in software, and the app is told
+    /// of each by [`on_refusal`](Self::on_refusal) and
+    /// [`last_failure`](CustodyProvider::last_failure).
     #[must_use]
     pub const fn require_custody(mut self, required: bool) -> Self {
         self.require_custody = required;

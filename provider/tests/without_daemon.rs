@@ -65,7 +65,12 @@ fn fresh_keys_of_other_suites_are_software_unless_custody_is_required() {
             provider.last_failure().map(|failure| failure.error),
         )
     };
-    assert_eq!(fresh(false), (Ok(97), None));
+    let (pair, told) = fresh(false);
+    assert_eq!(pair, Ok(97));
+    assert!(
+        matches!(told, Some(ProviderError::MadeInSoftware(_))),
+        "never silently: {told:?}"
+    );
     let (pair, error) = fresh(true);
     assert_eq!(pair, Err(CryptoError::UnsupportedCiphersuite));
     assert!(matches!(error, Some(ProviderError::HpkeUnsupported(_))));

@@ -8,11 +8,29 @@ use crate::storage::custodian::{Custodian, Trouble};
 
 impl Link {
     fn claimed<T>(&self, result: Result<T, ProviderError>) -> Result<T, Trouble> {
-        self.told(Operation::Claim, None, result)
-            .map_err(|error| match error {
-                ProviderError::Failure(failure) => failure.code.into(),
-                _ => Trouble::Later,
-            })
+        self.told(Operation::Claim, None, result).map_err(trouble)
+    }
+}
+
+fn trouble(error: ProviderError) -> Trouble {
+    match error {
+        ProviderError::Failure(failure) => failure.code.into(),
+        // Nobody is there who could have refused it.
+        ProviderError::NotInstalled { .. }
+        | ProviderError::Unreachable { .. }
+        | ProviderError::Incompatible(_)
+        | ProviderError::NotServed(_)
+        | ProviderError::Timeout
+        | ProviderError::Cancelled => Trouble::Later,
+        // The request itself does not fit, or there will never be a daemon.
+        ProviderError::Protocol(_)
+        | ProviderError::Unsupported
+        | ProviderError::SchemeUnsupported(_)
+        | ProviderError::HpkeUnsupported(_)
+        | ProviderError::MadeInSoftware(_)
+        | ProviderError::OperationUnsupported(_)
+        | ProviderError::CredentialUnsupported
+        | ProviderError::NoIdentity(_) => Trouble::Never,
     }
 }
 

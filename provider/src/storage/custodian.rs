@@ -9,34 +9,39 @@ use mlskeyd_protocol::v1::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// The daemon was not reached, or cannot serve at present: the same request
-    /// may succeed later.
+    /// may succeed later. All that follows waits for it, so this must be nothing
+    /// but what passes by itself.
     Later,
-    /// The daemon will not do this: to ask again is useless.
+    /// The daemon will not do this: to ask again is useless. What the record
+    /// holds is claimed anew when it is next read or written.
     Never,
 }
 
 impl From<FailureCode> for Trouble {
     fn from(code: FailureCode) -> Self {
         match code {
+            // The daemon has no time, stops, or cannot write to its disk.
+            FailureCode::Busy
+            | FailureCode::Timeout
+            | FailureCode::DeviceAbsent
+            | FailureCode::ReadOnly
+            | FailureCode::AuditUnavailable
+            | FailureCode::Internal => Self::Later,
+            // The same request fails again. Nothing of this needs a device or a
+            // person, so to wait for one would be to wait for ever.
             FailureCode::Denied
             | FailureCode::BadRequest
             | FailureCode::NotFound
             | FailureCode::Destroyed
+            | FailureCode::KeyMissing
             | FailureCode::Conflict
             | FailureCode::Withheld
             | FailureCode::DecryptionFailed
-            | FailureCode::Unsupported => Self::Never,
-            FailureCode::KeyMissing
+            | FailureCode::Unsupported
             | FailureCode::DeviceLocked
-            | FailureCode::DeviceAbsent
             | FailureCode::DeviceFailed
-            | FailureCode::Busy
             | FailureCode::LimitReached
-            | FailureCode::Timeout
-            | FailureCode::InteractionRequired
-            | FailureCode::ReadOnly
-            | FailureCode::AuditUnavailable
-            | FailureCode::Internal => Self::Later,
+            | FailureCode::InteractionRequired => Self::Never,
         }
     }
 }
@@ -72,4 +77,30 @@ pub(crate) trait Custodian: Send + Sync {
 
     /// Records a failure that the storage wrapper met by itself.
     fn record(&self, failure: Failure);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_waited_for() {
+        for code in [
+            FailureCode::Busy,
+            FailureCode::Timeout,
+            FailureCode::ReadOnly,
+            FailureCode::AuditUnavailable,
+        ] {
+            assert_eq!(Trouble::from(code), Trouble::Later, "{code:?}");
+        }
+        for code in [
+            FailureCode::LimitReached,
+            FailureCode::KeyMissing,
+            FailureCode::Conflict,
+            FailureCode::NotFound,
+            FailureCode::DeviceLocked,
+        ] {
+            assert_eq!(Trouble::from(code), Trouble::Never, "{code:?}");
+        }
+    }
 }
