@@ -278,17 +278,17 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), S
 
 /// A tombstone says that it is destroyed, whatever the row says.
 pub(super) fn bury(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
-    let Some(generation) = get(tx.conn, tx.mac, id)? else {
-        return Ok(());
-    };
-    match generation.state {
-        GenerationState::Destroyed => Ok(()),
-        _ => put(
-            tx,
-            &Generation {
-                state: GenerationState::Destroying,
-                ..generation
-            },
-        ),
+    for generation in select(tx.conn, tx.mac, "id = ?1", [id.as_bytes()])? {
+        if generation.state != GenerationState::Destroyed {
+            let state = GenerationState::Destroying;
+            put(
+                tx,
+                &Generation {
+                    state,
+                    ..generation
+                },
+            )?;
+        }
     }
+    Ok(())
 }

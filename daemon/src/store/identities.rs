@@ -13,6 +13,9 @@ use super::types::{GuardId, IdentityRecord, KeyRecord, MadeKey};
 use super::writer::Tx;
 use crate::failpoint;
 
+/// Most identities of one owner.
+pub(super) const MAX_IDENTITIES: u32 = 64;
+
 impl Row for IdentityRecord {
     const TABLE: &'static str = "identities";
 }
@@ -88,6 +91,15 @@ pub(super) fn create(
 ) -> Result<Arc<KeyRecord>, StoreError> {
     if get(tx.conn, tx.mac, &identity.owner, &identity.name)?.is_some() {
         return Err(StoreError::Conflict("an identity of this name"));
+    }
+    let count: u32 = tx
+        .conn
+        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
+        .query_row(params![identity.owner.uid, identity.owner.app], |row| {
+            row.get(0)
+        })?;
+    if count >= MAX_IDENTITIES {
+        return Err(StoreError::Limit("identities of one app"));
     }
     let key = keys::finish_create(tx, made)?;
     let fits = key.id == identity.key

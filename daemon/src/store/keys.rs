@@ -21,6 +21,9 @@ use crate::failpoint;
 /// Longest blob of a device, in bytes.
 const MAX_BLOB: usize = 16 * 1024;
 
+/// Most HPKE keys of one owner that were never claimed.
+pub(super) const MAX_UNCLAIMED: u32 = 8192;
+
 impl Row for KeyRecord {
     const TABLE: &'static str = "keys";
 }
@@ -197,6 +200,9 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
     if get(tx.conn, tx.mac, &new.id)?.is_some() {
         return Err(StoreError::Conflict("a key of this name"));
     }
+    if matches!(new.algorithm, Algorithm::Hpke(_)) {
+        check_takes_unclaimed(tx, &new.owner)?;
+    }
     let generation = match new.generation {
         Under::Shared(id) => {
             generations::check_takes_keys(tx, &id)?;
@@ -238,6 +244,24 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
         },
     )?;
     failpoint::hit("store.begin_create.before_commit");
+    Ok(())
+}
+
+/// Fails if the owner has so many keys that no record ever claimed that one more
+/// must not be made.
+fn check_takes_unclaimed(tx: &Tx<'_>, owner: &Owner) -> Result<(), StoreError> {
+    let count: u32 = tx
+        .conn
+        .prepare_cached(
+            "SELECT count(*) FROM (
+               SELECT 1 FROM keys WHERE uid = ?1 AND app = ?2 AND wait <= 2 LIMIT ?3)",
+        )?
+        .query_row(params![owner.uid, owner.app, MAX_UNCLAIMED], |row| {
+            row.get(0)
+        })?;
+    if count >= MAX_UNCLAIMED {
+        return Err(StoreError::Limit("keys of one app that no record claims"));
+    }
     Ok(())
 }
 
@@ -342,11 +366,12 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreErr
 }
 
 /// Marks for destruction what a tombstone says is destroyed: an older copy of
-/// the database was put back.
+/// the database was put back. Rows that do not verify are passed over: nothing
+/// uses them, and the daemon has to start.
 pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreError> {
     for stone in stones {
         let keys = match stone {
-            Tombstone::Key(id, _) => get(tx.conn, tx.mac, id)?.into_iter().collect(),
+            Tombstone::Key(id, _) => select(tx.conn, tx.mac, "id = ?1", [id.as_bytes()])?,
             Tombstone::Generation(id) => {
                 generations::bury(tx, id)?;
                 under_generation(tx, id)?

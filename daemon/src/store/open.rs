@@ -111,6 +111,7 @@ impl Starting<'_> {
                     ..meta
                 },
                 attached: HashMap::new(),
+                storages_of: HashMap::new(),
                 look_from: HashMap::new(),
                 started,
                 nothing_due_at: None,

@@ -29,6 +29,7 @@ CREATE INDEX keys_public ON keys (public_key, uid, app);
 CREATE INDEX keys_generation ON keys (generation, state);
 CREATE INDEX keys_pending ON keys (state) WHERE state IN (0, 2);
 CREATE INDEX keys_wait ON keys (wait, since) WHERE wait IS NOT NULL;
+CREATE INDEX keys_unclaimed ON keys (uid, app) WHERE wait <= 2;
 CREATE INDEX keys_connection ON keys (run, connection) WHERE connection IS NOT NULL;
 CREATE INDEX keys_expiry ON keys (not_after) WHERE not_after IS NOT NULL AND expired IS NULL;
 CREATE INDEX keys_expired ON keys (expired) WHERE expired IS NOT NULL;
@@ -67,6 +68,8 @@ CREATE TABLE guards (
 
 CREATE TABLE storages (
     id INTEGER PRIMARY KEY,
+    uid INTEGER NOT NULL,
+    app TEXT NOT NULL,
     name_id BLOB NOT NULL UNIQUE,
     -- Of a storage that ends with its connection: since when that is gone.
     ending INTEGER,
@@ -75,6 +78,7 @@ CREATE TABLE storages (
     body BLOB NOT NULL,
     mac BLOB NOT NULL
 ) STRICT;
+CREATE INDEX storages_owner ON storages (uid, app);
 CREATE INDEX storages_ending ON storages (ending) WHERE ending IS NOT NULL;
 CREATE INDEX storages_attached ON storages (attached_run) WHERE attached_run IS NOT NULL;
 
@@ -115,8 +119,9 @@ CREATE TABLE own_leaves (
     storage INTEGER NOT NULL REFERENCES storages (id) ON DELETE CASCADE,
     public_key BLOB NOT NULL,
     group_id BLOB NOT NULL,
+    number INTEGER NOT NULL,
     body BLOB NOT NULL,
     mac BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX own_leaves_key ON own_leaves (storage, public_key);
-CREATE INDEX own_leaves_group ON own_leaves (storage, group_id);
+CREATE INDEX own_leaves_group ON own_leaves (storage, group_id, number);

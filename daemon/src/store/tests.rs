@@ -133,10 +133,9 @@ impl Bench {
         }
     }
 
-    pub(super) async fn begin(&self, connection: Option<ConnectionId>) -> KeyId {
-        let id = self.id();
-        let new = NewKey {
-            id,
+    async fn new_hpke(&self, connection: Option<ConnectionId>) -> NewKey {
+        NewKey {
+            id: self.id(),
             owner: alice(),
             algorithm: Algorithm::Hpke(Kem::DhKemX25519),
             device: "soft".into(),
@@ -145,7 +144,12 @@ impl Bench {
             identity: None,
             connection,
             created: 1_700_000_000,
-        };
+        }
+    }
+
+    pub(super) async fn begin(&self, connection: Option<ConnectionId>) -> KeyId {
+        let new = self.new_hpke(connection).await;
+        let id = new.id;
         self.store.begin_create(new).await.unwrap();
         id
     }
@@ -775,7 +779,7 @@ async fn a_row_of_any_table_that_was_changed_is_found_and_not_used() {
         record,
         keys: vec![key],
     };
-    bench.store.claim(&alice(), claim.clone()).await.unwrap();
+    let claimed = bench.store.claim(&alice(), claim.clone()).await.unwrap();
     let notes = vec![Note::OwnLeaf {
         group: group.clone(),
         public_key: public(key),
@@ -807,17 +811,17 @@ async fn a_row_of_any_table_that_was_changed_is_found_and_not_used() {
     for table in tables {
         for column in ["body", "mac"] {
             bench.store.close().await;
-            let flip = |from: &str, to: &str| {
-                format!(
-                    "UPDATE {table} SET {column} = unhex('{from}' || substr(hex({column}), 3)) \
-                     WHERE substr(hex({column}), 1, 2) = '{to}'"
-                )
-            };
+            let whole = private_dir();
+            copy_state(bench.dir.path(), whole.path());
             let conn = Connection::open(bench.dir.path().join("registry.db")).unwrap();
             let sql = format!("SELECT substr(hex({column}), 1, 2) FROM {table} LIMIT 1");
             let first: String = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
             let other = if first == "FF" { "FE" } else { "FF" };
-            let changed = conn.execute(&flip(other, &first), []).unwrap();
+            let change = format!(
+                "UPDATE {table} SET {column} = unhex('{other}' || substr(hex({column}), 3)) \
+                 WHERE substr(hex({column}), 1, 2) = '{first}'"
+            );
+            let changed = conn.execute(&change, []).unwrap();
             drop(conn);
             bench.reopen();
             let found = scrub_all(&bench.store).await;
@@ -826,19 +830,20 @@ async fn a_row_of_any_table_that_was_changed_is_found_and_not_used() {
                 assert!(matches!(error, StoreError::Tampered { table: t, .. } if t == table));
             }
             assert!(
-                used(&bench.store, table, key, &claim).await,
+                not_used(&bench.store, table, key, &claim, claimed.generation).await,
                 "{table} was used"
             );
             bench.store.close().await;
-            bench.sql(&flip(&first, other));
+            copy_state(whole.path(), bench.dir.path());
             bench.reopen();
         }
     }
     assert_eq!(scrub_all(&bench.store).await, []);
 }
 
-/// Is the use of the table's row refused?
-async fn used(store: &Registry, table: &str, key: KeyId, claim: &Claim) -> bool {
+/// Is the use of the table's row refused, or the row passed over? `known` is
+/// the generation that `claim` was answered while all was well.
+async fn not_used(store: &Registry, table: &str, key: KeyId, claim: &Claim, known: u64) -> bool {
     let tampered = |error: StoreError| matches!(error, StoreError::Tampered { .. });
     match table {
         "keys" => {
@@ -857,7 +862,12 @@ async fn used(store: &Registry, table: &str, key: KeyId, claim: &Claim) -> bool 
                 storage: "s".into(),
                 notes,
             };
-            store.report(&alice(), report).await.is_err_and(tampered)
+            store.report(&alice(), report).await.is_ok()
+        }
+        // Claimed anew, which mends the row.
+        "records" | "claims" => {
+            let claimed = store.claim(&alice(), claim.clone()).await.unwrap();
+            claimed.generation > known && scrub_all(store).await.is_empty()
         }
         _ => store
             .claim(&alice(), claim.clone())
@@ -977,4 +987,90 @@ async fn a_closed_registry_says_so() {
     );
     assert_eq!(bench.store.counts().await, Err(StoreError::Closed));
     assert!(!bench.dir.path().join("registry.db-wal").exists());
+}
+
+/// So many rows, for a limit on them.
+pub(super) fn numbers(count: u32) -> String {
+    format!(
+        "(WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers \
+         WHERE n < {count}) SELECT n FROM numbers)"
+    )
+}
+
+#[tokio::test]
+async fn one_app_has_so_many_identities_and_no_more() {
+    let mut bench = Bench::new();
+    let (alice, made, _) = bench.signature_key("alice").await;
+    bench.store.create_identity(alice, made).await.unwrap();
+    bench.store.close().await;
+    bench.sql(&format!(
+        "INSERT INTO identities SELECT randomblob(32), uid, app, body, mac FROM identities, {}",
+        numbers(identities::MAX_IDENTITIES - 1)
+    ));
+    bench.reopen();
+    let (bob, made, _) = bench.signature_key("bob").await;
+    let refused = bench.store.create_identity(bob, made).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Limit(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn one_app_has_so_many_unclaimed_keys_and_no_more() {
+    let mut bench = Bench::new();
+    bench.hpke(None).await;
+    bench.store.close().await;
+    bench.sql(&format!(
+        "INSERT INTO keys SELECT randomblob(16), uid, app, public_key, generation, state, wait, \
+         since, run, connection, not_after, expired, body, mac FROM keys, {}",
+        numbers(keys::MAX_UNCLAIMED - 1)
+    ));
+    bench.reopen();
+    let new = bench.new_hpke(None).await;
+    let others = NewKey {
+        id: bench.id(),
+        owner: Owner {
+            app: "mail".into(),
+            ..alice()
+        },
+        ..new.clone()
+    };
+    let refused = bench.store.begin_create(new).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Limit(_)), "{refused}");
+    bench.store.begin_create(others).await.unwrap();
+}
+
+#[tokio::test]
+async fn damaged_rows_do_not_keep_the_daemon_from_starting() {
+    let mut bench = Bench::new();
+    let key = bench.hpke(None).await;
+    bench
+        .store
+        .attach(&alice(), "s".into(), true, ConnectionId(1))
+        .await
+        .unwrap();
+    bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap();
+    bench.store.finish_destroy(key).await.unwrap();
+    for generation in bench.store.generations_to_destroy().await.unwrap() {
+        let id = generation.id;
+        bench.store.begin_destroy_generation(id).await.unwrap();
+        bench.store.finish_destroy_generation(id).await.unwrap();
+    }
+    let other = bench.hpke(None).await;
+    bench
+        .store
+        .begin_destroy(other, Cause::Ordered)
+        .await
+        .unwrap();
+    bench.store.close().await;
+    for table in ["keys", "generations", "storages"] {
+        bench.sql(&format!("UPDATE {table} SET mac = x'00'"));
+    }
+    bench.sql("UPDATE storages SET ending = 0");
+    bench.reopen();
+    assert_eq!(bench.store.read_only_reason(), None);
+    bench.clock.pass(100 * 86_400);
+    assert_eq!(bench.sweep().await, []);
 }

@@ -75,6 +75,10 @@ impl Tombstone {
 pub(super) struct Tombstones {
     path: PathBuf,
     file: File,
+    /// The file's length up to the last entry that is durable.
+    length: u64,
+    /// May part of an entry lie behind that?
+    torn: bool,
 }
 
 impl Tombstones {
@@ -83,14 +87,14 @@ impl Tombstones {
     pub(super) fn open(dir: &Path, mac: &RowMac) -> Result<(Self, Vec<Tombstone>), OpenError> {
         let path = dir.join(FILE);
         open_and_tidy(&path, mac)
-            .map(|(file, stones)| {
-                (
-                    Self {
-                        path: path.clone(),
-                        file,
-                    },
-                    stones,
-                )
+            .and_then(|(file, stones)| {
+                let tombstones = Self {
+                    path: path.clone(),
+                    length: file.metadata()?.len(),
+                    file,
+                    torn: false,
+                };
+                Ok((tombstones, stones))
             })
             .map_err(|source| OpenError::Io { path, source })
     }
@@ -102,18 +106,18 @@ impl Tombstones {
             .map_err(|e| StoreError::Unavailable(format!("{}: {e}", self.path.display())))
     }
 
-    /// A failed append leaves no part of an entry: later ones would be read
-    /// out of step.
+    /// What a failed append left is cut off before anything follows it: later
+    /// entries would be read out of step.
     fn append_durably(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = self.file.metadata()?.len();
-        let written = self
-            .file
-            .write_all(bytes)
-            .and_then(|()| self.file.sync_data());
-        if written.is_err() {
-            self.file.set_len(length)?;
+        if self.torn {
+            self.file.set_len(self.length)?;
         }
-        written
+        self.torn = true;
+        self.file.write_all(bytes)?;
+        self.file.sync_data()?;
+        self.length = self.file.metadata()?.len();
+        self.torn = false;
+        Ok(())
     }
 }
 
@@ -169,5 +173,30 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     match path.parent() {
         Some(dir) => File::open(dir)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_failed_append_left_is_cut_off_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mac = RowMac::new(&[7; 32]);
+        let stone = |n| Tombstone::Generation(GenerationId::from_bytes([n; 16]));
+        let (mut tombstones, _) = Tombstones::open(dir.path(), &mac).unwrap();
+        tombstones.append(&mac, &[stone(1)]).unwrap();
+        // It takes no byte, and cannot be truncated.
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut tombstones.file, full);
+        for _ in 0..2 {
+            assert!(tombstones.append(&mac, &[stone(2)]).is_err());
+        }
+        tombstones.file = file;
+        tombstones.file.write_all(b"part of an entry").unwrap();
+        tombstones.append(&mac, &[stone(3)]).unwrap();
+        let (_, stones) = Tombstones::open(dir.path(), &mac).unwrap();
+        assert_eq!(stones, [stone(1), stone(3)]);
     }
 }

@@ -88,6 +88,8 @@ pub(super) struct Live {
     pub(super) meta: Meta,
     /// Which connections use a storage.
     pub(super) attached: HashMap<u64, HashSet<ConnectionId>>,
+    /// The same the other way round.
+    pub(super) storages_of: HashMap<ConnectionId, HashSet<u64>>,
     /// From when on a storage may have keys to look for, in observed seconds;
     /// without an entry there is no need to search.
     pub(super) look_from: HashMap<u64, u64>,

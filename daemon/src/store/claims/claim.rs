@@ -83,8 +83,11 @@ fn hold(
     alive: Vec<KeyRecord>,
 ) -> Result<u64, StoreError> {
     let generation = tx.next_number();
+    // A row that does not verify is written anew in its place: what it holds is
+    // held on, until this claim is settled.
+    let id = rows::record_id(tx, storage, record)?.unwrap_or(generation);
     let mut row = known.unwrap_or_else(|| RecordRow {
-        id: generation,
+        id,
         storage,
         record: record.clone(),
         generation,
@@ -96,14 +99,13 @@ fn hold(
     row.generation = generation;
     row.dead = false;
     if let Record::Update { public_key } = record {
-        let bound_to = rows::groups_of_leaf(tx, storage, public_key)?
-            .into_iter()
-            .next();
-        row.unbound = bound_to.is_none().then_some(tx.now.observed);
-        row.group = bound_to.or(row.group);
+        let has_leaf = rows::may_be_own_leaf(tx, storage, public_key)?;
+        row.unbound = (!has_leaf).then_some(tx.now.observed);
+        row.group = rows::group_of_leaf(tx, storage, public_key)?.or(row.group);
     }
     rows::put_record(tx, &row)?;
     for mut key in alive {
+        rows::check_takes_claim(tx, row.id, &key.id)?;
         let claim = ClaimRow {
             record: row.id,
             storage,

@@ -69,10 +69,7 @@ pub(in crate::store) fn is_due(tx: &Tx<'_>, key: &KeyRecord) -> Result<bool, Sto
         Wait::Released { since } => tx.has_passed(since, settings.horizon),
         Wait::Unnamed { since } => tx.has_passed(since, settings.grace),
     };
-    Ok(over
-        && rows::claims_of_key(tx, &key.id)?
-            .iter()
-            .all(|claim| claim.released.is_some()))
+    Ok(over && !rows::may_be_held(tx, &key.id)?)
 }
 
 /// Connections do not outlive the daemon: keys of an earlier run's count as

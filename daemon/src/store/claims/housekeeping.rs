@@ -93,8 +93,8 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     let mut looks = Vec::new();
     for key in &keys {
         let mut records = Vec::new();
-        for claim in rows::claims_of_key(tx, &key.id)? {
-            if claim.storage == storage && claim.released.is_some() {
+        for claim in rows::remembered_of_key(tx, &key.id)? {
+            if claim.storage == storage {
                 records.extend(rows::record_by_id(tx, claim.record)?.map(|row| row.record));
             }
         }

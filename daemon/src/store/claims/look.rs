@@ -46,7 +46,9 @@ fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(
             remembered.push(claim);
             continue;
         }
+        // Nobody can look into a record whose row does not verify.
         let Some(row) = rows::record_by_id(tx, claim.record)? else {
+            remembered.push(claim);
             continue;
         };
         if look.records.contains(&row.record) {

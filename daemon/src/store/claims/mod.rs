@@ -18,7 +18,7 @@ pub(super) use note::report;
 pub(super) use rows::{ClaimRow, OwnLeafRow, RecordRow, StorageRow};
 pub(super) use storages::{attach, connection_closed, detach_all, forget, list};
 
-use mlskeyd_protocol::v1::{Algorithm, Record};
+use mlskeyd_protocol::v1::{Algorithm, KeyId, Record};
 
 use super::error::StoreError;
 use super::types::{KeyRecord, Wait};
@@ -41,29 +41,22 @@ fn release(tx: &mut Tx<'_>, ended: Vec<Claimed>) -> Result<(), StoreError> {
                 ..claim.clone()
             },
         )?;
-        let mut remembered: Vec<Claimed> = rows::claims_of_key(tx, &claim.key)?
-            .into_iter()
-            .filter(|claim| claim.released.is_some())
-            .collect();
+        let mut remembered = rows::remembered_of_key(tx, &claim.key)?;
         remembered.sort_by_key(|claim| std::cmp::Reverse(claim.released));
         for forgotten in remembered.iter().skip(REMEMBERED) {
             rows::delete_claim(tx, forgotten)?;
         }
-        begin_to_wait(tx, &claim, &remembered)?;
+        begin_to_wait(tx, &claim.key, &remembered)?;
     }
     Ok(())
 }
 
 /// Starts the grace of a key, if no record claims it any more.
-fn begin_to_wait(
-    tx: &mut Tx<'_>,
-    ended: &Claimed,
-    remembered: &[Claimed],
-) -> Result<(), StoreError> {
-    if rows::has_claims(tx, &ended.key)? {
+fn begin_to_wait(tx: &mut Tx<'_>, key: &KeyId, remembered: &[Claimed]) -> Result<(), StoreError> {
+    if rows::has_claims(tx, key)? {
         return Ok(());
     }
-    let Some(key) = keys::get(tx.conn, tx.mac, &ended.key)? else {
+    let Some(key) = keys::get(tx.conn, tx.mac, key)? else {
         return Ok(());
     };
     let ends_by_claims = matches!(key.algorithm, Algorithm::Hpke(_)) && key.is_active();

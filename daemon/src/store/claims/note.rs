@@ -11,9 +11,9 @@ use crate::store::types::Binding;
 use crate::store::writer::Tx;
 use crate::store::{column, keys};
 
-/// Most own leaf nodes that are remembered per group. OpenMLS clears them at
+/// Most own leaf nodes that are remembered per group, the newest. OpenMLS clears them at
 /// each merge.
-const MAX_OWN_LEAVES: usize = 1024;
+pub(super) const MAX_OWN_LEAVES: u32 = 1024;
 
 /// Takes events in.
 pub(in crate::store) fn report(
@@ -37,20 +37,19 @@ pub(in crate::store) fn report(
 }
 
 fn own_leaf(
-    tx: &Tx<'_>,
+    tx: &mut Tx<'_>,
     storage: u64,
     group: &Bytes,
     public_key: &Bytes,
 ) -> Result<(), StoreError> {
-    if leaves_of_group(tx, storage, group)?.len() >= MAX_OWN_LEAVES {
-        return Err(StoreError::Limit("own leaf nodes in one group"));
-    }
     let leaf = OwnLeafRow {
         storage,
         public_key: public_key.clone(),
         group: group.clone(),
+        number: tx.next_number(),
     };
     rows::put_own_leaf(tx, &leaf)?;
+    forget_oldest_leaves(tx, storage, group)?;
     if let Some(row) = update_with(tx, storage, public_key)? {
         let group = Some(group.clone());
         rows::put_record(
@@ -65,6 +64,19 @@ fn own_leaf(
     Ok(())
 }
 
+/// A refusal would be repeated for ever. An Update record whose leaf is
+/// forgotten stays with the group, and dies with it.
+fn forget_oldest_leaves(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), StoreError> {
+    tx.conn
+        .prepare_cached(
+            "DELETE FROM own_leaves WHERE id IN (
+               SELECT id FROM own_leaves WHERE storage = ?1 AND group_id = ?2
+               ORDER BY number DESC LIMIT -1 OFFSET ?3)",
+        )?
+        .execute(params![column(storage), group.0, MAX_OWN_LEAVES])?;
+    Ok(())
+}
+
 fn own_leaves_deleted(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), StoreError> {
     let leaves = leaves_of_group(tx, storage, group)?;
     tx.conn
@@ -74,7 +86,7 @@ fn own_leaves_deleted(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), St
         let Some(row) = update_with(tx, storage, &leaf.public_key)? else {
             continue;
         };
-        if rows::groups_of_leaf(tx, storage, &leaf.public_key)?.is_empty() {
+        if !rows::may_be_own_leaf(tx, storage, &leaf.public_key)? {
             rows::put_record(
                 tx,
                 &RecordRow {

@@ -10,6 +10,10 @@ use crate::store::error::StoreError;
 use crate::store::mac::{Row, name_id};
 use crate::store::writer::Tx;
 
+/// Most records that name one key. A leaf key is in a few epochs of its group;
+/// that of a last-resort KeyPackage in those of all groups it served to join.
+pub(super) const MAX_RECORDS_OF_KEY: u32 = 1024;
+
 /// One database of one app account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::store) struct StorageRow {
@@ -75,6 +79,8 @@ pub(in crate::store) struct OwnLeafRow {
     pub(super) storage: u64,
     pub(super) public_key: Bytes,
     pub(super) group: Bytes,
+    /// The order in which leaves were appended.
+    pub(super) number: u64,
 }
 
 impl Row for OwnLeafRow {
@@ -89,13 +95,17 @@ pub(super) fn storages(
     select(tx, condition, params)
 }
 
+/// The storage of this name. If its row does not verify, that is an error: a
+/// second one of the same name would know nothing of what the first one holds.
 pub(super) fn storage(
     tx: &Tx<'_>,
     owner: &Owner,
     name: &str,
 ) -> Result<Option<StorageRow>, StoreError> {
-    let found = storages(tx, "name_id = ?1", [name_id(&(owner, name))?])?;
-    Ok(found
+    let found: Vec<Result<StorageRow, StoreError>> =
+        read(tx, "name_id = ?1", [name_id(&(owner, name))?])?;
+    let verified = found.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(verified
         .into_iter()
         .find(|storage| storage.owner == *owner && storage.name == name))
 }
@@ -106,12 +116,14 @@ pub(super) fn put_storage(tx: &Tx<'_>, storage: &StorageRow) -> Result<(), Store
     let ending = storage.gone_since.filter(|_| storage.ends);
     tx.conn
         .prepare_cached(
-            "INSERT INTO storages (id, name_id, ending, attached_run, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) DO UPDATE SET ending = ?3, attached_run = ?4, body = ?5, mac = ?6",
+            "INSERT INTO storages (id, uid, app, name_id, ending, attached_run, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (id) DO UPDATE SET ending = ?5, attached_run = ?6, body = ?7, mac = ?8",
         )?
         .execute(params![
             id,
+            storage.owner.uid,
+            storage.owner.app,
             name_id(&(&storage.owner, &storage.name))?,
             ending.map(column),
             storage.attached_run.map(column),
@@ -143,6 +155,19 @@ pub(super) fn record(
     Ok(found
         .into_iter()
         .find(|row| row.storage == storage && row.record == *record))
+}
+
+/// The id of the record's row, even if that does not verify.
+pub(super) fn record_id(
+    tx: &Tx<'_>,
+    storage: u64,
+    record: &Record,
+) -> Result<Option<u64>, StoreError> {
+    minimum(
+        tx,
+        "SELECT id FROM records WHERE storage = ?1 AND name_id = ?2",
+        params![column(storage), name_id(record)?],
+    )
 }
 
 pub(super) fn record_by_id(tx: &Tx<'_>, id: u64) -> Result<Option<RecordRow>, StoreError> {
@@ -200,6 +225,45 @@ pub(super) fn claims_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow>, S
     claims(tx, "key = ?1", [key.as_bytes()])
 }
 
+/// The claims of a key that ended and are remembered: few, however many hold.
+pub(super) fn remembered_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow>, StoreError> {
+    let mut found = claims(tx, "key = ?1 AND released IS NOT NULL", [key.as_bytes()])?;
+    found.retain(|claim| claim.released.is_some());
+    Ok(found)
+}
+
+/// May a claim of the key still hold? One that does not verify may.
+pub(super) fn may_be_held(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
+    let claims: Vec<Result<ClaimRow, StoreError>> = read(tx, "key = ?1", [key.as_bytes()])?;
+    Ok(claims.iter().any(|claim| {
+        claim
+            .as_ref()
+            .map_or(true, |claim| claim.released.is_none())
+    }))
+}
+
+/// Fails if so many records name the key that one more must not: work on a key
+/// goes through all that name it.
+pub(super) fn check_takes_claim(tx: &Tx<'_>, record: u64, key: &KeyId) -> Result<(), StoreError> {
+    let is_there = tx
+        .conn
+        .prepare_cached("SELECT 1 FROM claims WHERE id = ?1")?
+        .exists([claim_id(column(record), key)])?;
+    if is_there {
+        return Ok(());
+    }
+    let count: u32 = tx
+        .conn
+        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM claims WHERE key = ?1 LIMIT ?2)")?
+        .query_row(params![key.as_bytes(), MAX_RECORDS_OF_KEY], |row| {
+            row.get(0)
+        })?;
+    if count >= MAX_RECORDS_OF_KEY {
+        return Err(StoreError::Limit("records that name one key"));
+    }
+    Ok(())
+}
+
 pub(super) fn put_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreError> {
     let record = column(claim.record);
     let id = claim_id(record, &claim.key);
@@ -241,18 +305,32 @@ pub(super) fn delete_if_empty(tx: &Tx<'_>, record: u64) -> Result<(), StoreError
     Ok(())
 }
 
-/// The groups among whose own leaf nodes a leaf with this key is.
-pub(super) fn groups_of_leaf(
+/// A group among whose own leaf nodes a leaf with this key is.
+pub(super) fn group_of_leaf(
     tx: &Tx<'_>,
     storage: u64,
     public_key: &Bytes,
-) -> Result<Vec<Bytes>, StoreError> {
+) -> Result<Option<Bytes>, StoreError> {
+    // Honestly one; more than one, in case that its row does not verify.
     let rows = own_leaves(
         tx,
-        "storage = ?1 AND public_key = ?2",
+        "storage = ?1 AND public_key = ?2 LIMIT 8",
         params![column(storage), public_key.0],
     )?;
-    Ok(rows.into_iter().map(|row| row.group).collect())
+    Ok(rows.into_iter().map(|row| row.group).next())
+}
+
+/// May a leaf with this key be among some group's own leaf nodes? A row that
+/// does not verify says so, too: its Update must not die of it.
+pub(super) fn may_be_own_leaf(
+    tx: &Tx<'_>,
+    storage: u64,
+    public_key: &Bytes,
+) -> Result<bool, StoreError> {
+    Ok(tx
+        .conn
+        .prepare_cached("SELECT 1 FROM own_leaves WHERE storage = ?1 AND public_key = ?2 LIMIT 1")?
+        .exists(params![column(storage), public_key.0])?)
 }
 
 pub(super) fn own_leaves(
@@ -264,19 +342,20 @@ pub(super) fn own_leaves(
 }
 
 pub(super) fn put_own_leaf(tx: &Tx<'_>, leaf: &OwnLeafRow) -> Result<(), StoreError> {
-    let id = name_id(leaf)?;
+    let id = name_id(&(leaf.storage, &leaf.public_key, &leaf.group))?;
     let sealed = tx.mac.seal(&id, leaf)?;
     tx.conn
         .prepare_cached(
-            "INSERT INTO own_leaves (id, storage, public_key, group_id, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO own_leaves (id, storage, public_key, group_id, number, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (id) DO UPDATE SET number = ?5, body = ?6, mac = ?7",
         )?
         .execute(params![
             id,
             column(leaf.storage),
             leaf.public_key.0,
             leaf.group.0,
+            column(leaf.number),
             sealed.body,
             sealed.mac
         ])?;
@@ -284,7 +363,7 @@ pub(super) fn put_own_leaf(tx: &Tx<'_>, leaf: &OwnLeafRow) -> Result<(), StoreEr
 }
 
 /// Does the key have a claim that holds? Finds only; what is to be destroyed is
-/// judged on [`claims_of_key`].
+/// judged on [`may_be_held`].
 pub(super) fn has_claims(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
     Ok(tx
         .conn
@@ -315,8 +394,25 @@ pub(super) fn minimum(
     Ok(least.flatten().map(i64::cast_unsigned))
 }
 
-/// Rows that satisfy a condition, each verified.
+/// Rows that satisfy a condition. Those that do not verify are left out, and
+/// said loudly: one bad row must not stop the work on the others.
 fn select<R: Row>(tx: &Tx<'_>, condition: &str, params: impl Params) -> Result<Vec<R>, StoreError> {
+    let mut verified = Vec::new();
+    for row in read(tx, condition, params)? {
+        match row {
+            Ok(row) => verified.push(row),
+            Err(error) => tracing::error!(%error, "a row is passed over"),
+        }
+    }
+    Ok(verified)
+}
+
+/// Rows that satisfy a condition, each with whether it verifies.
+fn read<R: Row>(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+) -> Result<Vec<Result<R, StoreError>>, StoreError> {
     let sql = format!("SELECT id, body, mac FROM {} WHERE {condition}", R::TABLE);
     let mut statement = tx.conn.prepare_cached(&sql)?;
     let mut rows = statement.query(params)?;
@@ -327,7 +423,7 @@ fn select<R: Row>(tx: &Tx<'_>, condition: &str, params: impl Params) -> Result<V
             other => other.as_blob().map_err(rusqlite::Error::from)?.to_vec(),
         };
         let (body, mac): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(2)?);
-        found.push(tx.mac.open(&id, &body, &mac)?);
+        found.push(tx.mac.open(&id, &body, &mac));
     }
     Ok(found)
 }

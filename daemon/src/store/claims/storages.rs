@@ -14,6 +14,9 @@ use crate::store::types::ConnectionId;
 use crate::store::writer::Tx;
 use crate::store::{column, keys};
 
+/// Most storages of one owner.
+pub(super) const MAX_STORAGES: u32 = 256;
+
 /// Connects a storage to a connection.
 pub(in crate::store) fn attach(
     tx: &mut Tx<'_>,
@@ -37,6 +40,11 @@ pub(in crate::store) fn attach(
         .entry(storage.id)
         .or_default()
         .insert(connection);
+    tx.live
+        .storages_of
+        .entry(connection)
+        .or_default()
+        .insert(storage.id);
     tx.live.look_from.insert(storage.id, 0);
     failpoint::hit("store.attach.before_commit");
     housekeeping::of(tx, storage.id)
@@ -53,6 +61,13 @@ pub(super) fn get_or_create(
     }
     if name.is_empty() || name.len() > MAX_NAME {
         return Err(StoreError::Limit("bytes in a storage's name"));
+    }
+    let count: u32 = tx
+        .conn
+        .prepare_cached("SELECT count(*) FROM storages WHERE uid = ?1 AND app = ?2")?
+        .query_row(params![owner.uid, owner.app], |row| row.get(0))?;
+    if count >= MAX_STORAGES {
+        return Err(StoreError::Limit("storages of one app"));
     }
     let storage = StorageRow {
         id: tx.next_number(),
@@ -73,13 +88,14 @@ pub(in crate::store) fn connection_closed(
     tx: &mut Tx<'_>,
     connection: ConnectionId,
 ) -> Result<(), StoreError> {
-    let mut left = Vec::new();
-    for (storage, connections) in &mut tx.live.attached {
-        if connections.remove(&connection) && connections.is_empty() {
-            left.push(*storage);
+    for id in tx.live.storages_of.remove(&connection).unwrap_or_default() {
+        let Some(connections) = tx.live.attached.get_mut(&id) else {
+            continue;
+        };
+        connections.remove(&connection);
+        if !connections.is_empty() {
+            continue;
         }
-    }
-    for id in left {
         tx.live.attached.remove(&id);
         for storage in rows::storages(tx, "id = ?1", [column(id)])? {
             leave(tx, storage)?;
@@ -121,7 +137,8 @@ pub(in crate::store) fn forget(
 
 pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, StoreError> {
     let id = column(storage.id);
-    let ended = rows::claims(tx, "storage = ?1", [id])?;
+    let of_storage = "record IN (SELECT id FROM records WHERE storage = ?1)";
+    let ended = rows::claims(tx, of_storage, [id])?;
     // As they are listed: a record that is only remembered holds nothing.
     let held = ended.iter().filter(|claim| claim.released.is_none());
     let records = held
@@ -131,15 +148,17 @@ pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, S
     tx.conn
         .prepare_cached("DELETE FROM storages WHERE id = ?1")?
         .execute([id])?;
-    tx.live.attached.remove(&storage.id);
+    for connection in tx.live.attached.remove(&storage.id).unwrap_or_default() {
+        if let Some(storages) = tx.live.storages_of.get_mut(&connection) {
+            storages.remove(&storage.id);
+        }
+    }
     tx.live.look_from.remove(&storage.id);
-    for claim in ended {
-        let remembered: Vec<_> = rows::claims_of_key(tx, &claim.key)?
-            .into_iter()
-            .filter(|claim| claim.released.is_some())
-            .collect();
-        begin_to_wait(tx, &claim, &remembered)?;
-        super::look::nothing_more_to_look_at(tx, &claim.key, &remembered)?;
+    // Each key once: many of the records may have named it.
+    for key in ended.iter().map(|claim| claim.key).collect::<BTreeSet<_>>() {
+        let remembered = rows::remembered_of_key(tx, &key)?;
+        begin_to_wait(tx, &key, &remembered)?;
+        super::look::nothing_more_to_look_at(tx, &key, &remembered)?;
     }
     Ok(u32::try_from(records).unwrap_or(u32::MAX))
 }

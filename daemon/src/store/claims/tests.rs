@@ -8,7 +8,10 @@ use mlskeyd_protocol::v1::{
     Report, Settle, Settlement,
 };
 
-use crate::store::tests::{Bench, alice, public};
+use super::note::MAX_OWN_LEAVES;
+use super::rows::MAX_RECORDS_OF_KEY;
+use super::storages::MAX_STORAGES;
+use crate::store::tests::{Bench, alice, numbers, public};
 use crate::store::{Binding, Cause, ConnectionId, Settings, StoreError};
 
 const STORAGE: &str = "alice@bank/laptop";
@@ -768,6 +771,94 @@ async fn signature_keys_never_become_idle() {
     bench.clock.pass(1000 * DAY);
     assert_eq!(bench.sweep().await, []);
     assert_eq!(bench.state(identity.key).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn so_many_records_name_one_key_and_no_more() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.write(&state(1), &[key]).await;
+    bench.store.close().await;
+    bench.sql(&format!(
+        "INSERT INTO claims SELECT randomblob(24), record, key, storage, released, body, mac \
+         FROM claims, {}",
+        numbers(MAX_RECORDS_OF_KEY - 1)
+    ));
+    bench.reopen();
+    bench.claim(&state(1), &[key]).await;
+    let claim = Claim {
+        storage: STORAGE.into(),
+        record: state(2),
+        keys: vec![key],
+    };
+    let refused = bench.store.claim(&alice(), claim).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Limit(_)), "{refused}");
+    // Those that were put in do not verify: the key may be held.
+    bench.deleted(&state(1)).await;
+    bench.clock.pass(1000 * DAY);
+    assert_eq!(bench.sweep().await, []);
+}
+
+#[tokio::test]
+async fn a_key_with_a_claim_that_does_not_verify_is_held() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.write(&state(1), &[key]).await;
+    bench.deleted(&state(1)).await;
+    bench.store.close().await;
+    bench.sql("UPDATE claims SET mac = x'00'");
+    bench.reopen();
+    bench.clock.pass(1000 * DAY);
+    assert_eq!(bench.sweep().await, []);
+    assert_eq!(bench.state(key).await, KeyState::Idle);
+}
+
+#[tokio::test]
+async fn the_oldest_own_leaf_makes_room_for_a_new_one() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let own_leaf = |key| Note::OwnLeaf {
+        group: group(1),
+        public_key: Bytes(vec![key]),
+    };
+    bench.note(own_leaf(1)).await;
+    bench.store.close().await;
+    bench.sql(&format!(
+        "INSERT INTO own_leaves SELECT randomblob(32), storage, x'00', group_id, -n, body, mac \
+         FROM own_leaves, {}",
+        numbers(MAX_OWN_LEAVES - 1)
+    ));
+    bench.reopen();
+    bench.note(own_leaf(2)).await;
+    bench.store.close().await;
+    // What is deleted here is what is there.
+    let of = |condition: &str| bench.sql(&format!("DELETE FROM own_leaves WHERE {condition}"));
+    let oldest = -i64::from(MAX_OWN_LEAVES - 1);
+    assert_eq!(of(&format!("number = {oldest}")), 0);
+    assert_eq!(of("public_key IN (x'01', x'02')"), 2);
+    assert_eq!(of("1"), usize::try_from(MAX_OWN_LEAVES).unwrap() - 2);
+}
+
+#[tokio::test]
+async fn one_app_has_so_many_storages_and_no_more() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    bench.store.close().await;
+    bench.sql(&format!(
+        "INSERT INTO storages SELECT NULL, uid, app, randomblob(32), ending, attached_run, body, \
+         mac FROM storages, {}",
+        numbers(MAX_STORAGES - 1)
+    ));
+    bench.reopen();
+    bench.attach().await;
+    let refused = bench
+        .store
+        .attach(&alice(), "new".into(), false, C1)
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, StoreError::Limit(_)), "{refused}");
 }
 
 mod random {
