@@ -2,13 +2,20 @@
 
 use mlskeyd_protocol::v1::{Claim, Claimed, Failure, Housekeeping, Looked, Report, Settle};
 
-use super::{Link, Terms};
+use super::{Door, Link, Terms};
 use crate::failure::{Operation, ProviderError};
 use crate::storage::custodian::{Custodian, Trouble};
 
 impl Link {
-    fn claimed<T>(&self, result: Result<T, ProviderError>) -> Result<T, Trouble> {
-        self.told(Operation::Claim, None, result).map_err(trouble)
+    fn claimed<T>(
+        &self,
+        ask: impl FnOnce(&Door) -> Result<T, ProviderError>,
+    ) -> Result<T, Trouble> {
+        if self.away.is_recent() {
+            return Err(Trouble::Later);
+        }
+        self.told(Operation::Claim, None, ask(&self.door))
+            .map_err(trouble)
     }
 }
 
@@ -42,23 +49,23 @@ impl Custodian for Link {
     }
 
     fn attach(&self, storage: &str, ends: bool) -> Result<Housekeeping, Trouble> {
-        self.claimed(self.door.attach(Terms::UNATTENDED, storage, ends))
+        self.claimed(|door| door.attach(Terms::UNATTENDED, storage, ends))
     }
 
     fn claim(&self, claim: Claim) -> Result<Claimed, Trouble> {
-        self.claimed(self.door.claim(Terms::UNATTENDED, claim))
+        self.claimed(|door| door.claim(Terms::UNATTENDED, claim))
     }
 
     fn settle(&self, settle: Settle) -> Result<Housekeeping, Trouble> {
-        self.claimed(self.door.settle(Terms::UNATTENDED, settle))
+        self.claimed(|door| door.settle(Terms::UNATTENDED, settle))
     }
 
     fn report(&self, report: Report) -> Result<Housekeeping, Trouble> {
-        self.claimed(self.door.report(Terms::UNATTENDED, report))
+        self.claimed(|door| door.report(Terms::UNATTENDED, report))
     }
 
     fn looked(&self, looked: Looked) -> Result<Housekeeping, Trouble> {
-        self.claimed(self.door.looked(Terms::UNATTENDED, looked))
+        self.claimed(|door| door.looked(Terms::UNATTENDED, looked))
     }
 
     fn record(&self, failure: Failure) {

@@ -16,7 +16,10 @@ use crate::availability::Availability;
 use crate::failure::{Operation, ProviderError, Watch};
 use crate::suites;
 
+mod away;
 mod claims;
+
+use self::away::Away;
 
 #[cfg(unix)]
 mod unix;
@@ -81,6 +84,7 @@ pub(crate) struct Link {
     terms: Terms,
     placement: Placement,
     watch: Arc<Watch>,
+    away: Away,
 }
 
 impl std::fmt::Debug for Link {
@@ -105,6 +109,7 @@ impl Link {
             terms,
             placement,
             watch,
+            away: Away::default(),
         }
     }
 
@@ -253,13 +258,15 @@ impl Link {
         self.told(Operation::Request, None, permitted)
     }
 
-    /// Tells the app of a failure, and hands the result on.
+    /// Tells the app of a failure, remembers whether the daemon answers, and
+    /// hands the result on.
     fn told<T>(
         &self,
         operation: Operation,
         key: Option<KeyId>,
         result: Result<T, ProviderError>,
     ) -> Result<T, ProviderError> {
+        self.away.note(operation, result.as_ref().err());
         result.inspect_err(|error| self.watch.failed(operation, key, error.clone()))
     }
 }
