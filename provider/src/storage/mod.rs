@@ -31,7 +31,7 @@ use serde::Serialize;
 use self::claims::StorageState;
 use self::custodian::Custodian;
 use self::outbox::Message;
-use self::transactions::{Ended, Release, Transactions};
+use self::transactions::{Ended, Held, Release, Transactions};
 use self::two_phase::Outcomes;
 use self::walker::{Findings, NotSerialisable};
 
@@ -69,8 +69,8 @@ impl<E: std::error::Error> From<E> for StorageError<E> {
 /// A KeyPackage that OpenMLS deletes to open a Welcome stays in the inner
 /// storage until the group is joined; reads do not show it meanwhile, unless the
 /// open failed. An app's own delete is carried out at the next storage call of
-/// the same thread, or when the wrapper (the last one over this database) is
-/// dropped.
+/// the same thread, at the end of its transaction, or when the wrapper (the last
+/// one over this database) is dropped.
 #[derive(Debug)]
 pub struct CustodyStorage<S: StorageProvider<CURRENT_VERSION>> {
     inner: S,
@@ -166,7 +166,8 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
     /// What every call does first: settle what became of this thread's held-back
     /// deletes.
     fn enter(&self) {
-        let outcomes = self.state.ledger().pending.outcomes();
+        let lasting = |reference: &_| self.transactions.is_lasting(reference);
+        let outcomes = self.state.ledger().pending.outcomes(lasting);
         self.settle_held_back(outcomes);
     }
 
@@ -175,10 +176,13 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             self.transactions.touch_key_package(reference);
         }
         for reference in outcomes.own {
-            let record = Record::KeyPackage { reference };
-            let deleted = self.delete_quietly(&record, Release::Settlement);
-            if !deleted {
-                tracing::warn!("a KeyPackage that the app deleted could not be deleted");
+            let record = Record::KeyPackage {
+                reference: reference.clone(),
+            };
+            if self.delete_quietly(&record, Release::Settlement) {
+                self.state.ledger().pending.forget(&reference);
+            } else {
+                tracing::warn!("a KeyPackage that the app deleted cannot be deleted yet");
             }
         }
     }
@@ -384,35 +388,80 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
 
     fn ended(&self, ended: Ended) {
         match ended {
-            Ended::Within => {}
+            Ended::Within => return,
             Ended::Committed(held) => {
                 failpoint::hit("provider.commit.committed");
                 self.state
                     .tell(held.releases.into_iter().map(Release::into_message));
                 failpoint::hit("provider.commit.released");
-                self.look();
             }
             Ended::RolledBack(held) => {
-                self.state.doubt(held.touched);
-                let mut ledger = self.state.ledger();
-                for reference in &held.key_packages {
-                    ledger.pending.forget(reference);
+                let claimed = self.rolled_back(held);
+                // Nothing else may go wrong during a panic, and a delete without
+                // an open may be OpenMLS's then.
+                if std::thread::panicking() {
+                    return;
                 }
-                for release in held.releases {
-                    match release {
-                        Release::Joined(joined, _) => ledger.joined.push(joined),
-                        Release::Dead(
-                            Settlement::Deleted { record, .. } | Settlement::Written { record, .. },
-                        ) => ledger.dead.push(record),
-                        Release::Settlement(_) | Release::Note(_) => {}
-                    }
-                }
-                // What these say may have been rolled back; not to know is
-                // always right.
-                ledger.without_leaves.clear();
-                ledger.ended.clear();
-                ledger.leaf_indices.clear();
+                self.say_again(claimed);
             }
+        }
+        self.enter();
+        self.look();
+    }
+
+    /// Forgets what the transaction taught; answers which records it claimed.
+    fn rolled_back(&self, held: Held) -> Vec<Record> {
+        self.state.doubt(held.touched);
+        let mut ledger = self.state.ledger();
+        for reference in &held.key_packages {
+            ledger.pending.forget(reference);
+        }
+        for release in held.releases {
+            match release {
+                Release::Joined(joined, _) => ledger.joined.push(joined),
+                Release::Dead(
+                    Settlement::Deleted { record, .. } | Settlement::Written { record, .. },
+                ) => ledger.dead.push(record),
+                Release::Settlement(_) | Release::Note(_) => {}
+            }
+        }
+        // What these say may have been rolled back; not to know is always right.
+        ledger.without_leaves.clear();
+        ledger.ended.clear();
+        ledger.leaf_indices.clear();
+        held.claimed
+    }
+
+    /// These records were claimed, and what was written was rolled back. They may
+    /// never be written again, so what they hold now is said at once: all claims
+    /// before any release, since a key may have moved between them.
+    fn say_again(&self, claimed: Vec<Record>) {
+        let (mut writes, mut empty) = (Vec::new(), Vec::new());
+        for record in claimed {
+            let Ok(findings) = record::read(&self.inner, &record) else {
+                // The daemon asks for it when the storage is next attached.
+                continue;
+            };
+            let keys = findings.map_or_else(Vec::new, |findings| findings.keys());
+            if keys.is_empty() {
+                self.state.begin_delete(&record);
+                empty.push(record);
+            } else {
+                writes.push(self.state.begin_write(record, keys));
+            }
+        }
+        let written = writes
+            .into_iter()
+            .filter_map(|write| self.state.end_write(write, true));
+        let released: Vec<_> = written
+            .chain(
+                empty
+                    .iter()
+                    .filter_map(|record| self.state.end_delete(record, true)),
+            )
+            .collect();
+        for settlement in released {
+            self.release(Release::Settlement(settlement));
         }
     }
 }

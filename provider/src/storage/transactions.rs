@@ -55,6 +55,8 @@ pub(super) struct Held {
     pub(super) releases: Vec<Release>,
     /// Records that were written or deleted.
     pub(super) touched: Vec<Record>,
+    /// Records that were claimed anew.
+    pub(super) claimed: Vec<Record>,
     /// KeyPackages whose delete was held back, or that were opened.
     pub(super) key_packages: Vec<Bytes>,
 }
@@ -139,10 +141,13 @@ impl Transactions {
     /// A record was claimed anew: what was held about its past is outdated, and
     /// would undo the claim.
     pub(super) fn claimed(&self, record: &Record) {
-        self.open()
-            .held
+        let mut open = self.open();
+        open.held
             .releases
             .retain(|held| held.record() != Some(record));
+        if open.depth > 0 && !open.held.claimed.contains(record) {
+            open.held.claimed.push(record.clone());
+        }
     }
 
     /// A KeyPackage's delete is held back, or it was opened.
@@ -151,6 +156,14 @@ impl Transactions {
         if open.depth > 0 && !open.held.key_packages.contains(reference) {
             open.held.key_packages.push(reference.clone());
         }
+    }
+
+    /// Is what is done to this KeyPackage now as lasting as its held-back delete?
+    /// It is if no transaction is open, or the delete belongs to it: one that was
+    /// made before must not be undone by a rollback.
+    pub(super) fn is_lasting(&self, reference: &Bytes) -> bool {
+        let open = self.open();
+        open.depth == 0 || open.held.key_packages.contains(reference)
     }
 
     /// A group lives (again): its end, if one is held, is none.

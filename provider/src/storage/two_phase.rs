@@ -41,7 +41,7 @@ pub(super) struct Pending {
 pub(super) struct Outcomes {
     /// The Welcome was opened.
     pub(super) opened: Vec<Bytes>,
-    /// The app's own deletes: to be forwarded.
+    /// The app's own deletes: to be forwarded, and forgotten once they are.
     pub(super) own: Vec<Bytes>,
 }
 
@@ -80,22 +80,23 @@ impl Pending {
         self.entries.remove(reference);
     }
 
-    /// Settles what this thread deleted and has not opened yet.
-    pub(super) fn outcomes(&mut self) -> Outcomes {
+    /// Settles what this thread deleted and has not opened yet, if `lasting`
+    /// says that the delete, carried out now, lasts as long as the app's did.
+    pub(super) fn outcomes(&mut self, lasting: impl Fn(&Bytes) -> bool) -> Outcomes {
         let thread = std::thread::current().id();
-        self.settle(|entry| entry.thread == thread)
+        self.settle(|reference, entry| entry.thread == thread && lasting(reference))
     }
 
     /// Settles what any thread deleted and has not opened: there is no call of
     /// the storage under way, nor will there be one.
     pub(super) fn last_outcomes(&mut self) -> Outcomes {
-        self.settle(|_| true)
+        self.settle(|_, _| true)
     }
 
-    fn settle(&mut self, due: impl Fn(&Entry) -> bool) -> Outcomes {
+    fn settle(&mut self, due: impl Fn(&Bytes, &Entry) -> bool) -> Outcomes {
         let mut outcomes = Outcomes::default();
         self.entries.retain(|reference, entry| {
-            if entry.opened || !due(entry) {
+            if entry.opened || !due(reference, entry) {
                 return true;
             }
             match entry.watched.outcome() {
@@ -106,9 +107,10 @@ impl Pending {
                 }
                 // It is shown again: to lose a KeyPackage is worse.
                 Outcome::Failed | Outcome::Unknown => false,
+                // Hidden until that is done.
                 Outcome::NoOpen => {
                     outcomes.own.push(reference.clone());
-                    false
+                    true
                 }
             }
         });

@@ -163,6 +163,7 @@ impl App {
     }
 
     pub(super) fn publish_key_package(&mut self) {
+        println!("   {} publishes a KeyPackage", self.name);
         let suite = self.plan.suite;
         let bundle = self
             .process_mut()
@@ -179,6 +180,7 @@ impl App {
     }
 
     pub(super) fn withdraw_key_package(&mut self) {
+        println!("   {} withdraws its KeyPackage", self.name);
         let key_package = self.key_package.take().expect("one is published");
         self.delete_key_package(&key_package);
     }

@@ -6,6 +6,7 @@ use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::{KeyQuery, KeyState, OwnedKey};
 use mlskeyd_provider::{KeyCustody, LeafCustody};
 use openmls::prelude::KeyPackage;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use tls_codec::{DeserializeBytes as _, Serialize as _, VLBytes};
 
@@ -103,6 +104,7 @@ impl Run {
             let count: i64 = registry.query_row(query, [own], |row| row.get(0)).unwrap();
             count.try_into().unwrap()
         };
+        print_kept(&registry);
         Remains {
             participants: self.apps.len(),
             signature_keys,
@@ -110,6 +112,31 @@ impl Run {
             own_generations: generations(true),
             shared_generations: generations(false),
         }
+    }
+}
+
+/// Prints what keeps each HPKE key that is left: why a run failed.
+fn print_kept(registry: &Connection) {
+    let query = "SELECT hex(keys.id), keys.wait, keys.since, claims.storage, claims.released,
+            records.kind, records.dead, records.joined, records.unbound
+        FROM keys JOIN generations ON generations.id = keys.generation
+            LEFT JOIN claims ON claims.key = keys.id
+            LEFT JOIN records ON records.id = claims.record
+        WHERE keys.state = 1 AND generations.own = 0";
+    let mut statement = registry.prepare(query).unwrap();
+    let columns: Vec<_> = statement
+        .column_names()
+        .iter()
+        .map(|name| (*name).to_owned())
+        .collect();
+    let mut rows = statement.query([]).unwrap();
+    while let Some(row) = rows.next().unwrap() {
+        let values: Vec<_> = columns
+            .iter()
+            .enumerate()
+            .map(|(index, name)| (name, row.get::<_, Value>(index).unwrap()))
+            .collect();
+        println!("kept: {values:?}");
     }
 }
 

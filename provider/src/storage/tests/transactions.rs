@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mlskeyd_protocol::v1::{Note, Settlement};
+use mlskeyd_protocol::v1::{Note, Record, Settlement};
 use openmls::prelude::*;
 use openmls_traits::storage::StorageProvider;
 
@@ -21,6 +21,11 @@ on_both_storages! {
     a_record_written_again_while_the_daemon_is_away_stays_claimed
     a_rolled_back_write_is_said_again
     a_welcome_opened_in_a_rolled_back_transaction_shows_again
+    a_rolled_back_key_package_is_released
+    a_rolled_back_claim_on_what_is_still_there_stays
+    a_delete_is_carried_out_when_its_transaction_ends
+    a_delete_is_not_undone_by_the_rollback_of_a_later_transaction
+    a_rolled_back_delete_is_none
 }
 
 fn releases(log: &[Event]) -> usize {
@@ -47,7 +52,13 @@ fn a_rolled_back_commit_destroys_nothing<B: Backend>() {
     alice.backend.rollback(storage.inner());
     drop(transaction);
 
-    assert_eq!(releases(&model.take_log()), 0);
+    let epoch_before = |event: &Event| {
+        matches!(event, Event::Settle(
+            Settlement::Deleted { record, .. } | Settlement::Written { record, .. },
+        ) if matches!(record, Record::Epoch { epoch: 0, .. }))
+    };
+    assert!(!model.take_log().iter().any(epoch_before));
+    assert_eq!(alice.claimed(), 1);
     alice.sweep();
     let mut group = alice.load(b"group");
     assert_eq!(group.epoch().as_u64(), 0);
@@ -103,12 +114,14 @@ fn a_transaction_within_another_waits_for_it<B: Backend>() {
     let outer = storage.begin();
     drop(storage.begin());
     alice.update(&mut group);
+    assert_eq!(releases(&model.take_log()), 0);
     outer.committed();
-    assert_eq!(
-        releases(&model.take_log()),
-        0,
-        "a part of it was rolled back"
+    let log = model.take_log();
+    assert!(
+        log.iter().any(|event| matches!(event, Event::Claim(..))),
+        "a part of it was rolled back, so what is there is said anew: {log:?}"
     );
+    assert_eq!(alice.claimed(), 1);
 }
 
 fn a_rolled_back_join_can_be_done_again<B: Backend>() {
@@ -279,4 +292,100 @@ fn a_welcome_opened_in_a_rolled_back_transaction_shows_again<B: Backend>() {
     drop(bob.stage(&welcome).unwrap());
     drop(transaction);
     bob.join(&welcome);
+}
+
+fn a_rolled_back_key_package_is_released<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    bob.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    bob.key_package(false);
+    assert_eq!(bob.claimed(), 2);
+    bob.backend.rollback(storage.inner());
+    drop(transaction);
+    assert_eq!(bob.claimed(), 0);
+    bob.sweep();
+    assert_eq!(model.alive().len(), 0);
+}
+
+fn a_rolled_back_claim_on_what_is_still_there_stays<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    let update = |group: &mut MlsGroup| {
+        let parameters = LeafNodeParameters::default();
+        group
+            .self_update(&alice.provider, &alice.signer, parameters)
+            .unwrap();
+    };
+    update(&mut group);
+    alice.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    group.clear_pending_commit(storage).unwrap();
+    update(&mut group);
+    assert_eq!(alice.claimed(), 3, "two pending commits, and the epoch");
+    alice.backend.rollback(storage.inner());
+    drop(transaction);
+    assert_eq!(alice.claimed(), 2);
+    alice.sweep();
+    let mut group = alice.load(b"group");
+    group.merge_pending_commit(&alice.provider).unwrap();
+    alice.update(&mut group);
+    assert!(model.lock().failures.is_empty());
+}
+
+/// Bob's database, with the KeyPackage that he published.
+fn published<B: Backend>() -> (App<B>, KeyPackageRef) {
+    let bob = App::<B>::new("bob", &Arc::new(Model::default()));
+    let package = bob.key_package(false);
+    let reference = package.hash_ref(bob.provider.crypto()).unwrap();
+    (bob, reference)
+}
+
+fn is_stored<B: Backend>(bob: &App<B>, reference: &KeyPackageRef) -> bool {
+    let stored: Option<KeyPackageBundle> =
+        bob.provider.storage.inner().key_package(reference).unwrap();
+    stored.is_some()
+}
+
+fn a_delete_is_carried_out_when_its_transaction_ends<B: Backend>() {
+    let (bob, reference) = published::<B>();
+    let storage = &bob.provider.storage;
+    bob.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    storage.delete_key_package(&reference).unwrap();
+    bob.backend.commit(storage.inner());
+    transaction.committed();
+    assert!(!is_stored(&bob, &reference));
+    assert_eq!(bob.claimed(), 0);
+}
+
+fn a_delete_is_not_undone_by_the_rollback_of_a_later_transaction<B: Backend>() {
+    let (bob, reference) = published::<B>();
+    let storage = &bob.provider.storage;
+    storage.delete_key_package(&reference).unwrap();
+
+    bob.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    bob.key_package(false);
+    assert!(is_stored(&bob, &reference), "it would come back");
+    bob.backend.rollback(storage.inner());
+    drop(transaction);
+    assert!(!is_stored(&bob, &reference));
+    assert_eq!(bob.claimed(), 0);
+}
+
+fn a_rolled_back_delete_is_none<B: Backend>() {
+    let (bob, reference) = published::<B>();
+    let storage = &bob.provider.storage;
+    bob.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    storage.delete_key_package(&reference).unwrap();
+    bob.backend.rollback(storage.inner());
+    drop(transaction);
+    let shown: Option<KeyPackageBundle> = storage.key_package(&reference).unwrap();
+    assert!(shown.is_some());
+    assert_eq!(bob.claimed(), 2);
 }

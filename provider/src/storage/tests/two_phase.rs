@@ -210,7 +210,7 @@ fn a_delete_of_which_nothing_is_known_is_not_the_apps() {
         let key = mlskeyd_protocol::v1::KeyId::from_bytes([n; 16]);
         assert!(pending.hold(Bytes(vec![n]), key));
     }
-    let outcomes = pending.outcomes();
+    let outcomes = pending.outcomes(|_| true);
     assert_eq!(outcomes.own.len(), 64);
     assert!(!outcomes.own.contains(&Bytes(vec![0])));
     assert!(!pending.hides(&Bytes(vec![0])), "it is there again");
