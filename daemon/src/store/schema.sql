@@ -107,9 +107,12 @@ CREATE TABLE claims (
     key BLOB NOT NULL REFERENCES keys (id),
     storage INTEGER NOT NULL,
     released INTEGER,
+    -- The claim since which the storage has not said what the record holds.
+    unsettled INTEGER,
     body BLOB NOT NULL,
     mac BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX claims_unsettled ON claims (storage, unsettled) WHERE unsettled IS NOT NULL;
 CREATE INDEX claims_record ON claims (record);
 CREATE INDEX claims_key ON claims (key, released);
 CREATE INDEX claims_released ON claims (storage) WHERE released IS NOT NULL;

@@ -86,8 +86,8 @@ pub(super) struct Tx<'a> {
 /// What the writer knows beyond the database.
 pub(super) struct Live {
     pub(super) meta: Meta,
-    /// Which connections use a storage.
-    pub(super) attached: HashMap<u64, HashSet<ConnectionId>>,
+    /// Which connections use a storage, each with the number at which it began.
+    pub(super) attached: HashMap<u64, HashMap<ConnectionId, u64>>,
     /// The same the other way round.
     pub(super) storages_of: HashMap<ConnectionId, HashSet<u64>>,
     /// From when on a storage may have keys to look for, in observed seconds;
@@ -111,6 +111,14 @@ pub(super) enum Effect {
     Tombstone(Tombstone),
     /// A secret was deleted: nothing of it may stay in the log.
     Scrub,
+}
+
+impl Live {
+    /// What was left open before this number was left by connections that are
+    /// gone. `None`: the storage is not attached.
+    pub(super) fn in_doubt_before(&self, storage: u64) -> Option<u64> {
+        self.attached.get(&storage)?.values().min().copied()
+    }
 }
 
 impl Tx<'_> {

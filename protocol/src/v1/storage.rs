@@ -140,7 +140,8 @@ pub struct Housekeeping {
     pub joined: Vec<Joined>,
     /// Records that died by meaning: delete them and settle that.
     pub dead: Vec<Record>,
-    /// The last look: read these records again and answer with [`Looked`].
+    /// Read these records again and answer with [`Looked`]: the last look before
+    /// keys are destroyed, or one at what an earlier process left open.
     pub looks: Vec<Look>,
 }
 
@@ -161,8 +162,9 @@ pub struct Joined {
     pub group: Bytes,
 }
 
-/// Before a key is destroyed: do these records, the last that named it, still
-/// hold it?
+/// Do these records still hold the key? They are the last that named it before it
+/// is destroyed, or a process of the storage claimed it for them and never said
+/// that it wrote them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
     /// The key.
@@ -177,6 +179,6 @@ pub struct Looked {
     /// The storage's name.
     pub storage: String,
     /// For each key that was looked for, the records that do hold it. No record:
-    /// the key may be destroyed.
+    /// this storage does not need the key.
     pub found: Vec<Look>,
 }

@@ -104,6 +104,13 @@ fn hold(
         row.group = rows::group_of_leaf(tx, storage, public_key)?.or(row.group);
     }
     rows::put_record(tx, &row)?;
+    for claim in rows::claims_of_record(tx, row.id)? {
+        let is_replaced = !alive.iter().any(|key| key.id == claim.key);
+        if claim.released.is_none() && is_replaced {
+            let unsettled = Some(generation);
+            rows::put_claim(tx, &ClaimRow { unsettled, ..claim })?;
+        }
+    }
     for mut key in alive {
         rows::check_takes_claim(tx, row.id, &key.id)?;
         let claim = ClaimRow {
@@ -112,6 +119,7 @@ fn hold(
             key: key.id,
             generation,
             released: None,
+            unsettled: Some(generation),
         };
         rows::put_claim(tx, &claim)?;
         let mut changed = key.wait != Wait::None;
@@ -204,8 +212,18 @@ fn written(tx: &mut Tx<'_>, row: &RecordRow, generation: u64) -> Result<(), Stor
     if row.generation != generation {
         return Ok(());
     }
-    let mut ended = rows::claims_of_record(tx, row.id)?;
-    ended.retain(|claim| claim.released.is_none() && claim.generation < generation);
+    let mut ended = Vec::new();
+    for claim in rows::claims_of_record(tx, row.id)? {
+        if claim.released.is_some() {
+            continue;
+        }
+        if claim.generation < generation {
+            ended.push(claim);
+        } else if claim.unsettled.is_some() {
+            let unsettled = None;
+            rows::put_claim(tx, &ClaimRow { unsettled, ..claim })?;
+        }
+    }
     release(tx, ended)?;
     if let Record::Epoch {
         group,

@@ -1,6 +1,8 @@
 //! What a storage is told to do next.
 
-use mlskeyd_protocol::v1::{Housekeeping, Joined, Look, Record};
+use std::collections::BTreeSet;
+
+use mlskeyd_protocol::v1::{Housekeeping, Joined, KeyId, Look, Record};
 use rusqlite::params;
 
 use super::rows;
@@ -11,8 +13,11 @@ use crate::store::{column, keys, seconds};
 /// Most KeyPackages, and most dead records, that one answer names.
 const MAX_RECORDS: usize = 64;
 
-/// Most keys that one answer asks to look for.
+/// Most keys that one answer asks to look for, for either reason.
 const MAX_LOOKS: usize = 16;
+
+/// Of so many claims that are in doubt the keys are taken: a key may have several.
+const MAX_DOUBTS: usize = 64;
 
 /// A look that was asked for and not answered is asked for again after so many
 /// seconds, or when the storage is attached again.
@@ -69,8 +74,7 @@ fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
     Ok(dead.into_iter().map(|row| row.record).collect())
 }
 
-/// The last look: keys whose grace is over, and the records of this storage
-/// that last named them.
+/// What this storage is to look for, and where.
 fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     // Most calls find that there is nothing to search for.
     let due = tx
@@ -81,6 +85,8 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     if !due || !tx.live.attached.contains_key(&storage) {
         return Ok(Vec::new());
     }
+    // The last look: keys whose grace is over, and the records that last named
+    // them.
     const NAMED_HERE: &str = "EXISTS (SELECT 1 FROM claims WHERE claims.key = keys.id
         AND claims.storage = ?1 AND claims.released IS NOT NULL)";
     let grace = tx.settings.grace;
@@ -103,6 +109,7 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
             records,
         });
     }
+    looks.append(&mut doubts(tx, storage)?);
     let next_due = rows::minimum(
         tx,
         &format!("SELECT min(since) FROM keys WHERE wait = 3 AND since > ?2 AND state = 1 AND {NAMED_HERE}"),
@@ -114,5 +121,26 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
         Some(from) => tx.live.look_from.insert(storage, from),
         None => tx.live.look_from.remove(&storage),
     };
+    Ok(looks)
+}
+
+/// Keys of which an earlier process of this storage did not say what became of
+/// them: it died, or its write was rolled back.
+fn doubts(tx: &Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
+    let Some(before) = tx.live.in_doubt_before(storage) else {
+        return Ok(Vec::new());
+    };
+    let in_doubt = rows::in_doubt(tx, storage, before, MAX_DOUBTS)?;
+    let keys: BTreeSet<KeyId> = in_doubt.into_iter().map(|claim| claim.key).collect();
+    let mut looks = Vec::new();
+    for key in keys.into_iter().take(MAX_LOOKS) {
+        let mut records = Vec::new();
+        for claim in rows::claims_of_key(tx, &key)? {
+            if claim.storage == storage && claim.is_in_doubt(before) {
+                records.extend(rows::record_by_id(tx, claim.record)?.map(|row| row.record));
+            }
+        }
+        looks.push(Look { key, records });
+    }
     Ok(looks)
 }

@@ -1,9 +1,9 @@
-//! The answer to a last look.
+//! The answer to a look.
 
 use mlskeyd_protocol::v1::{Housekeeping, KeyId, Look, Looked, Owner};
 
-use super::housekeeping;
 use super::rows::{self, ClaimRow};
+use super::{housekeeping, release};
 use crate::failpoint;
 use crate::store::error::StoreError;
 use crate::store::keys;
@@ -33,13 +33,44 @@ fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(
     let Some(key) = keys::get(tx.conn, tx.mac, &look.key)? else {
         return Ok(());
     };
-    // An old answer must not count for a later release.
-    let Wait::Released { since } = key.wait else {
-        return Ok(());
-    };
-    if key.owner != *owner || !key.is_active() || !tx.has_passed(since, tx.settings.grace) {
+    if key.owner != *owner || !key.is_active() {
         return Ok(());
     }
+    match key.wait {
+        Wait::None => settle_doubts(tx, storage, look),
+        // An old answer must not count for a later release.
+        Wait::Released { since } if tx.has_passed(since, tx.settings.grace) => {
+            last_look(tx, storage, key, look)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The storage looked for what an earlier process of its left open. What is
+/// absent is released, and not yet destroyed: there is a last look for that.
+fn settle_doubts(tx: &mut Tx<'_>, storage: u64, look: &Look) -> Result<(), StoreError> {
+    let Some(before) = tx.live.in_doubt_before(storage) else {
+        return Ok(());
+    };
+    let mut absent = Vec::new();
+    for claim in rows::claims_of_key(tx, &look.key)? {
+        if claim.storage != storage || !claim.is_in_doubt(before) {
+            continue;
+        }
+        let Some(row) = rows::record_by_id(tx, claim.record)? else {
+            continue;
+        };
+        if look.records.contains(&row.record) {
+            let unsettled = None;
+            rows::put_claim(tx, &ClaimRow { unsettled, ..claim })?;
+        } else {
+            absent.push(claim);
+        }
+    }
+    release(tx, absent)
+}
+
+fn last_look(tx: &mut Tx<'_>, storage: u64, key: KeyRecord, look: &Look) -> Result<(), StoreError> {
     let (mut found, mut remembered) = (false, Vec::new());
     for claim in rows::claims_of_key(tx, &key.id)? {
         if claim.storage != storage {
@@ -56,6 +87,7 @@ fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(
             let claim = ClaimRow {
                 generation: row.generation,
                 released: None,
+                unsettled: None,
                 ..claim
             };
             rows::put_claim(tx, &claim)?;

@@ -38,6 +38,7 @@ fn release(tx: &mut Tx<'_>, ended: Vec<Claimed>) -> Result<(), StoreError> {
             tx,
             &Claimed {
                 released,
+                unsettled: None,
                 ..claim.clone()
             },
         )?;

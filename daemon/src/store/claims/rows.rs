@@ -67,6 +67,17 @@ pub(in crate::store) struct ClaimRow {
     pub(super) generation: u64,
     /// 'Held', rather: the order in which such claims ended.
     pub(super) released: Option<u64>,
+    /// The newest claim of the record, as long as the storage has not said that
+    /// it wrote what that says. If its process dies before, this is in doubt.
+    pub(super) unsettled: Option<u64>,
+}
+
+impl ClaimRow {
+    /// Does it hold, for all that is known, and was what its record holds left
+    /// open before this moment?
+    pub(super) fn is_in_doubt(&self, before: u64) -> bool {
+        self.released.is_none() && self.unsettled.is_some_and(|since| since < before)
+    }
 }
 
 impl Row for ClaimRow {
@@ -232,6 +243,22 @@ pub(super) fn remembered_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow
     Ok(found)
 }
 
+/// Claims of a storage that were made before a moment and are in doubt.
+pub(super) fn in_doubt(
+    tx: &Tx<'_>,
+    storage: u64,
+    before: u64,
+    limit: usize,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let mut found = claims(
+        tx,
+        "storage = ?1 AND unsettled < ?2 ORDER BY unsettled LIMIT ?3",
+        params![column(storage), column(before), limit],
+    )?;
+    found.retain(|claim| claim.storage == storage && claim.is_in_doubt(before));
+    Ok(found)
+}
+
 /// May a claim of the key still hold? One that does not verify may.
 pub(super) fn may_be_held(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
     let claims: Vec<Result<ClaimRow, StoreError>> = read(tx, "key = ?1", [key.as_bytes()])?;
@@ -270,9 +297,9 @@ pub(super) fn put_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreError>
     let sealed = tx.mac.seal(&id, claim)?;
     tx.conn
         .prepare_cached(
-            "INSERT INTO claims (id, record, key, storage, released, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-             ON CONFLICT (id) DO UPDATE SET released = ?5, body = ?6, mac = ?7",
+            "INSERT INTO claims (id, record, key, storage, released, unsettled, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (id) DO UPDATE SET released = ?5, unsettled = ?6, body = ?7, mac = ?8",
         )?
         .execute(params![
             id,
@@ -280,6 +307,7 @@ pub(super) fn put_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreError>
             claim.key.as_bytes(),
             column(claim.storage),
             claim.released.map(column),
+            claim.unsettled.map(column),
             sealed.body,
             sealed.mac,
         ])?;

@@ -35,11 +35,13 @@ pub(in crate::store) fn attach(
         ..storage
     };
     rows::put_storage(tx, &storage)?;
+    let number = tx.next_number();
     tx.live
         .attached
         .entry(storage.id)
         .or_default()
-        .insert(connection);
+        .entry(connection)
+        .or_insert(number);
     tx.live
         .storages_of
         .entry(connection)
@@ -94,6 +96,8 @@ pub(in crate::store) fn connection_closed(
         };
         connections.remove(&connection);
         if !connections.is_empty() {
+            // What this one left open is in doubt now.
+            tx.live.look_from.insert(id, 0);
             continue;
         }
         tx.live.attached.remove(&id);
@@ -148,7 +152,13 @@ pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, S
     tx.conn
         .prepare_cached("DELETE FROM storages WHERE id = ?1")?
         .execute([id])?;
-    for connection in tx.live.attached.remove(&storage.id).unwrap_or_default() {
+    for connection in tx
+        .live
+        .attached
+        .remove(&storage.id)
+        .unwrap_or_default()
+        .into_keys()
+    {
         if let Some(storages) = tx.live.storages_of.get_mut(&connection) {
             storages.remove(&storage.id);
         }

@@ -1,5 +1,7 @@
 //! The rules of claims, each by name.
 
+mod doubts;
+
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -781,7 +783,7 @@ async fn so_many_records_name_one_key_and_no_more() {
     bench.write(&state(1), &[key]).await;
     bench.store.close().await;
     bench.sql(&format!(
-        "INSERT INTO claims SELECT randomblob(24), record, key, storage, released, body, mac \
+        "INSERT INTO claims SELECT randomblob(24), record, key, storage, released, unsettled, body, mac \
          FROM claims, {}",
         numbers(MAX_RECORDS_OF_KEY - 1)
     ));

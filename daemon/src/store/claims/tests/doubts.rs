@@ -1,0 +1,154 @@
+//! What a process claimed and never settled is in doubt once it is gone.
+
+use mlskeyd_protocol::v1::{KeyId, KeyState, Look, Looked, Record, Settlement};
+
+use super::{C1, DAY, STORAGE, package, state};
+use crate::store::ConnectionId;
+use crate::store::tests::{Bench, alice};
+
+fn look(key: KeyId, record: Record) -> Look {
+    Look {
+        key,
+        records: vec![record],
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_write_never_came_is_released_by_a_look() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.claim(&package(1), &[key]).await;
+    bench.crash();
+    assert_eq!(bench.attach().await.looks, [look(key, package(1))]);
+    bench.looked(key, &[]).await;
+    assert_eq!(bench.state(key).await, KeyState::Idle);
+    assert_eq!(bench.sweep().await, [], "zero is not death");
+    bench.clock.pass(2 * DAY);
+    assert_eq!(bench.sweep().await, [], "there is a last look");
+    assert_eq!(bench.attach().await.looks, [look(key, package(1))]);
+    bench.looked(key, &[]).await;
+    assert_eq!(bench.sweep().await, [key]);
+}
+
+#[tokio::test]
+async fn what_is_found_is_held_and_asked_for_once() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.claim(&package(1), &[key]).await;
+    bench.crash();
+    assert_eq!(bench.attach().await.looks, [look(key, package(1))]);
+    let more = bench.looked(key, &[package(1)]).await;
+    assert_eq!(more.looks, []);
+    assert_eq!(bench.state(key).await, KeyState::Active);
+    bench.crash();
+    assert_eq!(bench.attach().await.looks, []);
+    bench.clock.pass(1000 * DAY);
+    assert_eq!(bench.sweep().await, []);
+}
+
+#[tokio::test]
+async fn of_a_replacement_that_never_came_the_old_key_stays_until_the_next() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let (old, new) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.write(&state(1), &[old]).await;
+    bench.claim(&state(1), &[new]).await;
+    bench.crash();
+    let mut asked: Vec<KeyId> = bench
+        .attach()
+        .await
+        .looks
+        .iter()
+        .map(|look| look.key)
+        .collect();
+    asked.sort();
+    let mut both = vec![old, new];
+    both.sort();
+    assert_eq!(asked, both);
+    bench.looked(old, &[state(1)]).await;
+    bench.looked(new, &[]).await;
+    assert_eq!(bench.state(old).await, KeyState::Active);
+    assert_eq!(bench.state(new).await, KeyState::Idle);
+    let third = bench.hpke(None).await;
+    bench.write(&state(1), &[third]).await;
+    assert_eq!(bench.state(old).await, KeyState::Idle);
+}
+
+#[tokio::test]
+async fn nothing_is_in_doubt_while_its_connection_may_still_settle_it() {
+    let bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.claim(&package(1), &[key]).await;
+    let other = ConnectionId(2);
+    let owner = alice();
+    let attach = || bench.store.attach(&owner, STORAGE.into(), false, other);
+    assert_eq!(attach().await.unwrap().looks, []);
+    bench.looked(key, &[]).await;
+    assert_eq!(bench.state(key).await, KeyState::Active, "nobody asked");
+    let own = bench.hpke(None).await;
+    bench.claim(&package(2), &[own]).await;
+    bench.store.connection_closed(C1).await.unwrap();
+    let looks = bench.claim(&state(1), &[]).await.housekeeping.looks;
+    assert_eq!(looks, [look(key, package(1))], "of the first one only");
+}
+
+#[tokio::test]
+async fn what_is_claimed_again_meanwhile_is_not_in_doubt() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let (key, other) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.claim(&state(1), &[key]).await;
+    bench.crash();
+    bench.attach().await;
+    // The answer comes late.
+    bench.claim(&state(1), &[key, other]).await;
+    bench.looked(key, &[]).await;
+    assert_eq!(bench.state(key).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn what_is_settled_is_not_in_doubt() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let (key, gone) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.write(&package(1), &[key]).await;
+    let generation = Some(bench.claim(&package(2), &[gone]).await.generation);
+    bench
+        .settle(Settlement::Deleted {
+            record: package(2),
+            generation,
+        })
+        .await;
+    bench.crash();
+    assert_eq!(bench.attach().await.looks, []);
+}
+
+#[tokio::test]
+async fn all_doubts_are_asked_for_in_the_end() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let mut keys = Vec::new();
+    for n in 0..40 {
+        let key = bench.hpke(None).await;
+        bench.claim(&package(n), &[key]).await;
+        keys.push(key);
+    }
+    bench.crash();
+    let mut looks = bench.attach().await.looks;
+    let mut asked = Vec::new();
+    while !looks.is_empty() {
+        assert!(looks.len() <= 16);
+        asked.extend(looks.iter().map(|look| look.key));
+        let looked = Looked {
+            storage: STORAGE.into(),
+            found: looks,
+        };
+        looks = bench.store.looked(&alice(), looked).await.unwrap().looks;
+    }
+    asked.sort();
+    keys.sort();
+    assert_eq!(asked, keys);
+}
