@@ -186,6 +186,7 @@ fn housekeeping() -> Housekeeping {
             group: bytes("group"),
         }],
         dead: vec![state, epoch, update],
+        ending: vec![bytes("group")],
         looks: looks(),
     }
 }
@@ -287,6 +288,13 @@ fn custody_requests() -> Vec<CustodyRequest> {
                         public_key: bytes("public"),
                     },
                     Note::OwnLeavesDeleted {
+                        group: bytes("group"),
+                    },
+                    Note::GroupEnding {
+                        group: bytes("group"),
+                        leaf_index: Some(3),
+                    },
+                    Note::GroupLives {
                         group: bytes("group"),
                     },
                     Note::GroupEnded {

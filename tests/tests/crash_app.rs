@@ -20,6 +20,7 @@ const WRITE: &[&str] = &[
 ];
 
 const DELETE: &[&str] = &[
+    "provider.delete.before_claim",
     "provider.delete.before",
     "provider.delete.deleted",
     "provider.forward.held_back",
@@ -98,6 +99,7 @@ impl Story {
         story.live();
         story.sweep();
         story.talk();
+        story.part();
         assert!(story.deaths > 0, "{point} was not passed");
     }
 
@@ -183,19 +185,20 @@ impl Story {
             "{}: {needed:?} {living:?}",
             self.point
         );
-        // A crash can keep what was claimed for a record until that is next
-        // written; a KeyPackage's, with its two keys, never is.
-        let kept = living.len() - needed.len();
-        let claims_lost = if WRITE.contains(&self.point) {
-            self.deaths
-        } else {
-            0
-        };
-        assert!(
-            kept <= 2 * claims_lost,
-            "{}: {needed:?} {living:?}",
-            self.point
-        );
+        assert_eq!(living, needed, "{}", self.point);
+    }
+
+    /// Bob is removed, and nothing of his stays. Alice stays.
+    fn part(&mut self) {
+        self.alice.ok("remove g bob");
+        self.bob_dies_over("receive");
+        self.destroy_what_is_due();
+        let named = Named::read(self.bob.directory());
+        assert!(named.groups.is_empty(), "{}: {named:?}", self.point);
+        let mut needed = Named::read(self.alice.directory()).groups;
+        needed.extend(named.key_packages);
+        let keys = books::keys(&self.daemon).expect("the daemon serves");
+        assert_eq!(books::living_hpke_keys(&keys), needed, "{}", self.point);
     }
 
     /// Reads, which answer the last look, and sweeps, until nothing is due.
@@ -204,9 +207,9 @@ impl Story {
         self.daemon.stop();
         self.daemon.restart(&sweeping());
         loop {
-            self.alice.ok("authenticator g");
-            self.bob_dies_over("authenticator g");
-            self.bob.ok("authenticator g");
+            self.alice.ok("status");
+            self.bob_dies_over("status");
+            self.bob.ok("status");
             let swept = self.daemon.ctl(&["keys", "sweep"]).expect("a sweep");
             if swept["waiting"] == 0 && swept["destroyed"] == 0 {
                 break;

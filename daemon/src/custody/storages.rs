@@ -105,9 +105,10 @@ impl RegistryRequest for Report {
                 check_length(group.len(), MAX_GROUP_ID)?;
                 check_length(public_key.len(), MAX_PUBLIC_KEY)
             }
-            Note::OwnLeavesDeleted { group } | Note::GroupEnded { group, .. } => {
-                check_length(group.len(), MAX_GROUP_ID)
-            }
+            Note::OwnLeavesDeleted { group }
+            | Note::GroupEnding { group, .. }
+            | Note::GroupLives { group }
+            | Note::GroupEnded { group, .. } => check_length(group.len(), MAX_GROUP_ID),
         })
     }
 

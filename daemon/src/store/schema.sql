@@ -92,6 +92,8 @@ CREATE TABLE records (
     joined INTEGER NOT NULL,
     -- Of an Update record that no own leaf node holds: since when.
     unbound INTEGER,
+    -- Of a group's state: when its end was begun and not told.
+    ending INTEGER,
     body BLOB NOT NULL,
     mac BLOB NOT NULL,
     UNIQUE (storage, name_id)
@@ -99,6 +101,7 @@ CREATE TABLE records (
 CREATE INDEX records_group ON records (storage, group_id) WHERE group_id IS NOT NULL;
 CREATE INDEX records_dead ON records (storage) WHERE dead = 1;
 CREATE INDEX records_joined ON records (storage) WHERE joined = 1;
+CREATE INDEX records_ending ON records (storage, ending) WHERE ending IS NOT NULL;
 CREATE INDEX records_unbound ON records (storage, unbound) WHERE unbound IS NOT NULL;
 
 CREATE TABLE claims (

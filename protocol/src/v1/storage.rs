@@ -113,11 +113,26 @@ pub enum Note {
         /// The group id.
         group: Bytes,
     },
+    /// The group's state is about to be written as inactive, or deleted. If the
+    /// storage does not say how that ended, its next process is asked.
+    GroupEnding {
+        /// The group id.
+        group: Bytes,
+        /// The member's leaf index; `None` if the storage no longer knows it.
+        leaf_index: Option<u32>,
+    },
+    /// The end that was begun did not come: the group's state is there and not
+    /// inactive.
+    GroupLives {
+        /// The group id.
+        group: Bytes,
+    },
     /// The group became inactive, or was deleted.
     GroupEnded {
         /// The group id.
         group: Bytes,
-        /// The member's leaf index; `None` if the storage no longer knows it.
+        /// The member's leaf index; `None` if the storage no longer knows it: then
+        /// it is the one that was said when the end began.
         leaf_index: Option<u32>,
     },
 }
@@ -140,6 +155,8 @@ pub struct Housekeeping {
     pub joined: Vec<Joined>,
     /// Records that died by meaning: delete them and settle that.
     pub dead: Vec<Record>,
+    /// Groups whose end an earlier process began: say whether they ended or live.
+    pub ending: Vec<Bytes>,
     /// Read these records again and answer with [`Looked`]: the last look before
     /// keys are destroyed, or one at what an earlier process left open.
     pub looks: Vec<Look>,
@@ -149,7 +166,13 @@ impl Housekeeping {
     /// Is there nothing to do?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.joined.is_empty() && self.dead.is_empty() && self.looks.is_empty()
+        let Self {
+            joined,
+            dead,
+            ending,
+            looks,
+        } = self;
+        joined.is_empty() && dead.is_empty() && ending.is_empty() && looks.is_empty()
     }
 }
 

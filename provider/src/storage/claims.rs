@@ -80,6 +80,8 @@ pub(super) struct Ledger {
     pub(super) joined: Vec<Joined>,
     /// Records to be deleted.
     pub(super) dead: Vec<Record>,
+    /// Groups of which an earlier process did not say whether they ended.
+    pub(super) ending: Vec<Bytes>,
     looks: Vec<Look>,
     /// Groups that are known to have no own leaf nodes stored.
     pub(super) without_leaves: HashSet<Bytes>,
@@ -132,6 +134,11 @@ impl Ledger {
                 && !matches!(record, Record::GroupState { .. })
             {
                 self.dead.push(record);
+            }
+        }
+        for group in housekeeping.ending {
+            if self.ending.len() < MAX_HOUSEKEEPING && !self.ending.contains(&group) {
+                self.ending.push(group);
             }
         }
         for look in housekeeping.looks {
@@ -245,9 +252,32 @@ impl StorageState {
         })
     }
 
-    /// A record is about to be deleted.
-    pub(super) fn begin_delete(&self, record: &Record) {
+    /// A record is about to be deleted. Answers whether that was announced: those
+    /// that are never written again are, as a write that will hold nothing, so
+    /// that a crash before the settlement leaves a doubt.
+    pub(super) fn begin_delete(&self, record: &Record) -> bool {
+        {
+            let mut ledger = self.ledger();
+            ledger.begin(record);
+            let holds_nothing = ledger.records.get(record) == Some(&Knowledge::NOTHING);
+            let announced = matches!(record, Record::KeyPackage { .. } | Record::Update { .. });
+            if holds_nothing || !announced {
+                return false;
+            }
+        }
+        self.claim(record, Vec::new());
+        true
+    }
+
+    /// Is a write or delete of this record under way?
+    pub(super) fn is_under_way(&self, record: &Record) -> bool {
+        self.ledger().under_way.contains_key(record)
+    }
+
+    /// A record that was claimed is not there. Answers what may be released now.
+    pub(super) fn gone(&self, record: &Record) -> Option<Settlement> {
         self.ledger().begin(record);
+        self.end_delete(record, true)
     }
 
     /// The delete is done, or failed. Answers what may be released now.

@@ -127,10 +127,14 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
         let inactive = findings
             .as_ref()
             .is_ok_and(|found| found.unit_variant == Some(INACTIVE));
+        let group = record::group_bytes(group_id);
+        if let Some(group) = group.as_ref().filter(|_| inactive) {
+            self.group_ending(group, self.leaf_index(group_id));
+        }
         self.write(record::group_state(group_id), findings.as_ref(), |inner| {
             inner.write_group_state(group_id, group_state)
         })?;
-        let Some(group) = record::group_bytes(group_id) else {
+        let Some(group) = group else {
             return Ok(());
         };
         if inactive {
@@ -175,6 +179,9 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
             .as_ref()
             .and_then(|group| self.state.ledger().leaf_indices.remove(group));
         let leaf_index = deleted_before.or_else(|| self.leaf_index(group_id));
+        if let Some(group) = &group {
+            self.group_ending(group, leaf_index);
+        }
         self.delete(record::group_state(group_id), |inner| {
             inner.delete_group_state(group_id)
         })?;

@@ -227,7 +227,8 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             return Ok(delete(&self.inner)?);
         };
         self.transactions.touch(&record);
-        self.state.begin_delete(&record);
+        failpoint::hit("provider.delete.before_claim");
+        self.begin_delete(&record);
         failpoint::hit("provider.delete.before");
         let result = delete(&self.inner);
         failpoint::hit("provider.delete.deleted");
@@ -250,7 +251,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
     /// Deletes a record that OpenMLS does not ask to be deleted now.
     fn delete_quietly(&self, record: &Record, release: impl FnOnce(Settlement) -> Release) -> bool {
         self.transactions.touch(record);
-        self.state.begin_delete(record);
+        self.begin_delete(record);
         failpoint::hit("provider.forward.before");
         let deleted = record::delete(&self.inner, record).is_ok();
         failpoint::hit("provider.forward.deleted");
@@ -258,6 +259,12 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             self.release(release(settlement));
         }
         deleted
+    }
+
+    fn begin_delete(&self, record: &Record) {
+        if self.state.begin_delete(record) {
+            self.transactions.claimed(record);
+        }
     }
 
     /// Tells the daemon what it may release, or holds it until the app commits.
@@ -301,6 +308,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             return;
         }
         self.bury();
+        self.look_for_ends();
         let looks = self.state.take_looks();
         if looks.is_empty() {
             return;
@@ -308,13 +316,28 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         let found = looks
             .into_iter()
             .map(|Look { key, mut records }| {
-                records.retain(|record| record::holds(&self.inner, record, key));
+                records.retain(|record| {
+                    self.state.is_under_way(record) || record::holds(&self.inner, record, key)
+                });
                 Look { key, records }
             })
             .collect();
         failpoint::hit("provider.look.found");
         self.state.looked(found);
         failpoint::hit("provider.look.answered");
+    }
+
+    /// Says of groups, whose end an earlier process began, how that went on.
+    fn look_for_ends(&self) {
+        let ending = std::mem::take(&mut self.state.ledger().ending);
+        for group in ending {
+            match record::group_lives(&self.inner, &group) {
+                Ok(true) => self.state.tell([Message::Note(Note::GroupLives { group })]),
+                Ok(false) => self.group_ended(group, None),
+                // It is asked for again.
+                Err(record::Unreadable) => {}
+            }
+        }
     }
 
     /// The state of this group is stored: KeyPackages that served to join it are
@@ -345,6 +368,16 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         // An app that only loads its groups asks for nothing else, and keys
         // would wait for its look for as long as it idles.
         self.look();
+    }
+
+    /// The group's state is about to become inactive or to be deleted. It will
+    /// not be written again, so its end must not be lost with this process.
+    fn group_ending(&self, group: &Bytes, leaf_index: Option<u32>) {
+        if !self.state.ledger().ended.contains(group) {
+            let group = group.clone();
+            let note = Note::GroupEnding { group, leaf_index };
+            self.state.tell([Message::Note(note)]);
+        }
     }
 
     /// The group became inactive or was deleted.
@@ -436,7 +469,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
     /// never be written again, so what they hold now is said at once: all claims
     /// before any release, since a key may have moved between them.
     fn say_again(&self, claimed: Vec<Record>) {
-        let (mut writes, mut empty) = (Vec::new(), Vec::new());
+        let (mut writes, mut gone) = (Vec::new(), Vec::new());
         for record in claimed {
             let Ok(findings) = record::read(&self.inner, &record) else {
                 // The daemon asks for it when the storage is next attached.
@@ -444,8 +477,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             };
             let keys = findings.map_or_else(Vec::new, |findings| findings.keys());
             if keys.is_empty() {
-                self.state.begin_delete(&record);
-                empty.push(record);
+                gone.push(record);
             } else {
                 writes.push(self.state.begin_write(record, keys));
             }
@@ -453,13 +485,8 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         let written = writes
             .into_iter()
             .filter_map(|write| self.state.end_write(write, true));
-        let released: Vec<_> = written
-            .chain(
-                empty
-                    .iter()
-                    .filter_map(|record| self.state.end_delete(record, true)),
-            )
-            .collect();
+        let gone = gone.iter().filter_map(|record| self.state.gone(record));
+        let released: Vec<_> = written.chain(gone).collect();
         for settlement in released {
             self.release(Release::Settlement(settlement));
         }

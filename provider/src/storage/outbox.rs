@@ -29,7 +29,10 @@ impl Message {
     /// May keys be destroyed because of it?
     fn releases(&self) -> bool {
         match self {
-            Self::Claim(..) | Self::Note(Note::OwnLeaf { .. }) => false,
+            Self::Claim(..)
+            | Self::Note(
+                Note::OwnLeaf { .. } | Note::GroupEnding { .. } | Note::GroupLives { .. },
+            ) => false,
             Self::Settlement(_)
             | Self::Note(Note::OwnLeavesDeleted { .. } | Note::GroupEnded { .. }) => true,
         }

@@ -167,6 +167,17 @@ pub(super) fn in_use<S: StorageProvider<CURRENT_VERSION>>(inner: &S, record: &Re
         && state.is_some_and(|state| !matches!(state, MlsGroupState::Inactive))
 }
 
+/// Is the state of this group stored, and not inactive?
+pub(super) fn group_lives<S: StorageProvider<CURRENT_VERSION>>(
+    inner: &S,
+    group: &Bytes,
+) -> Result<bool, Unreadable> {
+    let state: Option<MlsGroupState> = inner
+        .group_state(&GroupId::from_slice(group))
+        .map_err(|_| Unreadable)?;
+    Ok(state.is_some_and(|state| !matches!(state, MlsGroupState::Inactive)))
+}
+
 /// Deletes a record from the inner storage, but never a group's state: that is
 /// for the app alone.
 pub(super) fn delete<S: StorageProvider<CURRENT_VERSION>>(

@@ -86,16 +86,7 @@ fn hold(
     // A row that does not verify is written anew in its place: what it holds is
     // held on, until this claim is settled.
     let id = rows::record_id(tx, storage, record)?.unwrap_or(generation);
-    let mut row = known.unwrap_or_else(|| RecordRow {
-        id,
-        storage,
-        record: record.clone(),
-        generation,
-        group: group_of(record),
-        joined: None,
-        dead: false,
-        unbound: None,
-    });
+    let mut row = known.unwrap_or_else(|| RecordRow::new(id, storage, record, generation));
     row.generation = generation;
     row.dead = false;
     if let Record::Update { public_key } = record {
@@ -132,13 +123,6 @@ fn hold(
         }
     }
     Ok(generation)
-}
-
-fn group_of(record: &Record) -> Option<Bytes> {
-    match record {
-        Record::GroupState { group } | Record::Epoch { group, .. } => Some(group.clone()),
-        Record::Update { .. } | Record::KeyPackage { .. } => None,
-    }
 }
 
 /// An epoch record claims the leaf key of a KeyPackage: the KeyPackage has
@@ -288,7 +272,7 @@ fn deleted(tx: &mut Tx<'_>, row: RecordRow, generation: Option<u64>) -> Result<(
 }
 
 /// The KeyPackage served and is gone: its init key opens nothing any more.
-fn consume(tx: &mut Tx<'_>, key: &KeyId, group: &Bytes) -> Result<(), StoreError> {
+pub(super) fn consume(tx: &mut Tx<'_>, key: &KeyId, group: &Bytes) -> Result<(), StoreError> {
     let Some(mut key) = keys::get(tx.conn, tx.mac, key)? else {
         return Ok(());
     };

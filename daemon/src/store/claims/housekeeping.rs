@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mlskeyd_protocol::v1::{Housekeeping, Joined, KeyId, Look, Record};
+use mlskeyd_protocol::v1::{Bytes, Housekeeping, Joined, KeyId, Look, Record};
 use rusqlite::params;
 
 use super::rows;
@@ -10,7 +10,7 @@ use crate::store::error::StoreError;
 use crate::store::writer::Tx;
 use crate::store::{column, keys, seconds};
 
-/// Most KeyPackages, and most dead records, that one answer names.
+/// Most KeyPackages, dead records and groups, each, that one answer names.
 const MAX_RECORDS: usize = 64;
 
 /// Most keys that one answer asks to look for, for either reason.
@@ -28,6 +28,7 @@ pub(super) fn of(tx: &mut Tx<'_>, storage: u64) -> Result<Housekeeping, StoreErr
     Ok(Housekeeping {
         joined: joined(tx, storage)?,
         dead: dead(tx, storage)?,
+        ending: ending(tx, storage)?,
         looks: looks(tx, storage)?,
     })
 }
@@ -72,6 +73,23 @@ fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
     });
     dead.append(&mut unbound);
     Ok(dead.into_iter().map(|row| row.record).collect())
+}
+
+/// Groups whose end a connection that is gone has begun.
+fn ending(tx: &Tx<'_>, storage: u64) -> Result<Vec<Bytes>, StoreError> {
+    let Some(before) = tx.live.in_doubt_before(storage) else {
+        return Ok(Vec::new());
+    };
+    let rows = rows::records(
+        tx,
+        "storage = ?1 AND ending < ?2 LIMIT ?3",
+        params![column(storage), column(before), MAX_RECORDS],
+    )?;
+    Ok(rows
+        .into_iter()
+        .filter(|row| row.ending.is_some())
+        .filter_map(|row| row.group)
+        .collect())
 }
 
 /// What this storage is to look for, and where.

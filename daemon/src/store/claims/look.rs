@@ -2,6 +2,7 @@
 
 use mlskeyd_protocol::v1::{Housekeeping, KeyId, Look, Looked, Owner};
 
+use super::claim::consume;
 use super::rows::{self, ClaimRow};
 use super::{housekeeping, release};
 use crate::failpoint;
@@ -64,6 +65,9 @@ fn settle_doubts(tx: &mut Tx<'_>, storage: u64, look: &Look) -> Result<(), Store
             let unsettled = None;
             rows::put_claim(tx, &ClaimRow { unsettled, ..claim })?;
         } else {
+            if let Some(group) = &row.joined {
+                consume(tx, &claim.key, group)?;
+            }
             absent.push(claim);
         }
     }

@@ -3,7 +3,7 @@
 use mlskeyd_protocol::v1::{Bytes, Housekeeping, Note, Owner, Record, Report};
 use rusqlite::params;
 
-use super::rows::{self, OwnLeafRow, RecordRow};
+use super::rows::{self, Ending, OwnLeafRow, RecordRow};
 use super::{housekeeping, storages};
 use crate::failpoint;
 use crate::store::error::StoreError;
@@ -26,9 +26,16 @@ pub(in crate::store) fn report(
         match note {
             Note::OwnLeaf { group, public_key } => own_leaf(tx, storage, group, public_key)?,
             Note::OwnLeavesDeleted { group } => own_leaves_deleted(tx, storage, group)?,
+            Note::GroupEnding { group, leaf_index } => {
+                group_ending(tx, storage, group, *leaf_index)?;
+            }
+            Note::GroupLives { group } => {
+                end_of(tx, storage, group)?;
+            }
             Note::GroupEnded { group, leaf_index } => {
+                let begun = end_of(tx, storage, group)?;
                 own_leaves_deleted(tx, storage, group)?;
-                group_ended(tx, storage, group, *leaf_index)?;
+                group_ended(tx, storage, group, leaf_index.or(begun))?;
             }
         }
     }
@@ -97,6 +104,41 @@ fn own_leaves_deleted(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Until the storage says how it went on, the end of the group is in doubt.
+fn group_ending(
+    tx: &mut Tx<'_>,
+    storage: u64,
+    group: &Bytes,
+    leaf_index: Option<u32>,
+) -> Result<(), StoreError> {
+    let since = tx.next_number();
+    let record = Record::GroupState {
+        group: group.clone(),
+    };
+    let known = rows::record(tx, storage, &record)?;
+    let id = rows::record_id(tx, storage, &record)?.unwrap_or(since);
+    let mut row = known.unwrap_or_else(|| RecordRow::new(id, storage, &record, since));
+    row.ending = Some(Ending { since, leaf_index });
+    rows::put_record(tx, &row)
+}
+
+/// The end of the group is in doubt no longer. Answers whose
+/// membership was about to end, if that was said.
+fn end_of(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<Option<u32>, StoreError> {
+    let record = Record::GroupState {
+        group: group.clone(),
+    };
+    let Some(mut row) = rows::record(tx, storage, &record)? else {
+        return Ok(None);
+    };
+    let Some(ending) = row.ending.take() else {
+        return Ok(None);
+    };
+    rows::put_record(tx, &row)?;
+    rows::delete_if_empty(tx, row.id)?;
+    Ok(ending.leaf_index)
 }
 
 /// Every epoch and Update record of that group and member dies. If the storage

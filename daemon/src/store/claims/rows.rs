@@ -51,6 +51,38 @@ pub(in crate::store) struct RecordRow {
     /// Of an Update: since when no own leaf node holds its key, in observed
     /// seconds.
     pub(super) unbound: Option<u64>,
+    /// Of a group's state: the end that was begun and not told.
+    pub(super) ending: Option<Ending>,
+}
+
+/// The end of a group, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::store) struct Ending {
+    /// When it was begun: larger than all numbers before.
+    pub(super) since: u64,
+    /// Whose membership ends.
+    pub(super) leaf_index: Option<u32>,
+}
+
+impl RecordRow {
+    /// A record that nothing is known of yet.
+    pub(super) fn new(id: u64, storage: u64, record: &Record, generation: u64) -> Self {
+        let group = match record {
+            Record::GroupState { group } | Record::Epoch { group, .. } => Some(group.clone()),
+            Record::Update { .. } | Record::KeyPackage { .. } => None,
+        };
+        Self {
+            id,
+            storage,
+            record: record.clone(),
+            generation,
+            group,
+            joined: None,
+            dead: false,
+            unbound: None,
+            ending: None,
+        }
+    }
 }
 
 impl Row for RecordRow {
@@ -191,10 +223,10 @@ pub(super) fn put_record(tx: &Tx<'_>, row: &RecordRow) -> Result<(), StoreError>
     tx.conn
         .prepare_cached(
             "INSERT INTO records (id, storage, name_id, kind, group_id, dead, joined, unbound,
-               body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+               ending, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
              ON CONFLICT (id) DO UPDATE SET group_id = ?5, dead = ?6, joined = ?7, unbound = ?8,
-               body = ?9, mac = ?10",
+               ending = ?9, body = ?10, mac = ?11",
         )?
         .execute(params![
             id,
@@ -205,6 +237,7 @@ pub(super) fn put_record(tx: &Tx<'_>, row: &RecordRow) -> Result<(), StoreError>
             row.dead,
             row.joined.is_some(),
             row.unbound.map(column),
+            row.ending.as_ref().map(|ending| column(ending.since)),
             sealed.body,
             sealed.mac,
         ])?;
@@ -326,7 +359,7 @@ pub(super) fn delete_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreErr
 pub(super) fn delete_if_empty(tx: &Tx<'_>, record: u64) -> Result<(), StoreError> {
     tx.conn
         .prepare_cached(
-            "DELETE FROM records WHERE id = ?1 AND dead = 0 AND joined = 0
+            "DELETE FROM records WHERE id = ?1 AND dead = 0 AND joined = 0 AND ending IS NULL
                AND NOT EXISTS (SELECT 1 FROM claims WHERE record = ?1)",
         )?
         .execute([column(record)])?;

@@ -53,7 +53,8 @@ fn a_claim_comes_before_the_write_and_its_settlement_after() {
     let _: Option<KeyPackageBundle> = bob.provider.storage.key_package(&reference).unwrap();
     assert_eq!(
         *seen.lock().unwrap(),
-        [("claim", 0), ("written", 1), ("deleted", 0)]
+        [("claim", 0), ("written", 1), ("claim", 1), ("deleted", 0)],
+        "a delete is announced, too"
     );
 }
 

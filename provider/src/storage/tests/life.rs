@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use mlskeyd_protocol::v1::Record;
+use mlskeyd_protocol::v1::{Bytes, Note, Record};
 use openmls::prelude::*;
 use openmls_traits::storage::StorageProvider;
 
 use super::app::{App, Backend, Memory, Sqlite, on_both_storages};
-use super::model::Model;
+use super::model::{Event, Model};
 
 on_both_storages! {
     commits_leave_one_key
@@ -19,6 +19,8 @@ on_both_storages! {
     two_storages_in_one_group_do_not_collide
     an_external_commits_key_lives
     a_record_that_is_in_use_is_not_deleted_as_dead
+    an_end_that_an_earlier_process_did_not_tell_is_told
+    an_end_that_did_not_come_is_told
 }
 
 /// Alice and Bob in one group.
@@ -224,4 +226,39 @@ fn a_record_that_is_in_use_is_not_deleted_as_dead<B: Backend>() {
     // It is needed to read this.
     alice.receive(&mut hers, &bob.update(&mut his));
     assert!(model.lock().failures.is_empty());
+}
+
+/// Alice dies around the end of her group; answers what her next process says.
+fn after_an_untold_end<B: Backend>(ended: bool) -> (App<B>, Vec<Event>) {
+    let model = Arc::new(Model::default());
+    let mut alice = App::<B>::new("alice", &model);
+    let mut group = alice.create(b"group");
+    if ended {
+        // Past the wrapper: what it would have said is lost with the process.
+        group.delete(alice.provider.storage.inner()).unwrap();
+    }
+    alice.restart();
+    let group = Bytes::from(&b"group"[..]);
+    model.lock().ending.insert(("alice".to_owned(), group));
+    model.take_log();
+    let _ = MlsGroup::load(&alice.provider.storage, &GroupId::from_slice(b"group")).unwrap();
+    let log = model.take_log();
+    (alice, log)
+}
+
+fn an_end_that_an_earlier_process_did_not_tell_is_told<B: Backend>() {
+    let (alice, log) = after_an_untold_end::<B>(true);
+    let ended = |event: &Event| matches!(event, Event::Note(Note::GroupEnded { .. }));
+    assert!(log.iter().any(ended), "{log:?}");
+    alice.sweep();
+    assert_eq!(alice.claimed(), 0);
+}
+
+fn an_end_that_did_not_come_is_told<B: Backend>() {
+    let (alice, log) = after_an_untold_end::<B>(false);
+    let lives = |event: &Event| matches!(event, Event::Note(Note::GroupLives { .. }));
+    assert!(log.iter().any(lives), "{log:?}");
+    alice.sweep();
+    assert_eq!(alice.claimed(), 1);
+    alice.update(&mut alice.load(b"group"));
 }

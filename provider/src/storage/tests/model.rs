@@ -42,6 +42,8 @@ pub(super) struct Inner {
     joined: BTreeSet<(String, Record, Bytes)>,
     pub(super) last_resort: BTreeSet<Record>,
     dead: BTreeSet<StorageRecord>,
+    /// Groups whose end an earlier process began.
+    pub(super) ending: BTreeSet<(String, Bytes)>,
     /// Update records' groups, by public key.
     bindings: BTreeMap<(String, Bytes), Bytes>,
     looks: BTreeMap<KeyId, BTreeSet<StorageRecord>>,
@@ -178,6 +180,12 @@ impl Inner {
                 })
                 .collect(),
             dead: self.dead.iter().filter_map(mine).collect(),
+            ending: self
+                .ending
+                .iter()
+                .filter(|(name, _)| name == storage)
+                .map(|(_, group)| group.clone())
+                .collect(),
             looks: self
                 .looks
                 .iter()
@@ -243,7 +251,12 @@ impl Inner {
                     .insert((storage.to_owned(), public_key), group);
             }
             Note::OwnLeavesDeleted { group } => self.updates_die(storage, &group),
+            Note::GroupEnding { .. } => {}
+            Note::GroupLives { group } => {
+                self.ending.remove(&(storage.to_owned(), group));
+            }
             Note::GroupEnded { group, leaf_index } => {
+                self.ending.remove(&(storage.to_owned(), group.clone()));
                 self.updates_die(storage, &group);
                 let ended = self.claims.keys().filter(|(name, record)| {
                     name == storage

@@ -1,8 +1,8 @@
 //! What a process claimed and never settled is in doubt once it is gone.
 
-use mlskeyd_protocol::v1::{KeyId, KeyState, Look, Looked, Record, Settlement};
+use mlskeyd_protocol::v1::{Bytes, KeyId, KeyState, Look, Looked, Note, Record, Settlement};
 
-use super::{C1, DAY, STORAGE, package, state};
+use super::{C1, DAY, STORAGE, epoch, group, package, state};
 use crate::store::ConnectionId;
 use crate::store::tests::{Bench, alice};
 
@@ -151,4 +151,82 @@ async fn all_doubts_are_asked_for_in_the_end() {
     asked.sort();
     keys.sort();
     assert_eq!(asked, keys);
+}
+
+fn ending(leaf_index: Option<u32>) -> Note {
+    let group = group(1);
+    Note::GroupEnding { group, leaf_index }
+}
+
+#[tokio::test]
+async fn an_end_that_was_begun_is_asked_for_once_its_connection_is_gone() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.write(&epoch(1, 1, 2), &[key]).await;
+    assert!(bench.note(ending(Some(2))).await.is_empty());
+    // The state itself may hold a commit's key, and be settled first.
+    bench.deleted(&state(1)).await;
+    bench.crash();
+    assert_eq!(bench.attach().await.ending, [group(1)]);
+    let ended = Note::GroupEnded {
+        group: group(1),
+        leaf_index: None,
+    };
+    let next = bench.note(ended).await;
+    assert_eq!(next.dead, [epoch(1, 1, 2)]);
+    assert_eq!(next.ending, [Bytes(vec![]); 0]);
+}
+
+#[tokio::test]
+async fn an_end_names_the_member_that_it_was_begun_for() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let (hers, his) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.write(&epoch(1, 1, 0), &[hers]).await;
+    bench.write(&epoch(1, 1, 1), &[his]).await;
+    bench.note(ending(Some(1))).await;
+    bench.crash();
+    bench.attach().await;
+    let ended = Note::GroupEnded {
+        group: group(1),
+        leaf_index: None,
+    };
+    assert_eq!(bench.note(ended).await.dead, [epoch(1, 1, 1)]);
+}
+
+#[tokio::test]
+async fn an_end_that_did_not_come_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.write(&epoch(1, 1, 2), &[key]).await;
+    bench.note(ending(Some(2))).await;
+    bench.crash();
+    assert_eq!(bench.attach().await.ending, [group(1)]);
+    let lives = Note::GroupLives { group: group(1) };
+    assert!(bench.note(lives).await.is_empty());
+    bench.crash();
+    assert!(bench.attach().await.is_empty());
+    assert_eq!(bench.state(key).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn a_key_package_that_is_gone_was_used_if_its_group_was_joined() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let (init, leaf) = bench.key_package(1, false, u64::MAX).await;
+    bench.write(&epoch(1, 1, 1), &[leaf]).await;
+    // The delete was announced, and never settled.
+    bench.claim(&package(1), &[]).await;
+    bench.crash();
+    let next = bench.attach().await;
+    assert_eq!(next.joined.len(), 1);
+    assert_eq!(next.looks.len(), 2);
+    bench.looked(init, &[]).await;
+    bench.looked(leaf, &[]).await;
+    let key = bench.store.key(init).await.unwrap().unwrap();
+    let binding = format!("{:?}", key.binding);
+    assert!(binding.contains("consumed_by: Some"), "{binding}");
+    assert_eq!(bench.state(leaf).await, KeyState::Active);
 }
