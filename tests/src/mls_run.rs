@@ -58,13 +58,14 @@ enum Operation {
     Conflict,
     ClearedCommit,
     RolledBack,
+    DeathInTransaction,
     RestartApp,
     RestartDaemon,
     Sweep,
 }
 
 /// Each with its weight.
-const OPERATIONS: [(Operation, u32); 15] = [
+const OPERATIONS: [(Operation, u32); 16] = [
     (Operation::Message, 16),
     (Operation::PublishKeyPackage, 6),
     (Operation::WithdrawKeyPackage, 2),
@@ -77,6 +78,7 @@ const OPERATIONS: [(Operation, u32); 15] = [
     (Operation::Conflict, 7),
     (Operation::ClearedCommit, 5),
     (Operation::RolledBack, 6),
+    (Operation::DeathInTransaction, 6),
     (Operation::RestartApp, 8),
     (Operation::RestartDaemon, 4),
     (Operation::Sweep, 6),
@@ -92,17 +94,13 @@ pub struct Run {
     rng: StdRng,
 }
 
-/// The seed of `MLSKEYD_SEED`, else 1, or one of the time in the long run
-/// (feature `full`).
+/// The seed of `MLSKEYD_SEED`, else one of the time.
 ///
 /// # Panics
 /// If the variable holds no number.
 pub fn seed() -> u64 {
     match std::env::var("MLSKEYD_SEED") {
         Ok(seed) => seed.parse().expect("MLSKEYD_SEED is a number"),
-        // A change is judged by the same decisions as the one before it; new ones
-        // are sought by the long run.
-        Err(_) if !cfg!(feature = "full") => 1,
         Err(_) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             now.expect("it is after 1970").as_nanos() as u64
@@ -197,8 +195,13 @@ impl Run {
             }
             Operation::RolledBack => {
                 let who = self.member();
-                let choice = self.rng.random_range(0..3);
+                let choice = self.rng.random_range(0..4);
                 self.apps[who].roll_back(choice);
+            }
+            Operation::DeathInTransaction => {
+                let who = self.member();
+                let choice = self.rng.random_range(0..4);
+                self.apps[who].die_in_transaction(choice);
             }
             Operation::RestartApp => {
                 let who = self.rng.random_range(0..self.apps.len());

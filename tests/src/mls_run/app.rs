@@ -243,30 +243,27 @@ impl App {
 
     /// Does something, and has the database take it back.
     pub(super) fn roll_back(&mut self, choice: u32) {
-        let process = self.process_mut();
-        let group = process.group.as_mut().expect("a member");
+        let suite = self.plan.suite;
+        let process = self.process();
         let custody = process.provider.transaction();
         let database = process.connection.unchecked_transaction().unwrap();
-        let signer = process.identity.signer();
-        match choice {
-            0 => {
-                propose_update(&process.provider, &signer, group);
-            }
-            1 => {
-                commit(&process.provider, &signer, group, |builder| {
-                    builder.force_self_update(true)
-                });
-            }
-            _ => {
-                commit(&process.provider, &signer, group, |builder| {
-                    builder.force_self_update(true)
-                });
-                group.merge_pending_commit(&process.provider).unwrap();
-            }
-        }
+        do_in_vain(choice, suite, process);
         database.rollback().unwrap();
         drop(custody);
         self.reload();
+    }
+
+    /// Does something, and dies before the database commits.
+    pub(super) fn die_in_transaction(&mut self, choice: u32) {
+        let suite = self.plan.suite;
+        let process = self.process();
+        let custody = process.provider.transaction();
+        let database = process.connection.unchecked_transaction().unwrap();
+        do_in_vain(choice, suite, process);
+        database.rollback().unwrap();
+        // Nobody is left who could say that it was rolled back.
+        std::mem::forget(custody);
+        self.restart();
     }
 
     /// Does what a message says.
@@ -397,6 +394,29 @@ impl Process {
         self.transact(|provider, signer, _, group| {
             work(provider, signer, group.as_mut().expect("a member"))
         })
+    }
+}
+
+/// What is taken back then: the group in memory is not to be used any more.
+fn do_in_vain(choice: u32, suite: Ciphersuite, process: &Process) {
+    let (provider, signer) = (&process.provider, process.identity.signer());
+    let mut group = process.load().expect("a member");
+    if choice == 0 {
+        propose_update(provider, &signer, &mut group);
+        return;
+    }
+    if choice == 1 {
+        let with_key = process.identity.credential_with_key().unwrap();
+        KeyPackage::builder()
+            .build(suite, provider, &signer, with_key)
+            .unwrap();
+        return;
+    }
+    commit(provider, &signer, &mut group, |builder| {
+        builder.force_self_update(true)
+    });
+    if choice == 2 {
+        group.merge_pending_commit(provider).unwrap();
     }
 }
 
