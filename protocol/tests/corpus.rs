@@ -271,6 +271,11 @@ fn custody_requests() -> Vec<CustodyRequest> {
                         record: state,
                         generation: 9,
                     },
+                    Settlement::Found {
+                        record: epoch.clone(),
+                        generation: 7,
+                        keys: vec![key(1)],
+                    },
                     Settlement::Deleted {
                         record: epoch,
                         generation: Some(8),
@@ -295,6 +300,9 @@ fn custody_requests() -> Vec<CustodyRequest> {
                         leaf_index: Some(3),
                     },
                     Note::GroupLives {
+                        group: bytes("group"),
+                    },
+                    Note::GroupGone {
                         group: bytes("group"),
                     },
                     Note::GroupEnded {

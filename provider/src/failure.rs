@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 use mlskeyd_protocol::client::CallError;
 use mlskeyd_protocol::v1::{Failure, KeyId, Progress};
 use openmls_traits::types::{HpkeConfig, SignatureScheme};
@@ -82,7 +82,7 @@ pub enum ProviderError {
     NoIdentity(String),
 }
 
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 impl From<CallError> for ProviderError {
     fn from(error: CallError) -> Self {
         match error {

@@ -54,25 +54,29 @@ fn main() -> ExitCode {
     start_log();
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
-        Err(error) => {
-            tracing::error!("{error}");
-            return ExitCode::from(BAD_CONFIG);
-        }
+        Err(error) => return failed(&error, BAD_CONFIG),
     };
     if arguments.check_config {
         return ExitCode::SUCCESS;
     }
     match run(config, arguments.notify_stdout) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(FAILED)
-        }
+        Err(error) => failed(&error, FAILED),
     }
 }
 
+/// Says why the daemon ends, whatever is logged.
+fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("mlskeyd: {error}");
+    ExitCode::from(code)
+}
+
 fn start_log() {
-    let filter = EnvFilter::try_from_env("MLSKEYD_LOG").unwrap_or_else(|_| DEFAULT_LOG.into());
+    let wanted = std::env::var("MLSKEYD_LOG").unwrap_or_else(|_| DEFAULT_LOG.to_owned());
+    let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|error| {
+        eprintln!("mlskeyd: MLSKEYD_LOG is ignored, as if it were `{DEFAULT_LOG}`: {error}");
+        DEFAULT_LOG.into()
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

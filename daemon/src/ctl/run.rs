@@ -117,7 +117,7 @@ fn forget(
 
 fn status_text(status: &DaemonStatus) -> String {
     let mut text = format!(
-        "mlskeyd {}, process {}, up for {}\n{} keys, {} connections, audit record {}\n",
+        "mlskeyd {}, process {}, up for {}\n{} keys, connections: {}, audit record {}\n",
         printable(&status.version),
         status.pid,
         duration(status.uptime),

@@ -40,7 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use mlskeyd_policies::{Action, Decision, Policy, Question};
-use mlskeyd_protocol::v1::{Failure, FailureCode, Owner};
+use mlskeyd_protocol::v1::{Failure, FailureCode, KeyId, Owner};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
@@ -216,10 +216,11 @@ impl Session {
     pub async fn serve<R: Request>(&self, call: Call, request: R) -> Result<R::Reply, Failure> {
         // Taken before anything runs on by itself: else a caller that asks and
         // cancels could line up any number of requests before everybody else's.
+        let asked = request.key();
         let turns = Arc::clone(&self.0.turns);
         let turn = tokio::time::timeout_at(call.deadline.into(), turns.acquire_owned());
         let Ok(Ok(turn)) = turn.await else {
-            return Err(failure::too_busy());
+            return Err(self.named(failure::too_busy(), asked).await);
         };
         let session = self.clone();
         let way = async move {
@@ -227,7 +228,10 @@ impl Session {
             let mut subject = Subject::new(R::ACTION);
             let result = session.way(&call, request, &mut subject).await;
             let result = result.map_err(|failure| subject.named_in(failure, session.caller()));
-            session.record(&subject, result).await
+            match session.record(&subject, result).await {
+                Ok(reply) => Ok(reply),
+                Err(failure) => Err(session.named(failure, asked).await),
+            }
         };
         if R::LEAVES_TRACES {
             // What is made or destroyed goes on record even if the caller has
@@ -238,6 +242,19 @@ impl Session {
         } else {
             way.await
         }
+    }
+
+    /// The failure with the key that was asked for, and its device if that is the
+    /// caller's to know.
+    pub(crate) async fn named(&self, mut failure: Failure, asked: Option<KeyId>) -> Failure {
+        failure.key = failure.key.or(asked);
+        if let (None, Some(id)) = (&failure.device, failure.key)
+            && let Ok(Some(key)) = self.custody().registry.key(id).await
+            && key.owner == self.caller().owner
+        {
+            failure.device = Some(key.device.clone());
+        }
+        failure
     }
 
     async fn way<R: Request>(

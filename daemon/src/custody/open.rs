@@ -4,7 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_PUBLIC_KEY};
-use mlskeyd_protocol::v1::{Aead, Algorithm, Bytes, Failure, FailureCode, Kem, Open, SecretBytes};
+use mlskeyd_protocol::v1::{
+    Aead, Algorithm, Bytes, Failure, FailureCode, Kem, KeyId, Open, SecretBytes,
+};
 use sha2::{Digest, Sha256};
 
 use super::sign::check_group;
@@ -28,6 +30,10 @@ impl Request for Open {
     type Read = OpenRead;
     const ACTION: Action = Action::OpenUnknown;
     const LEAVES_TRACES: bool = false;
+
+    fn key(&self) -> Option<KeyId> {
+        Some(self.key)
+    }
 
     async fn read(&self, session: &Session, subject: &mut Subject) -> Result<OpenRead, Failure> {
         let longest = [&self.info, &self.aad, &self.ciphertext].map(|part| part.len());

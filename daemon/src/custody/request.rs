@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::server::ProgressSender;
-use mlskeyd_protocol::v1::{CallOptions, Failure};
+use mlskeyd_protocol::v1::{CallOptions, Failure, KeyId};
 
 use super::Session;
 use super::subject::Subject;
@@ -44,6 +44,11 @@ pub trait Request: Send + Sync + 'static {
     /// Whether it makes or destroys something, so that it has to go its way to
     /// the end.
     const LEAVES_TRACES: bool;
+
+    /// The key that it asks for.
+    fn key(&self) -> Option<KeyId> {
+        None
+    }
 
     /// Reads the request within its bounds, with what the registry knows, and
     /// says what it is about. Touches no device and changes nothing.

@@ -2,7 +2,7 @@
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_GROUP_ID};
-use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, Sign, SignatureScheme};
+use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Sign, SignatureScheme};
 use sha2::{Digest, Sha256};
 
 use super::bindings::{Known, Leaving};
@@ -28,6 +28,10 @@ impl Request for Sign {
     type Read = SignRead;
     const ACTION: Action = Action::SignUnknown;
     const LEAVES_TRACES: bool = false;
+
+    fn key(&self) -> Option<KeyId> {
+        Some(self.key)
+    }
 
     async fn read(&self, session: &Session, subject: &mut Subject) -> Result<SignRead, Failure> {
         let content = self.content.expose();

@@ -82,6 +82,10 @@ impl RegistryRequest for Settle {
                 Settlement::Written { record, .. } | Settlement::Deleted { record, .. } => {
                     check_record(record)
                 }
+                Settlement::Found { record, keys, .. } => {
+                    check_count(keys.len(), MAX_CLAIM_KEYS)?;
+                    check_record(record)
+                }
             })
     }
 
@@ -108,6 +112,7 @@ impl RegistryRequest for Report {
             Note::OwnLeavesDeleted { group }
             | Note::GroupEnding { group, .. }
             | Note::GroupLives { group }
+            | Note::GroupGone { group }
             | Note::GroupEnded { group, .. } => check_length(group.len(), MAX_GROUP_ID),
         })
     }

@@ -50,11 +50,12 @@ impl Way {
         content: usize,
     ) -> Outcome<R::Reply> {
         let Some(_held) = self.budget.take(content) else {
-            return Err(Failure::new(
+            let busy = Failure::new(
                 FailureCode::Busy,
                 "too much content of this user's calls waits already",
                 "call again when some of them have ended",
-            ));
+            );
+            return Err(self.session.named(busy, request.key()).await);
         };
         self.go(context, options, request).await
     }

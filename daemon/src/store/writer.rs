@@ -115,7 +115,8 @@ pub(super) enum Effect {
 
 impl Live {
     /// What was left open before this number was left by connections that are
-    /// gone. `None`: the storage is not attached.
+    /// gone, maybe of a process that connected anew. `None`: the storage is not
+    /// attached.
     pub(super) fn in_doubt_before(&self, storage: u64) -> Option<u64> {
         self.attached.get(&storage)?.values().min().copied()
     }

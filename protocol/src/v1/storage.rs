@@ -3,8 +3,9 @@
 //! The order that makes it crash-safe, for replacing the keys O of a record by
 //! N: [`Claim`] (the daemon durably holds both), the write to the storage,
 //! [`Settlement::Written`] (the daemon drops what only O named). For a delete:
-//! the delete in the storage, then [`Settlement::Deleted`]. All of it is
-//! idempotent, and a crash in between can only keep a key too long.
+//! the delete in the storage, then [`Settlement::Deleted`]; a record that is
+//! never written again is claimed for no keys first. All of it is idempotent,
+//! and what a crash leaves open the storage's next process is asked to look for.
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,19 @@ pub enum Settlement {
         /// [`Claimed::generation`].
         generation: u64,
     },
+    /// The write or delete that this claim announced was rolled back, and this is
+    /// what the record holds. Says nothing of what is settled already; ignored if
+    /// a newer claim for the record was made since.
+    Found {
+        /// The record.
+        record: Record,
+        /// [`Claimed::generation`].
+        generation: u64,
+        /// The keys in it: at most
+        /// [`MAX_CLAIM_KEYS`](crate::limits::MAX_CLAIM_KEYS). None, if it is not
+        /// there.
+        keys: Vec<KeyId>,
+    },
     /// The record is deleted (and that is committed).
     Deleted {
         /// The record.
@@ -127,6 +141,12 @@ pub enum Note {
         /// The group id.
         group: Bytes,
     },
+    /// The end that an earlier process began did come: the group's state is
+    /// inactive, or not there. Says nothing of what was claimed since it began.
+    GroupGone {
+        /// The group id.
+        group: Bytes,
+    },
     /// The group became inactive, or was deleted.
     GroupEnded {
         /// The group id.
@@ -155,7 +175,7 @@ pub struct Housekeeping {
     pub joined: Vec<Joined>,
     /// Records that died by meaning: delete them and settle that.
     pub dead: Vec<Record>,
-    /// Groups whose end an earlier process began: say whether they ended or live.
+    /// Groups whose end an earlier process began: say whether they are gone or live.
     pub ending: Vec<Bytes>,
     /// Read these records again and answer with [`Looked`]: the last look before
     /// keys are destroyed, or one at what an earlier process left open.

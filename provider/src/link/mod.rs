@@ -21,14 +21,14 @@ mod claims;
 
 use self::away::Away;
 
-#[cfg(unix)]
-mod unix;
-#[cfg(unix)]
-use unix::Door;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux::Door;
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 mod unsupported;
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 use unsupported::Door;
 
 /// Every request of an app, for the door of each platform to forward.

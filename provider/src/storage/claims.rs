@@ -62,6 +62,13 @@ pub(super) struct Write {
     pub(super) changed: bool,
 }
 
+impl Write {
+    /// The claim that was needed, if one was and was delivered.
+    pub(super) fn claimed(&self) -> Option<u64> {
+        self.generation.filter(|_| self.changed)
+    }
+}
+
 /// Writes and deletes of one record that are under way.
 #[derive(Debug, Default)]
 struct UnderWay {
@@ -76,6 +83,10 @@ struct UnderWay {
 pub(super) struct Ledger {
     records: HashMap<Record, Knowledge>,
     under_way: HashMap<Record, UnderWay>,
+    /// Records that open transactions have touched, of all wrappers.
+    in_transactions: HashMap<Record, usize>,
+    /// Claims whose transaction was rolled back, to be told what there is.
+    undone: Vec<(Record, u64)>,
     /// KeyPackages that served to join a group and are still stored.
     pub(super) joined: Vec<Joined>,
     /// Records to be deleted.
@@ -252,32 +263,68 @@ impl StorageState {
         })
     }
 
-    /// A record is about to be deleted. Answers whether that was announced: those
-    /// that are never written again are, as a write that will hold nothing, so
-    /// that a crash before the settlement leaves a doubt.
-    pub(super) fn begin_delete(&self, record: &Record) -> bool {
+    /// A record is about to be deleted. Answers the claim that says so: those
+    /// that may never be written again are, as a write that will hold nothing, so
+    /// that a crash before the settlement leaves a doubt. An epoch's follows from
+    /// the next epoch, or from the end of the group.
+    pub(super) fn begin_delete(&self, record: &Record) -> Option<u64> {
         {
             let mut ledger = self.ledger();
             ledger.begin(record);
             let holds_nothing = ledger.records.get(record) == Some(&Knowledge::NOTHING);
-            let announced = matches!(record, Record::KeyPackage { .. } | Record::Update { .. });
-            if holds_nothing || !announced {
-                return false;
+            if holds_nothing || matches!(record, Record::Epoch { .. }) {
+                return None;
             }
         }
-        self.claim(record, Vec::new());
-        true
+        self.claim(record, Vec::new())
     }
 
-    /// Is a write or delete of this record under way?
-    pub(super) fn is_under_way(&self, record: &Record) -> bool {
-        self.ledger().under_way.contains_key(record)
+    /// Is a write or delete of this record under way, or not yet committed?
+    /// Nobody can say then what it holds.
+    pub(super) fn is_unsure(&self, record: &Record) -> bool {
+        let ledger = self.ledger();
+        ledger.under_way.contains_key(record) || ledger.in_transactions.contains_key(record)
     }
 
-    /// A record that was claimed is not there. Answers what may be released now.
-    pub(super) fn gone(&self, record: &Record) -> Option<Settlement> {
-        self.ledger().begin(record);
-        self.end_delete(record, true)
+    /// A transaction begins to touch a record.
+    pub(super) fn enters_transaction(&self, record: &Record) {
+        let mut ledger = self.ledger();
+        let count = ledger.in_transactions.entry(record.clone()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// The transaction that touched these records is over.
+    pub(super) fn leave_transaction(&self, records: &[Record]) {
+        let mut ledger = self.ledger();
+        for record in records {
+            if let Some(count) = ledger.in_transactions.get_mut(record) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    ledger.in_transactions.remove(record);
+                }
+            }
+        }
+    }
+
+    /// What was claimed is undone, and `read` says what there is. Answers what is
+    /// to be told; nothing, if that is not known just now.
+    pub(super) fn find<E>(
+        &self,
+        record: Record,
+        generation: u64,
+        read: impl FnOnce(&Record) -> Result<Vec<KeyId>, E>,
+    ) -> Option<Settlement> {
+        self.ledger().begin(&record);
+        let keys = read(&record);
+        let alone = self.ledger().end(&record);
+        let keys = keys
+            .ok()
+            .filter(|keys| alone && keys.len() <= MAX_CLAIM_KEYS)?;
+        Some(Settlement::Found {
+            record,
+            generation,
+            keys,
+        })
     }
 
     /// The delete is done, or failed. Answers what may be released now.
@@ -328,6 +375,19 @@ impl StorageState {
         for record in records {
             ledger.know(record, Knowledge::Unsure);
         }
+    }
+
+    /// Claims were rolled back. What is beyond the bound, the daemon asks for when
+    /// the storage is next attached.
+    pub(super) fn undo(&self, claimed: impl IntoIterator<Item = (Record, u64)>) {
+        let mut ledger = self.ledger();
+        let room = MAX_HOUSEKEEPING.saturating_sub(ledger.undone.len());
+        ledger.undone.extend(claimed.into_iter().take(room));
+    }
+
+    /// Takes the claims that were rolled back.
+    pub(super) fn take_undone(&self) -> Vec<(Record, u64)> {
+        std::mem::take(&mut self.ledger().undone)
     }
 
     /// Claims, and remembers how that went.

@@ -395,7 +395,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
                 && let Some(init_key) = findings.key_in(INIT_KEY)
                 // OpenMLS keeps those of last resort: this is the app's delete.
                 && !findings.last_resort
-                && self.state.ledger().pending.hold(reference.clone(), init_key)
+                && self.hold_back(reference, init_key)
             {
                 self.transactions.touch_key_package(reference);
                 failpoint::hit("provider.forward.held_back");

@@ -24,7 +24,9 @@ mod walker;
 use std::sync::Arc;
 
 use mlskeyd_protocol::failpoint;
-use mlskeyd_protocol::v1::{Bytes, Failure, FailureCode, Joined, Look, Note, Record, Settlement};
+use mlskeyd_protocol::v1::{
+    Bytes, Failure, FailureCode, Joined, KeyId, Look, Note, Record, Settlement,
+};
 use openmls_traits::storage::{CURRENT_VERSION, StorageProvider};
 use serde::Serialize;
 
@@ -119,9 +121,12 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
 
     /// Says that the app has opened a transaction on this connection. Until the
     /// guard is told that it was committed, no key is released; if the guard is
-    /// dropped before, the transaction counts as rolled back. Transactions may be
-    /// nested: if one is rolled back, nothing of the outermost is released.
+    /// dropped before, the transaction counts as rolled back; whether the database
+    /// has done that by then does not matter. Transactions may be nested: if one
+    /// is rolled back, nothing of the outermost is released.
     pub fn begin(&self) -> Transaction<'_, S> {
+        // Only reads, whether or not the database's transaction is open already.
+        self.say_what_is_there();
         self.transactions.begin();
         Transaction {
             storage: self,
@@ -163,12 +168,20 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         Ok(true)
     }
 
-    /// What every call does first: settle what became of this thread's held-back
-    /// deletes.
+    /// What every call does first: settle what became of rolled-back claims, and
+    /// of this thread's held-back deletes.
     fn enter(&self) {
-        let lasting = |reference: &_| self.transactions.is_lasting(reference);
-        let outcomes = self.state.ledger().pending.outcomes(lasting);
+        self.say_what_is_there();
+        let current = self.transactions.current();
+        let outcomes = self.state.ledger().pending.outcomes(current);
         self.settle_held_back(outcomes);
+    }
+
+    /// Holds a KeyPackage's delete back. `false`: not this one.
+    fn hold_back(&self, reference: &Bytes, init_key: KeyId) -> bool {
+        let within = self.transactions.current();
+        let mut ledger = self.state.ledger();
+        ledger.pending.hold(reference.clone(), init_key, within)
     }
 
     fn settle_held_back(&self, outcomes: Outcomes) {
@@ -182,6 +195,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             if self.delete_quietly(&record, Release::Settlement) {
                 self.state.ledger().pending.forget(&reference);
             } else {
+                self.state.ledger().pending.stuck(&reference);
                 tracing::warn!("a KeyPackage that the app deleted cannot be deleted yet");
             }
         }
@@ -200,11 +214,11 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
             return Ok(write(&self.inner)?);
         };
         self.bury();
-        self.transactions.touch(&record);
+        self.touch(&record);
         failpoint::hit("provider.write.before_claim");
         let announced = self.state.begin_write(record.clone(), findings.keys());
         if announced.changed {
-            self.transactions.claimed(&record);
+            self.transactions.claimed(&record, announced.claimed());
         }
         failpoint::hit("provider.write.claimed");
         let result = write(&self.inner);
@@ -226,7 +240,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         let Some(record) = record else {
             return Ok(delete(&self.inner)?);
         };
-        self.transactions.touch(&record);
+        self.touch(&record);
         failpoint::hit("provider.delete.before_claim");
         self.begin_delete(&record);
         failpoint::hit("provider.delete.before");
@@ -250,7 +264,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
 
     /// Deletes a record that OpenMLS does not ask to be deleted now.
     fn delete_quietly(&self, record: &Record, release: impl FnOnce(Settlement) -> Release) -> bool {
-        self.transactions.touch(record);
+        self.touch(record);
         self.begin_delete(record);
         failpoint::hit("provider.forward.before");
         let deleted = record::delete(&self.inner, record).is_ok();
@@ -261,9 +275,15 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         deleted
     }
 
+    fn touch(&self, record: &Record) {
+        if self.transactions.touch(record) {
+            self.state.enters_transaction(record);
+        }
+    }
+
     fn begin_delete(&self, record: &Record) {
-        if self.state.begin_delete(record) {
-            self.transactions.claimed(record);
+        if let Some(generation) = self.state.begin_delete(record) {
+            self.transactions.claimed(record, Some(generation));
         }
     }
 
@@ -315,13 +335,16 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         }
         let found = looks
             .into_iter()
+            .filter(|look| !look.records.iter().any(|it| self.state.is_unsure(it)))
             .map(|Look { key, mut records }| {
-                records.retain(|record| {
-                    self.state.is_under_way(record) || record::holds(&self.inner, record, key)
-                });
+                records.retain(|record| record::holds(&self.inner, record, key));
                 Look { key, records }
             })
-            .collect();
+            .collect::<Vec<_>>();
+        // What cannot be said now is asked for again.
+        if found.is_empty() {
+            return;
+        }
         failpoint::hit("provider.look.found");
         self.state.looked(found);
         failpoint::hit("provider.look.answered");
@@ -333,7 +356,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         for group in ending {
             match record::group_lives(&self.inner, &group) {
                 Ok(true) => self.state.tell([Message::Note(Note::GroupLives { group })]),
-                Ok(false) => self.group_ended(group, None),
+                Ok(false) => self.state.tell([Message::Note(Note::GroupGone { group })]),
                 // It is asked for again.
                 Err(record::Unreadable) => {}
             }
@@ -409,7 +432,11 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
 
     /// The group is stored as one that is lived in: it may end (again).
     fn group_lives(&self, group: &Bytes) {
-        self.state.ledger().ended.remove(group);
+        {
+            let mut ledger = self.state.ledger();
+            ledger.ended.remove(group);
+            ledger.ending.retain(|ending| ending != group);
+        }
         self.transactions.group_lives(group);
     }
 
@@ -421,30 +448,28 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
 
     fn ended(&self, ended: Ended) {
         match ended {
-            Ended::Within => return,
+            Ended::Within => {}
             Ended::Committed(held) => {
+                self.state.leave_transaction(&held.touched);
+                self.state.ledger().pending.committed(held.transaction);
                 failpoint::hit("provider.commit.committed");
                 self.state
                     .tell(held.releases.into_iter().map(Release::into_message));
                 failpoint::hit("provider.commit.released");
+                self.enter();
+                self.look();
             }
-            Ended::RolledBack(held) => {
-                let claimed = self.rolled_back(held);
-                // Nothing else may go wrong during a panic, and a delete without
-                // an open may be OpenMLS's then.
-                if std::thread::panicking() {
-                    return;
-                }
-                self.say_again(claimed);
-            }
+            // The database may not have done it yet: that is looked at with the
+            // next call.
+            Ended::RolledBack(held) => self.rolled_back(held),
         }
-        self.enter();
-        self.look();
     }
 
-    /// Forgets what the transaction taught; answers which records it claimed.
-    fn rolled_back(&self, held: Held) -> Vec<Record> {
+    /// Forgets what the transaction taught.
+    fn rolled_back(&self, held: Held) {
+        self.state.leave_transaction(&held.touched);
         self.state.doubt(held.touched);
+        self.state.undo(held.claimed);
         let mut ledger = self.state.ledger();
         for reference in &held.key_packages {
             ledger.pending.forget(reference);
@@ -452,9 +477,7 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         for release in held.releases {
             match release {
                 Release::Joined(joined, _) => ledger.joined.push(joined),
-                Release::Dead(
-                    Settlement::Deleted { record, .. } | Settlement::Written { record, .. },
-                ) => ledger.dead.push(record),
+                Release::Dead(settlement) => ledger.dead.push(record_of(settlement)),
                 Release::Settlement(_) | Release::Note(_) => {}
             }
         }
@@ -462,34 +485,36 @@ impl<S: StorageProvider<CURRENT_VERSION>> CustodyStorage<S> {
         ledger.without_leaves.clear();
         ledger.ended.clear();
         ledger.leaf_indices.clear();
-        held.claimed
     }
 
-    /// These records were claimed, and what was written was rolled back. They may
-    /// never be written again, so what they hold now is said at once: all claims
-    /// before any release, since a key may have moved between them.
-    fn say_again(&self, claimed: Vec<Record>) {
-        let (mut writes, mut gone) = (Vec::new(), Vec::new());
-        for record in claimed {
-            let Ok(findings) = record::read(&self.inner, &record) else {
-                // The daemon asks for it when the storage is next attached.
-                continue;
-            };
-            let keys = findings.map_or_else(Vec::new, |findings| findings.keys());
-            if keys.is_empty() {
-                gone.push(record);
-            } else {
-                writes.push(self.state.begin_write(record, keys));
-            }
+    /// Of records that were claimed for what was rolled back: they may never be
+    /// written again, so what they hold is said now.
+    fn say_what_is_there(&self) {
+        if self.transactions.are_open() {
+            return;
         }
-        let written = writes
-            .into_iter()
-            .filter_map(|write| self.state.end_write(write, true));
-        let gone = gone.iter().filter_map(|record| self.state.gone(record));
-        let released: Vec<_> = written.chain(gone).collect();
-        for settlement in released {
-            self.release(Release::Settlement(settlement));
+        let undone = self.state.take_undone();
+        if undone.is_empty() {
+            return;
         }
+        let found = undone.into_iter().filter_map(|(record, generation)| {
+            self.state.find(record, generation, |record| {
+                let findings = record::read(&self.inner, record)?;
+                Ok::<_, record::Unreadable>(
+                    findings.map_or_else(Vec::new, |findings| findings.keys()),
+                )
+            })
+        });
+        let found: Vec<_> = found.map(Message::Settlement).collect();
+        self.state.tell(found);
+    }
+}
+
+fn record_of(settlement: Settlement) -> Record {
+    match settlement {
+        Settlement::Written { record, .. }
+        | Settlement::Found { record, .. }
+        | Settlement::Deleted { record, .. } => record,
     }
 }
 

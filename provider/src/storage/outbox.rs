@@ -34,7 +34,9 @@ impl Message {
                 Note::OwnLeaf { .. } | Note::GroupEnding { .. } | Note::GroupLives { .. },
             ) => false,
             Self::Settlement(_)
-            | Self::Note(Note::OwnLeavesDeleted { .. } | Note::GroupEnded { .. }) => true,
+            | Self::Note(
+                Note::OwnLeavesDeleted { .. } | Note::GroupGone { .. } | Note::GroupEnded { .. },
+            ) => true,
         }
     }
 }
@@ -80,7 +82,8 @@ impl Outbox {
                 }
             }
             Message::Settlement(Settlement::Deleted { record, .. }) => self.drop_claim(record),
-            Message::Settlement(Settlement::Written { .. }) | Message::Note(_) => {}
+            Message::Settlement(Settlement::Written { .. } | Settlement::Found { .. })
+            | Message::Note(_) => {}
         }
         if message.releases() {
             if self.releases >= MAX_RELEASES {

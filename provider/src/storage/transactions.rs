@@ -5,6 +5,8 @@
 //! rollback they are dropped, and what was learnt meanwhile is in doubt. A claim
 //! never waits: to hold a key too long is harmless.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::v1::{Bytes, Joined, Note, Record, Settlement};
@@ -38,9 +40,9 @@ impl Release {
         match self {
             Self::Settlement(settlement) | Self::Joined(_, settlement) | Self::Dead(settlement) => {
                 match settlement {
-                    Settlement::Written { record, .. } | Settlement::Deleted { record, .. } => {
-                        Some(record)
-                    }
+                    Settlement::Written { record, .. }
+                    | Settlement::Found { record, .. }
+                    | Settlement::Deleted { record, .. } => Some(record),
                 }
             }
             Self::Note(_) => None,
@@ -51,12 +53,14 @@ impl Release {
 /// What happened in transactions that are still open.
 #[derive(Debug, Default)]
 pub(super) struct Held {
+    /// Names the transaction in this process.
+    pub(super) transaction: Option<u64>,
     /// In order.
     pub(super) releases: Vec<Release>,
     /// Records that were written or deleted.
     pub(super) touched: Vec<Record>,
-    /// Records that were claimed anew.
-    pub(super) claimed: Vec<Record>,
+    /// Records that were claimed anew, each with its newest claim.
+    pub(super) claimed: HashMap<Record, u64>,
     /// KeyPackages whose delete was held back, or that were opened.
     pub(super) key_packages: Vec<Bytes>,
 }
@@ -91,7 +95,11 @@ impl Transactions {
     }
 
     pub(super) fn begin(&self) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut open = self.open();
+        if open.depth == 0 {
+            open.held.transaction = Some(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
         open.depth = open.depth.saturating_add(1);
     }
 
@@ -114,6 +122,11 @@ impl Transactions {
         self.open().depth > 0
     }
 
+    /// The transaction that is open.
+    pub(super) fn current(&self) -> Option<u64> {
+        self.open().held.transaction
+    }
+
     /// Holds a release; gives it back if there is nothing to wait for.
     pub(super) fn hold(&self, release: Release) -> Option<Release> {
         let mut open = self.open();
@@ -130,23 +143,26 @@ impl Transactions {
         None
     }
 
-    /// A record is written or deleted.
-    pub(super) fn touch(&self, record: &Record) {
+    /// A record is written or deleted. Answers whether that is the first time in
+    /// this transaction.
+    pub(super) fn touch(&self, record: &Record) -> bool {
         let mut open = self.open();
-        if open.depth > 0 && !open.held.touched.contains(record) {
+        let is_first = open.depth > 0 && !open.held.touched.contains(record);
+        if is_first {
             open.held.touched.push(record.clone());
         }
+        is_first
     }
 
     /// A record was claimed anew: what was held about its past is outdated, and
     /// would undo the claim.
-    pub(super) fn claimed(&self, record: &Record) {
+    pub(super) fn claimed(&self, record: &Record, generation: Option<u64>) {
         let mut open = self.open();
         open.held
             .releases
             .retain(|held| held.record() != Some(record));
-        if open.depth > 0 && !open.held.claimed.contains(record) {
-            open.held.claimed.push(record.clone());
+        if let Some(generation) = generation.filter(|_| open.depth > 0) {
+            open.held.claimed.insert(record.clone(), generation);
         }
     }
 
@@ -156,14 +172,6 @@ impl Transactions {
         if open.depth > 0 && !open.held.key_packages.contains(reference) {
             open.held.key_packages.push(reference.clone());
         }
-    }
-
-    /// Is what is done to this KeyPackage now as lasting as its held-back delete?
-    /// It is if no transaction is open, or the delete belongs to it: one that was
-    /// made before must not be undone by a rollback.
-    pub(super) fn is_lasting(&self, reference: &Bytes) -> bool {
-        let open = self.open();
-        open.depth == 0 || open.held.key_packages.contains(reference)
     }
 
     /// A group lives (again): its end, if one is held, is none.

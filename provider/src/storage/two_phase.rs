@@ -25,6 +25,10 @@ struct Entry {
     /// Of its init key, on that thread.
     watched: Watched,
     opened: bool,
+    /// The transaction that it was made in, as long as that is open.
+    within: Option<u64>,
+    /// The database did not carry it out.
+    stuck: bool,
     /// Grows with each delete.
     order: u64,
 }
@@ -46,8 +50,8 @@ pub(super) struct Outcomes {
 }
 
 impl Pending {
-    /// Holds a delete back. `false`: not this one.
-    pub(super) fn hold(&mut self, reference: Bytes, init_key: KeyId) -> bool {
+    /// Holds a delete back, made within this transaction. `false`: not this one.
+    pub(super) fn hold(&mut self, reference: Bytes, init_key: KeyId, within: Option<u64>) -> bool {
         // Deleted again while it is held back: the app means it.
         if self.entries.contains_key(&reference) {
             return false;
@@ -64,6 +68,8 @@ impl Pending {
             thread,
             watched: memory::watch(init_key),
             opened: false,
+            within,
+            stuck: false,
             order: self.order,
         };
         self.entries.insert(reference, entry);
@@ -80,23 +86,43 @@ impl Pending {
         self.entries.remove(reference);
     }
 
-    /// Settles what this thread deleted and has not opened yet, if `lasting`
-    /// says that the delete, carried out now, lasts as long as the app's did.
-    pub(super) fn outcomes(&mut self, lasting: impl Fn(&Bytes) -> bool) -> Outcomes {
+    /// The database could not delete this one: it is tried again after the next
+    /// transaction.
+    pub(super) fn stuck(&mut self, reference: &Bytes) {
+        if let Some(entry) = self.entries.get_mut(reference) {
+            entry.stuck = true;
+        }
+    }
+
+    /// A transaction is committed: deletes that were made in it last.
+    pub(super) fn committed(&mut self, transaction: Option<u64>) {
+        for entry in self.entries.values_mut() {
+            entry.stuck = false;
+            entry.within = entry.within.filter(|within| Some(*within) != transaction);
+        }
+    }
+
+    /// Settles what this thread deleted and has not opened yet. An own delete is
+    /// carried out only in the transaction that it was made in (`current` is the
+    /// open one) or outside of all, lest the rollback of another undoes it.
+    pub(super) fn outcomes(&mut self, current: Option<u64>) -> Outcomes {
         let thread = std::thread::current().id();
-        self.settle(|reference, entry| entry.thread == thread && lasting(reference))
+        self.settle(
+            |entry| entry.thread == thread,
+            |entry| entry.within == current && !entry.stuck,
+        )
     }
 
     /// Settles what any thread deleted and has not opened: there is no call of
     /// the storage under way, nor will there be one.
     pub(super) fn last_outcomes(&mut self) -> Outcomes {
-        self.settle(|_, _| true)
+        self.settle(|_| true, |_| true)
     }
 
-    fn settle(&mut self, due: impl Fn(&Bytes, &Entry) -> bool) -> Outcomes {
+    fn settle(&mut self, due: impl Fn(&Entry) -> bool, lasts: impl Fn(&Entry) -> bool) -> Outcomes {
         let mut outcomes = Outcomes::default();
         self.entries.retain(|reference, entry| {
-            if entry.opened || !due(reference, entry) {
+            if entry.opened || !due(entry) {
                 return true;
             }
             match entry.watched.outcome() {
@@ -109,7 +135,9 @@ impl Pending {
                 Outcome::Failed | Outcome::Unknown => false,
                 // Hidden until that is done.
                 Outcome::NoOpen => {
-                    outcomes.own.push(reference.clone());
+                    if lasts(entry) {
+                        outcomes.own.push(reference.clone());
+                    }
                     true
                 }
             }

@@ -65,14 +65,14 @@ fn sort(tx: &Tx<'_>, owner: &Owner, asked: &[KeyId]) -> Result<Sorted, StoreErro
 
 /// Is this claim the newest one over again, and is no key waiting for it?
 fn says_the_same(tx: &Tx<'_>, row: &RecordRow, keys: &[KeyRecord]) -> Result<bool, StoreError> {
-    let held: BTreeSet<KeyId> = rows::claims_of_record(tx, row.id)?
-        .into_iter()
-        .filter(|claim| claim.released.is_none() && claim.generation == row.generation)
-        .map(|claim| claim.key)
-        .collect();
+    let mut claims = rows::claims_of_record(tx, row.id)?;
+    claims.retain(|claim| claim.released.is_none() && claim.generation == row.generation);
+    let before = tx.live.in_doubt_before(row.storage).unwrap_or(0);
+    let none_in_doubt = !claims.iter().any(|claim| claim.is_in_doubt(before));
+    let held: BTreeSet<KeyId> = claims.into_iter().map(|claim| claim.key).collect();
     let asked: BTreeSet<KeyId> = keys.iter().map(|key| key.id).collect();
     let none_waits = keys.iter().all(|key| key.wait == Wait::None);
-    Ok(held == asked && none_waits && !row.dead)
+    Ok(held == asked && none_waits && none_in_doubt && !row.dead)
 }
 
 fn hold(
@@ -88,7 +88,8 @@ fn hold(
     let id = rows::record_id(tx, storage, record)?.unwrap_or(generation);
     let mut row = known.unwrap_or_else(|| RecordRow::new(id, storage, record, generation));
     row.generation = generation;
-    row.dead = false;
+    // What is about to be deleted stays dead if it is not.
+    row.dead &= alive.is_empty();
     if let Record::Update { public_key } = record {
         let has_leaf = rows::may_be_own_leaf(tx, storage, public_key)?;
         row.unbound = (!has_leaf).then_some(tx.now.observed);
@@ -181,6 +182,15 @@ pub(in crate::store) fn settle(
                     written(tx, &row, *generation)?;
                 }
             }
+            Settlement::Found {
+                record,
+                generation,
+                keys,
+            } => {
+                if let Some(row) = rows::record(tx, storage.id, record)? {
+                    found(tx, &row, *generation, keys)?;
+                }
+            }
             Settlement::Deleted { record, generation } => {
                 if let Some(row) = rows::record(tx, storage.id, record)? {
                     deleted(tx, row, *generation)?;
@@ -198,14 +208,23 @@ fn written(tx: &mut Tx<'_>, row: &RecordRow, generation: u64) -> Result<(), Stor
     }
     let mut ended = Vec::new();
     for claim in rows::claims_of_record(tx, row.id)? {
-        if claim.released.is_some() {
-            continue;
-        }
-        if claim.generation < generation {
+        let is_held = claim.released.is_none();
+        if claim.generation == generation {
+            if claim.unsettled.is_none() {
+                continue;
+            }
+            // A look may not have seen what was not yet committed.
+            end_wait(tx, &claim.key)?;
+            rows::put_claim(
+                tx,
+                &ClaimRow {
+                    released: None,
+                    unsettled: None,
+                    ..claim
+                },
+            )?;
+        } else if is_held {
             ended.push(claim);
-        } else if claim.unsettled.is_some() {
-            let unsettled = None;
-            rows::put_claim(tx, &ClaimRow { unsettled, ..claim })?;
         }
     }
     release(tx, ended)?;
@@ -218,6 +237,38 @@ fn written(tx: &mut Tx<'_>, row: &RecordRow, generation: u64) -> Result<(), Stor
         retire_older(tx, row.storage, group, *epoch, *leaf_index)?;
     }
     rows::delete_if_empty(tx, row.id)
+}
+
+fn end_wait(tx: &mut Tx<'_>, key: &KeyId) -> Result<(), StoreError> {
+    match keys::get(tx.conn, tx.mac, key)? {
+        Some(key) if key.is_active() && key.wait != Wait::None => {
+            let wait = Wait::None;
+            keys::put(tx, KeyRecord { wait, ..key })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the claim of this generation left open is not any more.
+fn found(
+    tx: &mut Tx<'_>,
+    row: &RecordRow,
+    generation: u64,
+    keys: &[KeyId],
+) -> Result<(), StoreError> {
+    let mut absent = Vec::new();
+    for claim in rows::claims_of_record(tx, row.id)? {
+        if claim.released.is_some() || claim.unsettled != Some(generation) {
+            continue;
+        }
+        if keys.contains(&claim.key) {
+            let unsettled = None;
+            rows::put_claim(tx, &ClaimRow { unsettled, ..claim })?;
+        } else {
+            absent.push(claim);
+        }
+    }
+    release(tx, absent)
 }
 
 /// OpenMLS reads the newest epoch's key pairs only, and leaves older ones

@@ -142,23 +142,27 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     Ok(looks)
 }
 
-/// Keys of which an earlier process of this storage did not say what became of
-/// them: it died, or its write was rolled back.
+/// Keys of which a connection that is gone did not say what became of them: its
+/// process died, or connected anew.
 fn doubts(tx: &Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     let Some(before) = tx.live.in_doubt_before(storage) else {
         return Ok(Vec::new());
     };
     let in_doubt = rows::in_doubt(tx, storage, before, MAX_DOUBTS)?;
-    let keys: BTreeSet<KeyId> = in_doubt.into_iter().map(|claim| claim.key).collect();
+    let in_doubt: BTreeSet<KeyId> = in_doubt.into_iter().map(|claim| claim.key).collect();
     let mut looks = Vec::new();
-    for key in keys.into_iter().take(MAX_LOOKS) {
-        let mut records = Vec::new();
-        for claim in rows::claims_of_key(tx, &key)? {
-            if claim.storage == storage && claim.is_in_doubt(before) {
-                records.extend(rows::record_by_id(tx, claim.record)?.map(|row| row.record));
-            }
+    for key in in_doubt {
+        // What does not verify could not be answered for.
+        if looks.len() >= MAX_LOOKS || !matches!(keys::get(tx.conn, tx.mac, &key), Ok(Some(_))) {
+            continue;
         }
-        looks.push(Look { key, records });
+        let mut records = Vec::new();
+        for claim in rows::key_in_doubt(tx, storage, &key, before)? {
+            records.extend(rows::record_by_id(tx, claim.record)?.map(|row| row.record));
+        }
+        if !records.is_empty() {
+            looks.push(Look { key, records });
+        }
     }
     Ok(looks)
 }

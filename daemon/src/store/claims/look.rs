@@ -1,10 +1,12 @@
 //! The answer to a look.
 
+use std::collections::BTreeSet;
+
 use mlskeyd_protocol::v1::{Housekeeping, KeyId, Look, Looked, Owner};
 
 use super::claim::consume;
 use super::rows::{self, ClaimRow};
-use super::{housekeeping, release};
+use super::{end, housekeeping};
 use crate::failpoint;
 use crate::store::error::StoreError;
 use crate::store::keys;
@@ -21,7 +23,8 @@ pub(in crate::store) fn looked(
     let Some(storage) = rows::storage(tx, owner, &looked.storage)? else {
         return Ok(Housekeeping::default());
     };
-    for look in &looked.found {
+    let mut answered = BTreeSet::new();
+    for look in looked.found.iter().filter(|look| answered.insert(look.key)) {
         answer(tx, storage.id, owner, look)?;
     }
     // There may be more than one answer could name.
@@ -31,8 +34,11 @@ pub(in crate::store) fn looked(
 }
 
 fn answer(tx: &mut Tx<'_>, storage: u64, owner: &Owner, look: &Look) -> Result<(), StoreError> {
-    let Some(key) = keys::get(tx.conn, tx.mac, &look.key)? else {
-        return Ok(());
+    let key = match keys::get(tx.conn, tx.mac, &look.key) {
+        Ok(Some(key)) => key,
+        // One bad row must not keep the storage from its other answers.
+        Ok(None) | Err(StoreError::Tampered { .. }) => return Ok(()),
+        Err(error) => return Err(error),
     };
     if key.owner != *owner || !key.is_active() {
         return Ok(());
@@ -54,10 +60,7 @@ fn settle_doubts(tx: &mut Tx<'_>, storage: u64, look: &Look) -> Result<(), Store
         return Ok(());
     };
     let mut absent = Vec::new();
-    for claim in rows::claims_of_key(tx, &look.key)? {
-        if claim.storage != storage || !claim.is_in_doubt(before) {
-            continue;
-        }
+    for claim in rows::key_in_doubt(tx, storage, &look.key, before)? {
         let Some(row) = rows::record_by_id(tx, claim.record)? else {
             continue;
         };
@@ -71,7 +74,7 @@ fn settle_doubts(tx: &mut Tx<'_>, storage: u64, look: &Look) -> Result<(), Store
             absent.push(claim);
         }
     }
-    release(tx, absent)
+    end(tx, absent)
 }
 
 fn last_look(tx: &mut Tx<'_>, storage: u64, key: KeyRecord, look: &Look) -> Result<(), StoreError> {

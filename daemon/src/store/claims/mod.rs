@@ -30,15 +30,22 @@ use rows::ClaimRow as Claimed;
 /// A leaf key moves from epoch to epoch, maybe thousands of times.
 const REMEMBERED: usize = 8;
 
-/// Ends claims of one record. Keys that no other record claims begin to wait.
+/// Ends claims for good. Keys that no other record claims begin to wait.
 fn release(tx: &mut Tx<'_>, ended: Vec<Claimed>) -> Result<(), StoreError> {
+    let unsettled = None;
+    let for_good = |claim| Claimed { unsettled, ..claim };
+    end(tx, ended.into_iter().map(for_good).collect())
+}
+
+/// Ends claims of one record, as it seems. One that is still unsettled holds
+/// again if its settlement comes after all.
+fn end(tx: &mut Tx<'_>, ended: Vec<Claimed>) -> Result<(), StoreError> {
     for claim in ended {
         let released = Some(tx.next_number());
         rows::put_claim(
             tx,
             &Claimed {
                 released,
-                unsettled: None,
                 ..claim.clone()
             },
         )?;

@@ -15,6 +15,13 @@ use crate::store::{column, keys};
 /// each merge.
 pub(super) const MAX_OWN_LEAVES: u32 = 1024;
 
+/// Most ends of groups of one storage that are in doubt. Of one more, a crash
+/// keeps the keys.
+pub(super) const MAX_ENDING: u32 = 1024;
+
+/// Larger than all numbers that a column can hold.
+const NEVER: u64 = i64::MAX.cast_unsigned();
+
 /// Takes events in.
 pub(in crate::store) fn report(
     tx: &mut Tx<'_>,
@@ -25,7 +32,9 @@ pub(in crate::store) fn report(
     for note in &report.notes {
         match note {
             Note::OwnLeaf { group, public_key } => own_leaf(tx, storage, group, public_key)?,
-            Note::OwnLeavesDeleted { group } => own_leaves_deleted(tx, storage, group)?,
+            Note::OwnLeavesDeleted { group } => {
+                own_leaves_deleted(tx, storage, group, u64::MAX)?;
+            }
             Note::GroupEnding { group, leaf_index } => {
                 group_ending(tx, storage, group, *leaf_index)?;
             }
@@ -33,9 +42,17 @@ pub(in crate::store) fn report(
                 end_of(tx, storage, group)?;
             }
             Note::GroupEnded { group, leaf_index } => {
-                let begun = end_of(tx, storage, group)?;
-                own_leaves_deleted(tx, storage, group)?;
-                group_ended(tx, storage, group, leaf_index.or(begun))?;
+                let begun = end_of(tx, storage, group)?.and_then(|begun| begun.leaf_index);
+                own_leaves_deleted(tx, storage, group, u64::MAX)?;
+                group_ended(tx, storage, group, leaf_index.or(begun), u64::MAX)?;
+            }
+            Note::GroupGone { group } => {
+                // The group may be joined again meanwhile, and its state written
+                // last: what was claimed since does not end.
+                if let Some(Ending { since, leaf_index }) = end_of(tx, storage, group)? {
+                    own_leaves_deleted(tx, storage, group, since)?;
+                    group_ended(tx, storage, group, leaf_index, since)?;
+                }
             }
         }
     }
@@ -84,11 +101,19 @@ fn forget_oldest_leaves(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), 
     Ok(())
 }
 
-fn own_leaves_deleted(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<(), StoreError> {
-    let leaves = leaves_of_group(tx, storage, group)?;
+fn own_leaves_deleted(
+    tx: &Tx<'_>,
+    storage: u64,
+    group: &Bytes,
+    before: u64,
+) -> Result<(), StoreError> {
+    let mut leaves = leaves_of_group(tx, storage, group)?;
+    leaves.retain(|leaf| leaf.number < before);
     tx.conn
-        .prepare_cached("DELETE FROM own_leaves WHERE storage = ?1 AND group_id = ?2")?
-        .execute(params![column(storage), group.0])?;
+        .prepare_cached(
+            "DELETE FROM own_leaves WHERE storage = ?1 AND group_id = ?2 AND number < ?3",
+        )?
+        .execute(params![column(storage), group.0, column(before.min(NEVER))])?;
     for leaf in leaves {
         let Some(row) = update_with(tx, storage, &leaf.public_key)? else {
             continue;
@@ -120,13 +145,18 @@ fn group_ending(
     let known = rows::record(tx, storage, &record)?;
     let id = rows::record_id(tx, storage, &record)?.unwrap_or(since);
     let mut row = known.unwrap_or_else(|| RecordRow::new(id, storage, &record, since));
+    let known = row.ending.as_ref().and_then(|ending| ending.leaf_index);
+    if row.ending.is_none() && rows::count_endings(tx, storage)? >= MAX_ENDING {
+        return Ok(());
+    }
+    let leaf_index = leaf_index.or(known);
     row.ending = Some(Ending { since, leaf_index });
     rows::put_record(tx, &row)
 }
 
-/// The end of the group is in doubt no longer. Answers whose
-/// membership was about to end, if that was said.
-fn end_of(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<Option<u32>, StoreError> {
+/// The end of the group is in doubt no longer. Answers what was said when it
+/// began, if it was.
+fn end_of(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<Option<Ending>, StoreError> {
     let record = Record::GroupState {
         group: group.clone(),
     };
@@ -138,7 +168,7 @@ fn end_of(tx: &Tx<'_>, storage: u64, group: &Bytes) -> Result<Option<u32>, Store
     };
     rows::put_record(tx, &row)?;
     rows::delete_if_empty(tx, row.id)?;
-    Ok(ending.leaf_index)
+    Ok(Some(ending))
 }
 
 /// Every epoch and Update record of that group and member dies. If the storage
@@ -149,11 +179,13 @@ fn group_ended(
     storage: u64,
     group: &Bytes,
     leaf_index: Option<u32>,
+    before: u64,
 ) -> Result<(), StoreError> {
     let condition = "storage = ?1 AND group_id = ?2 AND dead = 0";
     let mut of_members = Vec::new();
     for row in rows::records(tx, condition, params![column(storage), group.0])? {
-        if rows::holds_keys(tx, row.id)?
+        if row.generation < before
+            && rows::holds_keys(tx, row.id)?
             && let Some(index) = member_of(tx, &row, group)?
         {
             of_members.push((index, row));

@@ -100,7 +100,8 @@ pub(in crate::store) struct ClaimRow {
     /// 'Held', rather: the order in which such claims ended.
     pub(super) released: Option<u64>,
     /// The newest claim of the record, as long as the storage has not said that
-    /// it wrote what that says. If its process dies before, this is in doubt.
+    /// it wrote what that says. If its process dies before, this is in doubt; and
+    /// if a look then did not find the key, it is released only as it seems.
     pub(super) unsettled: Option<u64>,
 }
 
@@ -276,6 +277,14 @@ pub(super) fn remembered_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow
     Ok(found)
 }
 
+/// Of how many groups of a storage the end is in doubt.
+pub(super) fn count_endings(tx: &Tx<'_>, storage: u64) -> Result<u32, StoreError> {
+    Ok(tx
+        .conn
+        .prepare_cached("SELECT count(*) FROM records WHERE storage = ?1 AND ending IS NOT NULL")?
+        .query_row([column(storage)], |row| row.get(0))?)
+}
+
 /// Claims of a storage that were made before a moment and are in doubt.
 pub(super) fn in_doubt(
     tx: &Tx<'_>,
@@ -285,8 +294,24 @@ pub(super) fn in_doubt(
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let mut found = claims(
         tx,
-        "storage = ?1 AND unsettled < ?2 ORDER BY unsettled LIMIT ?3",
+        "storage = ?1 AND unsettled < ?2 AND released IS NULL ORDER BY unsettled LIMIT ?3",
         params![column(storage), column(before), limit],
+    )?;
+    found.retain(|claim| claim.storage == storage && claim.is_in_doubt(before));
+    Ok(found)
+}
+
+/// Those of one key.
+pub(super) fn key_in_doubt(
+    tx: &Tx<'_>,
+    storage: u64,
+    key: &KeyId,
+    before: u64,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let mut found = claims(
+        tx,
+        "key = ?1 AND released IS NULL AND storage = ?2 AND unsettled < ?3",
+        params![key.as_bytes(), column(storage), column(before)],
     )?;
     found.retain(|claim| claim.storage == storage && claim.is_in_doubt(before));
     Ok(found)

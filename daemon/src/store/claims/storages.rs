@@ -96,7 +96,7 @@ pub(in crate::store) fn connection_closed(
         };
         connections.remove(&connection);
         if !connections.is_empty() {
-            // What this one left open is in doubt now.
+            // What this one left open may be in doubt now.
             tx.live.look_from.insert(id, 0);
             continue;
         }

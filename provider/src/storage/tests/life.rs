@@ -248,8 +248,8 @@ fn after_an_untold_end<B: Backend>(ended: bool) -> (App<B>, Vec<Event>) {
 
 fn an_end_that_an_earlier_process_did_not_tell_is_told<B: Backend>() {
     let (alice, log) = after_an_untold_end::<B>(true);
-    let ended = |event: &Event| matches!(event, Event::Note(Note::GroupEnded { .. }));
-    assert!(log.iter().any(ended), "{log:?}");
+    let gone = |event: &Event| matches!(event, Event::Note(Note::GroupGone { .. }));
+    assert!(log.iter().any(gone), "{log:?}");
     alice.sweep();
     assert_eq!(alice.claimed(), 0);
 }

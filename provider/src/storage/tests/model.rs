@@ -99,6 +99,22 @@ impl Model {
             .collect()
     }
 
+    /// Asks a storage to look for all keys that it claims, when it next attaches.
+    pub(super) fn look_for_all(&self, storage: &str) {
+        let mut inner = self.lock();
+        let claims = inner.claims.iter().filter(|((name, _), _)| name == storage);
+        let looks: Vec<_> = claims
+            .flat_map(|(place, sets)| {
+                let keys = sets.iter().flat_map(|(_, keys)| keys);
+                keys.map(|key| (*key, place.clone())).collect::<Vec<_>>()
+            })
+            .collect();
+        for (key, place) in looks {
+            inner.looks.entry(key).or_default().insert(place);
+        }
+        inner.attached.remove(storage);
+    }
+
     /// The records of this storage that claim a key.
     pub(super) fn records(&self, storage: &str) -> Vec<Record> {
         let inner = self.lock();
@@ -208,6 +224,17 @@ impl Inner {
                     self.retire(storage, &record);
                 }
             }
+            Settlement::Found {
+                record,
+                generation,
+                keys,
+            } => {
+                let place = (storage.to_owned(), record);
+                let sets = self.claims.entry(place).or_default();
+                if sets.last().is_some_and(|(newest, _)| *newest == generation) {
+                    *sets = vec![(generation, keys.into_iter().collect())];
+                }
+            }
             Settlement::Deleted { record, generation } => {
                 let place = (storage.to_owned(), record.clone());
                 let newest = self
@@ -254,6 +281,12 @@ impl Inner {
             Note::GroupEnding { .. } => {}
             Note::GroupLives { group } => {
                 self.ending.remove(&(storage.to_owned(), group));
+            }
+            Note::GroupGone { group } => {
+                if self.ending.contains(&(storage.to_owned(), group.clone())) {
+                    let leaf_index = None;
+                    self.take_note(storage, Note::GroupEnded { group, leaf_index });
+                }
             }
             Note::GroupEnded { group, leaf_index } => {
                 self.ending.remove(&(storage.to_owned(), group.clone()));

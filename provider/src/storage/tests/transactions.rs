@@ -26,6 +26,9 @@ on_both_storages! {
     a_delete_is_carried_out_when_its_transaction_ends
     a_delete_is_not_undone_by_the_rollback_of_a_later_transaction
     a_rolled_back_delete_is_none
+    a_rollback_that_comes_after_its_guard_is_dropped_loses_nothing
+    a_commit_rolled_back_after_its_guard_is_dropped_loses_nothing
+    what_a_transaction_of_another_wrapper_may_hold_is_not_answered_for
 }
 
 fn releases(log: &[Event]) -> usize {
@@ -57,10 +60,10 @@ fn a_rolled_back_commit_destroys_nothing<B: Backend>() {
             Settlement::Deleted { record, .. } | Settlement::Written { record, .. },
         ) if matches!(record, Record::Epoch { epoch: 0, .. }))
     };
+    let mut group = alice.load(b"group");
     assert!(!model.take_log().iter().any(epoch_before));
     assert_eq!(alice.claimed(), 1);
     alice.sweep();
-    let mut group = alice.load(b"group");
     assert_eq!(group.epoch().as_u64(), 0);
     alice.update(&mut group);
     alice.update(&mut group);
@@ -116,11 +119,15 @@ fn a_transaction_within_another_waits_for_it<B: Backend>() {
     alice.update(&mut group);
     assert_eq!(releases(&model.take_log()), 0);
     outer.committed();
+    assert_eq!(model.take_log(), [], "a part of it was rolled back");
+    let mut group = alice.load(b"group");
+    let found = |event: &Event| matches!(event, Event::Settle(Settlement::Found { .. }));
     let log = model.take_log();
     assert!(
-        log.iter().any(|event| matches!(event, Event::Claim(..))),
-        "a part of it was rolled back, so what is there is said anew: {log:?}"
+        log.iter().any(found),
+        "so what is there is looked at: {log:?}"
     );
+    alice.update(&mut group);
     assert_eq!(alice.claimed(), 1);
 }
 
@@ -304,6 +311,7 @@ fn a_rolled_back_key_package_is_released<B: Backend>() {
     assert_eq!(bob.claimed(), 2);
     bob.backend.rollback(storage.inner());
     drop(transaction);
+    drop(storage.begin());
     assert_eq!(bob.claimed(), 0);
     bob.sweep();
     assert_eq!(model.alive().len(), 0);
@@ -328,9 +336,9 @@ fn a_rolled_back_claim_on_what_is_still_there_stays<B: Backend>() {
     assert_eq!(alice.claimed(), 3, "two pending commits, and the epoch");
     alice.backend.rollback(storage.inner());
     drop(transaction);
+    let mut group = alice.load(b"group");
     assert_eq!(alice.claimed(), 2);
     alice.sweep();
-    let mut group = alice.load(b"group");
     group.merge_pending_commit(&alice.provider).unwrap();
     alice.update(&mut group);
     assert!(model.lock().failures.is_empty());
@@ -373,6 +381,8 @@ fn a_delete_is_not_undone_by_the_rollback_of_a_later_transaction<B: Backend>() {
     assert!(is_stored(&bob, &reference), "it would come back");
     bob.backend.rollback(storage.inner());
     drop(transaction);
+    let shown: Option<KeyPackageBundle> = storage.key_package(&reference).unwrap();
+    assert!(shown.is_none());
     assert!(!is_stored(&bob, &reference));
     assert_eq!(bob.claimed(), 0);
 }
@@ -388,4 +398,64 @@ fn a_rolled_back_delete_is_none<B: Backend>() {
     let shown: Option<KeyPackageBundle> = storage.key_package(&reference).unwrap();
     assert!(shown.is_some());
     assert_eq!(bob.claimed(), 2);
+}
+
+/// Rust drops a guard before the database's transaction, if that was declared
+/// first.
+fn a_rollback_that_comes_after_its_guard_is_dropped_loses_nothing<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let bob = App::<B>::new("bob", &model);
+    let storage = &bob.provider.storage;
+    let mut group = alice.create(b"group");
+    let (_, welcome) = alice.add(&mut group, bob.key_package(false));
+    bob.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    bob.join(&welcome);
+    drop(transaction);
+    bob.backend.rollback(storage.inner());
+    bob.sweep();
+    let mut joined = bob.join(&welcome);
+    bob.update(&mut joined);
+    assert!(model.lock().failures.is_empty());
+    bob.sweep();
+    assert_eq!(bob.claimed(), 1);
+}
+
+fn a_commit_rolled_back_after_its_guard_is_dropped_loses_nothing<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let mut group = alice.create(b"group");
+    model.take_log();
+    alice.backend.begin(storage.inner());
+    let transaction = storage.begin();
+    alice.update(&mut group);
+    model.take_log();
+    drop(transaction);
+    assert_eq!(model.take_log(), [], "nothing is known yet");
+    alice.backend.rollback(storage.inner());
+    let mut group = alice.load(b"group");
+    assert_eq!(group.epoch().as_u64(), 0);
+    alice.sweep();
+    alice.update(&mut group);
+    alice.sweep();
+    assert_eq!(model.alive().len(), 1);
+    assert!(model.lock().failures.is_empty());
+}
+
+fn what_a_transaction_of_another_wrapper_may_hold_is_not_answered_for<B: Backend>() {
+    let model = Arc::new(Model::default());
+    let alice = App::<B>::new("alice", &model);
+    let storage = &alice.provider.storage;
+    let beside = storage.beside(alice.backend.open(Some(storage.inner())));
+    let mut group = alice.create(b"group");
+    let transaction = storage.begin();
+    alice.update(&mut group);
+    model.look_for_all("alice");
+    model.take_log();
+    let _ = MlsGroup::load(&beside, &GroupId::from_slice(b"other")).unwrap();
+    assert!(!model.take_log().contains(&Event::Looked));
+    transaction.committed();
+    assert!(model.take_log().contains(&Event::Looked));
 }

@@ -177,7 +177,7 @@ fn a_delete_on_another_thread_stays_held_back<B: Backend>() {
     let state = Arc::clone(&scene.bob.provider.storage.state);
     let held = {
         let reference = reference.clone();
-        std::thread::spawn(move || state.ledger().pending.hold(reference, key))
+        std::thread::spawn(move || state.ledger().pending.hold(reference, key, None))
             .join()
             .unwrap()
     };
@@ -194,7 +194,7 @@ fn a_delete_on_a_thread_that_ended_is_carried_out_at_the_end<B: Backend>() {
     let reference = Bytes(scene.reference.as_slice().to_vec());
     let key = mlskeyd_protocol::v1::KeyId::from_bytes([9; 16]);
     let state = Arc::clone(&scene.bob.provider.storage.state);
-    std::thread::spawn(move || state.ledger().pending.hold(reference, key))
+    std::thread::spawn(move || state.ledger().pending.hold(reference, key, None))
         .join()
         .unwrap();
     assert_eq!(scene.bob.claimed(), 2);
@@ -208,9 +208,9 @@ fn a_delete_of_which_nothing_is_known_is_not_the_apps() {
     let mut pending = Pending::default();
     for n in 0..=64 {
         let key = mlskeyd_protocol::v1::KeyId::from_bytes([n; 16]);
-        assert!(pending.hold(Bytes(vec![n]), key));
+        assert!(pending.hold(Bytes(vec![n]), key, None));
     }
-    let outcomes = pending.outcomes(|_| true);
+    let outcomes = pending.outcomes(None);
     assert_eq!(outcomes.own.len(), 64);
     assert!(!outcomes.own.contains(&Bytes(vec![0])));
     assert!(!pending.hides(&Bytes(vec![0])), "it is there again");

@@ -1,6 +1,6 @@
 //! What a process claimed and never settled is in doubt once it is gone.
 
-use mlskeyd_protocol::v1::{Bytes, KeyId, KeyState, Look, Looked, Note, Record, Settlement};
+use mlskeyd_protocol::v1::{KeyId, KeyState, Look, Looked, Note, Record, Settlement};
 
 use super::{C1, DAY, STORAGE, epoch, group, package, state};
 use crate::store::ConnectionId;
@@ -169,13 +169,10 @@ async fn an_end_that_was_begun_is_asked_for_once_its_connection_is_gone() {
     bench.deleted(&state(1)).await;
     bench.crash();
     assert_eq!(bench.attach().await.ending, [group(1)]);
-    let ended = Note::GroupEnded {
-        group: group(1),
-        leaf_index: None,
-    };
-    let next = bench.note(ended).await;
+    let gone = Note::GroupGone { group: group(1) };
+    let next = bench.note(gone).await;
     assert_eq!(next.dead, [epoch(1, 1, 2)]);
-    assert_eq!(next.ending, [Bytes(vec![]); 0]);
+    assert!(next.ending.is_empty());
 }
 
 #[tokio::test]
@@ -188,11 +185,8 @@ async fn an_end_names_the_member_that_it_was_begun_for() {
     bench.note(ending(Some(1))).await;
     bench.crash();
     bench.attach().await;
-    let ended = Note::GroupEnded {
-        group: group(1),
-        leaf_index: None,
-    };
-    assert_eq!(bench.note(ended).await.dead, [epoch(1, 1, 1)]);
+    let gone = Note::GroupGone { group: group(1) };
+    assert_eq!(bench.note(gone).await.dead, [epoch(1, 1, 1)]);
 }
 
 #[tokio::test]
@@ -229,4 +223,87 @@ async fn a_key_package_that_is_gone_was_used_if_its_group_was_joined() {
     let binding = format!("{:?}", key.binding);
     assert!(binding.contains("consumed_by: Some"), "{binding}");
     assert_eq!(bench.state(leaf).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn a_group_that_is_gone_does_not_end_what_was_claimed_since() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let (old, new) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.write(&epoch(1, 5, 1), &[old]).await;
+    bench.note(ending(Some(1))).await;
+    bench.crash();
+    bench.attach().await;
+    // It is joined again: the state is written last.
+    bench.write(&epoch(1, 9, 1), &[new]).await;
+    let gone = Note::GroupGone { group: group(1) };
+    let next = bench.note(gone.clone()).await;
+    assert_eq!(next.dead, [epoch(1, 5, 1)]);
+    // And an answer that comes twice says nothing.
+    bench.deleted(&epoch(1, 5, 1)).await;
+    assert_eq!(bench.note(gone).await.dead, []);
+}
+
+#[tokio::test]
+async fn a_write_that_a_look_did_not_see_is_claimed_again_when_it_is_settled() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    let generation = bench.claim(&epoch(1, 1, 1), &[key]).await.generation;
+    bench.crash();
+    bench.attach().await;
+    bench.looked(key, &[]).await;
+    assert_eq!(bench.state(key).await, KeyState::Idle);
+    bench.written(&epoch(1, 1, 1), generation).await;
+    assert_eq!(bench.state(key).await, KeyState::Active);
+    bench.clock.pass(1000 * DAY);
+    assert_eq!(bench.sweep().await, []);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_repeated_is_in_doubt_no_longer() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    let first = bench.claim(&state(1), &[key]).await.generation;
+    bench.crash();
+    bench.attach().await;
+    assert_ne!(bench.claim(&state(1), &[key]).await.generation, first);
+    bench.looked(key, &[]).await;
+    assert_eq!(bench.state(key).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn what_is_found_after_a_rollback_ends_only_what_was_left_open() {
+    let bench = Bench::new();
+    bench.attach().await;
+    let (old, new) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.write(&state(1), &[old]).await;
+    let generation = bench.claim(&state(1), &[new]).await.generation;
+    let found = |generation, keys: &[KeyId]| Settlement::Found {
+        record: state(1),
+        generation,
+        keys: keys.to_vec(),
+    };
+    bench.settle(found(generation - 1, &[])).await;
+    assert_eq!(bench.state(old).await, KeyState::Active, "it is stale");
+    bench.settle(found(generation, &[old])).await;
+    assert_eq!(bench.state(old).await, KeyState::Active);
+    assert_eq!(bench.state(new).await, KeyState::Idle);
+    // What another process settled meanwhile stays.
+    let generation = bench.claim(&state(1), &[new]).await.generation;
+    bench.written(&state(1), generation).await;
+    bench.settle(found(generation, &[])).await;
+    assert_eq!(bench.state(new).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn a_dead_record_whose_delete_did_not_come_stays_dead() {
+    let bench = Bench::new();
+    bench.attach().await;
+    let (old, new) = (bench.hpke(None).await, bench.hpke(None).await);
+    bench.write(&epoch(1, 1, 1), &[old]).await;
+    bench.write(&epoch(1, 2, 1), &[new]).await;
+    let announced = bench.claim(&epoch(1, 1, 1), &[]).await;
+    assert_eq!(announced.housekeeping.dead, [epoch(1, 1, 1)]);
 }

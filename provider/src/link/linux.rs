@@ -87,6 +87,10 @@ impl Door {
         ends: bool,
     ) -> Result<Housekeeping, ProviderError> {
         let mut attachment = self.attachment();
+        // Another thread may have come first.
+        if attachment.as_ref().is_some_and(Attachment::is_alive) {
+            return Ok(Housekeeping::default());
+        }
         // A dead one goes first: the daemon counts connections.
         *attachment = None;
         let (fresh, housekeeping) =
