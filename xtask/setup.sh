@@ -35,8 +35,13 @@ check_demo() {
         "gcc libc6-dev" "gcc glibc-devel" "gcc" "gcc glibc-devel"
 }
 
+# Some tests act as several users: as root, or as root of a user namespace.
+maps_users() { [ "$(id -u)" -eq 0 ] || unshare --user --map-root-user --map-auto true 2>/dev/null; }
+
 check_test() {
     check_demo
+    maps_users || need "several user ids (newuidmap, a line for this user in /etc/subuid, and unprivileged user namespaces), or root" \
+        uidmap shadow-utils shadow shadow
     has git || need "git (cargo and the tests use it)" git git git git
 }
 

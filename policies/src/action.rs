@@ -44,7 +44,7 @@ pub enum Action {
     CreateIdentity,
     /// Makes an HPKE key.
     GenerateHpke,
-    /// Collects unlock and consent before an identity is used.
+    /// Asks whether an identity could be used now.
     Prepare,
     /// Lets a group's next commit replace keys in custody by the app's own.
     LeaveCustody,

@@ -147,7 +147,7 @@ impl std::fmt::Display for Operation {
 /// A refusal or failure, as [`last_failure`](crate::CustodyProvider::last_failure)
 /// and [`on_refusal`](crate::CustodyProviderBuilder::on_refusal) give it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{operation}: {error}")]
+#[error("{operation}{}: {error}", self.about())]
 pub struct CustodyFailure {
     /// What was being done.
     pub operation: Operation,
@@ -155,6 +155,18 @@ pub struct CustodyFailure {
     pub key: Option<KeyId>,
     /// Why it failed and what to do next.
     pub error: ProviderError,
+}
+
+impl CustodyFailure {
+    /// The key, for the text; the daemon's own failures name it.
+    fn about(&self) -> String {
+        match (&self.key, &self.error) {
+            (Some(key), error) if !matches!(error, ProviderError::Failure(_)) => {
+                format!(" with key {key}")
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 pub(crate) type OnProgress = Box<dyn Fn(&Progress) + Send + Sync>;

@@ -52,7 +52,9 @@
 //!   OpenMLS answers a `LibraryError` then:
 //!   [`last_failure`](CustodyProvider::last_failure) and
 //!   [`on_refusal`](CustodyProviderBuilder::on_refusal) have the reason. The
-//!   group is as before, and the same call works once the cause is gone.
+//!   group is as before, and the same call works once the cause is gone; to
+//!   process a message again, load the group from the storage first, since
+//!   OpenMLS has used up the message's key in memory.
 //! - **Waiting.** A device may wait for a person:
 //!   [`on_progress`](CustodyProviderBuilder::on_progress) tells,
 //!   [`prepare`](CustodyProvider::prepare) gets it over with beforehand,

@@ -141,11 +141,12 @@ impl<S: StorageProvider<1>, C> CustodyProvider<S, C> {
         self.link.identities()
     }
 
-    /// Collects what a person must give (unlock, consent) before the identity
-    /// is used: so that no wait comes in the middle of an OpenMLS operation.
+    /// Says whether the identity could be used now, so that no surprise comes in
+    /// the middle of an OpenMLS operation. It waits for nobody: no device of this
+    /// version asks a person for anything.
     ///
     /// # Errors
-    /// The person did not give it in time, or there is no such identity.
+    /// The identity's device is not ready, or there is no such identity.
     pub fn prepare(&self, identity: &str) -> Result<(), ProviderError> {
         self.link.prepare(identity)
     }
@@ -182,7 +183,8 @@ impl<S: StorageProvider<1>, C> CustodyProvider<S, C> {
     /// Says that the app has begun a transaction of its database. Say
     /// [`committed`](Transaction::committed) after that has committed: only
     /// then does the daemon learn which keys are not needed any more. Dropped
-    /// without, it counts as rolled back.
+    /// without, it counts as rolled back, whether the database has done that
+    /// already or does it next.
     ///
     /// ```no_run
     /// # use mlskeyd_provider::CustodyProvider;

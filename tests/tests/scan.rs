@@ -2,8 +2,9 @@
 //! planted once, and the keys of the stock provider.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use mlskeyd_tests::rig::Process;
 use mlskeyd_tests::scan::encodings::{self, KeyKind, PrivateKey, Searcher};
@@ -14,6 +15,7 @@ use openmls::prelude::{OpenMlsCrypto as _, SignatureScheme};
 use openmls_traits::types::{HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 fn plant(directory: &TempDir, arguments: &[&str]) -> Process {
@@ -85,6 +87,24 @@ fn each_encoding_is_found_in_memory_and_in_a_file() {
         assert_eq!(found(&findings, false), expected, "{kind:?}, in the file");
         assert_eq!(Searcher::new(&[absent]).find(&snapshot), []);
     }
+}
+
+#[test]
+fn a_key_is_found_in_an_open_file_without_a_name() {
+    let mut random = seeded();
+    let key = key(&mut random, KeyKind::X25519);
+    let directory = TempDir::new().unwrap();
+    let mut file = tempfile::tempfile_in(directory.path()).unwrap();
+    file.write_all(&key.bytes).unwrap();
+    let mut command = Command::new("sleep");
+    command.arg("infinity").stdin(file).stdout(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    let pid = Pid::from_child(&process);
+    let snapshot = Snapshot::of_child(pid, Some(directory.path()));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let findings = Searcher::new(&[key]).find(&snapshot.unwrap());
+    assert_eq!(found(&findings, false).len(), 1, "{findings:?}");
 }
 
 #[test]

@@ -68,13 +68,13 @@ fn main() -> ExitCode {
             Ok(())
         }
         Ok((Command::Setup, yes)) => {
-            setup::packages("test", yes).and_then(|()| setup::components())
+            setup::packages("test", yes).and_then(|()| setup::components(yes))
         }
         Ok((Command::Demo, yes)) => {
             setup::packages("demo", yes).and_then(|()| demo::build_and_run())
         }
         Ok((Command::Test { full }, yes)) => setup::packages("test", yes)
-            .and_then(|()| setup::components())
+            .and_then(|()| setup::components(yes))
             .and_then(|()| test::run(full)),
         Err(wrong) => {
             eprintln!("cargo xtask: {wrong}\n\n{USAGE}");

@@ -19,14 +19,20 @@ pub(crate) fn packages(what: &str, yes: bool) -> Result<(), String> {
     }
 }
 
-/// Makes sure that the toolchain has the components that `test` uses.
-pub(crate) fn components() -> Result<(), String> {
+/// Makes sure that the toolchain has the components that `test` uses: adds them with `yes`, if
+/// the toolchain is rustup's.
+pub(crate) fn components(yes: bool) -> Result<(), String> {
     let missing: Vec<&str> = [("fmt", "rustfmt"), ("clippy", "clippy")]
         .into_iter()
         .filter(|(subcommand, _)| !answers(subcommand))
         .map(|(_, component)| component)
         .collect();
     if missing.is_empty() {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.args(["component", "add"]).args(&missing);
+    if yes && add.status().is_ok_and(|status| status.success()) {
         return Ok(());
     }
     Err(format!(

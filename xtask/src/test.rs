@@ -46,6 +46,7 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
             "mlskeyd-provider",
             "--features",
             DRAFTS,
+            "--all-targets",
             "--",
             "-D",
             "warnings",

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{
-    DaemonStatus, DeviceInfo, Failure, KeyQuery, OwnedIdentity, OwnedKey, Owner, StorageInfo, Swept,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyQuery, OwnedIdentity, OwnedKey, Owner,
+    StorageInfo, Swept,
 };
 
 use super::generate::check_name;
 use super::{Custody, RegistryRequest, Session, failure, identities};
-use crate::store::KeyRecord;
+use crate::store::{KeyRecord, StoreError};
 
 /// The daemon at a glance.
 #[derive(Clone, Copy, Debug)]
@@ -144,7 +145,14 @@ impl RegistryRequest for ForgetStorage {
             .forget_storage(&self.owner, &self.name)
             .await;
         custody.due.notify_one();
-        forgotten.map_err(failure::of_store)
+        forgotten.map_err(|error| match error {
+            StoreError::NotFound(_) => Failure::new(
+                FailureCode::NotFound,
+                format!("{} has no storage {:?}", self.owner, self.name),
+                "`mlskeyctl storage list` shows those that are there",
+            ),
+            error => failure::of_store(error),
+        })
     }
 }
 

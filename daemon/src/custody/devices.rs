@@ -212,3 +212,173 @@ fn cannot_keep(info: &DeviceInfo, algorithm: Algorithm, tier: Option<Tier>) -> F
     )
     .at_device(&info.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use mlskeyd_protocol::server::Reporter;
+    use mlskeyd_protocol::v1::{CallOptions, Kem, Priority as CallPriority, SignatureScheme};
+
+    use super::*;
+    use crate::devices::Support;
+    use crate::devices::queue::{DeviceThread, Limits};
+
+    const P256: Algorithm = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
+    const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
+    const X25519: Algorithm = Algorithm::Hpke(Kem::DhKemX25519);
+
+    /// A device in a state that no software can be brought into.
+    struct Stub(Arc<DeviceInfo>);
+
+    impl Device for Stub {
+        fn info(&self) -> Arc<DeviceInfo> {
+            Arc::clone(&self.0)
+        }
+    }
+
+    fn support(algorithm: Algorithm, tiers: &[Tier]) -> Support {
+        Support {
+            algorithm,
+            tiers: tiers.to_vec(),
+            why_no_other: String::new(),
+        }
+    }
+
+    /// The devices `chip`, the default, and `gone`; and the threads that they
+    /// live in.
+    fn devices(chip: DeviceState) -> (Devices, Vec<DeviceThread<Owner>>) {
+        let limits = Limits {
+            per_owner: 8,
+            total: 8,
+        };
+        let mut threads = Vec::new();
+        let mut handles = BTreeMap::new();
+        for (name, state) in [("chip", chip), ("gone", DeviceState::Absent)] {
+            let info = DeviceInfo {
+                name: name.to_owned(),
+                kind: "stub",
+                state,
+                reason: format!("because it is {state}"),
+                support: vec![
+                    support(P256, &[Tier::Hardware, Tier::Sealed]),
+                    support(ED25519, &[Tier::Sealed]),
+                ],
+            };
+            let thread = DeviceThread::spawn(Box::new(Stub(Arc::new(info))), limits).unwrap();
+            handles.insert(name.to_owned(), thread.handle());
+            threads.push(thread);
+        }
+        (Devices::new(handles, "chip".to_owned()), threads)
+    }
+
+    fn placement(device: Option<&str>, tier: Option<Tier>) -> Placement {
+        Placement {
+            device: device.map(str::to_owned),
+            tier,
+        }
+    }
+
+    fn owner() -> Owner {
+        Owner {
+            uid: 1000,
+            app: "app".to_owned(),
+        }
+    }
+
+    fn call(reporter: &Reporter, interaction: Interaction, deadline: Duration) -> Call {
+        Call {
+            options: CallOptions {
+                interaction,
+                priority: CallPriority::Interactive,
+                token: 7,
+            },
+            deadline: Instant::now() + deadline,
+            progress: reporter.for_call(7),
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_key_goes_to_the_named_tier_or_the_best_and_never_to_a_lower_one() {
+        let (devices, _threads) = devices(DeviceState::Ready);
+        let place = |tier, algorithm| devices.place(&placement(None, tier), algorithm);
+        let chip = |tier| ("chip".to_owned(), tier);
+        assert_eq!(place(None, P256).unwrap(), chip(Tier::Hardware));
+        assert_eq!(place(Some(Tier::Sealed), P256).unwrap(), chip(Tier::Sealed));
+        assert_eq!(place(None, ED25519).unwrap(), chip(Tier::Sealed));
+        for (tier, algorithm) in [
+            (Some(Tier::Hardware), ED25519),
+            (Some(Tier::Software), P256),
+            (None, X25519),
+        ] {
+            let refused = place(tier, algorithm).unwrap_err();
+            assert_eq!(refused.code, FailureCode::Unsupported);
+            assert_eq!(refused.device.as_deref(), Some("chip"));
+            let text = refused.to_string();
+            assert!(text.contains("ECDSA P-256 (hardware)"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_or_absent_device_is_named_and_no_other_is_taken() {
+        let (devices, _threads) = devices(DeviceState::Ready);
+        let place = |name| devices.place(&placement(Some(name), None), P256);
+        let absent = place("gone").unwrap_err();
+        assert_eq!(absent.code, FailureCode::DeviceAbsent);
+        assert!(absent.message.contains("because it is absent"), "{absent}");
+        let unknown = place("nowhere").unwrap_err();
+        assert!(unknown.to_string().contains("nowhere"), "{unknown}");
+    }
+
+    #[tokio::test]
+    async fn a_locked_device_waits_for_a_person_only_if_the_call_may() {
+        let (devices, _threads) = devices(DeviceState::Locked);
+        let (reporter, mut reports) = Reporter::channel();
+        let run = |call: Call| {
+            let devices = &devices;
+            async move { devices.run("chip", &owner(), &call, |_| Ok(5)).await }
+        };
+        let never = run(call(&reporter, Interaction::Never, LONG)).await;
+        let never = never.unwrap_err();
+        assert_eq!(never.code, FailureCode::InteractionRequired);
+        assert_eq!(never.device.as_deref(), Some("chip"));
+        assert!(reports.try_recv().is_err());
+
+        let upto = run(call(&reporter, Interaction::UpTo(60_000), LONG)).await;
+        assert_eq!(upto.unwrap(), 5);
+        let device = "chip".to_owned();
+        assert_eq!(
+            reports.try_recv().unwrap(),
+            (7, Progress::Locked { device })
+        );
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_busy_device_is_told_and_ends_at_the_deadline() {
+        let (devices, _threads) = devices(DeviceState::Ready);
+        let (reporter, mut reports) = Reporter::channel();
+        let (release, held) = mpsc::channel::<()>();
+        let slow = devices.get("chip").unwrap().run(
+            owner(),
+            Priority::Interactive,
+            Instant::now() + LONG,
+            move |_| Ok(held.recv().is_ok()),
+        );
+        let call = call(&reporter, Interaction::Never, Duration::from_secs(2));
+        let owner = owner();
+        let waiting = devices.run("chip", &owner, &call, |_| Ok(()));
+        let (slow, ()) = tokio::join!(slow, async {
+            let timeout = waiting.await.unwrap_err();
+            assert_eq!(timeout.code, FailureCode::Timeout);
+            let device = "chip".to_owned();
+            assert_eq!(
+                reports.recv().await.unwrap(),
+                (7, Progress::Busy { device })
+            );
+            release.send(()).unwrap();
+        });
+        assert!(slow.unwrap());
+    }
+}

@@ -74,7 +74,15 @@ pub(super) fn of_store(error: StoreError) -> Failure {
         StoreError::Limit(what) => Failure::new(
             FailureCode::LimitReached,
             format!("too many {what}"),
-            "have the app delete what it no longer needs",
+            match what {
+                "storages of one app" => {
+                    "have the administrator see `mlskeyctl storage list`, and forget those that are gone"
+                }
+                "identities of one app" => {
+                    "use those that are there: `mlskeyctl identities` shows them to an administrator"
+                }
+                _ => "have the app delete what it no longer needs",
+            },
         ),
         StoreError::ReadOnly(reason) => Failure::new(
             FailureCode::ReadOnly,

@@ -480,7 +480,7 @@ fn usable(key: Arc<KeyRecord>) -> Result<Arc<KeyRecord>, Failure> {
         LifeState::Missing => Failure::new(
             FailureCode::KeyMissing,
             "the registry's entry of this key cannot be used",
-            "have the administrator see `mlskeyctl status`; nothing was deleted",
+            "have the administrator see `mlskeyctl keys`; nothing was deleted",
         ),
     };
     Err(failure.about_key(key.id))

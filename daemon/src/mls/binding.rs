@@ -161,7 +161,7 @@ impl<E: std::error::Error + 'static> BindingError<E> {
             }
             Self::LeafSignature => "drop the pending change and build it again",
             Self::KeyPackageSignature => "build a new KeyPackage",
-            Self::Credential => "use the pinned one, or have the pinned one changed first",
+            Self::Credential => "use the pinned one, or make another identity",
             Self::LeafKeyNotInCustody => "build the structure again with the CustodyProvider",
             Self::InitKeyNotInCustody => "build the KeyPackage again with the CustodyProvider",
             Self::SameKey => "build a new KeyPackage",

@@ -19,7 +19,7 @@ pub enum CallError {
     /// The daemon could not be reached, or was lost during the call.
     #[error(
         "mlskeyd cannot be reached at {socket}: {reason}; \
-         check that it runs (systemctl status mlskeyd), then call again"
+         check that it runs, then call again"
     )]
     Unreachable {
         /// The socket's path.

@@ -120,8 +120,7 @@ methods! { Client, CustodyRequest, CustodyResponse;
     create_identity = CreateIdentity(request: CreateIdentity) -> IdentityInfo, Harmless;
     /// The caller's identities.
     identities = Identities() -> Vec<IdentityInfo>, Harmless;
-    /// Collects what a person must give (unlock, consent) before an identity is
-    /// used.
+    /// Says whether an identity could be used now: its device is ready.
     prepare = Prepare(identity: &str) -> (), Harmless;
     /// Signs; answers the signature in the form of the key's
     /// [`SignatureScheme`].

@@ -56,6 +56,13 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// A reporter, and where its reports arrive: each with its call's token.
+    #[must_use]
+    pub fn channel() -> (Self, mpsc::Receiver<(u64, Progress)>) {
+        let (reports, arrive) = mpsc::channel(MAX_PROGRESS);
+        (Self { reports }, arrive)
+    }
+
     /// For the call with this [`token`](crate::v1::CallOptions::token).
     #[must_use]
     pub fn for_call(&self, token: u64) -> ProgressSender {
@@ -109,7 +116,7 @@ impl<Req, Resp> Transport<Req, Resp> {
     /// Takes a connection over.
     #[must_use]
     pub fn new(connection: Connection) -> (Self, Reporter) {
-        let (sender, reports) = mpsc::channel(MAX_PROGRESS);
+        let (reporter, reports) = Reporter::channel();
         let transport = Self {
             stream: connection.stream,
             input: connection.input,
@@ -118,7 +125,7 @@ impl<Req, Resp> Transport<Req, Resp> {
             reports,
             types: PhantomData,
         };
-        (transport, Reporter { reports: sender })
+        (transport, reporter)
     }
 }
 

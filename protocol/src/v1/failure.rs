@@ -10,7 +10,7 @@ pub type Outcome<T> = Result<T, Failure>;
 /// Why a request was refused or failed, and what to do next. Carries no
 /// secrets, and is safe to show to a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}; {advice}")]
+#[error("{message}{}; {advice}", self.about())]
 pub struct Failure {
     /// For programs.
     pub code: FailureCode,
@@ -80,6 +80,16 @@ impl Failure {
             key: None,
             device: None,
             policy: None,
+        }
+    }
+
+    /// The key and where it is, for the text.
+    fn about(&self) -> String {
+        match (&self.key, &self.device) {
+            (Some(key), Some(device)) => format!(" (key {key} at device {device})"),
+            (Some(key), None) => format!(" (key {key})"),
+            // A message about a device alone names it.
+            (None, _) => String::new(),
         }
     }
 

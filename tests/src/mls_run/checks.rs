@@ -25,7 +25,7 @@ pub struct Remains {
     pub hpke_keys: usize,
     /// Generation keys of one signature key each.
     pub own_generations: usize,
-    /// Generation keys of HPKE keys. One of them is for the next HPKE keys.
+    /// Generation keys of HPKE keys: each goes with its last key.
     pub shared_generations: usize,
 }
 

@@ -41,8 +41,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Stops a child of this process, reads its memory and the files below
-    /// `directory` (a database's journal too), and lets it go on.
+    /// Stops a child of this process, reads its memory, its open files (also
+    /// those without a name) and the files below `directory` (a database's
+    /// journal too), and lets it go on.
     ///
     /// # Errors
     /// What the system says; nothing is left out silently.
@@ -50,6 +51,7 @@ impl Snapshot {
         let stopped = Stopped::stop(child)?;
         let mut snapshot = Self::default();
         snapshot.read_memory(child)?;
+        snapshot.read_open_files(child)?;
         if let Some(directory) = directory {
             snapshot.read_files(directory)?;
         }
@@ -97,6 +99,22 @@ impl Snapshot {
                 Kind::ReadOnlyMemory
             };
             self.parts.push(Part { name, kind, bytes });
+        }
+        Ok(())
+    }
+
+    fn read_open_files(&mut self, process: Pid) -> io::Result<()> {
+        let directory = format!("/proc/{}/fd", process.as_raw_nonzero());
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            // What is no file (a socket, a pipe) keeps nothing.
+            if fs::metadata(&path)?.is_file() {
+                self.parts.push(Part {
+                    name: format!("{} {}", path.display(), fs::read_link(&path)?.display()),
+                    kind: Kind::File,
+                    bytes: fs::read(&path)?,
+                });
+            }
         }
         Ok(())
     }
