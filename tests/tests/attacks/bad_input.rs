@@ -6,16 +6,25 @@ use mlskeyd_provider::*;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::*;
 
-const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+use crate::suite::{Suite, for_each_suite};
+
+for_each_suite!(
+    calls_that_failed_without_the_daemon_change_nothing_and_work_when_it_is_back,
+    a_welcome_that_did_not_open_opens_when_the_daemon_is_back,
+    a_commit_that_was_not_processed_is_processed_when_the_daemon_is_back,
+    a_refused_leaf_leaves_the_group_as_it_was,
+);
 
 struct Member {
+    suite: Ciphersuite,
     provider: CustodyProvider,
     identity: CustodyIdentity,
 }
 
 impl Member {
     /// It does not wait for a daemon that is away.
-    fn new(daemon: &TestDaemon, name: &str) -> Self {
+    fn new(daemon: &TestDaemon, suite: Suite, name: &str) -> Self {
+        let suite = Ciphersuite::try_from(suite.number).unwrap();
         let provider = CustodyProvider::builder()
             .socket(daemon.socket())
             .interaction(Interaction::Never)
@@ -23,9 +32,13 @@ impl Member {
             .build()
             .unwrap();
         let credential = BasicCredential::new(name.as_bytes().to_vec()).into();
-        let scheme = SUITE.signature_algorithm();
+        let scheme = suite.signature_algorithm();
         let identity = provider.create_identity(name, &credential, scheme).unwrap();
-        Self { provider, identity }
+        Self {
+            suite,
+            provider,
+            identity,
+        }
     }
 
     fn signer(&self) -> CustodySigner {
@@ -38,7 +51,7 @@ impl Member {
 
     fn key_package(&self) -> Result<KeyPackage, KeyPackageNewError> {
         let (provider, signer) = (&self.provider, self.signer());
-        let made = KeyPackage::builder().build(SUITE, provider, &signer, self.with_key());
+        let made = KeyPackage::builder().build(self.suite, provider, &signer, self.with_key());
         made.map(KeyPackageBundle::into_key_package)
     }
 
@@ -105,7 +118,7 @@ fn state(member: &Member, group: &MlsGroup) -> Vec<String> {
 fn pair(alice: &Member, bob: &Member) -> (MlsGroup, MlsGroup) {
     let (provider, signer) = (&alice.provider, alice.signer());
     let mut hers = MlsGroup::builder()
-        .ciphersuite(SUITE)
+        .ciphersuite(alice.suite)
         .use_ratchet_tree_extension(true)
         .build(provider, &signer, alice.with_key())
         .unwrap();
@@ -127,10 +140,12 @@ fn join(member: &Member, welcome: &MlsMessageOut) -> Option<MlsGroup> {
     Some(staged.into_group(&member.provider).unwrap())
 }
 
-#[test]
-fn calls_that_failed_without_the_daemon_change_nothing_and_work_when_it_is_back() {
+fn calls_that_failed_without_the_daemon_change_nothing_and_work_when_it_is_back(suite: Suite) {
     let mut daemon = TestDaemon::start().unwrap();
-    let (alice, bob) = (Member::new(&daemon, "alice"), Member::new(&daemon, "bob"));
+    let (alice, bob) = (
+        Member::new(&daemon, suite, "alice"),
+        Member::new(&daemon, suite, "bob"),
+    );
     let (mut hers, mut his) = pair(&alice, &bob);
     let before = state(&alice, &hers);
     let (provider, signer) = (&alice.provider, alice.signer());
@@ -173,11 +188,13 @@ fn calls_that_failed_without_the_daemon_change_nothing_and_work_when_it_is_back(
     alice.key_package().unwrap();
 }
 
-#[test]
-fn a_welcome_that_did_not_open_opens_when_the_daemon_is_back() {
+fn a_welcome_that_did_not_open_opens_when_the_daemon_is_back(suite: Suite) {
     let mut daemon = TestDaemon::start().unwrap();
-    let (alice, bob) = (Member::new(&daemon, "alice"), Member::new(&daemon, "bob"));
-    let carol = Member::new(&daemon, "carol");
+    let (alice, bob) = (
+        Member::new(&daemon, suite, "alice"),
+        Member::new(&daemon, suite, "bob"),
+    );
+    let carol = Member::new(&daemon, suite, "carol");
     let (mut hers, mut his) = pair(&alice, &bob);
     let package = carol.key_package().unwrap();
     let (provider, signer) = (&alice.provider, alice.signer());
@@ -197,10 +214,12 @@ fn a_welcome_that_did_not_open_opens_when_the_daemon_is_back() {
     assert_same(&hers, &his);
 }
 
-#[test]
-fn a_commit_that_was_not_processed_is_processed_when_the_daemon_is_back() {
+fn a_commit_that_was_not_processed_is_processed_when_the_daemon_is_back(suite: Suite) {
     let mut daemon = TestDaemon::start().unwrap();
-    let (alice, bob) = (Member::new(&daemon, "alice"), Member::new(&daemon, "bob"));
+    let (alice, bob) = (
+        Member::new(&daemon, suite, "alice"),
+        Member::new(&daemon, suite, "bob"),
+    );
     let (mut hers, mut his) = pair(&alice, &bob);
     let (provider, signer) = (&alice.provider, alice.signer());
     let parameters = LeafNodeParameters::builder().build();
@@ -226,10 +245,12 @@ fn a_commit_that_was_not_processed_is_processed_when_the_daemon_is_back() {
     assert_same(&hers, &his);
 }
 
-#[test]
-fn a_refused_leaf_leaves_the_group_as_it_was() {
+fn a_refused_leaf_leaves_the_group_as_it_was(suite: Suite) {
     let daemon = TestDaemon::start().unwrap();
-    let (alice, bob) = (Member::new(&daemon, "alice"), Member::new(&daemon, "bob"));
+    let (alice, bob) = (
+        Member::new(&daemon, suite, "alice"),
+        Member::new(&daemon, suite, "bob"),
+    );
     let (mut hers, mut his) = pair(&alice, &bob);
     let before = state(&alice, &hers);
     let (provider, signer) = (&alice.provider, alice.signer());

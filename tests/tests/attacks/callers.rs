@@ -12,6 +12,12 @@ use serde_json::Value;
 
 use crate::forge::*;
 use crate::house::{App, House, failure, sealed};
+use crate::suite::{SUITE_1, Suite, for_each_suite};
+
+for_each_suite!(
+    unknown_and_destroyed_keys_serve_nothing,
+    another_identity_signs_nothing_in_this_ones_name,
+);
 
 /// Another user.
 const STRANGER: u32 = 65_533;
@@ -67,10 +73,10 @@ fn a_handle_is_worthless_to_another_user() {
         return;
     }
     let mut house = House::new("[policy]\nallow_leave = true\n");
-    let app = App::new(&house, "alice");
+    let app = App::new(&house, SUITE_1, "alice");
     let (init, leaf) = (app.generate(), app.generate());
     app.key_package(&init, &leaf, ALWAYS, false);
-    let text = message("g", 1, Sender::Member(0), &application("hello"));
+    let text = message(SUITE_1, "g", 1, Sender::Member(0), &application("hello"));
     let record = Record::KeyPackage {
         reference: Bytes(vec![1; 32]),
     };
@@ -161,17 +167,21 @@ fn a_handle_is_worthless_to_another_user() {
     assert!(!served_stranger);
 }
 
-#[test]
-fn unknown_and_destroyed_keys_serve_nothing() {
+fn unknown_and_destroyed_keys_serve_nothing(suite: Suite) {
     let house = House::new("[lifetimes]\norphan_grace = \"0s\"\ngrace = \"0s\"\n");
-    let app = App::new(&house, "alice");
-    let text = message("g", 1, Sender::Member(0), &application("hello"));
+    let app = App::new(&house, suite, "alice");
+    let text = message(suite, "g", 1, Sender::Member(0), &application("hello"));
     let nobody = KeyId::from_bytes([3; 16]);
     for refused in [
         app.sign_with(nobody, &text),
         app.open_with(Open {
             key: nobody,
-            ..sealed(&app.generate(), &labelled("Welcome", b""), &group_secrets())
+            ..sealed(
+                suite,
+                &app.generate(),
+                &labelled("Welcome", b""),
+                &group_secrets(),
+            )
         }),
     ] {
         let failure = refused.unwrap_err();
@@ -182,7 +192,7 @@ fn unknown_and_destroyed_keys_serve_nothing() {
 
     // Never named by a record, and its connection ends.
     let dying = {
-        let short = App::new(&house, "alice");
+        let short = App::new(&house, suite, "alice");
         let (init, leaf) = (short.generate(), short.generate());
         short.key_package(&init, &leaf, ALWAYS, false);
         init
@@ -220,10 +230,12 @@ fn unknown_and_destroyed_keys_serve_nothing() {
     app.sign(&text).unwrap();
 }
 
-#[test]
-fn another_identity_signs_nothing_in_this_ones_name() {
+fn another_identity_signs_nothing_in_this_ones_name(suite: Suite) {
     let house = House::new("");
-    let (alice, bob) = (App::new(&house, "alice"), App::new(&house, "bob"));
+    let (alice, bob) = (
+        App::new(&house, suite, "alice"),
+        App::new(&house, suite, "bob"),
+    );
     let key = bob.generate();
     let before = house.keys();
     // One app, two identities: neither borrows the other's credential or leaf.
@@ -241,7 +253,7 @@ fn another_identity_signs_nothing_in_this_ones_name() {
     );
     assert_eq!(house.keys(), before);
     let signed = bob.signed_leaf(&key, Source::Commit, "g", 0);
-    let content = message("g", 1, Sender::Member(0), &commit(&signed));
+    let content = message(suite, "g", 1, Sender::Member(0), &commit(&signed));
     let failure = alice.sign(&content).unwrap_err();
     assert_eq!(failure.code, FailureCode::Denied, "{failure:?}");
     assert_eq!(failure.key, Some(alice.me.key));
@@ -250,7 +262,7 @@ fn another_identity_signs_nothing_in_this_ones_name() {
     let conflict = CreateIdentity {
         name: "alice".to_owned(),
         credential: Credential::Basic(Bytes::from(b"bob".as_slice())),
-        scheme: SignatureScheme::Ed25519,
+        scheme: suite.scheme,
         placement: Placement::default(),
     };
     let refused = alice.client.create_identity(conflict, &Call::default());
@@ -266,7 +278,7 @@ fn failure_of<T: std::fmt::Debug>(
 #[test]
 fn names_and_lists_beyond_their_bounds_are_refused() {
     let house = House::new("");
-    let app = App::new(&house, "alice");
+    let app = App::new(&house, SUITE_1, "alice");
     let (client, call) = (&app.client, Call::default());
     let long = "n".repeat(MAX_NAME + 1);
     let before = house.keys();

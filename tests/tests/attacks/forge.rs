@@ -1,5 +1,7 @@
 //! MLS structures by hand (RFC 9420), true ones and forged ones.
 
+use crate::suite::Suite;
+
 /// `opaque value<V>`: a length of one, two or four bytes, then the value.
 pub fn opaque(value: &[u8]) -> Vec<u8> {
     let length = u32::try_from(value.len()).unwrap();
@@ -45,6 +47,8 @@ pub struct Leaf {
     pub signature_key: Vec<u8>,
     pub credential: Vec<u8>,
     pub source: Source,
+    /// A list of [`extension`]s.
+    pub extensions: Vec<u8>,
 }
 
 impl Leaf {
@@ -65,7 +69,7 @@ impl Leaf {
             self.credential.clone(),
             vec![0; 5], // capabilities: five empty lists
             source,
-            vec![0], // extensions
+            opaque(&self.extensions),
         ]
         .concat()
     }
@@ -86,11 +90,40 @@ impl Leaf {
     }
 }
 
-/// A KeyPackage of cipher suite 1 without its signature.
-pub fn key_package(init_key: &[u8], signed_leaf: &[u8], last_resort: bool) -> Vec<u8> {
-    let extensions: &[u8] = if last_resort { &[3, 0, 10, 0] } else { &[0] };
-    let suite = [0, 1, 0, 1];
-    [&suite, &*opaque(init_key), signed_leaf, extensions].concat()
+pub fn extension(number: u16, data: &[u8]) -> Vec<u8> {
+    [number.to_be_bytes().to_vec(), opaque(data)].concat()
+}
+
+/// A KeyPackage without its signature.
+pub fn key_package(
+    suite: Suite,
+    init_key: &[u8],
+    signed_leaf: &[u8],
+    last_resort: bool,
+) -> Vec<u8> {
+    let extensions = if last_resort {
+        extension(0x000a, &[])
+    } else {
+        Vec::new()
+    };
+    key_package_with(suite, init_key, signed_leaf, &extensions)
+}
+
+/// The same, with a list of [`extension`]s.
+pub fn key_package_with(
+    suite: Suite,
+    init_key: &[u8],
+    signed_leaf: &[u8],
+    extensions: &[u8],
+) -> Vec<u8> {
+    [
+        &[0, 1],
+        &suite.number.to_be_bytes()[..],
+        &opaque(init_key),
+        signed_leaf,
+        &opaque(extensions),
+    ]
+    .concat()
 }
 
 /// What a KeyPackage's signature is over.
@@ -98,13 +131,12 @@ pub fn key_package_tbs(key_package: &[u8]) -> Vec<u8> {
     labelled("KeyPackageTBS", key_package)
 }
 
-/// GroupContext, in cipher suite 1.
-pub fn group_context(group: &str, epoch: u64) -> Vec<u8> {
-    let head = [0, 1, 0, 1];
+pub fn group_context(suite: Suite, group: &str, epoch: u64) -> Vec<u8> {
     let empty = [0, 0, 0]; // hashes and extensions
     [
-        &head,
-        &*opaque(group.as_bytes()),
+        &[0, 1],
+        &suite.number.to_be_bytes()[..],
+        &opaque(group.as_bytes()),
         &epoch.to_be_bytes(),
         &empty,
     ]
@@ -121,14 +153,21 @@ pub enum Sender {
 
 /// FramedContentTBS of a public message, whose GroupContext tells another group
 /// if `context` says so.
-pub fn message_in(context: &str, group: &str, epoch: u64, sender: Sender, body: &[u8]) -> Vec<u8> {
+pub fn message_in(
+    suite: Suite,
+    context: &str,
+    group: &str,
+    epoch: u64,
+    sender: Sender,
+    body: &[u8],
+) -> Vec<u8> {
     let (sender, context) = match sender {
         Sender::Member(index) => (
             [&[1][..], &index.to_be_bytes()].concat(),
-            group_context(context, epoch),
+            group_context(suite, context, epoch),
         ),
         Sender::NewMemberProposal => (vec![3], Vec::new()),
-        Sender::NewMemberCommit => (vec![4], group_context(context, epoch)),
+        Sender::NewMemberCommit => (vec![4], group_context(suite, context, epoch)),
     };
     // Application data travels as a private message.
     let wire_format = if body.first() == Some(&1) { 2 } else { 1 };
@@ -148,8 +187,8 @@ pub fn message_in(context: &str, group: &str, epoch: u64, sender: Sender, body: 
 }
 
 /// The same, consistent.
-pub fn message(group: &str, epoch: u64, sender: Sender, body: &[u8]) -> Vec<u8> {
-    message_in(group, group, epoch, sender, body)
+pub fn message(suite: Suite, group: &str, epoch: u64, sender: Sender, body: &[u8]) -> Vec<u8> {
+    message_in(suite, group, group, epoch, sender, body)
 }
 
 /// A text.
@@ -173,8 +212,8 @@ pub fn commit(signed_leaf: &[u8]) -> Vec<u8> {
 }
 
 /// An external commit with this leaf.
-pub fn external_commit(signed_leaf: &[u8]) -> Vec<u8> {
-    let init = [vec![1, 0, 6], opaque(&[7; 32])].concat();
+pub fn external_commit(kem_output: &[u8], signed_leaf: &[u8]) -> Vec<u8> {
+    let init = [vec![1, 0, 6], opaque(kem_output)].concat();
     [&[3], &*opaque(&init), &[1], signed_leaf, &[0]].concat()
 }
 

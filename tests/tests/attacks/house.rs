@@ -4,7 +4,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::{Signer, SigningKey};
 use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
 use mlskeyd::config::Config;
 use mlskeyd::daemon::{Daemon, Running};
@@ -12,10 +11,10 @@ use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfi
 use mlskeyd_protocol::v1::*;
 use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
-use openmls_traits::types::{HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
 use tempfile::TempDir;
 
 use crate::forge::{self, Leaf, Source};
+use crate::suite::{self, OwnKey, Suite};
 
 /// A daemon, its directory and its configuration.
 pub struct House {
@@ -46,6 +45,24 @@ impl House {
 
     pub fn stop(&mut self) {
         self.running = None;
+    }
+
+    /// Starts it again without its device, by which nothing can be signed or
+    /// opened then.
+    pub fn restart_without_device(&mut self) {
+        self.stop();
+        std::fs::rename(self.devices(), self.path().join("away")).unwrap();
+        self.start("");
+    }
+
+    pub fn restart_with_device(&mut self) {
+        self.stop();
+        std::fs::rename(self.path().join("away"), self.devices()).unwrap();
+        self.start("");
+    }
+
+    fn devices(&self) -> PathBuf {
+        self.state().join("devices")
     }
 
     pub fn path(&self) -> &Path {
@@ -100,37 +117,44 @@ impl House {
 
 /// An app with one identity, and all it takes to forge.
 pub struct App {
+    pub suite: Suite,
     pub client: Client,
     pub me: IdentityInfo,
     /// A signature key of its own.
-    pub own: SigningKey,
+    pub own: OwnKey,
 }
 
 impl App {
-    pub fn new(house: &House, name: &str) -> Self {
+    pub fn new(house: &House, suite: Suite, name: &str) -> Self {
         let client = house.client();
         let request = CreateIdentity {
             name: name.to_owned(),
             credential: Credential::Basic(Bytes::from(name.as_bytes())),
-            scheme: SignatureScheme::Ed25519,
+            scheme: suite.scheme,
             placement: Placement::default(),
         };
         let me = client.create_identity(request, &Call::default()).unwrap();
         Self {
+            suite,
             client,
             me,
-            own: SigningKey::from_bytes(&[9; 32]),
+            own: OwnKey::new(suite),
         }
     }
 
     pub fn generate(&self) -> GeneratedHpke {
         let request = GenerateHpke {
-            kem: Kem::DhKemX25519,
+            kem: self.suite.kem,
             placement: Placement::default(),
         };
         self.client
             .generate_hpke(request, &Call::default())
             .unwrap()
+    }
+
+    /// An HPKE key pair of the app's own.
+    pub fn own_hpke(&self, seed: u8) -> GeneratedHpke {
+        suite::own_hpke(self.suite, seed)
     }
 
     pub fn sign(&self, content: &[u8]) -> Result<Vec<u8>, Failure> {
@@ -153,6 +177,7 @@ impl App {
             signature_key: self.me.public_key.0.clone(),
             credential: forge::credential(&self.me.name),
             source,
+            extensions: Vec::new(),
         }
     }
 
@@ -170,7 +195,7 @@ impl App {
 
     /// A leaf with the app's own signature under whatever it says.
     pub fn self_signed(&self, leaf: &Leaf, group: &str, index: u32) -> Vec<u8> {
-        leaf.signed(&self.own.sign(&leaf.tbs(group, index)).to_bytes())
+        leaf.signed(&self.own.sign(&leaf.tbs(group, index)))
     }
 
     /// Signs a KeyPackage as an honest app does; answers it without signature,
@@ -183,7 +208,7 @@ impl App {
         last_resort: bool,
     ) -> (Vec<u8>, Vec<u8>) {
         let leaf = self.signed_leaf(leaf, source, "", 0);
-        let package = forge::key_package(&init.public_key, &leaf, last_resort);
+        let package = forge::key_package(self.suite, &init.public_key, &leaf, last_resort);
         let signature = self.sign(&forge::key_package_tbs(&package)).unwrap();
         (package, signature)
     }
@@ -195,7 +220,7 @@ impl App {
         info: &[u8],
         plaintext: &[u8],
     ) -> Result<Vec<u8>, Failure> {
-        self.open_with(sealed(key, info, plaintext))
+        self.open_with(sealed(self.suite, key, info, plaintext))
     }
 
     pub fn open_with(&self, request: Open) -> Result<Vec<u8>, Failure> {
@@ -205,18 +230,15 @@ impl App {
 }
 
 /// A request to open what is sealed to `key`.
-pub fn sealed(key: &GeneratedHpke, info: &[u8], plaintext: &[u8]) -> Open {
-    let config = HpkeConfig(
-        HpkeKemType::DhKem25519,
-        HpkeKdfType::HkdfSha256,
-        HpkeAeadType::AesGcm128,
-    );
-    let sealed = RustCrypto::default().hpke_seal(config, &key.public_key, info, &[], plaintext);
+pub fn sealed(suite: Suite, key: &GeneratedHpke, info: &[u8], plaintext: &[u8]) -> Open {
+    let crypto = RustCrypto::default();
+    let config = suite.hpke_config();
+    let sealed = crypto.hpke_seal(config, &key.public_key, info, &[], plaintext);
     let sealed = sealed.unwrap();
     Open {
         key: key.key,
-        kem: Kem::DhKemX25519,
-        aead: Aead::Aes128Gcm,
+        kem: suite.kem,
+        aead: suite.aead,
         enc: Bytes::from(sealed.kem_output.as_slice()),
         info: Bytes::from(info),
         aad: Bytes::default(),
@@ -228,19 +250,5 @@ pub fn failure(error: CallError) -> Failure {
     match error {
         CallError::Failure(failure) => failure,
         other => panic!("the daemon did not answer: {other}"),
-    }
-}
-
-/// A key pair of the app's own.
-pub fn own_hpke(seed: u8) -> GeneratedHpke {
-    let config = HpkeConfig(
-        HpkeKemType::DhKem25519,
-        HpkeKdfType::HkdfSha256,
-        HpkeAeadType::AesGcm128,
-    );
-    let pair = RustCrypto::default().derive_hpke_keypair(config, &[seed; 32]);
-    GeneratedHpke {
-        key: KeyId::from_bytes([seed; 16]),
-        public_key: Bytes(pair.unwrap().public),
     }
 }

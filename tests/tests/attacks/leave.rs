@@ -6,27 +6,47 @@ use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::*;
 
 use crate::forge::*;
-use crate::house::{App, House, failure, own_hpke};
+use crate::house::{App, House, failure};
+use crate::scene::RULE;
+use crate::suite::{OwnKey, Suite, for_each_suite};
 
-const ALLOWED: &str = "[policy]\nallow_leave = true\n";
+for_each_suite!(
+    nobody_leaves_whom_the_configuration_keeps,
+    a_permit_serves_one_commit_in_one_group,
+    of_commits_at_once_one_leaves,
+    a_permit_is_worth_no_more_than_the_configuration,
+);
 
-fn ask(app: &App, group: &str) -> Result<(), Failure> {
+pub const ALLOWED: &str = "[policy]\nallow_leave = true\n";
+
+pub fn ask(app: &App, group: &str) -> Result<(), Failure> {
     let request = LeaveCustody {
         identity: app.me.name.clone(),
         group: Bytes::from(group.as_bytes()),
-        signature_key: Bytes::from(app.own.verifying_key().as_bytes().as_slice()),
+        signature_key: Bytes(app.own.public.clone()),
     };
     app.client
         .leave_custody(request, &Call::default())
         .map_err(failure)
 }
 
+/// A leaf with keys of the app's own.
+pub fn leaving_leaf(app: &App) -> Leaf {
+    Leaf {
+        signature_key: app.own.public.clone(),
+        ..app.leaf(&app.own_hpke(1), Source::Commit)
+    }
+}
+
+/// A commit with this leaf.
+pub fn leaving_with(app: &App, group: &str, epoch: u64, leaf: &[u8]) -> Vec<u8> {
+    message(app.suite, group, epoch, Sender::Member(0), &commit(leaf))
+}
+
 /// A commit that takes the app's leaf out of custody.
 fn leaving(app: &App, group: &str, epoch: u64) -> Vec<u8> {
-    let mut leaf = app.leaf(&own_hpke(1), Source::Commit);
-    leaf.signature_key = app.own.verifying_key().to_bytes().into();
-    let leaf = app.self_signed(&leaf, group, 0);
-    message(group, epoch, Sender::Member(0), &commit(&leaf))
+    let leaf = app.self_signed(&leaving_leaf(app), group, 0);
+    leaving_with(app, group, epoch, &leaf)
 }
 
 fn denied(result: Result<Vec<u8>, Failure>, by: &str) {
@@ -35,13 +55,11 @@ fn denied(result: Result<Vec<u8>, Failure>, by: &str) {
     assert_eq!(failure.policy.as_deref(), Some(by), "{failure:?}");
 }
 
-const RULE: &str = "rule/binding-by-signing";
 const POLICY: &str = "builtin/leave-custody";
 
-#[test]
-fn nobody_leaves_whom_the_configuration_keeps() {
+fn nobody_leaves_whom_the_configuration_keeps(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "alice");
+    let app = App::new(&house, suite, "alice");
     let before = house.keys();
     let refused = ask(&app, "g").unwrap_err();
     assert_eq!(refused.code, FailureCode::Denied);
@@ -54,33 +72,37 @@ fn nobody_leaves_whom_the_configuration_keeps() {
         house.denials(Some(app.me.key), "LeaveCustody", "does not let keys leave"),
         1
     );
-    app.sign(&message("g", 1, Sender::Member(0), &application("I stay")))
-        .unwrap();
+    app.sign(&message(
+        suite,
+        "g",
+        1,
+        Sender::Member(0),
+        &application("I stay"),
+    ))
+    .unwrap();
 }
 
-#[test]
-fn a_permit_serves_one_commit_in_one_group() {
+fn a_permit_serves_one_commit_in_one_group(suite: Suite) {
     let house = House::new(ALLOWED);
-    let mut app = App::new(&house, "alice");
+    let mut app = App::new(&house, suite, "alice");
     denied(app.sign(&leaving(&app, "g", 1)), RULE);
     ask(&app, "g").unwrap();
 
     // Not in another group, not with another key, not by an Update, not with
     // a leaf that is not sound, not with another's credential.
     denied(app.sign(&leaving(&app, "other", 1)), RULE);
-    let permitted = app.own.clone();
-    app.own = ed25519_dalek::SigningKey::from_bytes(&[8; 32]);
+    let permitted = std::mem::replace(&mut app.own, OwnKey::new(suite));
     denied(app.sign(&leaving(&app, "g", 1)), RULE);
     app.own = permitted;
-    let mut leaf = app.leaf(&own_hpke(1), Source::Update);
-    leaf.signature_key = app.own.verifying_key().to_bytes().into();
+    let mut leaf = app.leaf(&app.own_hpke(1), Source::Update);
+    leaf.signature_key = app.own.public.clone();
     let forged = app.self_signed(&leaf, "g", 0);
     denied(
-        app.sign(&message("g", 1, Sender::Member(0), &update(&forged))),
+        app.sign(&message(suite, "g", 1, Sender::Member(0), &update(&forged))),
         RULE,
     );
     leaf.source = Source::Commit;
-    let say = |leaf: &[u8]| message("g", 1, Sender::Member(0), &commit(leaf));
+    let say = |leaf: &[u8]| message(suite, "g", 1, Sender::Member(0), &commit(leaf));
     denied(app.sign(&say(&leaf.signed(&[0; 64]))), RULE);
     let elsewhere = app.self_signed(&leaf, "g", 1);
     denied(app.sign(&say(&elsewhere)), RULE);
@@ -94,10 +116,9 @@ fn a_permit_serves_one_commit_in_one_group() {
     denied(app.sign(&leaving(&app, "g", 2)), RULE);
 }
 
-#[test]
-fn of_commits_at_once_one_leaves() {
+fn of_commits_at_once_one_leaves(suite: Suite) {
     let house = House::new(ALLOWED);
-    let app = App::new(&house, "alice");
+    let app = App::new(&house, suite, "alice");
     ask(&app, "g").unwrap();
     let start = Barrier::new(8);
     let signed = std::thread::scope(|scope| {
@@ -120,10 +141,9 @@ fn of_commits_at_once_one_leaves() {
     assert_eq!(signed, 1);
 }
 
-#[test]
-fn a_permit_is_worth_no_more_than_the_configuration() {
+fn a_permit_is_worth_no_more_than_the_configuration(suite: Suite) {
     let mut house = House::new(ALLOWED);
-    let app = App::new(&house, "alice");
+    let app = App::new(&house, suite, "alice");
     ask(&app, "g").unwrap();
     house.stop();
     house.start("");

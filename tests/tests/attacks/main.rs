@@ -4,10 +4,14 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 mod bad_input;
+mod bounds;
 mod callers;
 mod forge;
 mod house;
 mod leave;
 mod open;
+mod p256_only;
 mod races;
+mod scene;
 mod sign;
+mod suite;

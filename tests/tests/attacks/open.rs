@@ -6,13 +6,23 @@ use mlskeyd_protocol::v1::*;
 
 use crate::forge::*;
 use crate::house::{App, House, sealed};
+use crate::p256_only::wrong_points;
+use crate::suite::{SUITE_1, SUITE_2, SUITE_3, Suite, for_each_suite};
+
+for_each_suite!(
+    each_key_opens_what_it_is_for_and_nothing_else,
+    what_opens_to_something_else_is_withheld,
+    an_init_key_opens_within_its_lifetime_only,
+    an_init_key_opens_nothing_after_the_join,
+    malformed_opens_are_refused,
+);
 
 fn welcome() -> Vec<u8> {
     labelled("Welcome", b"the sealed GroupInfo")
 }
 
-fn path(group: &str) -> Vec<u8> {
-    labelled("UpdatePathNode", &group_context(group, 1))
+fn path(suite: Suite, group: &str) -> Vec<u8> {
+    labelled("UpdatePathNode", &group_context(suite, group, 1))
 }
 
 /// Refused by a rule, and put on record as that.
@@ -29,10 +39,9 @@ fn assert_denied(house: &House, key: &GeneratedHpke, refused: Result<Vec<u8>, Fa
     assert_ne!(recorded, [0; 3], "{why} is not on record");
 }
 
-#[test]
-fn each_key_opens_what_it_is_for_and_nothing_else() {
+fn each_key_opens_what_it_is_for_and_nothing_else(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     let (init, leaf, member, unbound) = (
         app.generate(),
         app.generate(),
@@ -49,7 +58,7 @@ fn each_key_opens_what_it_is_for_and_nothing_else() {
         assert_denied(
             &house,
             key,
-            open(key, &path("g"), &secret),
+            open(key, &path(suite, "g"), &secret),
             "encryption key of a leaf",
         );
     }
@@ -64,10 +73,10 @@ fn each_key_opens_what_it_is_for_and_nothing_else() {
     assert_denied(
         &house,
         &member,
-        open(&member, &path("other"), &secret),
+        open(&member, &path(suite, "other"), &secret),
         "another group",
     );
-    let whole = path("g");
+    let whole = path(suite, "g");
     for key in [&init, &leaf, &member, &unbound] {
         for info in [
             labelled("External", b"context"),
@@ -75,7 +84,10 @@ fn each_key_opens_what_it_is_for_and_nothing_else() {
             Vec::new(),
             whole[..whole.len() - 1].to_vec(),
             [whole.clone(), vec![0]].concat(),
-            labelled("UpdatePathNode", &[group_context("g", 1), vec![0]].concat()),
+            labelled(
+                "UpdatePathNode",
+                &[group_context(suite, "g", 1), vec![0]].concat(),
+            ),
         ] {
             let refused = open(key, &info, &secret);
             assert_denied(&house, key, refused, "no MLS structure");
@@ -87,21 +99,20 @@ fn each_key_opens_what_it_is_for_and_nothing_else() {
         open(&init, &welcome(), &group_secrets()).unwrap(),
         group_secrets()
     );
-    assert_eq!(open(&member, &path("g"), &secret).unwrap(), secret);
-    assert_eq!(open(&leaf, &path("first"), &secret).unwrap(), secret);
+    assert_eq!(open(&member, &path(suite, "g"), &secret).unwrap(), secret);
+    assert_eq!(open(&leaf, &path(suite, "first"), &secret).unwrap(), secret);
     assert_denied(
         &house,
         &leaf,
-        open(&leaf, &path("second"), &secret),
+        open(&leaf, &path(suite, "second"), &secret),
         "another group",
     );
-    assert_eq!(open(&leaf, &path("first"), &secret).unwrap(), secret);
+    assert_eq!(open(&leaf, &path(suite, "first"), &secret).unwrap(), secret);
 }
 
-#[test]
-fn what_opens_to_something_else_is_withheld() {
+fn what_opens_to_something_else_is_withheld(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     let (init, leaf) = (app.generate(), app.generate());
     app.key_package(&init, &leaf, ALWAYS, false);
     let secrets = group_secrets();
@@ -115,7 +126,12 @@ fn what_opens_to_something_else_is_withheld() {
     let tries = wrong
         .iter()
         .map(|plaintext| (&init, welcome(), plaintext.clone()))
-        .chain([31, 33].map(|length| (&leaf, path("g"), vec![7; length])));
+        .chain([31, 33].map(|length| (&leaf, path(suite, "g"), vec![7; length])));
+    // A key of this suite serves no group of another.
+    let others = [SUITE_1, SUITE_2, SUITE_3]
+        .into_iter()
+        .filter(|other| other.number != suite.number);
+    let tries = tries.chain(others.map(|other| (&leaf, path(other, "g"), vec![7; 32])));
     for (key, info, plaintext) in tries {
         let failure = app.open(key, &info, &plaintext).unwrap_err();
         assert_eq!(failure.code, FailureCode::Withheld, "{failure:?}");
@@ -142,14 +158,13 @@ fn what_opens_to_something_else_is_withheld() {
     }
     assert_eq!(house.keys(), before);
     // What was withheld has bound the leaf to no group.
-    app.open(&leaf, &path("other"), &[7; 32]).unwrap();
+    app.open(&leaf, &path(suite, "other"), &[7; 32]).unwrap();
     app.open(&init, &welcome(), &secrets).unwrap();
 }
 
-#[test]
-fn an_init_key_opens_within_its_lifetime_only() {
+fn an_init_key_opens_within_its_lifetime_only(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     for lifetime in [
         Source::KeyPackage(0, 1),
         Source::KeyPackage(u64::MAX - 1, u64::MAX),
@@ -164,10 +179,9 @@ fn an_init_key_opens_within_its_lifetime_only() {
     app.open(&init, &welcome(), &group_secrets()).unwrap();
 }
 
-#[test]
-fn an_init_key_opens_nothing_after_the_join() {
+fn an_init_key_opens_nothing_after_the_join(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     let call = Call::default();
     let claim = |record: &Record, keys: &[&GeneratedHpke]| {
         let claim = Claim {
@@ -223,6 +237,7 @@ fn an_init_key_opens_nothing_after_the_join() {
         let refused = app.open(&init, &welcome(), &group_secrets());
         assert_denied(&house, &init, refused, "served to join a group already");
         let again = key_package(
+            suite,
             &init.public_key,
             &app.signed_leaf(&leaf, ALWAYS, "", 0),
             false,
@@ -231,14 +246,17 @@ fn an_init_key_opens_nothing_after_the_join() {
     }
 }
 
-#[test]
-fn malformed_opens_are_refused() {
+fn malformed_opens_are_refused(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     let (init, leaf) = (app.generate(), app.generate());
     app.key_package(&init, &leaf, ALWAYS, false);
-    let honest = || sealed(&init, &welcome(), &group_secrets());
+    let honest = || sealed(suite, &init, &welcome(), &group_secrets());
     let before = house.keys();
+    let (other_kem, no_points) = match suite.kem {
+        Kem::DhKemX25519 => (Kem::DhKemP256, vec![("a small-order point", vec![0; 32])]),
+        Kem::DhKemP256 => (Kem::DhKemX25519, wrong_points(&honest().enc)),
+    };
     let big = Bytes(vec![0; MAX_CONTENT + 1]);
     let malformed = [
         (
@@ -263,16 +281,9 @@ fn malformed_opens_are_refused() {
             },
         ),
         (
-            "a small-order point",
-            Open {
-                enc: Bytes(vec![0; 32]),
-                ..honest()
-            },
-        ),
-        (
             "another KEM",
             Open {
-                kem: Kem::DhKemP256,
+                kem: other_kem,
                 ..honest()
             },
         ),
@@ -312,7 +323,11 @@ fn malformed_opens_are_refused() {
             },
         ),
     ];
-    for (what, request) in malformed {
+    let no_points = no_points.into_iter().map(|(what, enc)| {
+        let enc = Bytes(enc);
+        (what, Open { enc, ..honest() })
+    });
+    for (what, request) in malformed.into_iter().chain(no_points) {
         let key = request.key;
         let failure = app.open_with(request).unwrap_err();
         assert_eq!(failure.code, FailureCode::BadRequest, "{what}: {failure:?}");

@@ -6,6 +6,13 @@ use mlskeyd_protocol::v1::Failure;
 
 use crate::forge::*;
 use crate::house::{App, House};
+use crate::suite::{Suite, for_each_suite};
+
+for_each_suite!(
+    one_leaf_key_is_bound_to_one_group,
+    one_leaf_of_a_key_package_opens_for_one_group,
+    one_init_key_serves_one_key_package,
+);
 
 const AT_ONCE: usize = 8;
 
@@ -29,10 +36,9 @@ fn at_once(work: impl Fn(usize) -> Result<Vec<u8>, Failure> + Sync) -> Vec<usize
     })
 }
 
-#[test]
-fn one_leaf_key_is_bound_to_one_group() {
+fn one_leaf_key_is_bound_to_one_group(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     for _ in 0..5 {
         let key = app.generate();
         let leaf = app.leaf(&key, Source::Commit);
@@ -43,17 +49,16 @@ fn one_leaf_key_is_bound_to_one_group() {
     }
 }
 
-#[test]
-fn one_leaf_of_a_key_package_opens_for_one_group() {
+fn one_leaf_of_a_key_package_opens_for_one_group(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     for _ in 0..5 {
         let (init, leaf) = (app.generate(), app.generate());
         app.key_package(&init, &leaf, ALWAYS, false);
         let open = |number: usize| {
             let info = labelled(
                 "UpdatePathNode",
-                &group_context(&format!("group {number}"), 1),
+                &group_context(suite, &format!("group {number}"), 1),
             );
             app.open(&leaf, &info, &[7; 32])
         };
@@ -63,17 +68,16 @@ fn one_leaf_of_a_key_package_opens_for_one_group() {
     }
 }
 
-#[test]
-fn one_init_key_serves_one_key_package() {
+fn one_init_key_serves_one_key_package(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     for _ in 0..5 {
         let init = app.generate();
         let packages: Vec<_> = (0..AT_ONCE)
             .map(|_| {
                 let leaf = app.generate();
                 let leaf = app.signed_leaf(&leaf, ALWAYS, "", 0);
-                key_package_tbs(&key_package(&init.public_key, &leaf, false))
+                key_package_tbs(&key_package(suite, &init.public_key, &leaf, false))
             })
             .collect();
         let sign = |number: usize| app.sign(&packages[number]);

@@ -1,67 +1,21 @@
 //! What must not be signed: forged leaves and messages, and what is no MLS.
 
-use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_GROUP_ID};
 use mlskeyd_protocol::v1::*;
 
 use crate::forge::{self, *};
-use crate::house::{App, House, own_hpke};
+use crate::house::{App, House};
+use crate::scene::{RULE, Scene};
+use crate::suite::{Suite, for_each_suite};
 
-/// Something that must not be signed.
-struct Attack {
-    what: &'static str,
-    content: Vec<u8>,
-    action: &'static str,
-    policy: &'static str,
-    /// A part of the reason.
-    why: &'static str,
-}
-
-const RULE: &str = "rule/binding-by-signing";
-const UNKNOWN: &str = "builtin/unknown-structure";
-
-/// Attacks, and honest requests with the same keys.
-struct Scene {
-    app: App,
-    attacks: Vec<Attack>,
-    honest: Vec<(&'static str, Vec<u8>)>,
-}
-
-impl Scene {
-    fn attack(
-        &mut self,
-        what: &'static str,
-        content: Vec<u8>,
-        action: &'static str,
-        why: &'static str,
-    ) {
-        self.attacks.push(Attack {
-            what,
-            content,
-            action,
-            policy: RULE,
-            why,
-        });
-    }
-
-    fn unknown(&mut self, what: &'static str, content: Vec<u8>) {
-        self.attacks.push(Attack {
-            what,
-            content,
-            action: "SignUnknown",
-            policy: UNKNOWN,
-            why: "no MLS structure",
-        });
-    }
-}
+for_each_suite!(
+    forged_structures_are_refused_before_the_device_and_honest_ones_signed,
+    the_leaf_that_founded_a_group_goes_into_no_key_package,
+);
 
 const MEMBER: Sender = Sender::Member(0);
 
-fn scene(house: &House) -> Scene {
-    let mut s = Scene {
-        app: App::new(house, "mallory"),
-        attacks: Vec::new(),
-        honest: Vec::new(),
-    };
+fn scene(house: &House, suite: Suite) -> Scene {
+    let mut s = Scene::new(house, suite);
     leaves(&mut s);
     key_packages(&mut s);
     messages(&mut s);
@@ -73,7 +27,7 @@ fn scene(house: &House) -> Scene {
 /// Leaves alone, as they are signed before they are built into something.
 fn leaves(s: &mut Scene) {
     let key = s.app.generate();
-    let mine = own_hpke(1);
+    let mine = s.app.own_hpke(1);
     for source in [ALWAYS, Source::Update, Source::Commit] {
         let leaf = s.app.leaf(&mine, source);
         s.attack(
@@ -83,7 +37,7 @@ fn leaves(s: &mut Scene) {
             "encryption key is not in custody",
         );
         let mut leaf = s.app.leaf(&key, source);
-        leaf.signature_key = s.app.own.verifying_key().to_bytes().into();
+        leaf.signature_key = s.app.own.public.clone();
         s.attack(
             "a foreign signature key",
             leaf.tbs("g", 0),
@@ -138,15 +92,16 @@ fn leaves(s: &mut Scene) {
 }
 
 fn key_packages(s: &mut Scene) {
+    let suite = s.app.suite;
     const ACTION: &str = "SignKeyPackage";
     let (init, leaf, other) = (s.app.generate(), s.app.generate(), s.app.generate());
     let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
     let tbs = |init: &GeneratedHpke, leaf: &[u8]| {
-        key_package_tbs(&key_package(&init.public_key, leaf, false))
+        key_package_tbs(&key_package(suite, &init.public_key, leaf, false))
     };
     s.attack(
         "an init key of the app's own",
-        tbs(&own_hpke(1), &signed),
+        tbs(&s.app.own_hpke(1), &signed),
         ACTION,
         "init key is not in custody",
     );
@@ -156,7 +111,7 @@ fn key_packages(s: &mut Scene) {
         ACTION,
         "are the same",
     );
-    let forged = s.app.leaf(&own_hpke(1), ALWAYS);
+    let forged = s.app.leaf(&s.app.own_hpke(1), ALWAYS);
     let forged = s.app.self_signed(&forged, "", 0);
     s.attack(
         "a leaf of the app's own, signed by itself",
@@ -165,7 +120,7 @@ fn key_packages(s: &mut Scene) {
         "no valid signature",
     );
     let mut forged = s.app.leaf(&leaf, ALWAYS);
-    forged.signature_key = s.app.own.verifying_key().to_bytes().into();
+    forged.signature_key = s.app.own.public.clone();
     let forged = s.app.self_signed(&forged, "", 0);
     s.attack(
         "a leaf under the app's own signature key",
@@ -206,7 +161,7 @@ fn key_packages(s: &mut Scene) {
         ACTION,
         "another KeyPackage",
     );
-    let last_resort = key_package_tbs(&key_package(&used_init.public_key, &used, true));
+    let last_resort = key_package_tbs(&key_package(suite, &used_init.public_key, &used, true));
     s.attack(
         "a KeyPackage that becomes last-resort",
         last_resort,
@@ -226,6 +181,7 @@ fn key_packages(s: &mut Scene) {
 
 /// Members' messages with a leaf of their own in them.
 fn messages(s: &mut Scene) {
+    let suite = s.app.suite;
     type Body = fn(&[u8]) -> Vec<u8>;
     let kinds: [(Source, Body, &str); 2] = [
         (Source::Update, update, "SignProposalUpdate"),
@@ -234,9 +190,9 @@ fn messages(s: &mut Scene) {
     for (source, body, action) in kinds {
         let key = s.app.generate();
         let signed = s.app.signed_leaf(&key, source, "g", 0);
-        let say = |leaf: &[u8]| message("g", 3, MEMBER, &body(leaf));
+        let say = |leaf: &[u8]| message(suite, "g", 3, MEMBER, &body(leaf));
 
-        let forged = s.app.leaf(&own_hpke(1), source);
+        let forged = s.app.leaf(&s.app.own_hpke(1), source);
         let forged = s.app.self_signed(&forged, "g", 0);
         s.attack(
             "a leaf key of the app's own",
@@ -244,8 +200,8 @@ fn messages(s: &mut Scene) {
             action,
             "no valid signature",
         );
-        let mut forged = s.app.leaf(&own_hpke(1), source);
-        forged.signature_key = s.app.own.verifying_key().to_bytes().into();
+        let mut forged = s.app.leaf(&s.app.own_hpke(1), source);
+        forged.signature_key = s.app.own.public.clone();
         let forged = s.app.self_signed(&forged, "g", 0);
         s.attack(
             "a whole leaf of the app's own",
@@ -257,14 +213,14 @@ fn messages(s: &mut Scene) {
         forged.credential = forge::credential("alice");
         let forged = s.app.self_signed(&forged, "g", 0);
         s.attack("another's credential", say(&forged), action, "credential");
-        let moved = message("other", 3, MEMBER, &body(&signed));
+        let moved = message(suite, "other", 3, MEMBER, &body(&signed));
         s.attack(
             "a leaf of another group",
             moved,
             action,
             "no valid signature",
         );
-        let moved = message("g", 3, Sender::Member(1), &body(&signed));
+        let moved = message(suite, "g", 3, Sender::Member(1), &body(&signed));
         s.attack(
             "a leaf of another place",
             moved,
@@ -273,7 +229,7 @@ fn messages(s: &mut Scene) {
         );
         s.unknown(
             "two groups at once",
-            message_in("other", "g", 3, MEMBER, &body(&signed)),
+            message_in(suite, "other", "g", 3, MEMBER, &body(&signed)),
         );
         s.honest.push((action, say(&signed)));
     }
@@ -283,21 +239,29 @@ fn messages(s: &mut Scene) {
     let of_commit = s.app.signed_leaf(&commit_key, Source::Commit, "g", 0);
     s.unknown(
         "an Update's leaf in a commit",
-        message("g", 3, MEMBER, &commit(&of_update)),
+        message(suite, "g", 3, MEMBER, &commit(&of_update)),
     );
     s.unknown(
         "a commit's leaf in an Update",
-        message("g", 3, MEMBER, &update(&of_commit)),
+        message(suite, "g", 3, MEMBER, &update(&of_commit)),
     );
-    s.honest
-        .push(("a text", message("g", 3, MEMBER, &application("hello"))));
+    s.honest.push((
+        "a text",
+        message(suite, "g", 3, MEMBER, &application("hello")),
+    ));
 }
 
 /// From outside of the group: an external commit, and an Add of oneself.
 fn external(s: &mut Scene) {
+    let suite = s.app.suite;
     let key = s.app.generate();
-    let enter = |leaf: &[u8]| message("g", 3, Sender::NewMemberCommit, &external_commit(leaf));
-    let forged = s.app.leaf(&own_hpke(1), Source::Commit);
+    let kem_output = s.app.own_hpke(2).public_key;
+    let enter_into = |group: &str, leaf: &[u8]| {
+        let commit = external_commit(&kem_output, leaf);
+        message(suite, group, 3, Sender::NewMemberCommit, &commit)
+    };
+    let enter = |leaf: &[u8]| enter_into("g", leaf);
+    let forged = s.app.leaf(&s.app.own_hpke(1), Source::Commit);
     let forged = s.app.self_signed(&forged, "g", 4);
     s.attack(
         "a leaf key of the app's own",
@@ -314,7 +278,7 @@ fn external(s: &mut Scene) {
         "never signed here",
     );
     let mut foreign = s.app.leaf(&key, Source::Commit);
-    foreign.signature_key = s.app.own.verifying_key().to_bytes().into();
+    foreign.signature_key = s.app.own.public.clone();
     let foreign = s.app.self_signed(&foreign, "g", 4);
     s.attack(
         "a foreign signature key",
@@ -324,15 +288,9 @@ fn external(s: &mut Scene) {
     );
     let entering = s.app.generate();
     let signed = s.app.signed_leaf(&entering, Source::Commit, "g", 4);
-    let elsewhere = message(
-        "other",
-        3,
-        Sender::NewMemberCommit,
-        &external_commit(&signed),
-    );
     s.attack(
         "a leaf of another group",
-        elsewhere,
+        enter_into("other", &signed),
         "SignCommit",
         "no valid signature",
     );
@@ -341,7 +299,13 @@ fn external(s: &mut Scene) {
     let (init, leaf) = (s.app.generate(), s.app.generate());
     let (package, signature) = s.app.key_package(&init, &leaf, ALWAYS, false);
     let ask = |package: &[u8], signature: &[u8]| {
-        message("g", 3, Sender::NewMemberProposal, &add(package, signature))
+        message(
+            suite,
+            "g",
+            3,
+            Sender::NewMemberProposal,
+            &add(package, signature),
+        )
     };
     const ADD: &str = "SignProposalAdd";
     s.attack(
@@ -351,16 +315,16 @@ fn external(s: &mut Scene) {
         "no valid signature",
     );
     let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
-    let own_init = key_package(&own_hpke(1).public_key, &signed, false);
+    let own_init = key_package(suite, &s.app.own_hpke(1).public_key, &signed, false);
     s.attack(
         "an init key of the app's own",
         ask(&own_init, &signature),
         ADD,
         "another KeyPackage",
     );
-    let own_leaf = s.app.leaf(&own_hpke(1), ALWAYS);
+    let own_leaf = s.app.leaf(&s.app.own_hpke(1), ALWAYS);
     let own_leaf = s.app.self_signed(&own_leaf, "", 0);
-    let own_leaf = key_package(&init.public_key, &own_leaf, false);
+    let own_leaf = key_package(suite, &init.public_key, &own_leaf, false);
     s.attack(
         "a leaf key of the app's own",
         ask(&own_leaf, &signature),
@@ -372,6 +336,7 @@ fn external(s: &mut Scene) {
 }
 
 fn no_structures(s: &mut Scene) {
+    let suite = s.app.suite;
     s.unknown("no label", b"sign this".to_vec());
     s.unknown("an unknown label", labelled("TotallyNewTBS", b"content"));
     s.unknown(
@@ -380,8 +345,8 @@ fn no_structures(s: &mut Scene) {
     );
     let (init, leaf) = (s.app.generate(), s.app.generate());
     let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
-    let package = key_package(&init.public_key, &signed, false);
-    let text = message("g", 3, MEMBER, &application("hello"));
+    let package = key_package(suite, &init.public_key, &signed, false);
+    let text = message(suite, "g", 3, MEMBER, &application("hello"));
     for cut in 0..package.len() {
         s.unknown("a truncated KeyPackage", key_package_tbs(&package[..cut]));
     }
@@ -398,146 +363,23 @@ fn no_structures(s: &mut Scene) {
         .push(("a whole KeyPackage", key_package_tbs(&package)));
 }
 
-impl Scene {
-    /// Makes every attack once; each is refused, and says so well.
-    fn assert_refused(&self) {
-        for attack in &self.attacks {
-            let what = attack.what;
-            let Err(failure) = self.app.sign(&attack.content) else {
-                panic!("{what} was signed ({})", attack.action);
-            };
-            assert_eq!(failure.code, FailureCode::Denied, "{what}: {failure:?}");
-            assert_eq!(
-                failure.policy.as_deref(),
-                Some(attack.policy),
-                "{what}: {failure:?}"
-            );
-            assert!(failure.message.contains(attack.why), "{what}: {failure:?}");
-            assert!(!failure.advice.is_empty(), "{what}");
-            assert_eq!(failure.key, Some(self.app.me.key), "{what}");
-            assert_eq!(failure.device.as_deref(), Some("software"), "{what}");
-        }
-    }
-
-    /// Each refusal is on record, by its action and its reason.
-    fn assert_recorded(&self, house: &House, times: u64) {
-        for attack in &self.attacks {
-            let same = |other: &&Attack| other.action == attack.action && other.why == attack.why;
-            let made = u64::try_from(self.attacks.iter().filter(same).count()).unwrap();
-            let recorded = house.denials(Some(self.app.me.key), attack.action, attack.why);
-            assert_eq!(
-                recorded,
-                made * times,
-                "{} ({})",
-                attack.what,
-                attack.action
-            );
-        }
-    }
-}
-
-#[test]
-fn forged_structures_are_refused_before_the_device_and_honest_ones_signed() {
+fn forged_structures_are_refused_before_the_device_and_honest_ones_signed(suite: Suite) {
     let mut house = House::new("");
-    let scene = scene(&house);
-    let before = house.keys();
-    scene.assert_refused();
-    assert_eq!(house.keys(), before, "a refused request changes no key");
-
-    // Without its device nothing can be signed, but all is refused as before.
-    house.stop();
-    let (devices, away) = (house.state().join("devices"), house.path().join("away"));
-    std::fs::rename(&devices, &away).unwrap();
-    house.start("");
-    scene.assert_refused();
-    let failure = scene.app.sign(&scene.honest[0].1).unwrap_err();
-    assert_ne!(failure.code, FailureCode::Denied, "{failure:?}");
-    assert_eq!(failure.key, Some(scene.app.me.key));
-    assert_eq!(failure.device.as_deref(), Some("software"));
-
-    house.stop();
-    scene.assert_recorded(&house, 2);
-    std::fs::rename(&away, &devices).unwrap();
-    house.start("");
-    for (what, content) in &scene.honest {
-        let first = scene
-            .app
-            .sign(content)
-            .unwrap_or_else(|e| panic!("{what}: {e:?}"));
-        let again = scene
-            .app
-            .sign(content)
-            .unwrap_or_else(|e| panic!("{what} again: {e:?}"));
-        assert_eq!(first, again, "{what}");
-    }
-    // What is bound now helps no attack, and a replay is one no less.
-    for attack in &scene.attacks {
-        let failure = scene.app.sign(&attack.content).unwrap_err();
-        assert_eq!(
-            failure.code,
-            FailureCode::Denied,
-            "{}: {failure:?}",
-            attack.what
-        );
-    }
+    scene(&house, suite).play(&mut house);
 }
 
-#[test]
-fn the_leaf_that_founded_a_group_goes_into_no_key_package() {
+fn the_leaf_that_founded_a_group_goes_into_no_key_package(suite: Suite) {
     let house = House::new("");
-    let app = App::new(&house, "mallory");
+    let app = App::new(&house, suite, "mallory");
     let (leaf, init) = (app.generate(), app.generate());
     let signed = app.signed_leaf(&leaf, ALWAYS, "", 0);
-    let info = labelled("UpdatePathNode", &group_context("g", 1));
+    let info = labelled("UpdatePathNode", &group_context(suite, "g", 1));
     app.open(&leaf, &info, &[7; 32]).unwrap();
     for last_resort in [false, true] {
-        let package = key_package(&init.public_key, &signed, last_resort);
+        let package = key_package(suite, &init.public_key, &signed, last_resort);
         let failure = app.sign(&key_package_tbs(&package)).unwrap_err();
         assert_eq!(failure.policy.as_deref(), Some(RULE), "{failure:?}");
         assert!(failure.message.contains("another group"), "{failure:?}");
     }
     app.open(&leaf, &info, &[7; 32]).unwrap();
-}
-
-#[test]
-fn contents_beyond_their_bounds_are_refused_and_on_record() {
-    let mut house = House::new("");
-    let app = App::new(&house, "mallory");
-    let long_group = "g".repeat(MAX_GROUP_ID + 1);
-    // Longer than a record of the audit log may be.
-    let huge_group = "g".repeat(20_000);
-    let key = app.generate();
-    let oversized = [
-        Vec::new(),
-        vec![0; MAX_CONTENT + 1],
-        message(&long_group, 1, MEMBER, &application("hello")),
-        message(&huge_group, 1, MEMBER, &application("hello")),
-        app.leaf(&key, Source::Update).tbs(&huge_group, 0),
-    ];
-    let before = house.keys();
-    for content in &oversized {
-        let failure = app.sign(content).unwrap_err();
-        assert_eq!(failure.code, FailureCode::BadRequest, "{failure:?}");
-        assert!(!failure.advice.is_empty());
-    }
-    assert_eq!(house.keys(), before);
-    // A frame beyond all bounds ends its own connection only.
-    let request = Sign {
-        key: app.me.key,
-        content: SecretBytes::new(vec![0; 5 << 20]),
-    };
-    app.client
-        .sign(request, &mlskeyd_protocol::client::Call::default())
-        .unwrap_err();
-    let longest = "g".repeat(MAX_GROUP_ID);
-    app.sign(&message(&longest, 1, MEMBER, &application("hello")))
-        .unwrap();
-    house.stop();
-    let refused: u64 = house
-        .records()
-        .iter()
-        .filter(|record| record.is_refusal())
-        .map(|record| record.repeated.max(1))
-        .sum();
-    assert_eq!(refused, u64::try_from(oversized.len()).unwrap());
 }
