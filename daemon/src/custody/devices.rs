@@ -102,16 +102,7 @@ impl Devices {
     ) -> Result<(String, Tier), Failure> {
         let name = placement.device.as_deref().unwrap_or(&self.default);
         let info = self.get(name)?.info();
-        let unusable = match info.state {
-            DeviceState::Absent => Some(FailureCode::DeviceAbsent),
-            DeviceState::Failed => Some(FailureCode::DeviceFailed),
-            DeviceState::Locked | DeviceState::Ready => None,
-        };
-        if let Some(code) = unusable {
-            let message = format!("device {name} is {}: {}", info.state, info.reason);
-            let advice = "have the administrator see `mlskeyctl devices`, then repeat the request";
-            return Err(Failure::new(code, message, advice).at_device(name));
-        }
+        check_usable(&info)?;
         let tiers = info.tiers(algorithm);
         let tier = match placement.tier {
             Some(tier) => tiers.iter().find(|has| **has == tier),
@@ -132,8 +123,10 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
+        let info = device.info();
+        check_usable(&info)?;
         let mut deadline = call.deadline;
-        if device.info().state == DeviceState::Locked {
+        if info.state == DeviceState::Locked {
             deadline = wait_for_a_person(name, call)?;
             call.progress.send(Progress::Locked {
                 device: name.to_owned(),
@@ -171,6 +164,18 @@ impl Devices {
             .run(owner, Priority::Background, deadline, job);
         running.await.map_err(|error| failure::of_run(error, name))
     }
+}
+
+/// Fails if the device is not there at all, and says why.
+fn check_usable(info: &DeviceInfo) -> Result<(), Failure> {
+    let code = match info.state {
+        DeviceState::Absent => FailureCode::DeviceAbsent,
+        DeviceState::Failed => FailureCode::DeviceFailed,
+        DeviceState::Locked | DeviceState::Ready => return Ok(()),
+    };
+    let message = format!("device {} is {}: {}", info.name, info.state, info.reason);
+    let advice = "have the administrator see `mlskeyctl devices`, then repeat the request";
+    Err(Failure::new(code, message, advice).at_device(&info.name))
 }
 
 /// Until when a request may wait for somebody who unlocks the device.

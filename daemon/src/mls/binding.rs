@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use super::{
     KeyPackage, KeyPackageTbs, LeafNode, LeafNodePayload, LeafNodeTbs, OwnLeaf, Signable,
-    TreePosition, scheme_of_cipher_suite, verify,
+    TreePosition, kem_of_cipher_suite, scheme_of_cipher_suite, verify,
 };
+use crate::devices::PeerPublic;
 
 /// The key that is to sign.
 #[derive(Clone, Copy, Debug)]
@@ -144,6 +145,9 @@ pub enum BindingError<E: std::error::Error + 'static> {
     /// The key is bound to another place in another group, or in this one.
     #[error("the leaf key belongs to another group or leaf")]
     OtherLeaf,
+    /// Others would verify or open it with algorithms that its keys are not for, and a policy would judge a claim.
+    #[error("the cipher suite that the structure names is not that of its keys")]
+    CipherSuite,
     /// Nothing tells where in the tree the new leaf will be.
     #[error("the leaf of the external commit was never signed here")]
     UnknownLeafIndex,
@@ -168,6 +172,7 @@ impl<E: std::error::Error + 'static> BindingError<E> {
             Self::OtherKeyPackage => "build a new KeyPackage",
             Self::OtherPurpose => "build the structure again with fresh keys",
             Self::OtherLeaf => "build the structure again with fresh keys",
+            Self::CipherSuite => "use an identity, and keys, of the group's cipher suite",
             Self::UnknownLeafIndex => "build the external commit again",
         }
     }
@@ -197,39 +202,50 @@ pub fn check<C: Custody>(
     {
         return Err(BindingError::Unreadable);
     }
-    match signable.own_leaf() {
-        None => Ok(Vec::new()),
-        Some(OwnLeaf::KeyPackage(tbs)) => rules.key_package_to_sign(tbs),
-        Some(OwnLeaf::ExternalAdd { key_package, .. }) => rules.external_add(key_package),
-        Some(OwnLeaf::Update {
-            group_id,
-            leaf_index,
-            leaf_node,
-        }) => rules.leaf_in_group(
-            leaf_node,
-            TreePosition {
-                group_id,
-                leaf_index,
-            },
-        ),
-        Some(OwnLeaf::Commit {
-            group_id,
-            leaf_index,
-            cipher_suite,
-            leaf_node,
-        }) => rules.leaf_in_commit(
-            leaf_node,
-            TreePosition {
-                group_id,
-                leaf_index,
-            },
-            cipher_suite,
-        ),
-        Some(OwnLeaf::ExternalCommit {
-            group_id,
-            leaf_node,
-        }) => rules.leaf_in_external_commit(leaf_node, group_id),
+    let suite = signable.cipher_suite();
+    if suite.is_some_and(|suite| scheme_of_cipher_suite(suite) != Some(signer.scheme)) {
+        return Err(BindingError::CipherSuite);
     }
+    let Some(own_leaf) = signable.own_leaf() else {
+        return Ok(Vec::new());
+    };
+    let changes = match own_leaf {
+        OwnLeaf::KeyPackage(tbs) => rules.key_package_to_sign(tbs),
+        OwnLeaf::ExternalAdd { key_package, .. } => rules.external_add(key_package),
+        OwnLeaf::Update {
+            group_id,
+            leaf_index,
+            leaf_node,
+        } => rules.leaf_in_group(
+            leaf_node,
+            TreePosition {
+                group_id,
+                leaf_index,
+            },
+        ),
+        OwnLeaf::Commit {
+            group_id,
+            leaf_index,
+            cipher_suite,
+            leaf_node,
+        } => rules.leaf_in_commit(
+            leaf_node,
+            TreePosition {
+                group_id,
+                leaf_index,
+            },
+            cipher_suite,
+        ),
+        OwnLeaf::ExternalCommit {
+            group_id,
+            leaf_node,
+        } => rules.leaf_in_external_commit(leaf_node, group_id),
+    }?;
+    // They are in custody, or the leaf leaves it; are they of the group's suite?
+    for public_key in own_leaf.hpke_keys() {
+        is_key_of_suite(public_key, suite)?;
+    }
+    Ok(changes)
 }
 
 struct Rules<'a, C> {
@@ -415,6 +431,19 @@ fn leaf_is_signed<E: std::error::Error + 'static>(
     } else {
         Err(BindingError::LeafSignature)
     }
+}
+
+/// An HPKE public key of this cipher suite, and not just bytes.
+fn is_key_of_suite<E: std::error::Error + 'static>(
+    public_key: &[u8],
+    cipher_suite: Option<u16>,
+) -> Result<(), BindingError<E>> {
+    let kem = cipher_suite
+        .and_then(kem_of_cipher_suite)
+        .ok_or(BindingError::CipherSuite)?;
+    PeerPublic::parse(kem, public_key)
+        .map(|_| ())
+        .map_err(|_| BindingError::CipherSuite)
 }
 
 /// A leaf of source update or commit belongs to exactly one place in one group.

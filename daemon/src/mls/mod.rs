@@ -32,7 +32,7 @@ pub use openable::Openable;
 pub use proposal::{PreSharedKeyId, Proposal, PskOrigin};
 pub use reader::ParseError;
 pub use signable::{OwnLeaf, Signable, Unknown};
-pub use verify::{scheme_of_cipher_suite, verify};
+pub use verify::{kem_of_cipher_suite, scheme_of_cipher_suite, verify};
 
 #[cfg(test)]
 mod tests;

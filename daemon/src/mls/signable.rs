@@ -90,6 +90,26 @@ impl<'a> Signable<'a> {
         }
     }
 
+    /// The cipher suite that it claims to be of; a leaf alone names none.
+    pub fn cipher_suite(&self) -> Option<u16> {
+        match self {
+            Self::KeyPackage(tbs) => Some(tbs.cipher_suite),
+            Self::GroupInfo(tbs) => Some(tbs.group_context.cipher_suite),
+            Self::FramedContent(content) => match (&content.sender, &content.body) {
+                (
+                    Sender::Member { group_context, .. }
+                    | Sender::NewMemberCommit { group_context },
+                    _,
+                ) => Some(group_context.cipher_suite),
+                (Sender::NewMemberProposal, Body::Proposal(Proposal::Add(key_package))) => {
+                    Some(key_package.tbs.cipher_suite)
+                }
+                (Sender::NewMemberProposal | Sender::External { .. }, _) => None,
+            },
+            Self::LeafNode(_) | Self::Unknown(_) => None,
+        }
+    }
+
     /// Every kind that must be permitted: its own, then once each those of the proposals that a commit spells out.
     pub fn actions(&self) -> Vec<Action> {
         let mut kinds = vec![self.action()];
@@ -200,6 +220,16 @@ impl<'s, 'a> OwnLeaf<'s, 'a> {
             | Self::Commit { leaf_node, .. }
             | Self::ExternalCommit { leaf_node, .. } => leaf_node,
         }
+    }
+
+    /// Its HPKE public keys: the leaf's and, of a KeyPackage, the init key.
+    pub fn hpke_keys(&self) -> impl Iterator<Item = &'a [u8]> {
+        let init_key = match self {
+            Self::KeyPackage(tbs) => Some(tbs.init_key),
+            Self::ExternalAdd { key_package, .. } => Some(key_package.tbs.init_key),
+            Self::Update { .. } | Self::Commit { .. } | Self::ExternalCommit { .. } => None,
+        };
+        std::iter::once(self.leaf_node().payload.encryption_key).chain(init_key)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Verifies signatures of the schemes that keys in custody have.
 
-use mlskeyd_protocol::v1::SignatureScheme;
+use mlskeyd_protocol::v1::{Kem, SignatureScheme};
 
 use ed25519_dalek::{Signature as Ed25519Signature, VerifyingKey as Ed25519Key};
 use p256::ecdsa::signature::Verifier;
@@ -11,6 +11,15 @@ pub fn scheme_of_cipher_suite(cipher_suite: u16) -> Option<SignatureScheme> {
     match cipher_suite {
         1 | 3 => Some(SignatureScheme::Ed25519),
         2 => Some(SignatureScheme::EcdsaP256Sha256),
+        _ => None,
+    }
+}
+
+/// The KEM of a cipher suite (RFC 9420 section 17.1), if it is supported.
+pub fn kem_of_cipher_suite(cipher_suite: u16) -> Option<Kem> {
+    match cipher_suite {
+        1 | 3 => Some(Kem::DhKemX25519),
+        2 => Some(Kem::DhKemP256),
         _ => None,
     }
 }

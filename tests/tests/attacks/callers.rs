@@ -42,20 +42,22 @@ fn ran_as_root(test: &str) -> bool {
     true
 }
 
+/// A program as the stranger runs it.
+fn strangers(house: &House, program: &str) -> Command {
+    // Where other users may run it.
+    let copy = house.path().join("theirs");
+    std::fs::copy(program, &copy).unwrap();
+    std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new(copy);
+    command.current_dir("/").gid(STRANGER).uid(STRANGER);
+    command
+}
+
 /// What became of each thing that the stranger tried.
 fn stranger(house: &House, arguments: &[&str]) -> Vec<Value> {
-    // Where other users may run it.
-    let program = house.path().join("stranger");
-    std::fs::copy(env!("CARGO_BIN_EXE_stranger"), &program).unwrap();
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-    let output = Command::new(&program)
-        .arg(house.socket())
-        .args(arguments)
-        .current_dir("/")
-        .gid(STRANGER)
-        .uid(STRANGER)
-        .output()
-        .unwrap();
+    let mut command = strangers(house, env!("CARGO_BIN_EXE_stranger"));
+    let output = command.arg(house.socket()).args(arguments).output();
+    let output = output.unwrap();
     assert!(
         output.status.success(),
         "{}",
@@ -157,6 +159,16 @@ fn a_handle_is_worthless_to_another_user() {
         })
     };
     assert!(on_record(app.me.key) && on_record(init.key));
+    // All of that is refused before the device: it is not even there.
+    house.restart_without_device();
+    for outcome in stranger(
+        &house,
+        &[&ids[0], &ids[1], &hex::encode(&text), "alice", "laptop"],
+    ) {
+        assert_ne!(outcome["code"], "DeviceFailed", "{outcome}");
+    }
+    let absent = app.sign(&text).unwrap_err();
+    assert_eq!(absent.code, FailureCode::DeviceFailed, "{absent}");
     let served_stranger = records.iter().any(|record| {
         record
             .caller
@@ -165,6 +177,21 @@ fn a_handle_is_worthless_to_another_user() {
             && matches!(record.outcome, AuditOutcome::Served { .. })
     });
     assert!(!served_stranger);
+}
+
+#[test]
+fn a_stranger_does_not_administer() {
+    if ran_as_root("callers::a_stranger_does_not_administer") {
+        return;
+    }
+    let house = House::new("");
+    let mut command = strangers(&house, env!("CARGO_BIN_EXE_test-ctl"));
+    command.arg("--socket").arg(house.socket()).arg("keys");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    // As the help of mlskeyctl says.
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("only root"), "{text}");
 }
 
 fn unknown_and_destroyed_keys_serve_nothing(suite: Suite) {

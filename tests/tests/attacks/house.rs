@@ -143,8 +143,12 @@ impl App {
     }
 
     pub fn generate(&self) -> GeneratedHpke {
+        self.generate_of(self.suite.kem)
+    }
+
+    pub fn generate_of(&self, kem: Kem) -> GeneratedHpke {
         let request = GenerateHpke {
-            kem: self.suite.kem,
+            kem,
             placement: Placement::default(),
         };
         self.client

@@ -7,6 +7,7 @@ use mlskeyd_protocol::v1::*;
 
 use crate::forge::*;
 use crate::house::{App, House, failure};
+use crate::p256_only::wrong_points;
 use crate::scene::RULE;
 use crate::suite::{OwnKey, Suite, for_each_suite};
 
@@ -47,6 +48,17 @@ pub fn leaving_with(app: &App, group: &str, epoch: u64, leaf: &[u8]) -> Vec<u8> 
 fn leaving(app: &App, group: &str, epoch: u64) -> Vec<u8> {
     let leaf = app.self_signed(&leaving_leaf(app), group, 0);
     leaving_with(app, group, epoch, &leaf)
+}
+
+/// What the group could never encrypt to.
+fn no_public_keys(suite: Suite, public_key: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    match suite.kem {
+        Kem::DhKemP256 => wrong_points(public_key),
+        Kem::DhKemX25519 => vec![
+            ("a shorter key", public_key[1..].to_vec()),
+            ("a longer key", [&[0], public_key].concat()),
+        ],
+    }
 }
 
 fn denied(result: Result<Vec<u8>, Failure>, by: &str) {
@@ -106,6 +118,17 @@ fn a_permit_serves_one_commit_in_one_group(suite: Suite) {
     denied(app.sign(&say(&leaf.signed(&[0; 64]))), RULE);
     let elsewhere = app.self_signed(&leaf, "g", 1);
     denied(app.sign(&say(&elsewhere)), RULE);
+    let sound = leaf.encryption_key.clone();
+    for (what, key) in no_public_keys(suite, &sound) {
+        leaf.encryption_key = key;
+        let forged = app.self_signed(&leaf, "g", 0);
+        let refused = app.sign(&say(&forged)).unwrap_err();
+        assert!(
+            refused.message.contains("cipher suite"),
+            "{what}: {refused}"
+        );
+    }
+    leaf.encryption_key = sound;
     leaf.credential = credential("bob");
     let forged = app.self_signed(&leaf, "g", 0);
     denied(app.sign(&say(&forged)), RULE);

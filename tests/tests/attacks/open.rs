@@ -40,7 +40,7 @@ fn assert_denied(house: &House, key: &GeneratedHpke, refused: Result<Vec<u8>, Fa
 }
 
 fn each_key_opens_what_it_is_for_and_nothing_else(suite: Suite) {
-    let house = House::new("");
+    let mut house = House::new("");
     let app = App::new(&house, suite, "mallory");
     let (init, leaf, member, unbound) = (
         app.generate(),
@@ -54,45 +54,55 @@ fn each_key_opens_what_it_is_for_and_nothing_else(suite: Suite) {
 
     let secret = [7; 32];
     let open = |key, info: &[u8], plaintext: &[u8]| app.open(key, info, plaintext);
-    for key in [&init, &unbound] {
-        assert_denied(
-            &house,
-            key,
-            open(key, &path(suite, "g"), &secret),
-            "encryption key of a leaf",
-        );
-    }
-    for key in [&leaf, &member, &unbound] {
-        assert_denied(
-            &house,
-            key,
-            open(key, &welcome(), &group_secrets()),
-            "only the init key",
-        );
-    }
-    assert_denied(
-        &house,
-        &member,
-        open(&member, &path(suite, "other"), &secret),
-        "another group",
-    );
-    let whole = path(suite, "g");
-    for key in [&init, &leaf, &member, &unbound] {
-        for info in [
-            labelled("External", b"context"),
-            b"no structure".to_vec(),
-            Vec::new(),
-            whole[..whole.len() - 1].to_vec(),
-            [whole.clone(), vec![0]].concat(),
-            labelled(
-                "UpdatePathNode",
-                &[group_context(suite, "g", 1), vec![0]].concat(),
-            ),
-        ] {
-            let refused = open(key, &info, &secret);
-            assert_denied(&house, key, refused, "no MLS structure");
+    let all_are_refused = |house: &House| {
+        for key in [&init, &unbound] {
+            assert_denied(
+                house,
+                key,
+                open(key, &path(suite, "g"), &secret),
+                "encryption key of a leaf",
+            );
         }
-    }
+        for key in [&leaf, &member, &unbound] {
+            assert_denied(
+                house,
+                key,
+                open(key, &welcome(), &group_secrets()),
+                "only the init key",
+            );
+        }
+        assert_denied(
+            house,
+            &member,
+            open(&member, &path(suite, "other"), &secret),
+            "another group",
+        );
+        let whole = path(suite, "g");
+        for key in [&init, &leaf, &member, &unbound] {
+            for info in [
+                labelled("External", b"context"),
+                b"no structure".to_vec(),
+                Vec::new(),
+                whole[..whole.len() - 1].to_vec(),
+                [whole.clone(), vec![0]].concat(),
+                labelled(
+                    "UpdatePathNode",
+                    &[group_context(suite, "g", 1), vec![0]].concat(),
+                ),
+            ] {
+                let refused = open(key, &info, &secret);
+                assert_denied(house, key, refused, "no MLS structure");
+            }
+        }
+    };
+    all_are_refused(&house);
+    // Nothing of this reaches the device: it is not even there.
+    house.restart_without_device();
+    all_are_refused(&house);
+    let absent = open(&member, &path(suite, "g"), &secret).unwrap_err();
+    assert_eq!(absent.code, FailureCode::DeviceFailed, "{absent}");
+    assert!(absent.message.contains("is failed"), "{absent}");
+    house.restart_with_device();
     assert_eq!(house.keys(), before, "a refused request changes no key");
 
     assert_eq!(

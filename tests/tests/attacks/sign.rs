@@ -20,6 +20,7 @@ fn scene(house: &House, suite: Suite) -> Scene {
     key_packages(&mut s);
     messages(&mut s);
     external(&mut s);
+    claims(&mut s);
     no_structures(&mut s);
     s
 }
@@ -333,6 +334,62 @@ fn external(s: &mut Scene) {
     );
     s.honest
         .push(("an external Add", ask(&package, &signature)));
+}
+
+/// Structures of another cipher suite than the keys are of: policies would judge
+/// an empty claim.
+fn claims(s: &mut Scene) {
+    const WHY: &str = "cipher suite";
+    let suite = s.app.suite;
+    let (init, leaf) = (s.app.generate(), s.app.generate());
+    let signed = s.app.signed_leaf(&leaf, ALWAYS, "", 0);
+    let moved = s.app.generate();
+    let moved = s.app.signed_leaf(&moved, Source::Commit, "g", 0);
+    for number in [0x0001, 0x0002, 0x0003, 0x0007, 0x9999] {
+        let claimed = Suite { number, ..suite };
+        let text = message(claimed, "g", 3, MEMBER, &application("hello"));
+        let package = key_package_tbs(&key_package(claimed, &init.public_key, &signed, false));
+        let path = message(claimed, "g", 3, MEMBER, &commit(&moved));
+        // Suites 0x0001 and 0x0003 differ in what no key is of.
+        let is_own = matches!((suite.number, number), (1 | 3, 1 | 3) | (2, 2));
+        if is_own {
+            s.honest.push(("a message of the suite", text));
+        } else {
+            s.attack(
+                "a message of another suite",
+                text,
+                "SignApplicationMessage",
+                WHY,
+            );
+            s.attack(
+                "a KeyPackage of another suite",
+                package,
+                "SignKeyPackage",
+                WHY,
+            );
+            s.attack("a commit of another suite", path, "SignCommit", WHY);
+        }
+    }
+    let other = match suite.kem {
+        Kem::DhKemP256 => Kem::DhKemX25519,
+        Kem::DhKemX25519 => Kem::DhKemP256,
+    };
+    let foreign = s.app.generate_of(other);
+    let package = key_package(suite, &foreign.public_key, &signed, false);
+    s.attack(
+        "an init key of another KEM",
+        key_package_tbs(&package),
+        "SignKeyPackage",
+        WHY,
+    );
+    let foreign = s.app.generate_of(other);
+    let signed = s.app.signed_leaf(&foreign, Source::Commit, "g", 0);
+    s.attack(
+        "a leaf key of another KEM",
+        message(suite, "g", 3, MEMBER, &commit(&signed)),
+        "SignCommit",
+        WHY,
+    );
 }
 
 fn no_structures(s: &mut Scene) {

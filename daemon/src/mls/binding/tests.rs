@@ -11,11 +11,11 @@ use crate::mls::signable::sign_content;
 
 const GROUP: &[u8] = b"group";
 const INDEX: u32 = 3;
-/// Public keys; their bytes do not matter to the rules.
-const LEAF: &[u8] = b"leaf key in custody";
-const INIT: &[u8] = b"init key in custody";
-const OTHER: &[u8] = b"another key in custody";
-const APPS_OWN: &[u8] = b"a key of the app's own";
+/// Public keys of X25519; beyond their length their bytes do not matter to the rules.
+const LEAF: &[u8] = b"a leaf key in custody: 32 bytes.";
+const INIT: &[u8] = b"an init key in custody: 32 bytes";
+const OTHER: &[u8] = b"another key in custody: 32 bytes";
+const APPS_OWN: &[u8] = b"a key of the app's own: 32 bytes";
 
 type Result = std::result::Result<Vec<BindingChange>, BindingError<Infallible>>;
 
