@@ -62,7 +62,8 @@ pub enum MigrationError<E: std::error::Error> {
 /// the signature key by `identity`'s and the leaf's key by a new one in
 /// custody. It commits the pending proposals, too.
 ///
-/// `old_signer` is the signer that the member has had so far.
+/// `old_signer` is the signer that the member has had so far. When all groups
+/// and KeyPackages are moved, delete it: until then it can speak as the member.
 ///
 /// The commit goes the app's usual way. What is to be done next is read from
 /// the group itself, so after a crash the same call goes on where the app was:
@@ -127,6 +128,8 @@ where
 /// Takes the own member of `group` out of custody, if the policy permits:
 /// makes a commit that replaces the signature key by that of `new_signer` and
 /// the leaf's key by one in software. It commits the pending proposals, too.
+/// KeyPackages stay in custody: delete them, and publish new ones of the app's
+/// own, as soon as the app uses another provider.
 ///
 /// Once it is merged, use the group with a provider of the app's own over the
 /// same inner storage: this one makes its keys in custody.
