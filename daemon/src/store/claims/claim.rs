@@ -66,10 +66,18 @@ fn sort(tx: &Tx<'_>, owner: &Owner, asked: &[KeyId]) -> Result<Sorted, StoreErro
 /// Is this claim the newest one over again, and is no key waiting for it?
 fn says_the_same(tx: &Tx<'_>, row: &RecordRow, keys: &[KeyRecord]) -> Result<bool, StoreError> {
     let mut claims = rows::claims_of_record(tx, row.id)?;
-    claims.retain(|claim| claim.released.is_none() && claim.generation == row.generation);
+    claims.retain(|claim| claim.generation == row.generation);
     let before = tx.live.in_doubt_before(row.storage).unwrap_or(0);
-    let none_in_doubt = !claims.iter().any(|claim| claim.is_in_doubt(before));
-    let held: BTreeSet<KeyId> = claims.into_iter().map(|claim| claim.key).collect();
+    // To settle a claim that seemed to end would bring it back.
+    let none_in_doubt = !claims.iter().any(|claim| {
+        let is_held = claim.released.is_none();
+        claim.is_in_doubt(before) || (!is_held && claim.unsettled.is_some())
+    });
+    let held: BTreeSet<KeyId> = claims
+        .into_iter()
+        .filter(|claim| claim.released.is_none())
+        .map(|claim| claim.key)
+        .collect();
     let asked: BTreeSet<KeyId> = keys.iter().map(|key| key.id).collect();
     let none_waits = keys.iter().all(|key| key.wait == Wait::None);
     Ok(held == asked && none_waits && none_in_doubt && !row.dead)

@@ -307,3 +307,16 @@ async fn a_dead_record_whose_delete_did_not_come_stays_dead() {
     let announced = bench.claim(&epoch(1, 1, 1), &[]).await;
     assert_eq!(announced.housekeeping.dead, [epoch(1, 1, 1)]);
 }
+
+#[tokio::test]
+async fn a_claim_that_seemed_to_end_does_not_come_back_with_another() {
+    let mut bench = Bench::new();
+    bench.attach().await;
+    let key = bench.hpke(None).await;
+    bench.claim(&state(1), &[key]).await;
+    bench.crash();
+    bench.attach().await;
+    bench.looked(key, &[]).await;
+    bench.write(&state(1), &[]).await;
+    assert_eq!(bench.state(key).await, KeyState::Idle);
+}
