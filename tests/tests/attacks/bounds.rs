@@ -106,6 +106,10 @@ fn contents_beyond_their_bounds_are_refused_and_on_record() {
             let failure = app.sign(content).unwrap_err();
             assert_eq!(failure.code, FailureCode::BadRequest, "{failure:?}");
             assert!(!failure.advice.is_empty());
+            // Also those that were never read.
+            assert_eq!(failure.key, Some(app.me.key));
+            assert_eq!(failure.device.as_deref(), Some("software"));
+            assert!(failure.to_string().contains(&app.me.key.to_string()));
         }
     };
     let before = house.keys();
