@@ -38,10 +38,14 @@ check_demo() {
 # Some tests act as several users: as root, or as root of a user namespace.
 maps_users() { [ "$(id -u)" -eq 0 ] || unshare --user --map-root-user --map-auto true 2>/dev/null; }
 
+# Its module is not on the PATH; its tool is.
+softhsm() { has softhsm2-util; }
+
 check_test() {
     check_demo
     maps_users || need "several user ids (newuidmap, a line for this user in /etc/subuid, and unprivileged user namespaces), or root" \
         uidmap shadow-utils shadow shadow
+    softhsm || need "SoftHSM (a PKCS#11 token in software)" softhsm2 softhsm softhsm softhsm
     has git || need "git (cargo and the tests use it)" git git git git
 }
 

@@ -106,14 +106,25 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
 
     #[test]
     fn nothing_is_installed_where_nothing_is_missing() {
-        let machine = Machine::with(&[("cc", FINE), ("git", FINE), ROOT, ("apt-get", INSTALLS)]);
+        let machine = Machine::with(&[
+            ("cc", FINE),
+            ("git", FINE),
+            ("softhsm2-util", FINE),
+            ROOT,
+            ("apt-get", INSTALLS),
+        ]);
         assert_eq!(machine.setup(&["test", "--yes"]), (true, String::new()));
         assert_eq!(machine.setup(&["demo"]), (true, String::new()));
     }
 
     #[test]
     fn without_a_terminal_nothing_is_installed_unasked() {
-        let machine = Machine::with(&[("git", FINE), ROOT, ("apt-get", INSTALLS)]);
+        let machine = Machine::with(&[
+            ("git", FINE),
+            ("softhsm2-util", FINE),
+            ROOT,
+            ("apt-get", INSTALLS),
+        ]);
         let (done, said) = machine.setup(&["demo"]);
         assert!(!done && !said.contains("called"), "{said}");
         assert!(
@@ -124,7 +135,12 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
 
     #[test]
     fn with_yes_the_lists_are_fetched_and_only_the_missing_is_installed() {
-        let machine = Machine::with(&[("git", FINE), ROOT, ("apt-get", INSTALLS)]);
+        let machine = Machine::with(&[
+            ("git", FINE),
+            ("softhsm2-util", FINE),
+            ROOT,
+            ("apt-get", INSTALLS),
+        ]);
         let (done, said) = machine.setup(&["test", "--yes"]);
         let calls: Vec<&str> = said
             .lines()
@@ -140,7 +156,13 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
     #[test]
     fn a_user_installs_through_sudo() {
         let sudo = ("sudo", r#"echo "as root: $*""#);
-        let machine = Machine::with(&[("git", FINE), USER, sudo, ("dnf", INSTALLS)]);
+        let machine = Machine::with(&[
+            ("git", FINE),
+            ("softhsm2-util", FINE),
+            USER,
+            sudo,
+            ("dnf", INSTALLS),
+        ]);
         let (_, said) = machine.setup(&["demo", "--yes"]);
         assert!(
             said.contains("as root: dnf install -y gcc glibc-devel\n"),

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 pub mod conformance;
 mod error;
 mod peer;
+pub mod pkcs11;
 pub mod queue;
 pub mod software;
 

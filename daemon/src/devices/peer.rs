@@ -51,6 +51,32 @@ impl PeerPublic {
         }
     }
 
+    /// Refuses a peer of low order before a device sees it. Some devices answer
+    /// it with an error that says nothing.
+    ///
+    /// # Errors
+    /// [`DeviceError::BadPeerKey`].
+    pub fn check_order(&self) -> Result<(), DeviceError> {
+        let Self::X25519(coordinate) = self else {
+            return Ok(());
+        };
+        // Every scalar of X25519 is a multiple of the cofactor.
+        let result = x25519_dalek::x25519([8; 32], *coordinate);
+        if result == [0; 32] {
+            return Err(low_order());
+        }
+        Ok(())
+    }
+
+    /// The public key as it was parsed.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::P256(point) => p256::EncodedPoint::from(point).as_bytes().to_vec(),
+            Self::X25519(coordinate) => coordinate.to_vec(),
+        }
+    }
+
     /// The KEM that it belongs to.
     #[must_use]
     pub const fn kem(&self) -> Kem {
@@ -58,6 +84,12 @@ impl PeerPublic {
             Self::P256(_) => Kem::DhKemP256,
             Self::X25519(_) => Kem::DhKemX25519,
         }
+    }
+}
+
+const fn low_order() -> DeviceError {
+    DeviceError::BadPeerKey {
+        why: "it is of low order",
     }
 }
 
@@ -77,9 +109,7 @@ impl SharedSecret {
     pub fn new(kem: Kem, bytes: SecretBox<[u8; 32]>) -> Result<Self, DeviceError> {
         let zero = bool::from(bytes.expose_secret().ct_eq(&[0; 32]));
         if kem == Kem::DhKemX25519 && zero {
-            return Err(DeviceError::BadPeerKey {
-                why: "it is of low order",
-            });
+            return Err(low_order());
         }
         Ok(Self { kem, bytes })
     }

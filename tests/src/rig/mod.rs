@@ -4,10 +4,12 @@
 mod chat;
 mod daemon;
 mod process;
+mod softhsm;
 
 pub use chat::{Answer, Chat, Hub, Refused};
 pub use daemon::{Daemon, Options};
 pub use process::Process;
+pub use softhsm::SoftHsm;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,8 @@ pub struct Programs {
     pub daemon: PathBuf,
     /// `mlskeyctl`.
     pub ctl: PathBuf,
+    /// `mlskeyd-pkcs11`.
+    pub pkcs11: PathBuf,
     /// The provider's example `chat`.
     pub chat: PathBuf,
 }
@@ -33,6 +37,7 @@ macro_rules! programs {
         $crate::rig::Programs {
             daemon: env!("CARGO_BIN_EXE_test-daemon").into(),
             ctl: env!("CARGO_BIN_EXE_test-ctl").into(),
+            pkcs11: env!("CARGO_BIN_EXE_test-pkcs11").into(),
             chat: env!("CARGO_BIN_EXE_test-chat").into(),
         }
     };

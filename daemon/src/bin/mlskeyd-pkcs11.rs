@@ -1,0 +1,32 @@
+//! The helper `mlskeyd-pkcs11`: runs one PKCS#11 module for the daemon, which
+//! starts it. It is of no use by itself.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use mlskeyd::daemon;
+use mlskeyd::devices::pkcs11::helper;
+
+/// Runs one PKCS#11 module for mlskeyd, which starts this program and speaks to
+/// it over standard input.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The module: a shared library.
+    module: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = daemon::harden() {
+        eprintln!("mlskeyd-pkcs11: core dumps could not be turned off: {error}");
+    }
+    match helper::serve(&arguments.module) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mlskeyd-pkcs11: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Templates of objects, and names that PKCS#11 writes in DER.
+
+use std::ffi::c_ulong;
+
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
+use mlskeyd_protocol::v1::{Algorithm, Kem, SignatureScheme};
+
+/// `1.2.840.10045.3.1.7`, secp256r1.
+const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+/// `1.3.101.112`, Ed25519 (RFC 8410).
+const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+/// `1.3.101.110`, X25519 (RFC 8410).
+const X25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x6e];
+
+/// The curve of an algorithm, as CKA_EC_PARAMS names it.
+pub(super) const fn curve(algorithm: Algorithm) -> &'static [u8] {
+    match algorithm {
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
+        | Algorithm::Hpke(Kem::DhKemP256) => P256,
+        Algorithm::Signature(SignatureScheme::Ed25519) => ED25519,
+        Algorithm::Hpke(Kem::DhKemX25519) => X25519,
+    }
+}
+
+/// The label of all objects of a generation: by it they are found and
+/// destroyed.
+pub(super) fn label(generation: [u8; 16]) -> Attribute {
+    let name = format!("mlskeyd {:032x}", u128::from_be_bytes(generation));
+    Attribute::Label(name.into_bytes())
+}
+
+/// May a private key leave the token?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaves {
+    /// Never.
+    Never,
+    /// Wrapped by its generation's key.
+    Wrapped,
+}
+
+/// The public half: only as long as the session.
+pub(super) fn public_key(algorithm: Algorithm) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Token(false),
+        Attribute::Private(false),
+        Attribute::EcParams(curve(algorithm).to_vec()),
+    ];
+    if matches!(algorithm, Algorithm::Signature(_)) {
+        template.push(Attribute::Verify(true));
+    }
+    template
+}
+
+/// The private half: an object of the token if it never leaves it, else one of
+/// the session.
+pub(super) fn private_key(
+    algorithm: Algorithm,
+    key: [u8; 16],
+    generation: [u8; 16],
+    leaves: Leaves,
+) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Token(leaves == Leaves::Never),
+        Attribute::Extractable(leaves == Leaves::Wrapped),
+        Attribute::Id(key.to_vec()),
+        label(generation),
+    ];
+    template.extend(private_uses(algorithm));
+    template
+}
+
+/// What a private key is for, and what it never does.
+pub(super) fn private_uses(algorithm: Algorithm) -> Vec<Attribute> {
+    let signs = matches!(algorithm, Algorithm::Signature(_));
+    vec![
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Sign(signs),
+        Attribute::Derive(!signs),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+    ]
+}
+
+/// A wrapped key as it is unwrapped: an object of the session that does not
+/// leave it.
+pub(super) fn unwrapped(
+    algorithm: Algorithm,
+    key_type: KeyType,
+    extractable: bool,
+) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::KeyType(key_type),
+        Attribute::Token(false),
+        Attribute::Extractable(extractable),
+    ];
+    template.extend(private_uses(algorithm));
+    if extractable {
+        for attribute in &mut template {
+            if matches!(attribute, Attribute::Sensitive(_)) {
+                *attribute = Attribute::Sensitive(false);
+            }
+        }
+    }
+    template
+}
+
+/// The key that wraps a generation: it does nothing else, and what it unwraps
+/// does not leave the token, where the token keeps to CKA_UNWRAP_TEMPLATE.
+pub(super) fn wrapping_key(
+    generation: [u8; 16],
+    token: bool,
+    unwrap: &UnwrapTemplate,
+) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::ValueLen(32.into()),
+        Attribute::Token(token),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Modifiable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(true),
+        Attribute::Unwrap(true),
+        Attribute::Id(generation.to_vec()),
+        label(generation),
+        unwrap.attribute(),
+    ]
+}
+
+/// CKA_UNWRAP_TEMPLATE (PKCS#11 3.1, 4.10.3).
+const CKA_UNWRAP_TEMPLATE: c_ulong = 0x4000_0212;
+const CKA_SENSITIVE: c_ulong = 0x103;
+/// Of a CK_BBOOL.
+const LENGTH: c_ulong = 1;
+const CKA_EXTRACTABLE: c_ulong = 0x162;
+
+/// The value of CKA_UNWRAP_TEMPLATE: SENSITIVE and not EXTRACTABLE. cryptoki has
+/// no such attribute, so this writes the array of CK_ATTRIBUTE itself: on Linux
+/// three machine words each (type, address of the value, its length).
+pub(super) struct UnwrapTemplate {
+    /// What the array points to; must not move while it is used.
+    values: Box<[u8; 2]>,
+}
+
+impl UnwrapTemplate {
+    pub(super) fn new() -> Self {
+        Self {
+            values: Box::new([1, 0]),
+        }
+    }
+
+    /// Valid as long as this lives.
+    fn attribute(&self) -> Attribute {
+        let [sensitive, extractable] = &*self.values;
+        let mut array = Vec::new();
+        for (kind, value) in [(CKA_SENSITIVE, sensitive), (CKA_EXTRACTABLE, extractable)] {
+            array.extend_from_slice(&kind.to_ne_bytes());
+            array.extend_from_slice(&std::ptr::from_ref(value).expose_provenance().to_ne_bytes());
+            array.extend_from_slice(&LENGTH.to_ne_bytes());
+        }
+        Attribute::VendorDefined((AttributeType::VendorDefined(CKA_UNWRAP_TEMPLATE), array))
+    }
+}
+
+/// The point in CKA_EC_POINT: some modules wrap it into an OCTET STRING, as the
+/// standard says, and some do not.
+pub(super) fn point(algorithm: Algorithm, value: &[u8]) -> Option<Vec<u8>> {
+    let length = match algorithm {
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
+        | Algorithm::Hpke(Kem::DhKemP256) => 65,
+        Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => 32,
+    };
+    let bare = match value {
+        [0x04, l, rest @ ..] if usize::from(*l) == rest.len() && rest.len() == length => rest,
+        other => other,
+    };
+    (bare.len() == length).then(|| bare.to_vec())
+}

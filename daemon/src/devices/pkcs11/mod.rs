@@ -1,0 +1,453 @@
+//! PKCS#11 tokens (PKCS#11 3.1), each a device.
+//!
+//! A vendor's module runs in a helper process of its own ([`helper`], the
+//! program `mlskeyd-pkcs11`), so that its faults are its own: here is the
+//! daemon's half, which speaks to it over a socketpair (`wire`).
+//!
+//! A **generation** is an AES key of the token that wraps, and does nothing
+//! else. Signature keys are objects of the token beside it. HPKE keys, of which
+//! there are thousands, are made in the token, wrapped by their generation's
+//! key and kept in the registry; for use they are unwrapped into the token's
+//! session. Where the token does not wrap keys of a curve they are objects, too,
+//! up to a number. All objects of a generation carry its label, and die with it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, Mac};
+use mlskeyd_protocol::v1::SecretBytes;
+use secrecy::SecretBox;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
+
+use super::{
+    Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
+    GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, StoredKey,
+    Support, Tier,
+};
+use crate::store_key::{StoreKey, Subkey};
+
+pub mod helper;
+mod module;
+mod wire;
+
+use self::module::Connection;
+pub use self::module::{Module, ModuleConfig};
+use self::wire::{Keeping, Kept, Place, Reply, Request, TokenError, TokenFacts, TokenName};
+
+/// How long a token may take over one call before its helper is ended.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A token, as it is configured.
+pub struct TokenConfig {
+    /// The device's name.
+    pub name: String,
+    /// The token's label; or its serial number, if there is one.
+    pub label: String,
+    /// The token's serial number.
+    pub serial: Option<String>,
+    /// The user PIN.
+    pub pin: Option<SecretBytes>,
+}
+
+/// A token of a module.
+pub struct Pkcs11Device {
+    info: Arc<DeviceInfo>,
+    module: Arc<Module>,
+    token: TokenName,
+    pin: Option<SecretBytes>,
+    /// Authenticates what the registry keeps for this device.
+    blob_key: Subkey,
+    connection: Option<Connection>,
+}
+
+/// What the registry keeps for a key: where it is, and a MAC over that and all
+/// that it is for.
+#[derive(Serialize, Deserialize)]
+struct Blob {
+    place: Place,
+    mac: [u8; 32],
+}
+
+impl Pkcs11Device {
+    /// Opens the device. A token that is not there now makes it `absent`.
+    ///
+    /// # Errors
+    /// If no key can be derived from the store key.
+    pub fn open(
+        config: TokenConfig,
+        module: Arc<Module>,
+        store_key: &StoreKey,
+    ) -> Result<Self, DeviceError> {
+        let label = format!("mlskeyd v1 pkcs11 blob {}", config.name);
+        let blob_key = store_key
+            .subkey(&label)
+            .map_err(|error| DeviceError::Failed {
+                reason: error.to_string(),
+            })?;
+        let mut device = Self {
+            info: Arc::new(DeviceInfo {
+                name: config.name.clone(),
+                kind: "pkcs11",
+                state: DeviceState::Absent,
+                reason: String::new(),
+                support: Vec::new(),
+            }),
+            module,
+            token: match config.serial {
+                Some(serial) => TokenName::Serial(serial),
+                None => TokenName::Label(config.label),
+            },
+            pin: config.pin,
+            blob_key,
+            connection: None,
+        };
+        // How it went is in its state.
+        let _ = device.connect();
+        Ok(device)
+    }
+
+    /// Connects to the token, if it is not connected.
+    fn connect(&mut self) -> Result<(), DeviceError> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let connection = self.module.connect().map_err(|source| DeviceError::Io {
+            what: "starting the module's helper",
+            source,
+        });
+        let opened = connection.and_then(|mut connection| {
+            let request = Request::Open {
+                token: self.token.clone(),
+                pin: self
+                    .pin
+                    .as_ref()
+                    .map(|pin| SecretBytes::new(pin.expose().to_vec())),
+            };
+            match converse(&self.module, &mut connection, &request)? {
+                Reply::Opened(facts) => Ok((connection, facts)),
+                Reply::Failed(error) => Err(of_token(error)),
+                _ => Err(misfit()),
+            }
+        });
+        match opened {
+            Ok((connection, facts)) => {
+                self.connection = Some(connection);
+                self.now(DeviceState::Ready, String::new(), Some(&facts));
+                Ok(())
+            }
+            Err(error) => {
+                let state = match error {
+                    DeviceError::Locked => DeviceState::Locked,
+                    DeviceError::Absent | DeviceError::Io { .. } => DeviceState::Absent,
+                    _ => DeviceState::Failed,
+                };
+                self.now(state, format!("{error}; {}", error.advice()), None);
+                Err(error)
+            }
+        }
+    }
+
+    fn now(&mut self, state: DeviceState, reason: String, facts: Option<&TokenFacts>) {
+        let support = match facts {
+            Some(facts) => facts.support.iter().map(support).collect(),
+            None => self.info.support.clone(),
+        };
+        self.info = Arc::new(DeviceInfo {
+            name: self.info.name.clone(),
+            kind: "pkcs11",
+            state,
+            reason,
+            support,
+        });
+    }
+
+    /// Asks the token. A connection that turns out to be dead is replaced; the
+    /// request is repeated only if that is `harmless`.
+    fn ask(&mut self, request: &Request, harmless: bool) -> Result<Reply, DeviceError> {
+        let first = self.ask_once(request);
+        let lost = matches!(first, Err(DeviceError::Absent | DeviceError::Io { .. }));
+        if lost && harmless {
+            return self.ask_once(request);
+        }
+        first
+    }
+
+    fn ask_once(&mut self, request: &Request) -> Result<Reply, DeviceError> {
+        self.connect()?;
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(DeviceError::Absent);
+        };
+        let reply = converse(&self.module, connection, request);
+        let error = match reply {
+            Ok(Reply::Failed(error)) if is_about_the_request(&error) => {
+                return Ok(Reply::Failed(error));
+            }
+            Ok(Reply::Failed(error)) => of_token(error),
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        // The session may be poisoned: the next request gets a new one.
+        self.connection = None;
+        Err(error)
+    }
+
+    fn kept(&self, key: &StoredKey) -> Result<Kept, DeviceError> {
+        let bytes = key.blob.as_bytes();
+        let blob: Blob = postcard::from_bytes(bytes).map_err(|_| DeviceError::BadBlob)?;
+        // Postcard writes in one way, and reads in several.
+        if postcard::to_stdvec(&blob).is_ok_and(|written| written != bytes) {
+            return Err(DeviceError::BadBlob);
+        }
+        self.mac(key, &blob.place)?
+            .verify_slice(&blob.mac)
+            .map_err(|_| DeviceError::BadBlob)?;
+        Ok(Kept {
+            key: *key.id.as_bytes(),
+            generation: *key.generation.as_bytes(),
+            algorithm: key.algorithm,
+            place: blob.place,
+        })
+    }
+
+    /// Over everything that a blob is for, so that it serves nothing else.
+    fn mac(&self, key: &StoredKey, place: &Place) -> Result<Hmac<Sha256>, DeviceError> {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(self.blob_key.expose()).map_err(|_| misfit())?;
+        let about = (
+            key.id,
+            key.generation,
+            key.algorithm,
+            key.tier,
+            &key.public,
+            place,
+        );
+        mac.update(&postcard::to_stdvec(&about).map_err(|_| misfit())?);
+        Ok(mac)
+    }
+}
+
+/// One request and its reply. A helper that does not answer in time is ended.
+fn converse(
+    module: &Module,
+    connection: &mut Connection,
+    request: &Request,
+) -> Result<Reply, DeviceError> {
+    let talk = |stream: &mut std::os::unix::net::UnixStream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        wire::send(stream, request)?;
+        wire::receive(stream)
+    };
+    talk(&mut connection.stream).map_err(|source| {
+        if matches!(
+            source.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        ) {
+            module.end(connection);
+        }
+        DeviceError::Io {
+            what: "asking the module's helper",
+            source,
+        }
+    })
+}
+
+/// Errors that say nothing about the session.
+const fn is_about_the_request(error: &TokenError) -> bool {
+    matches!(
+        error,
+        TokenError::GenerationExists
+            | TokenError::NotFound
+            | TokenError::Unsupported(_)
+            | TokenError::Refused(_)
+    )
+}
+
+fn of_token(error: TokenError) -> DeviceError {
+    match error {
+        TokenError::Absent(_) | TokenError::Gone(_) => DeviceError::Absent,
+        TokenError::Locked => DeviceError::Locked,
+        other => DeviceError::Failed {
+            reason: other.to_string(),
+        },
+    }
+}
+
+fn misfit() -> DeviceError {
+    DeviceError::Failed {
+        reason: TokenError::Protocol.to_string(),
+    }
+}
+
+fn support(found: &wire::TokenSupport) -> Support {
+    let tier = found.keeping.map(|keeping| match keeping {
+        Keeping::Objects | Keeping::Wrapped => Tier::Hardware,
+        Keeping::WrappedUnenforced => Tier::Sealed,
+    });
+    Support {
+        algorithm: found.algorithm,
+        tiers: tier.into_iter().collect(),
+        why_no_other: match found.keeping {
+            Some(Keeping::WrappedUnenforced) => {
+                "the token would unwrap keys so that they can be read".to_owned()
+            }
+            _ => found.why.clone(),
+        },
+    }
+}
+
+impl Device for Pkcs11Device {
+    fn info(&self) -> Arc<DeviceInfo> {
+        Arc::clone(&self.info)
+    }
+
+    fn signer(&mut self) -> Option<&mut dyn Sign> {
+        Some(self)
+    }
+
+    fn agreement(&mut self) -> Option<&mut dyn Agree> {
+        Some(self)
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        Some(self)
+    }
+
+    fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
+        Some(self)
+    }
+}
+
+impl Sign for Pkcs11Device {
+    fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError> {
+        let Algorithm::Signature(scheme) = key.algorithm else {
+            return Err(DeviceError::WrongKeyType {
+                needed: "signatures",
+                found: key.algorithm,
+            });
+        };
+        let content = match scheme {
+            SignatureScheme::EcdsaP256Sha256 => Sha256::digest(content).to_vec(),
+            SignatureScheme::Ed25519 => content.to_vec(),
+        };
+        let request = Request::Sign {
+            key: self.kept(key)?,
+            content: SecretBytes::new(content),
+        };
+        let signature = bytes(self.ask(&request, true)?, key.generation)?;
+        match scheme {
+            SignatureScheme::Ed25519 if signature.expose().len() == 64 => {
+                Ok(signature.expose().to_vec())
+            }
+            SignatureScheme::Ed25519 => Err(misfit()),
+            SignatureScheme::EcdsaP256Sha256 => {
+                let signature =
+                    p256::ecdsa::Signature::from_slice(signature.expose()).map_err(|_| misfit())?;
+                Ok(signature.to_der().as_bytes().to_vec())
+            }
+        }
+    }
+}
+
+impl Agree for Pkcs11Device {
+    fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
+        let kem = match key.algorithm {
+            Algorithm::Hpke(kem) if kem == peer.kem() => kem,
+            found => {
+                return Err(DeviceError::WrongKeyType {
+                    needed: match peer.kem() {
+                        Kem::DhKemP256 => "DHKEM P-256",
+                        Kem::DhKemX25519 => "DHKEM X25519",
+                    },
+                    found,
+                });
+            }
+        };
+        peer.check_order()?;
+        let request = Request::Agree {
+            key: self.kept(key)?,
+            peer: peer.to_bytes(),
+        };
+        let secret = bytes(self.ask(&request, true)?, key.generation)?;
+        let mut array = Box::new([0; 32]);
+        if secret.expose().len() != array.len() {
+            array.zeroize();
+            return Err(misfit());
+        }
+        array.copy_from_slice(secret.expose());
+        SharedSecret::new(kem, SecretBox::new(array))
+    }
+}
+
+fn bytes(reply: Reply, generation: GenerationId) -> Result<SecretBytes, DeviceError> {
+    match reply {
+        Reply::Bytes(bytes) => Ok(bytes),
+        Reply::Failed(TokenError::NotFound) => Err(DeviceError::GenerationGone(generation)),
+        Reply::Failed(TokenError::Refused(_)) => Err(DeviceError::BadBlob),
+        Reply::Failed(error) => Err(of_token(error)),
+        _ => Err(misfit()),
+    }
+}
+
+impl Generate for Pkcs11Device {
+    fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        let generation = *id.as_bytes();
+        match self.ask(&Request::CreateGeneration { generation }, false)? {
+            Reply::Done => Ok(()),
+            Reply::Failed(TokenError::GenerationExists) => Err(DeviceError::GenerationExists(id)),
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Err(misfit()),
+        }
+    }
+
+    fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
+        self.connect()?;
+        let possible = self.info.tiers(request.algorithm).to_vec();
+        if !possible.contains(&request.tier) {
+            return Err(DeviceError::Unsupported {
+                algorithm: request.algorithm,
+                tier: request.tier,
+                possible,
+            });
+        }
+        let asked = Request::Generate {
+            key: *request.id.as_bytes(),
+            generation: *request.generation.as_bytes(),
+            algorithm: request.algorithm,
+        };
+        let (public, place) = match self.ask(&asked, false)? {
+            Reply::Made { public, place } => (public, place),
+            Reply::Failed(TokenError::NotFound) => {
+                return Err(DeviceError::GenerationGone(request.generation));
+            }
+            Reply::Failed(error) => return Err(of_token(error)),
+            _ => return Err(misfit()),
+        };
+        let mut key = StoredKey {
+            id: request.id,
+            algorithm: request.algorithm,
+            tier: request.tier,
+            generation: request.generation,
+            public,
+            blob: KeyBlob::new(Vec::new()),
+        };
+        let mac = self.mac(&key, &place)?.finalize().into_bytes().into();
+        let blob = postcard::to_stdvec(&Blob { place, mac }).map_err(|_| misfit())?;
+        key.blob = KeyBlob::new(blob);
+        Ok(key)
+    }
+}
+
+impl Destroy for Pkcs11Device {
+    fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        let generation = *id.as_bytes();
+        match self.ask(&Request::DestroyGeneration { generation }, true)? {
+            Reply::Done => Ok(()),
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Err(misfit()),
+        }
+    }
+}

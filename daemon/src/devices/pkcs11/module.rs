@@ -1,0 +1,143 @@
+//! One vendor's module: its helper process, started when it is needed, ended
+//! when it hangs, and started again.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+/// A module and what its helper needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleConfig {
+    /// The program `mlskeyd-pkcs11`.
+    pub helper: PathBuf,
+    /// The vendor's shared library.
+    pub module: PathBuf,
+    /// What the module reads from its environment, such as SOFTHSM2_CONF. The
+    /// helper gets no other.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A module's helper process, shared by the devices of its tokens.
+pub struct Module {
+    config: ModuleConfig,
+    helper: Mutex<Option<Helper>>,
+}
+
+struct Helper {
+    child: Child,
+    /// Connections are handed over here.
+    door: UnixStream,
+    /// Tells one helper from the next.
+    number: u64,
+}
+
+/// A connection to the helper: one session with one token.
+pub(super) struct Connection {
+    pub(super) stream: UnixStream,
+    helper: u64,
+}
+
+impl Module {
+    /// Starts nothing yet.
+    #[must_use]
+    pub const fn new(config: ModuleConfig) -> Self {
+        Self {
+            config,
+            helper: Mutex::new(None),
+        }
+    }
+
+    /// A connection to the helper, which is started if it does not run.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn connect(&self) -> io::Result<Connection> {
+        let mut slot = self.helper();
+        if let Some(helper) = slot.as_mut()
+            && helper.child.try_wait()?.is_some()
+        {
+            *slot = None;
+        }
+        let helper = match slot.as_mut() {
+            Some(helper) => helper,
+            None => slot.insert(self.start()?),
+        };
+        let (ours, theirs) = UnixStream::pair()?;
+        hand_over(&helper.door, theirs.into())?;
+        Ok(Connection {
+            stream: ours,
+            helper: helper.number,
+        })
+    }
+
+    /// Ends the helper that a connection leads to, if it is still that one: it
+    /// hangs, and with it all of its sessions.
+    pub(super) fn end(&self, connection: &Connection) {
+        let mut slot = self.helper();
+        if slot
+            .as_ref()
+            .is_some_and(|helper| helper.number == connection.helper)
+        {
+            *slot = None;
+        }
+    }
+
+    fn start(&self) -> io::Result<Helper> {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let (ours, theirs) = UnixStream::pair()?;
+        let child = Command::new(&self.config.helper)
+            .arg(&self.config.module)
+            .env_clear()
+            .envs(self.config.environment.iter().cloned())
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|error| {
+                let helper = self.config.helper.display();
+                io::Error::new(error.kind(), format!("the helper {helper}: {error}"))
+            })?;
+        Ok(Helper {
+            child,
+            door: ours,
+            number: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+        })
+    }
+
+    /// Held over the start of a process, which waits for nobody, and never over
+    /// a call of the module.
+    fn helper(&self) -> MutexGuard<'_, Option<Helper>> {
+        self.helper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It has nothing to save: what is durable is in the token.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn hand_over(door: &UnixStream, connection: OwnedFd) -> io::Result<()> {
+    let descriptors = [connection.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("no room for a descriptor"));
+    }
+    sendmsg(
+        door,
+        &[io::IoSlice::new(&[0])],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! PKCS#11 tokens as devices, on SoftHSM.
+
+mod conformance;
