@@ -1,6 +1,8 @@
 //! The configuration: a TOML file in which every key but a device's `name` and
 //! `kind` has a default, and unknown keys are refused. `docs/mlskeyd.toml` shows all of it.
 
+mod devices;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +10,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use toml::Spanned;
+
+use self::devices::DeviceTable;
+pub use self::devices::{DeviceConfig, DeviceKind, PinSource, Pkcs11Config, TokenChoice};
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -21,6 +26,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where the store key comes from.
     pub store_key: StoreKeySource,
+    /// The program `mlskeyd-pkcs11`; `None`: the one beside the daemon's own.
+    pub pkcs11_helper: Option<PathBuf>,
     /// The devices: at least one, with different names.
     pub devices: Vec<DeviceConfig>,
     /// The name of the device where new keys go by default: one of `devices`.
@@ -48,25 +55,6 @@ pub enum StoreKeySource {
         /// Its name.
         name: String,
     },
-}
-
-/// A device.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeviceConfig {
-    /// Its name: 1 to 64 letters, digits, `-`, `_` and `.`.
-    #[serde(deserialize_with = "name")]
-    pub name: String,
-    /// Its kind.
-    pub kind: DeviceKind,
-}
-
-/// What a device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeviceKind {
-    /// The built-in software store.
-    Software,
 }
 
 /// How long keys live. Measured in time that the daemon observed, so that a
@@ -153,7 +141,8 @@ struct ConfigFile {
     #[serde(deserialize_with = "path")]
     socket: PathBuf,
     store_key: Spanned<StoreKeyTable>,
-    devices: Vec<Spanned<DeviceConfig>>,
+    pkcs11_helper: Option<Spanned<PathBuf>>,
+    devices: Vec<Spanned<DeviceTable>>,
     default_device: Option<Spanned<String>>,
     lifetimes: Lifetimes,
     policy: PolicyConfig,
@@ -166,6 +155,7 @@ impl Default for ConfigFile {
             state_dir: "/var/lib/mlskeyd".into(),
             socket: "/run/mlskeyd/socket".into(),
             store_key: Spanned::new(0..0, StoreKeyTable::default()),
+            pkcs11_helper: None,
             devices: Vec::new(),
             default_device: None,
             lifetimes: Lifetimes::default(),
@@ -253,7 +243,13 @@ impl ConfigFile {
             .into_inner()
             .check(&self.state_dir)
             .map_err(|message| Mistake::new(store_key, message))?;
-        let devices = check_devices(self.devices)?;
+        let devices = devices::check(self.devices)?;
+        let pkcs11_helper = match self.pkcs11_helper {
+            Some(path) if !path.get_ref().is_absolute() => {
+                return Err(Mistake::new(path.span(), "a path has to begin with `/`"));
+            }
+            path => path.map(Spanned::into_inner),
+        };
         let default_device = match self.default_device {
             None => devices
                 .first()
@@ -277,6 +273,7 @@ impl ConfigFile {
             state_dir: self.state_dir,
             socket: self.socket,
             store_key,
+            pkcs11_helper,
             devices,
             default_device,
             lifetimes: self.lifetimes,
@@ -307,30 +304,6 @@ impl StoreKeyTable {
             }),
         }
     }
-}
-
-fn check_devices(listed: Vec<Spanned<DeviceConfig>>) -> Result<Vec<DeviceConfig>, Mistake> {
-    let mut devices: Vec<DeviceConfig> = Vec::with_capacity(listed.len().max(1));
-    for device in listed {
-        if devices
-            .iter()
-            .any(|earlier| earlier.name == device.get_ref().name)
-        {
-            let message = format!(
-                "there are two devices {:?}: give each a name of its own",
-                device.get_ref().name
-            );
-            return Err(Mistake::new(device.span(), message));
-        }
-        devices.push(device.into_inner());
-    }
-    if devices.is_empty() {
-        devices.push(DeviceConfig {
-            name: "software".into(),
-            kind: DeviceKind::Software,
-        });
-    }
-    Ok(devices)
 }
 
 /// What is wrong, and where in the text.

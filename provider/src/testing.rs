@@ -91,6 +91,7 @@ impl TestDaemon {
     pub fn start_with(change: impl FnOnce(&mut Config)) -> Result<Self, TestDaemonError> {
         let dir = tempfile::tempdir()?;
         let mut config = Config {
+            pkcs11_helper: None,
             state_dir: dir.path().join("state"),
             socket: dir.path().join("socket"),
             store_key: StoreKeySource::File {

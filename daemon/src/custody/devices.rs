@@ -103,6 +103,11 @@ impl Devices {
         let name = placement.device.as_deref().unwrap_or(&self.default);
         let info = self.get(name)?.info();
         check_usable(&info)?;
+        if info.state == DeviceState::Locked && info.support.is_empty() {
+            let message = format!("device {name} is locked: {}", info.reason);
+            let advice = "unlock the device, then repeat the request";
+            return Err(Failure::new(FailureCode::DeviceLocked, message, advice).at_device(name));
+        }
         let tiers = info.tiers(algorithm);
         let tier = match placement.tier {
             Some(tier) => tiers.iter().find(|has| **has == tier),

@@ -127,8 +127,8 @@ pub(super) fn of_run(error: RunError, device: &str) -> Failure {
 
 const fn code_of(error: &DeviceError) -> FailureCode {
     match error {
-        DeviceError::Absent => FailureCode::DeviceAbsent,
-        DeviceError::Locked => FailureCode::DeviceLocked,
+        DeviceError::Absent { .. } => FailureCode::DeviceAbsent,
+        DeviceError::Locked { .. } => FailureCode::DeviceLocked,
         DeviceError::Missing { .. } | DeviceError::BadBlob => FailureCode::KeyMissing,
         DeviceError::GenerationGone(_) => FailureCode::Destroyed,
         DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => {

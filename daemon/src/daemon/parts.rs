@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mlskeyd_protocol::v1::{DeviceState, Owner};
 use rand_core::{OsRng, RngCore};
 use secrecy::{ExposeSecretMut, SecretBox};
 
 use super::StartError;
-use crate::config::{Config, DeviceConfig, DeviceKind, StoreKeySource};
+use crate::config::{Config, DeviceConfig, DeviceKind, Pkcs11Config, StoreKeySource};
+use crate::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
 use crate::devices::queue::{DeviceThread, Limits};
 use crate::devices::software::{SoftwareDevice, Start};
 use crate::devices::{Device, DeviceError, DeviceInfo};
@@ -137,13 +138,14 @@ pub(super) fn devices(
         per_owner: usize::try_from(config.limits.queue_per_owner).unwrap_or(usize::MAX),
         total: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
     };
+    let modules = Modules::new(config);
     let spawn = |device: &DeviceConfig| {
         let start = if fresh.contains(&device.name) {
             Start::CreateIfAbsent
         } else {
             Start::MustExist
         };
-        let opened = open_device(config, device, key, start);
+        let opened = open_device(config, device, key, start, &modules);
         let opened = opened.unwrap_or_else(|error| {
             tracing::error!(device = device.name, %error, advice = error.advice(), "a device does not open");
             Box::new(Unopened::new(device, &error))
@@ -159,9 +161,10 @@ fn open_device(
     device: &DeviceConfig,
     key: &StoreKey,
     start: Start,
+    modules: &Modules,
 ) -> Result<Box<dyn Device>, DeviceError> {
     let directory = config.state_dir.join("devices").join(&device.name);
-    match device.kind {
+    match &device.kind {
         DeviceKind::Software => {
             if start == Start::CreateIfAbsent {
                 let mut builder = DirBuilder::new();
@@ -182,7 +185,56 @@ fn open_device(
                 start,
             )?))
         }
+        DeviceKind::Pkcs11(token) => Ok(Box::new(Pkcs11Device::open(
+            &device.name,
+            token,
+            &directory,
+            modules.of(token)?,
+            key,
+        )?)),
     }
+}
+
+/// The PKCS#11 modules, each with one helper for all of its tokens.
+struct Modules {
+    helper: Option<PathBuf>,
+    by_config: Mutex<BTreeMap<ModuleConfig, Arc<Module>>>,
+}
+
+impl Modules {
+    fn new(config: &Config) -> Self {
+        Self {
+            helper: config.pkcs11_helper.clone(),
+            by_config: Mutex::default(),
+        }
+    }
+
+    fn of(&self, token: &Pkcs11Config) -> Result<Arc<Module>, DeviceError> {
+        let config = ModuleConfig {
+            helper: match &self.helper {
+                Some(path) => path.clone(),
+                None => beside_the_daemon()?,
+            },
+            module: token.module.clone(),
+            environment: token.environment.clone().into_iter().collect(),
+        };
+        let mut known = self
+            .by_config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let module = known
+            .entry(config.clone())
+            .or_insert_with(|| Arc::new(Module::new(config)));
+        Ok(Arc::clone(module))
+    }
+}
+
+fn beside_the_daemon() -> Result<PathBuf, DeviceError> {
+    let own = std::env::current_exe().map_err(|source| DeviceError::Io {
+        what: "finding the program mlskeyd-pkcs11",
+        source,
+    })?;
+    Ok(own.with_file_name("mlskeyd-pkcs11"))
 }
 
 /// A device that did not open: it can do nothing, and says why.
@@ -192,8 +244,9 @@ impl Unopened {
     fn new(device: &DeviceConfig, error: &DeviceError) -> Self {
         Self(Arc::new(DeviceInfo {
             name: device.name.clone(),
-            kind: match device.kind {
+            kind: match &device.kind {
                 DeviceKind::Software => "software",
+                DeviceKind::Pkcs11(_) => "pkcs11",
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),

@@ -9,11 +9,17 @@ use super::{Algorithm, GenerationId, Tier};
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The device is not there.
-    #[error("the device is not there")]
-    Absent,
+    #[error("the device is not there: {reason}")]
+    Absent {
+        /// How that shows.
+        reason: String,
+    },
     /// The device waits to be unlocked.
-    #[error("the device is locked")]
-    Locked,
+    #[error("the device is locked: {reason}")]
+    Locked {
+        /// What it waits for.
+        reason: String,
+    },
     /// The device is there and broken.
     #[error("the device failed: {reason}")]
     Failed {
@@ -81,8 +87,8 @@ impl DeviceError {
     #[must_use]
     pub const fn advice(&self) -> &'static str {
         match self {
-            Self::Absent => "connect the device, then repeat the request",
-            Self::Locked => "unlock the device, then repeat the request",
+            Self::Absent { .. } => "connect the device, then repeat the request",
+            Self::Locked { .. } => "unlock the device, then repeat the request",
             Self::Failed { .. } => {
                 "see the daemon's log, put the cause right and restart the daemon"
             }

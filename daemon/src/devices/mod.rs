@@ -38,6 +38,10 @@ pub trait Device: Send {
     /// What the device is and can do, as it was last seen. Touches no hardware.
     fn info(&self) -> Arc<DeviceInfo>;
 
+    /// Looks whether a device that is absent or locked is back. Its thread calls
+    /// this once a second while it is.
+    fn probe(&mut self) {}
+
     /// Signs with signature keys.
     fn signer(&mut self) -> Option<&mut dyn Sign> {
         None

@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus};
 
 use rustix::process::Pid;
 
-use super::{Process, Stage};
+use super::{Process, Programs, Stage};
 
 /// How a daemon is started.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +26,7 @@ pub struct Options {
 pub struct Daemon {
     process: Process,
     directory: PathBuf,
-    program: PathBuf,
-    ctl: PathBuf,
+    programs: Programs,
 }
 
 impl Daemon {
@@ -44,10 +43,9 @@ impl Daemon {
         let directory = stage.path("daemon");
         std::fs::create_dir_all(&directory).expect("a directory for the daemon");
         let mut daemon = Self {
-            process: launch(&stage.programs().daemon, &directory, options),
+            process: launch(stage.programs(), &directory, options),
             directory,
-            program: stage.programs().daemon.clone(),
-            ctl: stage.programs().ctl.clone(),
+            programs: stage.programs().clone(),
         };
         daemon.await_ready().map(|()| daemon)
     }
@@ -83,7 +81,7 @@ impl Daemon {
     /// # Errors
     /// How it ended, if it did before it served.
     pub fn try_restart(&mut self, options: &Options) -> Result<(), ExitStatus> {
-        self.process = launch(&self.program, &self.directory, options);
+        self.process = launch(&self.programs, &self.directory, options);
         match self.process.line().as_deref() {
             Some("ready") => Ok(()),
             Some(other) => panic!("expected 'ready', got '{other}'"),
@@ -119,6 +117,20 @@ impl Daemon {
     /// What the daemon and its predecessors wrote to standard error.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// The processes that the daemon started and that run now.
+    pub fn children(&self) -> Vec<Pid> {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let mut children = Vec::new();
+        for task in std::fs::read_dir(tasks).expect("the daemon runs") {
+            let path = task.expect("a task").path().join("children");
+            // A thread may end meanwhile.
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+            children.extend(pids.filter_map(Pid::from_raw));
+        }
+        children
     }
 
     /// The most memory that was ever resident, in bytes.
@@ -157,7 +169,7 @@ impl Daemon {
 
     /// The command `mlskeyctl --json` with these arguments.
     pub fn ctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.ctl);
+        let mut command = Command::new(&self.programs.ctl);
         command.arg("--socket").arg(self.socket()).arg("--json");
         command.args(arguments);
         command
@@ -175,12 +187,13 @@ impl Daemon {
     }
 }
 
-fn launch(program: &PathBuf, directory: &std::path::Path, options: &Options) -> Process {
+fn launch(programs: &Programs, directory: &std::path::Path, options: &Options) -> Process {
     let mut config = format!(
-        "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n\
+        "state_dir = {:?}\nsocket = {:?}\npkcs11_helper = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n\
          [[devices]]\nname = \"software\"\nkind = \"software\"\n",
         directory.join("state"),
         directory.join("socket"),
+        programs.pkcs11,
         directory.join("store.key"),
     );
     if !options.lifetimes.is_empty() {
@@ -194,7 +207,7 @@ fn launch(program: &PathBuf, directory: &std::path::Path, options: &Options) -> 
     let file = directory.join("mlskeyd.toml");
     std::fs::write(&file, config).expect("the configuration is written");
 
-    let mut command = Command::new(program);
+    let mut command = Command::new(&programs.daemon);
     command.arg("--config").arg(&file).arg("--notify-stdout");
     command.env_remove("MLSKEYD_FAILPOINT");
     if let Some(failpoint) = &options.failpoint {

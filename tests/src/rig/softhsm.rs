@@ -1,7 +1,13 @@
 //! SoftHSM: a PKCS#11 module whose tokens are files.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+use mlskeyd::config::{PinSource, Pkcs11Config, TokenChoice};
 
 use super::Stage;
 
@@ -16,6 +22,8 @@ const MODULES: [&str; 3] = [
 #[derive(Debug)]
 pub struct SoftHsm {
     config: PathBuf,
+    tokens: PathBuf,
+    pin: PathBuf,
 }
 
 impl SoftHsm {
@@ -32,7 +40,19 @@ impl SoftHsm {
             tokens.display()
         );
         std::fs::write(&config, text).expect("the configuration is written");
-        Self { config }
+        let pin = stage.path("pin");
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&pin)
+            .expect("the PIN's file");
+        writeln!(file, "{}", Self::PIN).expect("the PIN is written");
+        Self {
+            config,
+            tokens,
+            pin,
+        }
     }
 
     /// Initialises a token with this label.
@@ -44,6 +64,49 @@ impl SoftHsm {
             .output()
             .expect("softhsm2-util (package softhsm2) starts");
         assert!(output.status.success(), "{output:?}");
+    }
+
+    /// A device of this name for the daemon's configuration: the token with this
+    /// label.
+    pub fn device(&self, name: &str, label: &str) -> String {
+        format!(
+            "[[devices]]\nname = {name:?}\nkind = \"pkcs11\"\nmodule = {:?}\ntoken = {label:?}\n\
+             pin_file = {:?}\nenvironment = {{ SOFTHSM2_CONF = {:?} }}\n",
+            Self::module(),
+            self.pin,
+            self.config,
+        )
+    }
+
+    /// The same, checked.
+    pub fn device_config(&self, label: &str) -> Pkcs11Config {
+        Pkcs11Config {
+            module: Self::module().to_owned(),
+            token: TokenChoice::Label(label.to_owned()),
+            pin: PinSource::File(self.pin.clone()),
+            environment: self.environment().into_iter().collect(),
+            call_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// The file with the user PIN.
+    pub fn pin_file(&self) -> &Path {
+        &self.pin
+    }
+
+    /// How many objects all tokens have: each is a file.
+    pub fn objects(&self) -> usize {
+        let read = |directory: &Path| {
+            let entries = std::fs::read_dir(directory).expect("a token's directory");
+            entries.map(|entry| entry.expect("an entry").path())
+        };
+        let is_object = |path: &PathBuf| {
+            path.extension().is_some_and(|end| end == "object")
+                && path.file_name().is_some_and(|name| name != "token.object")
+        };
+        read(&self.tokens)
+            .map(|token| read(&token).filter(is_object).count())
+            .sum()
     }
 
     /// The shared library.

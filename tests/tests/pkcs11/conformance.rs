@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use mlskeyd::devices::Device;
 use mlskeyd::devices::conformance;
-use mlskeyd::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device, TokenConfig};
+use mlskeyd::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
 use mlskeyd::store_key::StoreKey;
-use mlskeyd_protocol::v1::SecretBytes;
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{SoftHsm, Stage};
 use secrecy::SecretBox;
@@ -23,18 +22,15 @@ fn softhsm_conforms() {
         environment: softhsm.environment(),
     };
     let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
-    // A restart of the daemon restarts the helper, too.
     let module: RefCell<Option<Arc<Module>>> = RefCell::default();
+    let token = softhsm.device_config("conformance");
+    let directory = stage.path("hsm");
     conformance::run(&|| {
+        // A restart of the daemon restarts the helper, too.
         let fresh = Arc::new(Module::new(config.clone()));
         module.replace(Some(Arc::clone(&fresh)));
-        let token = TokenConfig {
-            name: "hsm".to_owned(),
-            label: "conformance".to_owned(),
-            serial: None,
-            pin: Some(SecretBytes::new(SoftHsm::PIN.into())),
-        };
-        let device = Pkcs11Device::open(token, fresh, &store_key).unwrap();
-        Box::new(device) as Box<dyn Device>
+        let device = Pkcs11Device::open("hsm", &token, &directory, fresh, &store_key);
+        Box::new(device.unwrap()) as Box<dyn Device>
     });
+    assert!(!directory.join("pin-tried").exists());
 }

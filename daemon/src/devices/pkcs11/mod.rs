@@ -12,6 +12,8 @@
 //! up to a number. All objects of a generation carry its label, and die with it.
 
 use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,39 +29,29 @@ use super::{
     GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, StoredKey,
     Support, Tier,
 };
+use crate::config::{Pkcs11Config, TokenChoice};
 use crate::store_key::{StoreKey, Subkey};
 
 pub mod helper;
 mod module;
+mod pin;
 mod wire;
 
 use self::module::Connection;
 pub use self::module::{Module, ModuleConfig};
+use self::pin::Pins;
 use self::wire::{Keeping, Kept, Place, Reply, Request, TokenError, TokenFacts, TokenName};
-
-/// How long a token may take over one call before its helper is ended.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A token, as it is configured.
-pub struct TokenConfig {
-    /// The device's name.
-    pub name: String,
-    /// The token's label; or its serial number, if there is one.
-    pub label: String,
-    /// The token's serial number.
-    pub serial: Option<String>,
-    /// The user PIN.
-    pub pin: Option<SecretBytes>,
-}
 
 /// A token of a module.
 pub struct Pkcs11Device {
     info: Arc<DeviceInfo>,
     module: Arc<Module>,
     token: TokenName,
-    pin: Option<SecretBytes>,
+    pins: Pins,
     /// Authenticates what the registry keeps for this device.
     blob_key: Subkey,
+    /// How long a call may take.
+    patience: Duration,
     connection: Option<Connection>,
 }
 
@@ -72,36 +64,42 @@ struct Blob {
 }
 
 impl Pkcs11Device {
-    /// Opens the device. A token that is not there now makes it `absent`.
+    /// Opens the device of this name. A token that is not there now makes it
+    /// `absent`. What it notes of PINs is in `directory`.
     ///
     /// # Errors
     /// If no key can be derived from the store key.
     pub fn open(
-        config: TokenConfig,
+        name: &str,
+        config: &Pkcs11Config,
+        directory: &Path,
         module: Arc<Module>,
         store_key: &StoreKey,
     ) -> Result<Self, DeviceError> {
-        let label = format!("mlskeyd v1 pkcs11 blob {}", config.name);
-        let blob_key = store_key
-            .subkey(&label)
-            .map_err(|error| DeviceError::Failed {
+        let subkey = |purpose: &str| {
+            let label = format!("mlskeyd v1 pkcs11 {purpose} {name}");
+            let subkey = store_key.subkey(&label);
+            subkey.map_err(|error| DeviceError::Failed {
                 reason: error.to_string(),
-            })?;
+            })
+        };
+        let note = directory.join("pin-tried");
         let mut device = Self {
             info: Arc::new(DeviceInfo {
-                name: config.name.clone(),
+                name: name.to_owned(),
                 kind: "pkcs11",
                 state: DeviceState::Absent,
                 reason: String::new(),
                 support: Vec::new(),
             }),
             module,
-            token: match config.serial {
-                Some(serial) => TokenName::Serial(serial),
-                None => TokenName::Label(config.label),
+            token: match &config.token {
+                TokenChoice::Label(label) => TokenName::Label(label.clone()),
+                TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
             },
-            pin: config.pin,
-            blob_key,
+            pins: Pins::new(config.pin.clone(), note, subkey("pin")?),
+            blob_key: subkey("blob")?,
+            patience: config.call_timeout,
             connection: None,
         };
         // How it went is in its state.
@@ -114,25 +112,7 @@ impl Pkcs11Device {
         if self.connection.is_some() {
             return Ok(());
         }
-        let connection = self.module.connect().map_err(|source| DeviceError::Io {
-            what: "starting the module's helper",
-            source,
-        });
-        let opened = connection.and_then(|mut connection| {
-            let request = Request::Open {
-                token: self.token.clone(),
-                pin: self
-                    .pin
-                    .as_ref()
-                    .map(|pin| SecretBytes::new(pin.expose().to_vec())),
-            };
-            match converse(&self.module, &mut connection, &request)? {
-                Reply::Opened(facts) => Ok((connection, facts)),
-                Reply::Failed(error) => Err(of_token(error)),
-                _ => Err(misfit()),
-            }
-        });
-        match opened {
+        match self.log_in() {
             Ok((connection, facts)) => {
                 self.connection = Some(connection);
                 self.now(DeviceState::Ready, String::new(), Some(&facts));
@@ -140,13 +120,56 @@ impl Pkcs11Device {
             }
             Err(error) => {
                 let state = match error {
-                    DeviceError::Locked => DeviceState::Locked,
-                    DeviceError::Absent | DeviceError::Io { .. } => DeviceState::Absent,
+                    DeviceError::Locked { .. } => DeviceState::Locked,
+                    DeviceError::Absent { .. } | DeviceError::Io { .. } => DeviceState::Absent,
                     _ => DeviceState::Failed,
                 };
                 self.now(state, format!("{error}; {}", error.advice()), None);
                 Err(error)
             }
+        }
+    }
+
+    /// A connection whose session is logged in, and what the token can do.
+    fn log_in(&self) -> Result<(Connection, TokenFacts), DeviceError> {
+        let mut connection = self.module.connect().map_err(|source| DeviceError::Io {
+            what: "starting the module's helper",
+            source,
+        })?;
+        // First without: the helper may be logged in, and the token may not be
+        // there at all.
+        let open = |pin| Request::Open {
+            token: self.token.clone(),
+            pin,
+        };
+        match self.converse(&mut connection, &open(None))? {
+            Reply::Opened(facts) => return Ok((connection, facts)),
+            Reply::Failed(TokenError::Locked) => {}
+            Reply::Failed(error) => {
+                if matches!(error, TokenError::Absent(_)) {
+                    self.module.end_if_alone(&connection);
+                }
+                return Err(of_token(error));
+            }
+            _ => return Err(misfit()),
+        }
+        let Some(trial) = self.pins.try_one()? else {
+            return Err(DeviceError::Locked {
+                reason: "its PIN is not configured".to_owned(),
+            });
+        };
+        let pin = SecretBytes::new(trial.pin.expose().to_vec());
+        match self.converse(&mut connection, &open(Some(pin)))? {
+            Reply::Opened(facts) => {
+                trial.was_right()?;
+                Ok((connection, facts))
+            }
+            Reply::Failed(error @ TokenError::WrongPin) => {
+                trial.was_wrong()?;
+                Err(of_token(error))
+            }
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Err(misfit()),
         }
     }
 
@@ -168,7 +191,10 @@ impl Pkcs11Device {
     /// request is repeated only if that is `harmless`.
     fn ask(&mut self, request: &Request, harmless: bool) -> Result<Reply, DeviceError> {
         let first = self.ask_once(request);
-        let lost = matches!(first, Err(DeviceError::Absent | DeviceError::Io { .. }));
+        let lost = matches!(
+            first,
+            Err(DeviceError::Absent { .. } | DeviceError::Io { .. })
+        );
         if lost && harmless {
             return self.ask_once(request);
         }
@@ -177,21 +203,42 @@ impl Pkcs11Device {
 
     fn ask_once(&mut self, request: &Request) -> Result<Reply, DeviceError> {
         self.connect()?;
-        let Some(connection) = self.connection.as_mut() else {
-            return Err(DeviceError::Absent);
+        // The session may be poisoned by what goes wrong: then it is gone.
+        let Some(mut connection) = self.connection.take() else {
+            return Err(misfit());
         };
-        let reply = converse(&self.module, connection, request);
-        let error = match reply {
-            Ok(Reply::Failed(error)) if is_about_the_request(&error) => {
-                return Ok(Reply::Failed(error));
+        match self.converse(&mut connection, request)? {
+            Reply::Failed(error) if !is_about_the_request(&error) => Err(of_token(error)),
+            reply => {
+                self.connection = Some(connection);
+                Ok(reply)
             }
-            Ok(Reply::Failed(error)) => of_token(error),
-            Ok(reply) => return Ok(reply),
-            Err(error) => error,
+        }
+    }
+
+    /// One request and its reply. A helper that does not answer in time is
+    /// ended.
+    fn converse(
+        &self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Result<Reply, DeviceError> {
+        let talk = |stream: &mut UnixStream| {
+            stream.set_read_timeout(Some(self.patience))?;
+            stream.set_write_timeout(Some(self.patience))?;
+            wire::send(stream, request)?;
+            wire::receive(stream)
         };
-        // The session may be poisoned: the next request gets a new one.
-        self.connection = None;
-        Err(error)
+        talk(&mut connection.stream).map_err(|source| {
+            let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+            if hangs.contains(&source.kind()) {
+                self.module.end(connection);
+            }
+            DeviceError::Io {
+                what: "asking the module's helper",
+                source,
+            }
+        })
     }
 
     fn kept(&self, key: &StoredKey) -> Result<Kept, DeviceError> {
@@ -229,32 +276,6 @@ impl Pkcs11Device {
     }
 }
 
-/// One request and its reply. A helper that does not answer in time is ended.
-fn converse(
-    module: &Module,
-    connection: &mut Connection,
-    request: &Request,
-) -> Result<Reply, DeviceError> {
-    let talk = |stream: &mut std::os::unix::net::UnixStream| {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        wire::send(stream, request)?;
-        wire::receive(stream)
-    };
-    talk(&mut connection.stream).map_err(|source| {
-        if matches!(
-            source.kind(),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-        ) {
-            module.end(connection);
-        }
-        DeviceError::Io {
-            what: "asking the module's helper",
-            source,
-        }
-    })
-}
-
 /// Errors that say nothing about the session.
 const fn is_about_the_request(error: &TokenError) -> bool {
     matches!(
@@ -267,12 +288,13 @@ const fn is_about_the_request(error: &TokenError) -> bool {
 }
 
 fn of_token(error: TokenError) -> DeviceError {
+    let reason = error.to_string();
     match error {
-        TokenError::Absent(_) | TokenError::Gone(_) => DeviceError::Absent,
-        TokenError::Locked => DeviceError::Locked,
-        other => DeviceError::Failed {
-            reason: other.to_string(),
-        },
+        TokenError::Absent(_) | TokenError::Gone(_) => DeviceError::Absent { reason },
+        TokenError::Locked | TokenError::WrongPin | TokenError::LastTry => {
+            DeviceError::Locked { reason }
+        }
+        _ => DeviceError::Failed { reason },
     }
 }
 
@@ -302,6 +324,15 @@ fn support(found: &wire::TokenSupport) -> Support {
 impl Device for Pkcs11Device {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&self.info)
+    }
+
+    fn probe(&mut self) {
+        // Without another PIN the token is left in peace.
+        if self.info.state == DeviceState::Locked && !self.pins.has_another() {
+            return;
+        }
+        // How it went is in its state.
+        let _ = self.connect();
     }
 
     fn signer(&mut self) -> Option<&mut dyn Sign> {

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -33,14 +34,14 @@ struct Helper {
     child: Child,
     /// Connections are handed over here.
     door: UnixStream,
-    /// Tells one helper from the next.
-    number: u64,
+    /// Tells one helper from the next; held by its connections.
+    number: Arc<u64>,
 }
 
 /// A connection to the helper: one session with one token.
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
-    helper: u64,
+    helper: Arc<u64>,
 }
 
 impl Module {
@@ -72,7 +73,7 @@ impl Module {
         hand_over(&helper.door, theirs.into())?;
         Ok(Connection {
             stream: ours,
-            helper: helper.number,
+            helper: Arc::clone(&helper.number),
         })
     }
 
@@ -88,8 +89,17 @@ impl Module {
         }
     }
 
+    /// The same, if nobody else uses that helper: some modules see a token only
+    /// if it was there when they were loaded.
+    pub(super) fn end_if_alone(&self, connection: &Connection) {
+        // The helper's own, and the connection's.
+        if Arc::strong_count(&connection.helper) <= 2 {
+            self.end(connection);
+        }
+    }
+
     fn start(&self) -> io::Result<Helper> {
-        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (ours, theirs) = UnixStream::pair()?;
         let child = Command::new(&self.config.helper)
             .arg(&self.config.module)
@@ -107,7 +117,7 @@ impl Module {
         Ok(Helper {
             child,
             door: ours,
-            number: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            number: Arc::new(NEXT.fetch_add(1, Ordering::Relaxed)),
         })
     }
 

@@ -32,8 +32,7 @@ pub(crate) enum Request {
     Open {
         /// The token.
         token: TokenName,
-        /// The user PIN; `None` for a token that needs none, or where this
-        /// helper is logged in already.
+        /// The user PIN; `None` asks whether one is needed.
         pin: Option<SecretBytes>,
     },
     /// Makes the key that wraps a generation's keys.
@@ -177,6 +176,9 @@ pub(crate) enum TokenError {
     /// The PIN is wrong.
     #[error("the PIN is wrong")]
     WrongPin,
+    /// One more wrong PIN would lock the token.
+    #[error("one more wrong PIN would lock the token: log in once with the vendor's tool")]
+    LastTry,
     /// Too many wrong PINs.
     #[error("the token has locked its PIN")]
     PinLocked,

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -26,6 +26,9 @@ use super::{Device, DeviceError, DeviceInfo, DeviceState};
 mod fair;
 #[cfg(test)]
 mod tests;
+
+/// How often a device is looked at that is absent or locked.
+const PROBE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a job has no result.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +87,13 @@ enum Phase {
     Closed,
     /// The device's code panicked: what it would do next is anybody's guess.
     Failed,
+}
+
+/// What a device's thread does next.
+enum Next {
+    Job(Job),
+    /// The device is absent or locked: is it back?
+    Probe,
 }
 
 struct Job {
@@ -227,7 +237,18 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
 
 /// The device's thread.
 fn own<O: Clone + Eq + Hash>(mut device: Box<dyn Device>, shared: &Shared<O>) {
-    while let Some(job) = shared.next() {
+    while let Some(next) = shared.next() {
+        let Next::Job(job) = next else {
+            let probed = catch_unwind(AssertUnwindSafe(|| {
+                device.probe();
+                shared.see(device.info());
+            }));
+            if probed.is_err() {
+                shared.end(Phase::Failed);
+                break;
+            }
+            continue;
+        };
         if job.deadline <= Instant::now() || !job.ticket.begin() {
             continue;
         }
@@ -258,17 +279,28 @@ impl<O: Clone + Eq + Hash> Shared<O> {
         Ok(())
     }
 
-    /// The next job; `None` at the end.
-    fn next(&self) -> Option<Job> {
+    /// What the thread does next; `None` at the end.
+    fn next(&self) -> Option<Next> {
+        let state = lock(&self.info).state;
+        let may_come_back = matches!(state, DeviceState::Absent | DeviceState::Locked);
         let mut queue = lock(&self.queue);
         while queue.phase == Phase::Open {
             if let Some(job) = queue.jobs.pop() {
-                return Some(job);
+                return Some(Next::Job(job));
             }
-            queue = self
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            if may_come_back {
+                let waited = self.changed.wait_timeout(queue, PROBE_PERIOD);
+                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                queue = guard;
+                if timeout.timed_out() && queue.phase == Phase::Open {
+                    return Some(Next::Probe);
+                }
+            } else {
+                queue = self
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
         }
         None
     }

@@ -341,9 +341,12 @@ async fn the_state_is_known_before_the_answer_comes() {
     assert_eq!(handle.info().state, DeviceState::Ready);
     let answer = handle
         .run(1, Priority::Interactive, later(), |device| {
-            device.signer().map(|_| ()).ok_or(DeviceError::Locked)
+            device.signer().map(|_| ()).ok_or(DeviceError::BadBlob)
         })
         .await;
-    assert!(matches!(answer, Err(RunError::Device(DeviceError::Locked))));
+    assert!(matches!(
+        answer,
+        Err(RunError::Device(DeviceError::BadBlob))
+    ));
     assert_eq!(handle.info().state, DeviceState::Locked);
 }

@@ -6,8 +6,8 @@ use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
-use cryptoki::session::{Session, UserType};
-use cryptoki::slot::Slot;
+use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use mlskeyd_protocol::v1::{Algorithm, Kem, SecretBytes, SignatureScheme};
 
@@ -44,7 +44,7 @@ impl Token {
         let info = pkcs11.get_token_info(slot).map_err(of_module)?;
         let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
         if info.login_required() {
-            log_in(&session, pin)?;
+            log_in(&session, &info, pin)?;
         }
         let mut token = Self {
             session,
@@ -194,10 +194,25 @@ fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<Slot, TokenError> {
     }
 }
 
-fn log_in(session: &Session, pin: Option<&SecretBytes>) -> Result<(), TokenError> {
+/// Logs in, unless another session of this helper did.
+fn log_in(
+    session: &Session,
+    token: &TokenInfo,
+    pin: Option<&SecretBytes>,
+) -> Result<(), TokenError> {
+    let state = session.get_session_info().map_err(of_module)?;
+    if state.session_state() == SessionState::RwUser {
+        return Ok(());
+    }
     let Some(pin) = pin else {
         return Err(TokenError::Locked);
     };
+    if token.user_pin_locked() {
+        return Err(TokenError::PinLocked);
+    }
+    if token.user_pin_final_try() {
+        return Err(TokenError::LastTry);
+    }
     let pin = RawAuthPin::from(Box::new(pin.expose().to_vec()));
     match session.login_with_raw(UserType::User, &pin) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),

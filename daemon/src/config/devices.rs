@@ -1,0 +1,172 @@
+//! The devices, as the configuration names them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use super::{Mistake, name, optional_path, positive_duration};
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// Its name: 1 to 64 letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The built-in software store.
+    Software,
+    /// A token of a PKCS#11 module.
+    Pkcs11(Box<Pkcs11Config>),
+}
+
+/// A token of a PKCS#11 module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pkcs11Config {
+    /// The vendor's shared library.
+    pub module: PathBuf,
+    /// Which token.
+    pub token: TokenChoice,
+    /// Where its user PIN comes from.
+    pub pin: PinSource,
+    /// What the module reads from its environment.
+    pub environment: BTreeMap<String, String>,
+    /// How long one call of the module may take; then its helper is ended.
+    pub call_timeout: Duration,
+}
+
+/// Which token of a module; never a slot, whose number changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenChoice {
+    /// The one with this label.
+    Label(String),
+    /// The one with this serial number.
+    Serial(String),
+}
+
+/// Where a PIN comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinSource {
+    /// The token needs none.
+    None,
+    /// A file of mode 0600.
+    File(PathBuf),
+    /// A systemd credential.
+    Credential(String),
+}
+
+/// A device, as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeviceTable {
+    #[serde(deserialize_with = "name")]
+    pub(super) name: String,
+    kind: Kind,
+    #[serde(default, deserialize_with = "optional_path")]
+    module: Option<PathBuf>,
+    token: Option<String>,
+    serial: Option<String>,
+    #[serde(default, deserialize_with = "optional_path")]
+    pin_file: Option<PathBuf>,
+    pin_credential: Option<String>,
+    environment: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "optional_timeout")]
+    call_timeout: Option<Duration>,
+}
+
+fn optional_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    positive_duration(from).map(Some)
+}
+
+/// Tokens on a card make a key in some seconds.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    Software,
+    Pkcs11,
+}
+
+impl DeviceTable {
+    fn check(self) -> Result<DeviceConfig, &'static str> {
+        let kind = match self.kind {
+            Kind::Software => {
+                let of_tokens = self.module.is_some()
+                    || self.token.is_some()
+                    || self.serial.is_some()
+                    || self.pin_file.is_some()
+                    || self.pin_credential.is_some()
+                    || self.environment.is_some()
+                    || self.call_timeout.is_some();
+                if of_tokens {
+                    return Err("a device of kind \"software\" has a name and nothing else");
+                }
+                DeviceKind::Software
+            }
+            Kind::Pkcs11 => DeviceKind::Pkcs11(Box::new(Pkcs11Config {
+                module: self
+                    .module
+                    .ok_or("a device of kind \"pkcs11\" needs `module`, the vendor's library")?,
+                token: match (self.token, self.serial) {
+                    (Some(label), None) => TokenChoice::Label(label),
+                    (None, Some(serial)) => TokenChoice::Serial(serial),
+                    _ => {
+                        return Err(
+                            "a token is chosen by `token`, its label, or by `serial`: give one of them",
+                        );
+                    }
+                },
+                pin: match (self.pin_file, self.pin_credential) {
+                    (None, None) => PinSource::None,
+                    (Some(file), None) => PinSource::File(file),
+                    (None, Some(name)) => PinSource::Credential(name),
+                    (Some(_), Some(_)) => {
+                        return Err(
+                            "the PIN comes from a file or from a credential: leave one of them out",
+                        );
+                    }
+                },
+                environment: self.environment.unwrap_or_default(),
+                call_timeout: self.call_timeout.unwrap_or(CALL_TIMEOUT),
+            })),
+        };
+        Ok(DeviceConfig {
+            name: self.name,
+            kind,
+        })
+    }
+}
+
+/// The devices, each with a name of its own; the software device if there is
+/// none.
+pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfig>, Mistake> {
+    let mut devices: Vec<DeviceConfig> = Vec::with_capacity(listed.len().max(1));
+    for table in listed {
+        let span = table.span();
+        let device = table.into_inner().check();
+        let device = device.map_err(|message| Mistake::new(span.clone(), message))?;
+        if devices.iter().any(|earlier| earlier.name == device.name) {
+            let message = format!(
+                "there are two devices {:?}: give each a name of its own",
+                device.name
+            );
+            return Err(Mistake::new(span, message));
+        }
+        devices.push(device);
+    }
+    if devices.is_empty() {
+        devices.push(DeviceConfig {
+            name: "software".into(),
+            kind: DeviceKind::Software,
+        });
+    }
+    Ok(devices)
+}

@@ -1,0 +1,276 @@
+//! A token's PIN: where it comes from, and that a wrong one is not tried again.
+//!
+//! A token counts wrong PINs and locks itself. So before each login it is noted
+//! on disk which PIN is tried, by a MAC; after a good one the note is removed. A
+//! PIN that was wrong, or with which two logins ended without an answer, is not
+//! tried again until somebody gives another.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, Mac};
+use mlskeyd_protocol::v1::SecretBytes;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::config::PinSource;
+use crate::devices::DeviceError;
+use crate::store_key::Subkey;
+
+/// Longest PIN, in bytes.
+const MAX_PIN: u64 = 256;
+
+/// Most logins with one PIN that may end without an answer.
+const MAX_UNANSWERED: u8 = 2;
+
+/// In the note: the PIN is wrong.
+const WRONG: u8 = u8::MAX;
+
+/// Where the PIN of one token comes from.
+pub(super) struct Pins {
+    source: PinSource,
+    /// Where what was tried is noted.
+    note: PathBuf,
+    key: Subkey,
+}
+
+/// A PIN, noted as tried.
+pub(super) struct Trial<'a> {
+    pub(super) pin: SecretBytes,
+    pins: &'a Pins,
+}
+
+impl Pins {
+    pub(super) const fn new(source: PinSource, note: PathBuf, key: Subkey) -> Self {
+        Self { source, note, key }
+    }
+
+    /// The PIN to log in with, noted before it is used; `None`: the token needs
+    /// none.
+    pub(super) fn try_one(&self) -> Result<Option<Trial<'_>>, DeviceError> {
+        let Some(pin) = self.given()? else {
+            return Ok(None);
+        };
+        let tries = self.tries(&pin)?;
+        self.write(&pin, tries.saturating_add(1))?;
+        Ok(Some(Trial { pin, pins: self }))
+    }
+
+    /// Is there a PIN that was not refused yet?
+    pub(super) fn has_another(&self) -> bool {
+        let given = self.given();
+        given.is_ok_and(|pin| pin.is_some_and(|pin| self.tries(&pin).is_ok()))
+    }
+
+    fn given(&self) -> Result<Option<SecretBytes>, DeviceError> {
+        match &self.source {
+            PinSource::None => Ok(None),
+            PinSource::File(path) => read(path).map(Some),
+            PinSource::Credential(name) => {
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
+                let directory = directory.ok_or_else(|| {
+                    unusable("there are no systemd credentials: start the daemon by its unit")
+                })?;
+                read(&Path::new(&directory).join(name)).map(Some)
+            }
+        }
+    }
+
+    /// How often this PIN was tried without an answer.
+    fn tries(&self, pin: &SecretBytes) -> Result<u8, DeviceError> {
+        match self.noted(pin)? {
+            Some(WRONG) => Err(unusable("the PIN was wrong: give another one")),
+            Some(tries) if tries >= MAX_UNANSWERED => Err(unusable(
+                "logins with this PIN ended without an answer, and the token may count them: see \
+                 that the PIN is right, then remove the file pin-tried in the device's directory",
+            )),
+            tries => Ok(tries.unwrap_or(0)),
+        }
+    }
+
+    /// What is noted of this PIN.
+    fn noted(&self, pin: &SecretBytes) -> Result<Option<u8>, DeviceError> {
+        match fs::read(&self.note) {
+            Ok(note) => Ok(match note.split_first() {
+                Some((tries, mac)) if self.mac(pin)?.verify_slice(mac).is_ok() => Some(*tries),
+                _ => None,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(of_note(source)),
+        }
+    }
+
+    fn write(&self, pin: &SecretBytes, tries: u8) -> Result<(), DeviceError> {
+        let mac = self.mac(pin)?.finalize().into_bytes();
+        let durably = || {
+            let directory = self.note.parent().unwrap_or(Path::new("/"));
+            fs::create_dir_all(directory)?;
+            let fresh = self.note.with_extension("new");
+            let mut file = fs::OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&fresh)?;
+            file.write_all(&[&[tries], mac.as_slice()].concat())?;
+            file.sync_all()?;
+            fs::rename(&fresh, &self.note)?;
+            fs::File::open(directory)?.sync_all()
+        };
+        durably().map_err(of_note)
+    }
+
+    fn mac(&self, pin: &SecretBytes) -> Result<Hmac<Sha256>, DeviceError> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose())
+            .map_err(|_| unusable("no key to note PINs with"))?;
+        mac.update(pin.expose());
+        Ok(mac)
+    }
+}
+
+impl Trial<'_> {
+    /// The token took it.
+    pub(super) fn was_right(&self) -> Result<(), DeviceError> {
+        match fs::remove_file(&self.pins.note) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(of_note(source)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The token refused it.
+    pub(super) fn was_wrong(&self) -> Result<(), DeviceError> {
+        self.pins.write(&self.pin, WRONG)
+    }
+}
+
+/// A PIN from a file that nobody else can read.
+fn read(path: &Path) -> Result<SecretBytes, DeviceError> {
+    let failed = |what: String| DeviceError::Locked {
+        reason: format!("the PIN in {}: {what}", path.display()),
+    };
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+        .open(path)
+        .map_err(|error| failed(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| failed(error.to_string()))?;
+    let own = [0, rustix::process::geteuid().as_raw()];
+    if metadata.mode() & 0o077 != 0 || !own.contains(&metadata.uid()) {
+        return Err(failed(
+            "others may read or replace it: give it mode 0600 and to the daemon's user".to_owned(),
+        ));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PIN as usize));
+    let read = file.take(MAX_PIN).read_to_end(&mut bytes);
+    read.map_err(|error| failed(error.to_string()))?;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        return Err(failed("it is empty".to_owned()));
+    }
+    Ok(SecretBytes::new(bytes.to_vec()))
+}
+
+fn unusable(reason: &str) -> DeviceError {
+    DeviceError::Locked {
+        reason: reason.to_owned(),
+    }
+}
+
+fn of_note(source: io::Error) -> DeviceError {
+    DeviceError::Io {
+        what: "noting which PIN was tried",
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use secrecy::SecretBox;
+
+    use super::*;
+    use crate::store_key::StoreKey;
+
+    struct Bench {
+        pins: Pins,
+        file: PathBuf,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new(pin: &str) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let file = directory.path().join("pin");
+            fs::write(&file, pin).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
+            let note = directory.path().join("device/pin-tried");
+            let key = store_key.subkey("mlskeyd v1 test").unwrap();
+            Self {
+                pins: Pins::new(PinSource::File(file.clone()), note, key),
+                file,
+                _directory: directory,
+            }
+        }
+
+        fn refusal(&self) -> String {
+            assert!(!self.pins.has_another());
+            self.pins.try_one().err().unwrap().to_string()
+        }
+    }
+
+    #[test]
+    fn a_wrong_pin_is_refused_until_there_is_another() {
+        let bench = Bench::new("1234\n");
+        let trial = bench.pins.try_one().unwrap().unwrap();
+        assert_eq!(trial.pin.expose(), b"1234");
+        trial.was_wrong().unwrap();
+        assert!(bench.refusal().contains("was wrong"));
+        fs::write(&bench.file, "4321").unwrap();
+        let trial = bench.pins.try_one().unwrap().unwrap();
+        trial.was_right().unwrap();
+        assert!(bench.pins.has_another());
+    }
+
+    #[test]
+    fn logins_without_an_answer_are_few() {
+        let bench = Bench::new("1234");
+        for _ in 0..MAX_UNANSWERED {
+            bench.pins.try_one().unwrap().unwrap();
+        }
+        assert!(bench.refusal().contains("without an answer"));
+    }
+
+    #[test]
+    fn a_good_login_clears_the_count() {
+        let bench = Bench::new("1234");
+        for _ in 0..10 {
+            bench.pins.try_one().unwrap().unwrap().was_right().unwrap();
+        }
+    }
+
+    #[test]
+    fn the_note_does_not_hold_the_pin() {
+        let bench = Bench::new("27182818");
+        bench.pins.try_one().unwrap().unwrap();
+        let note = fs::read(&bench.pins.note).unwrap();
+        assert_eq!(note.len(), 33);
+        assert!(!note.windows(4).any(|window| window == b"2718"));
+    }
+
+    #[test]
+    fn a_pin_is_read_from_a_private_file_only() {
+        let bench = Bench::new("");
+        assert!(bench.refusal().contains("empty"));
+        fs::write(&bench.file, "1234").unwrap();
+        fs::set_permissions(&bench.file, fs::Permissions::from_mode(0o604)).unwrap();
+        assert!(bench.refusal().contains("0600"));
+        fs::remove_file(&bench.file).unwrap();
+        assert!(bench.refusal().contains("pin"));
+    }
+}
