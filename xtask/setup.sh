@@ -2,7 +2,7 @@
 # Lists the system packages that `cargo xtask demo` or `cargo xtask test` lacks on this
 # machine, and installs them: with --yes, or after asking on a terminal.
 #
-#   setup.sh demo|test [--yes]
+#   setup.sh demo|demo-pkcs11|test [--yes]
 #
 # Exit 0: nothing is missing (any more). Exit 1: something is, and standard error says what.
 # A shell script and no Rust, because the first thing that a fresh machine lacks is the
@@ -35,17 +35,22 @@ check_demo() {
         "gcc libc6-dev" "gcc glibc-devel" "gcc" "gcc glibc-devel"
 }
 
+# Its module is not on the PATH; its tool is.
+softhsm() { has softhsm2-util || need "SoftHSM (a PKCS#11 token in software)" softhsm2 softhsm softhsm softhsm; }
+
+check_demo_pkcs11() {
+    check_demo
+    softhsm
+}
+
 # Some tests act as several users: as root, or as root of a user namespace.
 maps_users() { [ "$(id -u)" -eq 0 ] || unshare --user --map-root-user --map-auto true 2>/dev/null; }
-
-# Its module is not on the PATH; its tool is.
-softhsm() { has softhsm2-util; }
 
 check_test() {
     check_demo
     maps_users || need "several user ids (newuidmap, a line for this user in /etc/subuid, and unprivileged user namespaces), or root" \
         uidmap shadow-utils shadow shadow
-    softhsm || need "SoftHSM (a PKCS#11 token in software)" softhsm2 softhsm softhsm softhsm
+    softhsm
     has git || need "git (cargo and the tests use it)" git git git git
 }
 
@@ -84,15 +89,17 @@ consented() {
 
 # --- the work -------------------------------------------------------------------------
 
-usage="usage: setup.sh demo|test [--yes]"
-case "${1:-}" in demo | test) what=$1 ;; *) fail "$usage" ;; esac
+usage="usage: setup.sh demo|demo-pkcs11|test [--yes]"
+case "${1:-}" in
+demo | test) what=$1 title=$1 ;;
+demo-pkcs11) what=demo_pkcs11 title="demo --device pkcs11" ;; *) fail "$usage" ;; esac
 case "${2:-}" in --yes) yes=yes ;; "") yes=no ;; *) fail "$usage" ;; esac
 
 find_manager
 "check_$what"
 [ -z "$missing" ] && exit 0
 
-printf 'cargo xtask %s needs what this machine does not have:\n%s' "$what" "$missing" >&2
+printf 'cargo xtask %s needs what this machine does not have:\n%s' "$title" "$missing" >&2
 [ -n "$manager" ] || fail \
     "No package manager that is known here (apt-get, dnf, pacman, zypper): install the above by your system's means."
 

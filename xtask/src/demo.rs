@@ -4,7 +4,9 @@
 //! The whole story is in [`Demo::play`]; the command lines of the programs are in
 //! [`Programs`] and nowhere else.
 
-use std::io::IsTerminal;
+use std::fs::OpenOptions;
+use std::io::{IsTerminal, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -13,8 +15,90 @@ use crate::stage::{Program, Stage};
 
 const GROUP: &str = "team";
 
+/// Where the keys of the demo are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Device {
+    /// In the built-in software device.
+    #[default]
+    Software,
+    /// In a token of SoftHSM.
+    Pkcs11,
+}
+
+/// The user PIN of the demo's token.
+const PIN: &str = "271828";
+
+/// Where distributions install SoftHSM's module.
+const SOFTHSM: [&str; 3] = [
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/lib/pkcs11/libsofthsm2.so",
+];
+
+impl Device {
+    pub(crate) fn named(name: Option<&str>) -> Result<Self, String> {
+        match name {
+            Some("software") => Ok(Self::Software),
+            Some("pkcs11") => Ok(Self::Pkcs11),
+            _ => Err("--device is software or pkcs11".to_owned()),
+        }
+    }
+
+    /// What the set-up calls that this device needs.
+    pub(crate) fn packages(self) -> &'static str {
+        match self {
+            Self::Software => "demo",
+            Self::Pkcs11 => "demo-pkcs11",
+        }
+    }
+
+    /// Makes the device, and answers its table in the configuration.
+    fn prepare(self, stage: &Stage) -> Result<String, String> {
+        match self {
+            Self::Software => {
+                Ok("[[devices]]\nname = \"software\"\nkind = \"software\"\n".to_owned())
+            }
+            Self::Pkcs11 => prepare_token(stage),
+        }
+    }
+}
+
+/// A fresh token of a SoftHSM of its own.
+fn prepare_token(stage: &Stage) -> Result<String, String> {
+    let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    let (tokens, config, pin) = (
+        stage.path("tokens"),
+        stage.path("softhsm2.conf"),
+        stage.path("pin"),
+    );
+    std::fs::create_dir(&tokens).map_err(|error| failed("cannot make the token", error))?;
+    let text = format!("directories.tokendir = {}\n", tokens.display());
+    std::fs::write(&config, text).map_err(|error| failed("cannot configure SoftHSM", error))?;
+    let mut file = OpenOptions::new();
+    file.create_new(true).write(true).mode(0o600);
+    file.open(&pin)
+        .and_then(|mut file| file.write_all(PIN.as_bytes()))
+        .map_err(|error| failed("cannot write the PIN", error))?;
+    let made = Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "demo", "--pin", PIN])
+        .args(["--so-pin", "31415926"])
+        .env("SOFTHSM2_CONF", &config)
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| failed("cannot start softhsm2-util", error))?;
+    if !made.success() {
+        return Err("softhsm2-util made no token".to_owned());
+    }
+    let module = SOFTHSM.iter().find(|path| Path::new(path).exists());
+    let module = module.ok_or("SoftHSM is installed, but not its module")?;
+    Ok(format!(
+        "[[devices]]\nname = \"token\"\nkind = \"pkcs11\"\nmodule = {module:?}\ntoken = \"demo\"\n\
+         pin_file = {pin:?}\nenvironment = {{ SOFTHSM2_CONF = {config:?} }}\n"
+    ))
+}
+
 /// Builds the programs, then runs the demo.
-pub(crate) fn build_and_run() -> Result<(), String> {
+pub(crate) fn build_and_run(device: Device) -> Result<(), String> {
     println!("Building the daemon and the chat example ...");
     let build = [
         "build",
@@ -32,14 +116,15 @@ pub(crate) fn build_and_run() -> Result<(), String> {
     if !status.success() {
         return Err("the build failed: see above".to_owned());
     }
-    run()
+    run(device)
 }
 
 /// Runs the demo with the programs that are already built. Its last line is `demo: ok`.
-pub(crate) fn run() -> Result<(), String> {
+pub(crate) fn run(device: Device) -> Result<(), String> {
     let stage = Stage::open("mlskeyd-demo")?;
     let mut demo = Demo {
-        programs: Programs::built(&stage)?,
+        programs: Programs::built(&stage, device)?,
+        device,
         stage,
         step: String::new(),
         colours: colours(),
@@ -77,17 +162,17 @@ struct Programs {
 
 impl Programs {
     /// The programs beside this one, and a fresh configuration for the daemon.
-    fn built(stage: &Stage) -> Result<Self, String> {
+    fn built(stage: &Stage, device: Device) -> Result<Self, String> {
         let this = std::env::current_exe()
             .map_err(|error| format!("cannot find the build directory: {error}"))?;
         let directory = this.parent().unwrap_or(Path::new(".")).to_owned();
         let (config, socket) = (stage.path("mlskeyd.toml"), stage.path("mlskeyd.sock"));
         let text = format!(
-            "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n\
-             [[devices]]\nname = \"software\"\nkind = \"software\"\n",
+            "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n{}",
             stage.path("state"),
             socket,
             stage.path("store.key"),
+            device.prepare(stage)?,
         );
         std::fs::write(&config, text)
             .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
@@ -155,6 +240,7 @@ struct Person {
 }
 
 struct Demo {
+    device: Device,
     programs: Programs,
     stage: Stage,
     /// The heading of what is happening, for an error.
@@ -173,7 +259,11 @@ impl Demo {
         std::fs::create_dir(&self.programs.apps)
             .map_err(|error| format!("cannot make a directory: {error}"))?;
         let daemon = self.start_daemon()?;
-        self.says("mlskeyd", "ready, with its built-in software device");
+        let ready = match self.device {
+            Device::Software => "ready, with its built-in software device",
+            Device::Pkcs11 => "ready, with a token of SoftHSM",
+        };
+        self.says("mlskeyd", ready);
         let mut hub = self.stage.start("hub", self.programs.hub())?;
         expect_ready(&mut hub)?;
         self.says(
@@ -373,8 +463,15 @@ impl Demo {
             ));
         }
         table.lines().for_each(|line| println!("    {line}"));
-        if !table.contains("software") {
-            return Err("mlskeyctl keys shows no key of tier 'software'".to_owned());
+        let tier = match self.device {
+            Device::Software => "software",
+            Device::Pkcs11 => "hardware",
+        };
+        if !table.contains(tier) {
+            return Err(format!("mlskeyctl keys shows no key of tier '{tier}'"));
+        }
+        if self.device == Device::Pkcs11 {
+            println!("    (As the token says. SoftHSM only plays a token in hardware.)");
         }
         Ok(())
     }

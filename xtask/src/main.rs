@@ -13,14 +13,16 @@ const USAGE: &str = "\
 The project's own commands. On a fresh machine each lists the system packages that it lacks,
 and installs them after asking, or with --yes.
 
-usage: cargo xtask demo [--yes]           three people chat, with their keys in a private daemon
+usage: cargo xtask demo [--yes] [--device software|pkcs11]
+                                          three people chat, with their keys in a private daemon;
+                                          pkcs11: in a token of SoftHSM
        cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
        cargo xtask setup [--yes]          only the packages that the others need";
 
 /// What was asked for on the command line.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
-    Demo,
+    Demo(demo::Device),
     Test { full: bool },
     Setup,
     Help,
@@ -28,9 +30,11 @@ enum Command {
 
 /// Reads the command line: the command, and whether packages may be installed unasked.
 fn parse(words: &[String]) -> Result<(Command, bool), String> {
-    let (mut command, mut yes, mut full) = (None, false, false);
-    for word in words {
+    let (mut command, mut yes, mut full, mut device) = (None, false, false, None);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
         match word.as_str() {
+            "--device" => device = Some(demo::Device::named(words.next().map(String::as_str))?),
             "--yes" | "-y" => yes = true,
             "--full" => full = true,
             "--help" | "-h" | "help" => return Ok((Command::Help, false)),
@@ -39,9 +43,12 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
         }
     }
     match (command, full) {
+        (Some(other), _) if other != "demo" && device.is_some() => {
+            Err("--device goes with demo only".to_owned())
+        }
         (Some("test"), full) => Ok((Command::Test { full }, yes)),
         (_, true) => Err("--full goes with test only".to_owned()),
-        (Some("demo"), _) => Ok((Command::Demo, yes)),
+        (Some("demo"), _) => Ok((Command::Demo(device.unwrap_or_default()), yes)),
         (Some("setup"), _) => Ok((Command::Setup, yes)),
         _ => Err("which command?".to_owned()),
     }
@@ -70,8 +77,8 @@ fn main() -> ExitCode {
         Ok((Command::Setup, yes)) => {
             setup::packages("test", yes).and_then(|()| setup::components(yes))
         }
-        Ok((Command::Demo, yes)) => {
-            setup::packages("demo", yes).and_then(|()| demo::build_and_run())
+        Ok((Command::Demo(device), yes)) => {
+            setup::packages(device.packages(), yes).and_then(|()| demo::build_and_run(device))
         }
         Ok((Command::Test { full }, yes)) => setup::packages("test", yes)
             .and_then(|()| setup::components(yes))
@@ -105,8 +112,16 @@ mod tests {
 
     #[test]
     fn command_lines_are_read() {
-        assert_eq!(parsed("demo"), Ok((Command::Demo, false)));
-        assert_eq!(parsed("demo --yes"), Ok((Command::Demo, true)));
+        let pkcs11 = Command::Demo(demo::Device::Pkcs11);
+        assert_eq!(parsed("demo --device pkcs11"), Ok((pkcs11, false)));
+        assert_eq!(
+            parsed("demo"),
+            Ok((Command::Demo(demo::Device::Software), false))
+        );
+        assert_eq!(
+            parsed("demo --yes"),
+            Ok((Command::Demo(demo::Device::Software), true))
+        );
         assert_eq!(
             parsed("--yes test --full"),
             Ok((Command::Test { full: true }, true))
@@ -121,6 +136,9 @@ mod tests {
             "",
             "--full",
             "demo --full",
+            "demo --device",
+            "demo --device tpm",
+            "test --device pkcs11",
             "setup --full",
             "demo test",
             "demo extra",

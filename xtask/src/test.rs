@@ -93,6 +93,7 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
         "documentation tests",
         with(&["test", "--workspace", "--doc"], &[]),
     );
-    steps.run("demo", demo::run);
+    steps.run("demo", || demo::run(demo::Device::Software));
+    steps.run("demo on a token", || demo::run(demo::Device::Pkcs11));
     steps.finish()
 }

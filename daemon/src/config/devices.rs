@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{Mistake, name, optional_path, positive_duration};
+use super::{Mistake, count, name, optional_path, positive_duration};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Pkcs11Config {
     pub environment: BTreeMap<String, String>,
     /// How long one call of the module may take; then its helper is ended.
     pub call_timeout: Duration,
+    /// Most private keys that may be objects of the token.
+    pub max_objects: u32,
 }
 
 /// Which token of a module; never a slot, whose number changes.
@@ -79,11 +81,20 @@ pub(super) struct DeviceTable {
     environment: Option<BTreeMap<String, String>>,
     #[serde(default, deserialize_with = "optional_timeout")]
     call_timeout: Option<Duration>,
+    #[serde(default, deserialize_with = "optional_count")]
+    max_objects: Option<u32>,
+}
+
+fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    count(from).map(Some)
 }
 
 fn optional_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     positive_duration(from).map(Some)
 }
+
+/// A token slows down with its objects, and has room for some thousand at best.
+const MAX_OBJECTS: u32 = 1000;
 
 /// Tokens on a card make a key in some seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,7 +116,8 @@ impl DeviceTable {
                     || self.pin_file.is_some()
                     || self.pin_credential.is_some()
                     || self.environment.is_some()
-                    || self.call_timeout.is_some();
+                    || self.call_timeout.is_some()
+                    || self.max_objects.is_some();
                 if of_tokens {
                     return Err("a device of kind \"software\" has a name and nothing else");
                 }
@@ -136,6 +148,7 @@ impl DeviceTable {
                 },
                 environment: self.environment.unwrap_or_default(),
                 call_timeout: self.call_timeout.unwrap_or(CALL_TIMEOUT),
+                max_objects: self.max_objects.unwrap_or(MAX_OBJECTS),
             })),
         };
         Ok(DeviceConfig {

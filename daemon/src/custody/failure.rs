@@ -129,6 +129,7 @@ const fn code_of(error: &DeviceError) -> FailureCode {
     match error {
         DeviceError::Absent { .. } => FailureCode::DeviceAbsent,
         DeviceError::Locked { .. } => FailureCode::DeviceLocked,
+        DeviceError::Full { .. } => FailureCode::LimitReached,
         DeviceError::Missing { .. } | DeviceError::BadBlob => FailureCode::KeyMissing,
         DeviceError::GenerationGone(_) => FailureCode::Destroyed,
         DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => {

@@ -26,6 +26,12 @@ pub enum DeviceError {
         /// What is known about it.
         reason: String,
     },
+    /// The device takes no more keys.
+    #[error("the device takes no more keys: {reason}")]
+    Full {
+        /// How many there are.
+        reason: String,
+    },
     /// Something that the registry relies on is not on the device. Nothing was
     /// deleted, and it may come back.
     #[error("{what} is missing on the device")]
@@ -94,6 +100,9 @@ impl DeviceError {
             }
             Self::Missing { .. } => {
                 "put the device's data back; the keys are kept as missing until then"
+            }
+            Self::Full { .. } => {
+                "use a cipher suite whose keys the device wraps, or have the administrator allow more"
             }
             Self::GenerationGone(_) => "the key cannot come back; create a new one",
             Self::GenerationExists(_) => "choose a new random name for the generation",

@@ -86,6 +86,7 @@ impl SoftHsm {
             pin: PinSource::File(self.pin.clone()),
             environment: self.environment().into_iter().collect(),
             call_timeout: Duration::from_secs(30),
+            max_objects: 1000,
         }
     }
 

@@ -232,3 +232,34 @@ fn a_pin_that_others_may_read_is_not_used() {
     assert_eq!(state, "locked");
     assert!(detail.contains("0600"), "{detail}");
 }
+
+#[test]
+fn a_token_takes_no_more_keys_than_it_may() {
+    let scene = Scene::new(&["mlskeyd"], "max_objects = 3\n");
+    let app = scene.app("app", "hsm");
+    // Wrapped keys take no room.
+    for _ in 0..5 {
+        app.key_package().unwrap();
+    }
+    assert_eq!(
+        scene.softhsm.objects(),
+        3,
+        "two generations, one signature key"
+    );
+    for n in 0..2 {
+        scene.app(&format!("other {n}"), "hsm");
+    }
+    let full = CustodyProvider::builder()
+        .socket(scene.daemon.socket())
+        .memory_storage(MemoryStorage::default())
+        .device("hsm")
+        .build()
+        .unwrap();
+    let credential = BasicCredential::new(b"last".to_vec()).into();
+    let scheme = SUITE.signature_algorithm();
+    let refused = full.create_identity("last", &credential, scheme);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("max_objects"), "{refused}");
+    assert_eq!(scene.state().0, "ready");
+    app.key_package().unwrap();
+}

@@ -52,6 +52,8 @@ pub struct Pkcs11Device {
     blob_key: Subkey,
     /// How long a call may take.
     patience: Duration,
+    /// Most private keys on the token.
+    max_objects: u32,
     connection: Option<Connection>,
 }
 
@@ -100,6 +102,7 @@ impl Pkcs11Device {
             pins: Pins::new(config.pin.clone(), note, subkey("pin")?),
             blob_key: subkey("blob")?,
             patience: config.call_timeout,
+            max_objects: config.max_objects,
             connection: None,
         };
         // How it went is in its state.
@@ -141,6 +144,7 @@ impl Pkcs11Device {
         let open = |pin| Request::Open {
             token: self.token.clone(),
             pin,
+            max_objects: self.max_objects,
         };
         match self.converse(&mut connection, &open(None))? {
             Reply::Opened(facts) => return Ok((connection, facts)),
@@ -284,6 +288,7 @@ const fn is_about_the_request(error: &TokenError) -> bool {
             | TokenError::NotFound
             | TokenError::Unsupported(_)
             | TokenError::Refused(_)
+            | TokenError::Full(_)
     )
 }
 
@@ -294,6 +299,7 @@ fn of_token(error: TokenError) -> DeviceError {
         TokenError::Locked | TokenError::WrongPin | TokenError::LastTry => {
             DeviceError::Locked { reason }
         }
+        TokenError::Full(_) => DeviceError::Full { reason },
         _ => DeviceError::Failed { reason },
     }
 }

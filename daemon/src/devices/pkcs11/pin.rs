@@ -5,9 +5,8 @@
 //! PIN that was wrong, or with which two logins ended without an answer, is not
 //! tried again until somebody gives another.
 
-use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, Mac};
@@ -17,10 +16,11 @@ use zeroize::Zeroizing;
 
 use crate::config::PinSource;
 use crate::devices::DeviceError;
+use crate::private_file::{self, Access};
 use crate::store_key::Subkey;
 
 /// Longest PIN, in bytes.
-const MAX_PIN: u64 = 256;
+const MAX_PIN: usize = 256;
 
 /// Most logins with one PIN that may end without an answer.
 const MAX_UNANSWERED: u8 = 2;
@@ -67,13 +67,13 @@ impl Pins {
     fn given(&self) -> Result<Option<SecretBytes>, DeviceError> {
         match &self.source {
             PinSource::None => Ok(None),
-            PinSource::File(path) => read(path).map(Some),
+            PinSource::File(path) => read(path, Access::Ours).map(Some),
             PinSource::Credential(name) => {
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
                 let directory = directory.ok_or_else(|| {
                     unusable("there are no systemd credentials: start the daemon by its unit")
                 })?;
-                read(&Path::new(&directory).join(name)).map(Some)
+                read(&Path::new(&directory).join(name), Access::Credential).map(Some)
             }
         }
     }
@@ -108,16 +108,14 @@ impl Pins {
             let directory = self.note.parent().unwrap_or(Path::new("/"));
             fs::create_dir_all(directory)?;
             let fresh = self.note.with_extension("new");
-            let mut file = fs::OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&fresh)?;
-            file.write_all(&[&[tries], mac.as_slice()].concat())?;
-            file.sync_all()?;
+            // Of a note that was cut short.
+            match fs::remove_file(&fresh) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            private_file::create(&fresh, &[&[tries], mac.as_slice()].concat())?;
             fs::rename(&fresh, &self.note)?;
-            fs::File::open(directory)?.sync_all()
+            private_file::sync_directory(directory)
         };
         durably().map_err(of_note)
     }
@@ -146,25 +144,20 @@ impl Trial<'_> {
 }
 
 /// A PIN from a file that nobody else can read.
-fn read(path: &Path) -> Result<SecretBytes, DeviceError> {
+fn read(path: &Path, access: Access) -> Result<SecretBytes, DeviceError> {
     let failed = |what: String| DeviceError::Locked {
         reason: format!("the PIN in {}: {what}", path.display()),
     };
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
-        .open(path)
+    let file = private_file::open_checked(path, access, OpenOptions::new().read(true));
+    let file = file.map_err(|error| {
+        failed(format!(
+            "{error}; give the file mode 0600 and to the daemon's user"
+        ))
+    })?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PIN));
+    file.take(MAX_PIN as u64)
+        .read_to_end(&mut bytes)
         .map_err(|error| failed(error.to_string()))?;
-    let metadata = file.metadata().map_err(|error| failed(error.to_string()))?;
-    let own = [0, rustix::process::geteuid().as_raw()];
-    if metadata.mode() & 0o077 != 0 || !own.contains(&metadata.uid()) {
-        return Err(failed(
-            "others may read or replace it: give it mode 0600 and to the daemon's user".to_owned(),
-        ));
-    }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PIN as usize));
-    let read = file.take(MAX_PIN).read_to_end(&mut bytes);
-    read.map_err(|error| failed(error.to_string()))?;
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
     }

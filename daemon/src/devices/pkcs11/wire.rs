@@ -34,6 +34,8 @@ pub(crate) enum Request {
         token: TokenName,
         /// The user PIN; `None` asks whether one is needed.
         pin: Option<SecretBytes>,
+        /// Most private keys that the token may hold, ours and others'.
+        max_objects: u32,
     },
     /// Makes the key that wraps a generation's keys.
     CreateGeneration {
@@ -191,6 +193,9 @@ pub(crate) enum TokenError {
     /// The token does not do this.
     #[error("the token does not do it ({0})")]
     Unsupported(String),
+    /// The token holds as many keys as it may.
+    #[error("it holds {0} private keys, as many as `max_objects` allows")]
+    Full(u32),
     /// The token refused the peer's key or the wrapped key.
     #[error("the token refused it ({0})")]
     Refused(String),

@@ -83,6 +83,9 @@ impl Token {
         let wrapping = self.wrapping.get(&algorithm).copied();
         let leaves = match wrapping {
             Some(_) => Leaves::Wrapped,
+            None if self.objects >= self.max_objects => {
+                return Err(TokenError::Full(self.objects));
+            }
             None => Leaves::Never,
         };
         let (public, private) = self.generate_pair(algorithm, key, generation, leaves)?;
@@ -91,6 +94,7 @@ impl Token {
         let point = point?;
         let Some(by) = wrapping else {
             self.check_kept(private)?;
+            self.objects = self.objects.saturating_add(1);
             self.remember(key, generation, private, false)?;
             return Ok((point, Place::Object));
         };
@@ -305,7 +309,7 @@ impl Token {
         for object in found.map_err(of_module)? {
             self.session.destroy_object(object).map_err(of_module)?;
         }
-        Ok(())
+        self.count_objects()
     }
 }
 

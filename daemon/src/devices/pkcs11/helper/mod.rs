@@ -94,7 +94,11 @@ fn converse(pkcs11: &Pkcs11, stream: &mut UnixStream) -> io::Result<()> {
     let mut token: Option<Token> = None;
     loop {
         let reply = match wire::receive(stream)? {
-            Request::Open { token: name, pin } => match Token::open(pkcs11, &name, pin.as_ref()) {
+            Request::Open {
+                token: name,
+                pin,
+                max_objects,
+            } => match Token::open(pkcs11, &name, pin.as_ref(), max_objects) {
                 Ok((opened, facts)) => {
                     token = Some(opened);
                     Reply::Opened(facts)

@@ -31,6 +31,10 @@ pub(super) struct Token {
     /// Handles of private keys; those of wrapped keys are objects of this
     /// session.
     pub(super) handles: super::keys::Handles,
+    /// Private keys that are objects of the token.
+    pub(super) objects: u32,
+    /// Most of them.
+    pub(super) max_objects: u32,
 }
 
 impl Token {
@@ -39,6 +43,7 @@ impl Token {
         pkcs11: &Pkcs11,
         name: &TokenName,
         pin: Option<&SecretBytes>,
+        max_objects: u32,
     ) -> Result<(Self, TokenFacts), TokenError> {
         let slot = find(pkcs11, name)?;
         let info = pkcs11.get_token_info(slot).map_err(of_module)?;
@@ -55,7 +60,10 @@ impl Token {
             },
             wrapping: HashMap::new(),
             handles: super::keys::Handles::default(),
+            objects: 0,
+            max_objects,
         };
+        token.count_objects()?;
         for algorithm in ALGORITHMS {
             let support = token.try_out(algorithm);
             token.facts.support.push(support);
@@ -145,6 +153,18 @@ impl Token {
             }
             Err(_) => Ok(true),
         }
+    }
+
+    /// Counts the token's private keys: slow where there are many, so only now
+    /// and then.
+    pub(super) fn count_objects(&mut self) -> Result<(), TokenError> {
+        let template = [
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::Token(true),
+        ];
+        let found = self.session.find_objects(&template).map_err(of_module)?;
+        self.objects = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        Ok(())
     }
 
     /// The one object that has all of these attributes.
