@@ -395,6 +395,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             Algorithm::Signature(SignatureScheme::Ed25519),
             Tier::Software,
         )],
+        remarks: vec![(Algorithm::Hpke(Kem::DhKemX25519), "no such curve".into())],
         default: true,
     };
     vec![

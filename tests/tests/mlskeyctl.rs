@@ -57,7 +57,15 @@ fn a_person_reads_tables() {
     let scene = Scene::new();
     for (arguments, words) in [
         (&["status"][..], &["up for", "DEVICE", "ready"][..]),
-        (&["devices"], &["software *", "DHKEM X25519 (software)"]),
+        (
+            &["devices"],
+            &[
+                "software *",
+                "DHKEM X25519 (software)",
+                "0x0002",
+                "has no hardware",
+            ],
+        ),
         (&["identities"], &["alice", "Ed25519"]),
         (&["keys"], &["signature", "leaf", "alice", "software"]),
         (&["keys", "sweep"], &["destroyed"]),
@@ -78,6 +86,8 @@ fn a_program_reads_json() {
     assert_eq!(devices[0]["name"], "software");
     assert_eq!(devices[0]["state"], "ready");
     assert_eq!(devices[0]["offers"].as_array().unwrap().len(), 4);
+    assert_eq!(devices[0]["suites"][0]["suite"], "0x0001");
+    assert_eq!(devices[0]["suites"][0]["tier"], "software");
     let identities = json(&["identities"]);
     assert_eq!(identities[0]["name"], "alice");
     assert_eq!(identities[0]["tier"], "software");

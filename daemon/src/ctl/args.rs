@@ -19,7 +19,9 @@ const JSON: &str = "\
 JSON (with --json; fields are only ever added):
   OWNER    {\"uid\", \"app\"}
   DEVICE   {\"name\", \"kind\", \"state\": \"absent|locked|ready|failed\", \"detail\": text or null,
-            \"default\", \"offers\": [{\"algorithm\", \"tier\": \"hardware|sealed|software\"}]}
+            \"default\", \"offers\": [{\"algorithm\", \"tier\": \"hardware|sealed|software\"}],
+            \"suites\": [{\"suite\", \"tier\": as above, or null if not possible,
+                        \"why\": [text]}]}
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
                    \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
   devices         [DEVICE]

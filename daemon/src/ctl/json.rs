@@ -6,6 +6,8 @@ use mlskeyd_protocol::v1::{
 };
 use serde_json::{Value, json};
 
+use super::suites;
+
 pub(super) fn status(status: &DaemonStatus) -> Value {
     json!({
         "version": status.version,
@@ -28,6 +30,11 @@ pub(super) fn device(device: &DeviceInfo) -> Value {
         "detail": device.detail,
         "default": device.default,
         "offers": list(&device.offers, offer),
+        "suites": list(&suites::of(device), |suite| json!({
+            "suite": format!("{:#06x}", suite.number),
+            "tier": suite.tier.map(|tier| tier.to_string()),
+            "why": suite.why,
+        })),
     })
 }
 

@@ -6,6 +6,7 @@
 mod args;
 mod json;
 mod run;
+mod suites;
 mod table;
 
 use std::io::{ErrorKind, IsTerminal, Write};

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::args::{Args, Command, KeysCommand, StorageCommand};
 use super::table::{duration, printable, table};
-use super::{CtlError, confirm, json};
+use super::{CtlError, confirm, json, suites};
 
 /// Does what the command line asks, and answers what to print.
 pub(super) fn run(args: &Args) -> Result<String, CtlError> {
@@ -37,7 +37,8 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
         }
         Command::Devices => {
             let devices = client.devices(&call)?;
-            show(json::list(&devices, json::device), devices_text(&devices))
+            let text = format!("{}\n{}", devices_text(&devices), suites_text(&devices));
+            show(json::list(&devices, json::device), text)
         }
         Command::Identities => {
             let identities = client.identities(&call)?;
@@ -150,6 +151,23 @@ fn devices_text(devices: &[DeviceInfo]) -> String {
     });
     let text = table(["DEVICE", "KIND", "STATE", "OFFERS", "DETAIL"], rows);
     or_none(devices, text, "no devices\n")
+}
+
+/// Which cipher suites the devices serve.
+fn suites_text(devices: &[DeviceInfo]) -> String {
+    let rows = devices.iter().flat_map(|device| {
+        suites::of(device).into_iter().map(|suite| {
+            [
+                device.name.clone(),
+                format!("{:#06x}", suite.number),
+                suite
+                    .tier
+                    .map_or_else(|| "not possible".to_owned(), |tier| tier.to_string()),
+                suite.why.join("; "),
+            ]
+        })
+    });
+    table(["DEVICE", "SUITE", "TIER", "WHY NO BETTER"], rows)
 }
 
 fn identities_text(identities: &[OwnedIdentity]) -> String {

@@ -179,6 +179,12 @@ impl Custody {
                 .iter()
                 .flat_map(|support| support.tiers.iter().map(|tier| (support.algorithm, *tier)))
                 .collect(),
+            remarks: info
+                .support
+                .iter()
+                .filter(|support| !support.why_no_other.is_empty())
+                .map(|support| (support.algorithm, support.why_no_other.clone()))
+                .collect(),
             default: info.name == default,
         };
         self.devices.infos().map(describe).collect()

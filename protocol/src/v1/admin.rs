@@ -53,6 +53,8 @@ pub struct DeviceInfo {
     pub detail: Option<String>,
     /// What it can make, and how that is kept.
     pub offers: Vec<(Algorithm, Tier)>,
+    /// Why it does not make keys of an algorithm, or keeps them no better.
+    pub remarks: Vec<(Algorithm, String)>,
     /// Is it where new keys go by default?
     pub default: bool,
 }
