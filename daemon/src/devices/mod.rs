@@ -38,8 +38,13 @@ pub trait Device: Send {
     /// What the device is and can do, as it was last seen. Touches no hardware.
     fn info(&self) -> Arc<DeviceInfo>;
 
-    /// Looks whether a device that is absent or locked is back. Its thread calls
-    /// this once a second while it is.
+    /// Can it come back by itself when it is not ready?
+    fn comes_back(&self) -> bool {
+        false
+    }
+
+    /// Looks whether a device that is not ready is back. Its thread calls this
+    /// once a second while it is not, if it can [come back](Self::comes_back).
     fn probe(&mut self) {}
 
     /// Signs with signature keys.

@@ -110,6 +110,22 @@ impl SoftHsm {
             .sum()
     }
 
+    /// Takes all tokens away, as if they were unplugged.
+    pub fn unplug(&self) {
+        std::fs::rename(&self.tokens, self.away()).expect("the tokens are there");
+        std::fs::create_dir(&self.tokens).expect("an empty directory");
+    }
+
+    /// Brings them back.
+    pub fn plug_in(&self) {
+        std::fs::remove_dir(&self.tokens).expect("the directory is empty");
+        std::fs::rename(self.away(), &self.tokens).expect("the tokens are away");
+    }
+
+    fn away(&self) -> PathBuf {
+        self.tokens.with_extension("away")
+    }
+
     /// The shared library.
     pub fn module() -> &'static Path {
         let found = MODULES.iter().map(Path::new).find(|path| path.exists());

@@ -1,36 +1,97 @@
 //! What every device keeps, kept by a token.
 
-use std::cell::RefCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use mlskeyd::devices::Device;
+use mlskeyd::config::Pkcs11Config;
 use mlskeyd::devices::conformance;
 use mlskeyd::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
+use mlskeyd::devices::{
+    Algorithm, Device, DeviceError, GenerationId, Kem, KeyId, NewKey, PeerPublic, StoredKey, Tier,
+};
 use mlskeyd::store_key::StoreKey;
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{SoftHsm, Stage};
 use secrecy::SecretBox;
 
+/// A token, and what the device needs for it.
+struct Bench {
+    softhsm: SoftHsm,
+    token: Pkcs11Config,
+    module: ModuleConfig,
+    directory: PathBuf,
+    _stage: Stage,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let stage = Stage::new(programs!());
+        let softhsm = SoftHsm::new(&stage);
+        softhsm.add_token("conformance");
+        Self {
+            token: softhsm.device_config("conformance"),
+            module: ModuleConfig {
+                helper: stage.programs().pkcs11.clone(),
+                module: SoftHsm::module().to_owned(),
+                environment: softhsm.environment(),
+            },
+            directory: stage.path("hsm"),
+            softhsm,
+            _stage: stage,
+        }
+    }
+
+    /// The device, as after a restart of the daemon: with a helper of its own.
+    fn open(&self) -> Box<dyn Device> {
+        let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
+        let module = Arc::new(Module::new(self.module.clone()));
+        let device = Pkcs11Device::open("hsm", &self.token, &self.directory, module, &store_key);
+        Box::new(device.unwrap())
+    }
+}
+
 #[test]
 fn softhsm_conforms() {
-    let stage = Stage::new(programs!());
-    let softhsm = SoftHsm::new(&stage);
-    softhsm.add_token("conformance");
-    let config = ModuleConfig {
-        helper: stage.programs().pkcs11.clone(),
-        module: SoftHsm::module().to_owned(),
-        environment: softhsm.environment(),
+    let bench = Bench::new();
+    conformance::run(&|| bench.open());
+    assert!(!bench.directory.join("pin-tried").exists());
+}
+
+fn agree(device: &mut dyn Device, key: &StoredKey) -> Result<(), DeviceError> {
+    let peer = PeerPublic::parse(Kem::DhKemP256, &key.public).unwrap();
+    device.agreement().unwrap().agree(key, &peer).map(|_| ())
+}
+
+#[test]
+fn nothing_is_destroyed_on_a_token_that_is_not_there() {
+    let bench = Bench::new();
+    let mut device = bench.open();
+    let generation = GenerationId::from_bytes([1; 16]);
+    let generator = device.generator().unwrap();
+    generator.create_generation(generation).unwrap();
+    let request = NewKey {
+        id: KeyId::from_bytes([2; 16]),
+        algorithm: Algorithm::Hpke(Kem::DhKemP256),
+        tier: Tier::Hardware,
+        generation,
     };
-    let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
-    let module: RefCell<Option<Arc<Module>>> = RefCell::default();
-    let token = softhsm.device_config("conformance");
-    let directory = stage.path("hsm");
-    conformance::run(&|| {
-        // A restart of the daemon restarts the helper, too.
-        let fresh = Arc::new(Module::new(config.clone()));
-        module.replace(Some(Arc::clone(&fresh)));
-        let device = Pkcs11Device::open("hsm", &token, &directory, fresh, &store_key);
-        Box::new(device.unwrap()) as Box<dyn Device>
-    });
-    assert!(!directory.join("pin-tried").exists());
+    let key = generator.generate(request).unwrap();
+
+    bench.softhsm.unplug();
+    let refused = agree(&mut *device, &key).unwrap_err();
+    assert!(
+        !matches!(refused, DeviceError::GenerationGone(_)),
+        "{refused}"
+    );
+    let destroyer = device.destroyer().unwrap();
+    destroyer.destroy_generation(generation).unwrap_err();
+    bench.softhsm.plug_in();
+    device.probe();
+    agree(&mut *device, &key).unwrap();
+
+    let destroyer = device.destroyer().unwrap();
+    destroyer.destroy_generation(generation).unwrap();
+    let gone = agree(&mut *device, &key).unwrap_err();
+    assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+    assert_eq!(bench.softhsm.objects(), 0);
 }

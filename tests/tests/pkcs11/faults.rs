@@ -263,3 +263,19 @@ fn a_token_takes_no_more_keys_than_it_may() {
     assert_eq!(scene.state().0, "ready");
     app.key_package().unwrap();
 }
+
+#[test]
+fn a_token_that_is_unplugged_takes_no_key_with_it() {
+    let scene = Scene::new(&["mlskeyd"], "");
+    let app = scene.app("app", "hsm");
+    app.key_package().unwrap();
+    scene.softhsm.unplug();
+    // Nothing is told of it before somebody asks.
+    while scene.state().0 == "ready" {
+        let refused = app.key_package().unwrap_err();
+        assert!(!refused.contains("cannot come back"), "{refused}");
+    }
+    scene.softhsm.plug_in();
+    scene.await_state("ready");
+    app.key_package().unwrap();
+}

@@ -11,11 +11,11 @@
 //! session. Where the token does not wrap keys of a curve they are objects, too,
 //! up to a number. All objects of a generation carry its label, and die with it.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, Mac};
 use mlskeyd_protocol::v1::SecretBytes;
@@ -40,7 +40,7 @@ mod wire;
 use self::module::Connection;
 pub use self::module::{Module, ModuleConfig};
 use self::pin::Pins;
-use self::wire::{Keeping, Kept, Place, Reply, Request, TokenError, TokenFacts, TokenName};
+use self::wire::{Keeping, Kept, Place, Reply, Request, TokenError, TokenName, TokenSupport};
 
 /// A token of a module.
 pub struct Pkcs11Device {
@@ -116,9 +116,9 @@ impl Pkcs11Device {
             return Ok(());
         }
         match self.log_in() {
-            Ok((connection, facts)) => {
+            Ok((connection, support)) => {
                 self.connection = Some(connection);
-                self.now(DeviceState::Ready, String::new(), Some(&facts));
+                self.now(DeviceState::Ready, String::new(), Some(support));
                 Ok(())
             }
             Err(error) => {
@@ -134,21 +134,21 @@ impl Pkcs11Device {
     }
 
     /// A connection whose session is logged in, and what the token can do.
-    fn log_in(&self) -> Result<(Connection, TokenFacts), DeviceError> {
+    fn log_in(&self) -> Result<(Connection, Vec<Support>), DeviceError> {
         let mut connection = self.module.connect().map_err(|source| DeviceError::Io {
             what: "starting the module's helper",
             source,
         })?;
-        // First without: the helper may be logged in, and the token may not be
-        // there at all.
         let open = |pin| Request::Open {
             token: self.token.clone(),
             pin,
             max_objects: self.max_objects,
         };
+        // First without: the helper may be logged in, and the token may not be
+        // there at all.
         match self.converse(&mut connection, &open(None))? {
-            Reply::Opened(facts) => return Ok((connection, facts)),
-            Reply::Failed(TokenError::Locked) => {}
+            Reply::Opened => {}
+            Reply::Failed(TokenError::Locked) => self.log_in_with_pin(&mut connection, open)?,
             Reply::Failed(error) => {
                 if matches!(error, TokenError::Absent(_)) {
                     self.module.end_if_alone(&connection);
@@ -157,31 +157,41 @@ impl Pkcs11Device {
             }
             _ => return Err(misfit()),
         }
-        let Some(trial) = self.pins.try_one()? else {
-            return Err(DeviceError::Locked {
-                reason: "its PIN is not configured".to_owned(),
-            });
-        };
-        let pin = SecretBytes::new(trial.pin.expose().to_vec());
-        match self.converse(&mut connection, &open(Some(pin)))? {
-            Reply::Opened(facts) => {
-                trial.was_right()?;
-                Ok((connection, facts))
-            }
-            Reply::Failed(error @ TokenError::WrongPin) => {
-                trial.was_wrong()?;
-                Err(of_token(error))
-            }
+        match self.converse(&mut connection, &Request::TryOut)? {
+            Reply::Support(found) => Ok((connection, support(found)?)),
             Reply::Failed(error) => Err(of_token(error)),
             _ => Err(misfit()),
         }
     }
 
-    fn now(&mut self, state: DeviceState, reason: String, facts: Option<&TokenFacts>) {
-        let support = match facts {
-            Some(facts) => facts.support.iter().map(support).collect(),
-            None => self.info.support.clone(),
+    fn log_in_with_pin(
+        &self,
+        connection: &mut Connection,
+        open: impl Fn(Option<SecretBytes>) -> Request,
+    ) -> Result<(), DeviceError> {
+        let Some(trial) = self.pins.try_one()? else {
+            return Err(of_token(TokenError::Locked));
         };
+        let pin = SecretBytes::new(trial.pin.expose().to_vec());
+        match self.converse(connection, &open(Some(pin)))? {
+            Reply::Opened => trial.was_right(),
+            Reply::Failed(error) => {
+                match error {
+                    TokenError::WrongPin => trial.was_wrong()?,
+                    // The token has not seen it.
+                    TokenError::LastTry | TokenError::PinLocked | TokenError::Absent(_) => {
+                        trial.was_not_used()?;
+                    }
+                    _ => {}
+                }
+                Err(of_token(error))
+            }
+            _ => Err(misfit()),
+        }
+    }
+
+    fn now(&mut self, state: DeviceState, reason: String, support: Option<Vec<Support>>) {
+        let support = support.unwrap_or_else(|| self.info.support.clone());
         self.info = Arc::new(DeviceInfo {
             name: self.info.name.clone(),
             kind: "pkcs11",
@@ -212,7 +222,13 @@ impl Pkcs11Device {
             return Err(misfit());
         };
         match self.converse(&mut connection, request)? {
-            Reply::Failed(error) if !is_about_the_request(&error) => Err(of_token(error)),
+            Reply::Failed(error) if !is_about_the_request(&error) => {
+                if matches!(error, TokenError::Gone(_)) {
+                    // Some modules see what is back only when they are loaded anew.
+                    self.module.end_if_alone(&connection);
+                }
+                Err(of_token(error))
+            }
             reply => {
                 self.connection = Some(connection);
                 Ok(reply)
@@ -227,13 +243,12 @@ impl Pkcs11Device {
         connection: &mut Connection,
         request: &Request,
     ) -> Result<Reply, DeviceError> {
-        let talk = |stream: &mut UnixStream| {
-            stream.set_read_timeout(Some(self.patience))?;
-            stream.set_write_timeout(Some(self.patience))?;
-            wire::send(stream, request)?;
-            wire::receive(stream)
+        let talk = |stream: &UnixStream| {
+            let mut stream = Timed::new(stream, self.patience);
+            wire::send(&mut stream, request)?;
+            wire::receive(&mut stream)
         };
-        talk(&mut connection.stream).map_err(|source| {
+        talk(&connection.stream).map_err(|source| {
             let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
             if hangs.contains(&source.kind()) {
                 self.module.end(connection);
@@ -243,6 +258,12 @@ impl Pkcs11Device {
                 source,
             }
         })
+    }
+
+    /// A reply of the wrong kind: all that follow would be of the request before.
+    fn out_of_step(&mut self) -> DeviceError {
+        self.connection = None;
+        misfit()
     }
 
     fn kept(&self, key: &StoredKey) -> Result<Kept, DeviceError> {
@@ -293,7 +314,7 @@ const fn is_about_the_request(error: &TokenError) -> bool {
 }
 
 fn of_token(error: TokenError) -> DeviceError {
-    let reason = error.to_string();
+    let reason = bounded(&error.to_string());
     match error {
         TokenError::Absent(_) | TokenError::Gone(_) => DeviceError::Absent { reason },
         TokenError::Locked | TokenError::WrongPin | TokenError::LastTry => {
@@ -310,26 +331,117 @@ fn misfit() -> DeviceError {
     }
 }
 
-fn support(found: &wire::TokenSupport) -> Support {
-    let tier = found.keeping.map(|keeping| match keeping {
-        Keeping::Objects | Keeping::Wrapped => Tier::Hardware,
-        Keeping::WrappedUnenforced => Tier::Sealed,
-    });
-    Support {
-        algorithm: found.algorithm,
-        tiers: tier.into_iter().collect(),
-        why_no_other: match found.keeping {
-            Some(Keeping::WrappedUnenforced) => {
-                "the token would unwrap keys so that they can be read".to_owned()
-            }
-            _ => found.why.clone(),
-        },
+/// What the token says of each algorithm that the daemon knows, once.
+fn support(found: Vec<TokenSupport>) -> Result<Vec<Support>, DeviceError> {
+    let mut support = Vec::new();
+    for algorithm in ALGORITHMS {
+        let mut of_it = found.iter().filter(|found| found.algorithm == algorithm);
+        let (Some(one), None) = (of_it.next(), of_it.next()) else {
+            return Err(misfit());
+        };
+        let tier = one.keeping.map(|keeping| match keeping {
+            Keeping::Objects | Keeping::Wrapped => Tier::Hardware,
+            Keeping::WrappedUnenforced => Tier::Sealed,
+        });
+        support.push(Support {
+            algorithm,
+            tiers: tier.into_iter().collect(),
+            why_no_other: match one.keeping {
+                Some(Keeping::WrappedUnenforced) => {
+                    "the token would unwrap keys so that they can be read".to_owned()
+                }
+                _ => bounded(&one.why),
+            },
+        });
+    }
+    Ok(support)
+}
+
+const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::Signature(SignatureScheme::Ed25519),
+    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
+    Algorithm::Hpke(Kem::DhKemP256),
+    Algorithm::Hpke(Kem::DhKemX25519),
+];
+
+/// A text of the helper, fit for people and tables.
+fn bounded(text: &str) -> String {
+    const MOST: usize = 200;
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MOST)
+        .collect()
+}
+
+/// A public key that a token made goes out to others, who must not meet one that
+/// is none.
+fn check_public(algorithm: Algorithm, public: &[u8]) -> Result<(), DeviceError> {
+    let is_one = match algorithm {
+        Algorithm::Signature(SignatureScheme::Ed25519) => public
+            .try_into()
+            .is_ok_and(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).is_ok()),
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
+        | Algorithm::Hpke(Kem::DhKemP256) => PeerPublic::parse(Kem::DhKemP256, public).is_ok(),
+        Algorithm::Hpke(Kem::DhKemX25519) => {
+            let peer = PeerPublic::parse(Kem::DhKemX25519, public);
+            peer.is_ok_and(|peer| peer.check_order().is_ok())
+        }
+    };
+    if is_one {
+        return Ok(());
+    }
+    Err(DeviceError::Failed {
+        reason: "it made a public key that is none".to_owned(),
+    })
+}
+
+/// A stream on which everything together may take so long.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl<'a> Timed<'a> {
+    fn new(stream: &'a UnixStream, patience: Duration) -> Self {
+        let now = Instant::now();
+        let until = now.checked_add(patience).unwrap_or(now);
+        Self { stream, until }
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(left)
+    }
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 impl Device for Pkcs11Device {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&self.info)
+    }
+
+    fn comes_back(&self) -> bool {
+        true
     }
 
     fn probe(&mut self) {
@@ -436,7 +548,7 @@ impl Generate for Pkcs11Device {
             Reply::Done => Ok(()),
             Reply::Failed(TokenError::GenerationExists) => Err(DeviceError::GenerationExists(id)),
             Reply::Failed(error) => Err(of_token(error)),
-            _ => Err(misfit()),
+            _ => Err(self.out_of_step()),
         }
     }
 
@@ -461,8 +573,9 @@ impl Generate for Pkcs11Device {
                 return Err(DeviceError::GenerationGone(request.generation));
             }
             Reply::Failed(error) => return Err(of_token(error)),
-            _ => return Err(misfit()),
+            _ => return Err(self.out_of_step()),
         };
+        check_public(request.algorithm, &public)?;
         let mut key = StoredKey {
             id: request.id,
             algorithm: request.algorithm,
@@ -484,7 +597,7 @@ impl Destroy for Pkcs11Device {
         match self.ask(&Request::DestroyGeneration { generation }, true)? {
             Reply::Done => Ok(()),
             Reply::Failed(error) => Err(of_token(error)),
-            _ => Err(misfit()),
+            _ => Err(self.out_of_step()),
         }
     }
 }

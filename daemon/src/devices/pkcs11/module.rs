@@ -31,7 +31,8 @@ pub struct Module {
 }
 
 struct Helper {
-    child: Child,
+    /// Taken when it is dropped.
+    child: Option<Child>,
     /// Connections are handed over here.
     door: UnixStream,
     /// Tells one helper from the next; held by its connections.
@@ -60,17 +61,22 @@ impl Module {
     /// What the system says.
     pub(super) fn connect(&self) -> io::Result<Connection> {
         let mut slot = self.helper();
-        if let Some(helper) = slot.as_mut()
-            && helper.child.try_wait()?.is_some()
-        {
-            *slot = None;
-        }
-        let helper = match slot.as_mut() {
-            Some(helper) => helper,
-            None => slot.insert(self.start()?),
-        };
         let (ours, theirs) = UnixStream::pair()?;
-        hand_over(&helper.door, theirs.into())?;
+        let theirs = OwnedFd::from(theirs);
+        if let Some(helper) = slot.as_mut()
+            && helper.runs()?
+            && hand_over(&helper.door, &theirs).is_ok()
+        {
+            let helper = Arc::clone(&helper.number);
+            return Ok(Connection {
+                stream: ours,
+                helper,
+            });
+        }
+        // There is none, or it has just ended.
+        *slot = None;
+        let helper = slot.insert(self.start()?);
+        hand_over(&helper.door, &theirs)?;
         Ok(Connection {
             stream: ours,
             helper: Arc::clone(&helper.number),
@@ -115,7 +121,7 @@ impl Module {
                 io::Error::new(error.kind(), format!("the helper {helper}: {error}"))
             })?;
         Ok(Helper {
-            child,
+            child: Some(child),
             door: ours,
             number: Arc::new(NEXT.fetch_add(1, Ordering::Relaxed)),
         })
@@ -128,15 +134,34 @@ impl Module {
     }
 }
 
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // It has nothing to save: what is durable is in the token.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Helper {
+    fn runs(&mut self) -> io::Result<bool> {
+        match &mut self.child {
+            Some(child) => Ok(child.try_wait()?.is_none()),
+            None => Ok(false),
+        }
     }
 }
 
-fn hand_over(door: &UnixStream, connection: OwnedFd) -> io::Result<()> {
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        // It has nothing to save: what is durable is in the token.
+        let _ = child.kill();
+        if let Ok(Some(_)) = child.try_wait() {
+            return;
+        }
+        // One that hangs in a driver ends when that lets go, and nobody waits for
+        // it here. Without a thread its remains stay until the daemon ends.
+        let _ = std::thread::Builder::new()
+            .name("reaper".to_owned())
+            .spawn(move || child.wait());
+    }
+}
+
+fn hand_over(door: &UnixStream, connection: &OwnedFd) -> io::Result<()> {
     let descriptors = [connection.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

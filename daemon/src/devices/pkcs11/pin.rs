@@ -2,7 +2,7 @@
 //!
 //! A token counts wrong PINs and locks itself. So before each login it is noted
 //! on disk which PIN is tried, by a MAC; after a good one the note is removed. A
-//! PIN that was wrong, or with which two logins ended without an answer, is not
+//! PIN that was wrong, or with which a login ended without an answer, is not
 //! tried again until somebody gives another.
 
 use std::fs::{self, OpenOptions};
@@ -22,8 +22,9 @@ use crate::store_key::Subkey;
 /// Longest PIN, in bytes.
 const MAX_PIN: usize = 256;
 
-/// Most logins with one PIN that may end without an answer.
-const MAX_UNANSWERED: u8 = 2;
+/// Most logins with one PIN that may end without an answer: the token may have
+/// counted them.
+const MAX_UNANSWERED: u8 = 1;
 
 /// In the note: the PIN is wrong.
 const WRONG: u8 = u8::MAX;
@@ -40,6 +41,8 @@ pub(super) struct Pins {
 pub(super) struct Trial<'a> {
     pub(super) pin: SecretBytes,
     pins: &'a Pins,
+    /// How often it was tried before.
+    before: u8,
 }
 
 impl Pins {
@@ -53,9 +56,13 @@ impl Pins {
         let Some(pin) = self.given()? else {
             return Ok(None);
         };
-        let tries = self.tries(&pin)?;
-        self.write(&pin, tries.saturating_add(1))?;
-        Ok(Some(Trial { pin, pins: self }))
+        let before = self.tries(&pin)?;
+        self.write(&pin, before.saturating_add(1))?;
+        Ok(Some(Trial {
+            pin,
+            pins: self,
+            before,
+        }))
     }
 
     /// Is there a PIN that was not refused yet?
@@ -83,7 +90,7 @@ impl Pins {
         match self.noted(pin)? {
             Some(WRONG) => Err(unusable("the PIN was wrong: give another one")),
             Some(tries) if tries >= MAX_UNANSWERED => Err(unusable(
-                "logins with this PIN ended without an answer, and the token may count them: see \
+                "a login with this PIN ended without an answer, and the token may have counted it: see \
                  that the PIN is right, then remove the file pin-tried in the device's directory",
             )),
             tries => Ok(tries.unwrap_or(0)),
@@ -135,6 +142,14 @@ impl Trial<'_> {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(of_note(source)),
             _ => Ok(()),
         }
+    }
+
+    /// The token was not asked.
+    pub(super) fn was_not_used(&self) -> Result<(), DeviceError> {
+        if self.before == 0 {
+            return self.was_right();
+        }
+        self.pins.write(&self.pin, self.before)
     }
 
     /// The token refused it.
@@ -233,10 +248,18 @@ mod tests {
     #[test]
     fn logins_without_an_answer_are_few() {
         let bench = Bench::new("1234");
-        for _ in 0..MAX_UNANSWERED {
-            bench.pins.try_one().unwrap().unwrap();
-        }
+        bench.pins.try_one().unwrap().unwrap();
         assert!(bench.refusal().contains("without an answer"));
+    }
+
+    #[test]
+    fn a_pin_that_the_token_did_not_see_does_not_count() {
+        let bench = Bench::new("1234");
+        for _ in 0..10 {
+            let trial = bench.pins.try_one().unwrap().unwrap();
+            trial.was_not_used().unwrap();
+        }
+        assert!(bench.pins.has_another());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 
+use mlskeyd_protocol::frame::{self, PREFIX};
 use mlskeyd_protocol::limits::MAX_CONTENT;
 use mlskeyd_protocol::v1::{Algorithm, SecretBytes};
 use serde::de::DeserializeOwned;
@@ -12,9 +13,6 @@ use zeroize::Zeroizing;
 
 /// Longest frame, in bytes: the content of an Ed25519 signature goes whole.
 const MAX_FRAME: usize = MAX_CONTENT + 64 * 1024;
-
-/// Bytes of a frame's length.
-const PREFIX: usize = 4;
 
 /// Which token of the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +35,8 @@ pub(crate) enum Request {
         /// Most private keys that the token may hold, ours and others'.
         max_objects: u32,
     },
+    /// Tries what the token can do; the second request of a connection.
+    TryOut,
     /// Makes the key that wraps a generation's keys.
     CreateGeneration {
         /// The generation's 16 bytes.
@@ -114,7 +114,9 @@ pub(crate) enum Wrapping {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     /// To `Open`.
-    Opened(TokenFacts),
+    Opened,
+    /// To `TryOut`: what the token does with each algorithm.
+    Support(Vec<TokenSupport>),
     /// To `Generate`.
     Made {
         /// The public key as MLS writes it.
@@ -128,17 +130,6 @@ pub(crate) enum Reply {
     Done,
     /// It did not work.
     Failed(TokenError),
-}
-
-/// What a token is and can do, found by trying it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct TokenFacts {
-    /// Its label.
-    pub(crate) label: String,
-    /// Its serial number.
-    pub(crate) serial: String,
-    /// What it keeps.
-    pub(crate) support: Vec<TokenSupport>,
 }
 
 /// What a token does with one algorithm.
@@ -212,12 +203,7 @@ pub(crate) enum TokenError {
 /// # Errors
 /// What the socket says; a message that is too long.
 pub(crate) fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Result<()> {
-    let bytes = Zeroizing::new(postcard::to_stdvec(message).map_err(io::Error::other)?);
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    if bytes.len() > MAX_FRAME {
-        return Err(io::Error::other("a message is too long"));
-    }
-    let frame = Zeroizing::new([&length.to_be_bytes(), bytes.as_slice()].concat());
+    let frame = frame::encode(message, MAX_FRAME).map_err(io::Error::other)?;
     stream.write_all(&frame)
 }
 

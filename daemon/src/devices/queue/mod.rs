@@ -27,7 +27,7 @@ mod fair;
 #[cfg(test)]
 mod tests;
 
-/// How often a device is looked at that is absent or locked.
+/// How often a device is looked at that is not ready.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Why a job has no result.
@@ -92,7 +92,7 @@ enum Phase {
 /// What a device's thread does next.
 enum Next {
     Job(Job),
-    /// The device is absent or locked: is it back?
+    /// The device is not ready: is it back?
     Probe,
 }
 
@@ -237,7 +237,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
 
 /// The device's thread.
 fn own<O: Clone + Eq + Hash>(mut device: Box<dyn Device>, shared: &Shared<O>) {
-    while let Some(next) = shared.next() {
+    while let Some(next) = shared.next(device.comes_back()) {
         let Next::Job(job) = next else {
             let probed = catch_unwind(AssertUnwindSafe(|| {
                 device.probe();
@@ -280,9 +280,8 @@ impl<O: Clone + Eq + Hash> Shared<O> {
     }
 
     /// What the thread does next; `None` at the end.
-    fn next(&self) -> Option<Next> {
-        let state = lock(&self.info).state;
-        let may_come_back = matches!(state, DeviceState::Absent | DeviceState::Locked);
+    fn next(&self, comes_back: bool) -> Option<Next> {
+        let may_come_back = comes_back && lock(&self.info).state != DeviceState::Ready;
         let mut queue = lock(&self.queue);
         while queue.phase == Phase::Open {
             if let Some(job) = queue.jobs.pop() {

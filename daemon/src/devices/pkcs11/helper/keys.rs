@@ -11,7 +11,7 @@ use rand_core::{OsRng, RngCore};
 use zeroize::Zeroizing;
 
 use super::super::wire::{Kept, Place, TokenError, Wrapping};
-use super::template::{self, Leaves, UnwrapTemplate};
+use super::template::{self, Guarded, Leaves, UnwrapTemplate};
 use super::token::{Token, of_module};
 
 /// Most handles that a session remembers. Each wrapped key among them is an
@@ -44,30 +44,49 @@ impl Token {
         let template = template::wrapping_key(generation, true, &unwrap);
         let made = self.session.generate_key(&Mechanism::AesKeyGen, &template);
         let made = made.map_err(of_module)?;
-        self.check_kept(made)
+        if self.is_kept(made)? {
+            return Ok(());
+        }
+        self.session.destroy_object(made).map_err(of_module)?;
+        Err(gives_away())
     }
 
     fn wrapping_key(&self, generation: [u8; 16]) -> Result<Option<ObjectHandle>, TokenError> {
         self.find_one(ObjectClass::SECRET_KEY, generation, generation)
     }
 
-    /// The token says that nobody reads the key. Asked after making it, since
+    /// Does the token say that nobody reads the key? Asked after making it, since
     /// templates are only wishes.
-    fn check_kept(&self, key: ObjectHandle) -> Result<(), TokenError> {
-        let asked = [AttributeType::Sensitive, AttributeType::Extractable];
+    pub(super) fn is_kept(&self, key: ObjectHandle) -> Result<bool, TokenError> {
+        self.has(
+            key,
+            &[Attribute::Sensitive(true), Attribute::Extractable(false)],
+        )
+    }
+
+    /// Was the key made here, on the token, and could nobody ever read it?
+    fn was_always_kept(&self, key: ObjectHandle) -> Result<bool, TokenError> {
+        let never = [
+            Attribute::AlwaysSensitive(true),
+            Attribute::NeverExtractable(true),
+            Attribute::Local(true),
+            Attribute::Token(true),
+        ];
+        Ok(self.is_kept(key)? && self.has(key, &never)?)
+    }
+
+    fn has(&self, key: ObjectHandle, wanted: &[Attribute]) -> Result<bool, TokenError> {
+        let kinds: Vec<_> = wanted.iter().map(Attribute::attribute_type).collect();
         let told = self
             .session
-            .get_attributes(key, &asked)
+            .get_attributes(key, &kinds)
             .map_err(of_module)?;
-        let kept = told.contains(&Attribute::Sensitive(true))
-            && told.contains(&Attribute::Extractable(false));
-        if kept {
-            return Ok(());
-        }
-        self.session.destroy_object(key).map_err(of_module)?;
-        Err(TokenError::Failed(
-            "it made a key that it would give away".to_owned(),
-        ))
+        Ok(wanted.iter().all(|attribute| told.contains(attribute)))
+    }
+
+    /// The key is not there, if the token is.
+    fn not_found(&self) -> TokenError {
+        self.check_present().err().unwrap_or(TokenError::NotFound)
     }
 
     /// Makes a key pair; answers its public half and where the private one is.
@@ -78,22 +97,25 @@ impl Token {
         algorithm: Algorithm,
     ) -> Result<(Vec<u8>, Place), TokenError> {
         let Some(wrapper) = self.wrapping_key(generation)? else {
-            return Err(TokenError::NotFound);
+            return Err(self.not_found());
         };
         let wrapping = self.wrapping.get(&algorithm).copied();
-        let leaves = match wrapping {
-            Some(_) => Leaves::Wrapped,
+        let (leaves, place) = match wrapping {
+            Some(_) => (Leaves::Wrapped, template::Place::Session),
             None if self.objects >= self.max_objects => {
                 return Err(TokenError::Full(self.objects));
             }
-            None => Leaves::Never,
+            None => (Leaves::Never, template::Place::Token),
         };
-        let (public, private) = self.generate_pair(algorithm, key, generation, leaves)?;
+        let (public, private) = self.generate_pair(algorithm, key, generation, leaves, place)?;
         let point = self.point(algorithm, public);
         self.session.destroy_object(public).map_err(of_module)?;
         let point = point?;
         let Some(by) = wrapping else {
-            self.check_kept(private)?;
+            if !self.was_always_kept(private)? {
+                self.session.destroy_object(private).map_err(of_module)?;
+                return Err(gives_away());
+            }
             self.objects = self.objects.saturating_add(1);
             self.remember(key, generation, private, false)?;
             return Ok((point, Place::Object));
@@ -122,9 +144,10 @@ impl Token {
         key: [u8; 16],
         generation: [u8; 16],
         leaves: Leaves,
+        place: template::Place,
     ) -> Result<(ObjectHandle, ObjectHandle), TokenError> {
         let public = template::public_key(algorithm);
-        let private = template::private_key(algorithm, key, generation, leaves);
+        let private = template::private_key(algorithm, key, generation, leaves, place);
         let mechanisms: &[Mechanism<'_>] = match algorithm {
             Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
             | Algorithm::Hpke(Kem::DhKemP256) => &[Mechanism::EccKeyPairGen],
@@ -140,6 +163,9 @@ impl Token {
             match self.session.generate_key_pair(mechanism, &public, &private) {
                 Ok(pair) => return Ok(pair),
                 Err(error) => last = of_module(error),
+            }
+            if !matches!(last, TokenError::Unsupported(_)) {
+                break;
             }
         }
         Err(last)
@@ -173,11 +199,11 @@ impl Token {
         by: Wrapping,
         wrapper: ObjectHandle,
         wrapped: &[u8],
-        extractable: bool,
+        guarded: Guarded,
     ) -> Result<ObjectHandle, TokenError> {
         let mut last = TokenError::Unsupported("no key type".to_owned());
         for key_type in key_types(algorithm) {
-            let template = template::unwrapped(algorithm, *key_type, extractable);
+            let template = template::unwrapped(algorithm, *key_type, guarded);
             match self
                 .session
                 .unwrap_key(&mechanism(by), wrapper, wrapped, &template)
@@ -197,12 +223,12 @@ impl Token {
         let (object, unwrapped) = match &key.place {
             Place::Object => {
                 let found = self.find_one(ObjectClass::PRIVATE_KEY, key.key, key.generation)?;
-                (found.ok_or(TokenError::NotFound)?, false)
+                (found.ok_or_else(|| self.not_found())?, false)
             }
             Place::Wrapped { by, bytes } => {
                 let wrapper = self.wrapping_key(key.generation)?;
-                let wrapper = wrapper.ok_or(TokenError::NotFound)?;
-                let object = self.unwrap(key.algorithm, *by, wrapper, bytes, false)?;
+                let wrapper = wrapper.ok_or_else(|| self.not_found())?;
+                let object = self.unwrap(key.algorithm, *by, wrapper, bytes, Guarded::WHOLLY)?;
                 (object, true)
             }
         };
@@ -306,11 +332,19 @@ impl Token {
             self.handles.order.retain(|other| *other != key);
         }
         let found = self.session.find_objects(&[template::label(generation)]);
-        for object in found.map_err(of_module)? {
+        let found = found.map_err(of_module)?;
+        if found.is_empty() {
+            self.check_present()?;
+        }
+        for object in found {
             self.session.destroy_object(object).map_err(of_module)?;
         }
         self.count_objects()
     }
+}
+
+fn gives_away() -> TokenError {
+    TokenError::Failed("it made a key that it would give away".to_owned())
 }
 
 fn mechanism(by: Wrapping) -> Mechanism<'static> {

@@ -99,9 +99,9 @@ fn converse(pkcs11: &Pkcs11, stream: &mut UnixStream) -> io::Result<()> {
                 pin,
                 max_objects,
             } => match Token::open(pkcs11, &name, pin.as_ref(), max_objects) {
-                Ok((opened, facts)) => {
+                Ok(opened) => {
                     token = Some(opened);
-                    Reply::Opened(facts)
+                    Reply::Opened
                 }
                 Err(error) => Reply::Failed(error),
             },
@@ -117,6 +117,7 @@ fn converse(pkcs11: &Pkcs11, stream: &mut UnixStream) -> io::Result<()> {
 fn serve_one(token: &mut Token, request: Request) -> Result<Reply, TokenError> {
     match request {
         Request::Open { .. } => Err(TokenError::Protocol),
+        Request::TryOut => token.try_out().map(Reply::Support),
         Request::CreateGeneration { generation } => {
             token.create_generation(generation)?;
             Ok(Reply::Done)

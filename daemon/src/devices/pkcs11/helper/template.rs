@@ -38,6 +38,46 @@ pub(super) enum Leaves {
     Wrapped,
 }
 
+/// Where a key pair's private half is put.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On the token.
+    Token,
+    /// In the session, and gone with it.
+    Session,
+}
+
+/// How an unwrapped key is guarded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Guarded {
+    sensitive: bool,
+    extractable: bool,
+}
+
+impl Guarded {
+    /// It cannot be read.
+    pub(super) const WHOLLY: Self = Self {
+        sensitive: true,
+        extractable: false,
+    };
+
+    /// It can be read, or wrapped by whoever asks.
+    pub(super) const NOT_WHOLLY: [Self; 3] = [
+        Self {
+            sensitive: false,
+            extractable: true,
+        },
+        Self {
+            sensitive: true,
+            extractable: true,
+        },
+        Self {
+            sensitive: false,
+            extractable: false,
+        },
+    ];
+}
+
 /// The public half: only as long as the session.
 pub(super) fn public_key(algorithm: Algorithm) -> Vec<Attribute> {
     let mut template = vec![
@@ -58,13 +98,20 @@ pub(super) fn private_key(
     key: [u8; 16],
     generation: [u8; 16],
     leaves: Leaves,
+    place: Place,
 ) -> Vec<Attribute> {
     let mut template = vec![
-        Attribute::Token(leaves == Leaves::Never),
+        Attribute::Token(place == Place::Token),
+        Attribute::Sensitive(true),
         Attribute::Extractable(leaves == Leaves::Wrapped),
         Attribute::Id(key.to_vec()),
         label(generation),
     ];
+    if place == Place::Token {
+        // A copy, or another label, would outlive its generation.
+        template.push(Attribute::Modifiable(false));
+        template.push(Attribute::Copyable(false));
+    }
     template.extend(private_uses(algorithm));
     template
 }
@@ -74,7 +121,6 @@ pub(super) fn private_uses(algorithm: Algorithm) -> Vec<Attribute> {
     let signs = matches!(algorithm, Algorithm::Signature(_));
     vec![
         Attribute::Private(true),
-        Attribute::Sensitive(true),
         Attribute::Sign(signs),
         Attribute::Derive(!signs),
         Attribute::Decrypt(false),
@@ -82,27 +128,20 @@ pub(super) fn private_uses(algorithm: Algorithm) -> Vec<Attribute> {
     ]
 }
 
-/// A wrapped key as it is unwrapped: an object of the session that does not
-/// leave it.
+/// A wrapped key as it is unwrapped: an object of the session.
 pub(super) fn unwrapped(
     algorithm: Algorithm,
     key_type: KeyType,
-    extractable: bool,
+    guarded: Guarded,
 ) -> Vec<Attribute> {
     let mut template = vec![
         Attribute::Class(ObjectClass::PRIVATE_KEY),
         Attribute::KeyType(key_type),
         Attribute::Token(false),
-        Attribute::Extractable(extractable),
+        Attribute::Sensitive(guarded.sensitive),
+        Attribute::Extractable(guarded.extractable),
     ];
     template.extend(private_uses(algorithm));
-    if extractable {
-        for attribute in &mut template {
-            if matches!(attribute, Attribute::Sensitive(_)) {
-                *attribute = Attribute::Sensitive(false);
-            }
-        }
-    }
     template
 }
 
@@ -122,6 +161,8 @@ pub(super) fn wrapping_key(
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Modifiable(false),
+        // A copy could be made to decrypt.
+        Attribute::Copyable(false),
         Attribute::Encrypt(false),
         Attribute::Decrypt(false),
         Attribute::Wrap(true),
@@ -132,36 +173,51 @@ pub(super) fn wrapping_key(
     ]
 }
 
-/// CKA_UNWRAP_TEMPLATE (PKCS#11 3.1, 4.10.3).
+/// CKA_UNWRAP_TEMPLATE (PKCS#11 3.1, 4.10.3), and what is in it.
 const CKA_UNWRAP_TEMPLATE: c_ulong = 0x4000_0212;
+const CKA_CLASS: c_ulong = 0x0;
 const CKA_SENSITIVE: c_ulong = 0x103;
-/// Of a CK_BBOOL.
-const LENGTH: c_ulong = 1;
 const CKA_EXTRACTABLE: c_ulong = 0x162;
+const CKO_PRIVATE_KEY: c_ulong = 0x3;
 
-/// The value of CKA_UNWRAP_TEMPLATE: SENSITIVE and not EXTRACTABLE. cryptoki has
-/// no such attribute, so this writes the array of CK_ATTRIBUTE itself: on Linux
-/// three machine words each (type, address of the value, its length).
+/// The value of CKA_UNWRAP_TEMPLATE: a private key, SENSITIVE and not
+/// EXTRACTABLE. cryptoki has no such attribute, so this writes the array of
+/// CK_ATTRIBUTE itself: on Linux three machine words each (type, address of the
+/// value, its length).
 pub(super) struct UnwrapTemplate {
     /// What the array points to; must not move while it is used.
-    values: Box<[u8; 2]>,
+    values: Box<Values>,
+}
+
+struct Values {
+    class: [u8; size_of::<c_ulong>()],
+    sensitive: [u8; 1],
+    extractable: [u8; 1],
 }
 
 impl UnwrapTemplate {
     pub(super) fn new() -> Self {
         Self {
-            values: Box::new([1, 0]),
+            values: Box::new(Values {
+                class: CKO_PRIVATE_KEY.to_ne_bytes(),
+                sensitive: [1],
+                extractable: [0],
+            }),
         }
     }
 
     /// Valid as long as this lives.
     fn attribute(&self) -> Attribute {
-        let [sensitive, extractable] = &*self.values;
+        let values: [(c_ulong, &[u8]); 3] = [
+            (CKA_CLASS, &self.values.class),
+            (CKA_SENSITIVE, &self.values.sensitive),
+            (CKA_EXTRACTABLE, &self.values.extractable),
+        ];
         let mut array = Vec::new();
-        for (kind, value) in [(CKA_SENSITIVE, sensitive), (CKA_EXTRACTABLE, extractable)] {
+        for (kind, value) in values {
             array.extend_from_slice(&kind.to_ne_bytes());
-            array.extend_from_slice(&std::ptr::from_ref(value).expose_provenance().to_ne_bytes());
-            array.extend_from_slice(&LENGTH.to_ne_bytes());
+            array.extend_from_slice(&value.as_ptr().expose_provenance().to_ne_bytes());
+            array.extend_from_slice(&value.len().to_ne_bytes());
         }
         Attribute::VendorDefined((AttributeType::VendorDefined(CKA_UNWRAP_TEMPLATE), array))
     }

@@ -11,8 +11,8 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use mlskeyd_protocol::v1::{Algorithm, Kem, SecretBytes, SignatureScheme};
 
-use super::super::wire::{Keeping, TokenError, TokenFacts, TokenName, TokenSupport, Wrapping};
-use super::template::{self, Leaves, UnwrapTemplate};
+use super::super::wire::{Keeping, TokenError, TokenName, TokenSupport, Wrapping};
+use super::template::{self, Guarded, Leaves, Place, UnwrapTemplate};
 
 /// All that the daemon knows.
 const ALGORITHMS: [Algorithm; 4] = [
@@ -25,7 +25,8 @@ const ALGORITHMS: [Algorithm; 4] = [
 /// A session with a token.
 pub(super) struct Token {
     pub(super) session: Session,
-    pub(super) facts: TokenFacts,
+    pkcs11: Pkcs11,
+    slot: Slot,
     /// By which mechanism keys of an algorithm are wrapped, if they are.
     pub(super) wrapping: HashMap<Algorithm, Wrapping>,
     /// Handles of private keys; those of wrapped keys are objects of this
@@ -38,59 +39,77 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Finds the token, logs in, and tries what it does.
+    /// Finds the token and logs in.
     pub(super) fn open(
         pkcs11: &Pkcs11,
         name: &TokenName,
         pin: Option<&SecretBytes>,
         max_objects: u32,
-    ) -> Result<(Self, TokenFacts), TokenError> {
-        let slot = find(pkcs11, name)?;
-        let info = pkcs11.get_token_info(slot).map_err(of_module)?;
+    ) -> Result<Self, TokenError> {
+        let (slot, info) = find(pkcs11, name)?;
         let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
         if info.login_required() {
             log_in(&session, &info, pin)?;
         }
-        let mut token = Self {
+        Ok(Self {
             session,
-            facts: TokenFacts {
-                label: info.label().to_owned(),
-                serial: info.serial_number().to_owned(),
-                support: Vec::new(),
-            },
+            pkcs11: pkcs11.clone(),
+            slot,
             wrapping: HashMap::new(),
             handles: super::keys::Handles::default(),
             objects: 0,
             max_objects,
-        };
-        token.count_objects()?;
+        })
+    }
+
+    /// What the token does with each algorithm, found by doing it.
+    pub(super) fn try_out(&mut self) -> Result<Vec<TokenSupport>, TokenError> {
+        self.count_objects()?;
+        let mut support = Vec::new();
         for algorithm in ALGORITHMS {
-            let support = token.try_out(algorithm);
-            token.facts.support.push(support);
+            let (keeping, why) = match self.keeping(algorithm) {
+                Ok((keeping, why)) => (Some(keeping), why),
+                // Only this says that it never will.
+                Err(TokenError::Unsupported(why)) => (None, why),
+                Err(error) => return Err(error),
+            };
+            support.push(TokenSupport {
+                algorithm,
+                keeping,
+                why,
+            });
         }
-        let facts = token.facts.clone();
-        Ok((token, facts))
+        Ok(support)
     }
 
-    /// Makes a key of the algorithm in the session, and wraps and unwraps it.
-    fn try_out(&mut self, algorithm: Algorithm) -> TokenSupport {
-        let (keeping, why) = match self.keeping(algorithm) {
-            Ok((keeping, why)) => (Some(keeping), why),
-            Err(error) => (None, error.to_string()),
-        };
-        TokenSupport {
-            algorithm,
-            keeping,
-            why,
-        }
-    }
-
+    /// Makes a key pair in the session, as it would be made on the token.
     fn keeping(&mut self, algorithm: Algorithm) -> Result<(Keeping, String), TokenError> {
-        let (public, private) = self.generate_pair(algorithm, [0; 16], [0; 16], Leaves::Wrapped)?;
-        let tried = match algorithm {
+        let as_object = (Keeping::Objects, String::new());
+        if matches!(algorithm, Algorithm::Signature(_)) {
             // Few, long-lived, and used all the time: objects.
-            Algorithm::Signature(_) => Ok((Keeping::Objects, String::new())),
-            Algorithm::Hpke(_) => self.try_wrapping(algorithm, private),
+            self.try_pair(algorithm, Leaves::Never)?;
+            return Ok(as_object);
+        }
+        match self.try_pair(algorithm, Leaves::Wrapped) {
+            Ok((keeping, why)) => Ok((keeping, why)),
+            Err(TokenError::Unsupported(why)) => {
+                self.try_pair(algorithm, Leaves::Never)?;
+                Ok((Keeping::Objects, why))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_pair(
+        &mut self,
+        algorithm: Algorithm,
+        leaves: Leaves,
+    ) -> Result<(Keeping, String), TokenError> {
+        let place = Place::Session;
+        let (public, private) = self.generate_pair(algorithm, [0; 16], [0; 16], leaves, place)?;
+        let tried = match leaves {
+            Leaves::Never => Ok((Keeping::Objects, String::new())),
+            Leaves::Wrapped => self.try_wrapping(algorithm, private),
         };
         for object in [public, private] {
             self.session.destroy_object(object).map_err(of_module)?;
@@ -107,7 +126,10 @@ impl Token {
         let template = template::wrapping_key([0; 16], false, &unwrap);
         let wrapper = match self.session.generate_key(&Mechanism::AesKeyGen, &template) {
             Ok(wrapper) => wrapper,
-            Err(error) => return Ok((Keeping::Objects, error.to_string())),
+            Err(error) => match of_module(error) {
+                TokenError::Unsupported(why) => return Ok((Keeping::Objects, why)),
+                error => return Err(error),
+            },
         };
         let mut why = String::new();
         let mut keeping = Keeping::Objects;
@@ -127,15 +149,18 @@ impl Token {
                     why.clear();
                     break;
                 }
-                Err(error) => why = format!("keys are not wrapped: {error}"),
+                Err(TokenError::Unsupported(reason) | TokenError::Refused(reason)) => {
+                    why = format!("keys are not wrapped ({reason})");
+                }
+                Err(error) => return Err(error),
             }
         }
         self.session.destroy_object(wrapper).map_err(of_module)?;
         Ok((keeping, why))
     }
 
-    /// Does it go there and back, and does the token refuse to give an
-    /// extractable key back?
+    /// Does it go there and back, and does the token refuse to give a key back
+    /// that could be read?
     fn wrap_and_unwrap(
         &self,
         algorithm: Algorithm,
@@ -144,15 +169,36 @@ impl Token {
         private: ObjectHandle,
     ) -> Result<bool, TokenError> {
         let wrapped = self.wrap(by, wrapper, private)?;
-        let back = self.unwrap(algorithm, by, wrapper, &wrapped, false)?;
+        let back = self.unwrap(algorithm, by, wrapper, &wrapped, Guarded::WHOLLY)?;
+        let kept = self.is_kept(back);
         self.session.destroy_object(back).map_err(of_module)?;
-        match self.unwrap(algorithm, by, wrapper, &wrapped, true) {
-            Ok(bare) => {
-                self.session.destroy_object(bare).map_err(of_module)?;
-                Ok(false)
+        let mut enforced = kept?;
+        for guarded in Guarded::NOT_WHOLLY {
+            match self.unwrap(algorithm, by, wrapper, &wrapped, guarded) {
+                Ok(bare) => {
+                    self.session.destroy_object(bare).map_err(of_module)?;
+                    enforced = false;
+                }
+                // It said no to the template, and not only 'not now'.
+                Err(TokenError::Unsupported(_)) => {}
+                Err(error) => return Err(error),
             }
-            Err(_) => Ok(true),
         }
+        Ok(enforced)
+    }
+
+    /// That something is not found is believed only of a token that is there and
+    /// logged in: else it shows nothing, and nothing is gone.
+    pub(super) fn check_present(&self) -> Result<(), TokenError> {
+        let gone = |what: String| TokenError::Gone(what);
+        let info = self.pkcs11.get_token_info(self.slot);
+        let info = info.map_err(|error| gone(error.to_string()))?;
+        let session = self.session.get_session_info();
+        let session = session.map_err(|error| gone(error.to_string()))?;
+        if info.login_required() && session.session_state() != SessionState::RwUser {
+            return Err(gone("its session is logged out".to_owned()));
+        }
+        Ok(())
     }
 
     /// Counts the token's private keys: slow where there are many, so only now
@@ -185,32 +231,42 @@ impl Token {
 }
 
 /// The slot of the one token with this name; slots' numbers change.
-fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<Slot, TokenError> {
-    let slots = pkcs11
-        .get_slots_with_initialized_token()
-        .map_err(of_module)?;
+fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenError> {
     let mut found = Vec::new();
-    for slot in slots {
-        let info = pkcs11.get_token_info(slot).map_err(of_module)?;
+    let mut unreadable = None;
+    for slot in pkcs11.get_slots_with_token().map_err(of_module)? {
+        let info = match pkcs11.get_token_info(slot) {
+            Ok(info) => info,
+            // Another token's fault, maybe.
+            Err(error) => {
+                unreadable = Some(error);
+                continue;
+            }
+        };
         let is_it = match name {
             TokenName::Label(label) => info.label() == label,
             TokenName::Serial(serial) => info.serial_number() == serial,
         };
-        if is_it {
-            found.push(slot);
+        if is_it && info.token_initialized() {
+            found.push((slot, info));
         }
     }
     let (by, wanted) = match name {
         TokenName::Label(label) => ("label", label),
         TokenName::Serial(serial) => ("serial number", serial),
     };
-    match found.as_slice() {
-        [slot] => Ok(*slot),
-        [] => Err(TokenError::Absent(format!("with {by} {wanted:?}"))),
-        _ => Err(TokenError::Failed(format!(
-            "{} tokens have the {by} {wanted:?}; name one by its serial number",
-            found.len()
+    let count = found.len();
+    match found.pop() {
+        Some(one) if count == 1 => Ok(one),
+        Some(_) => Err(TokenError::Failed(format!(
+            "{count} tokens have the {by} {wanted:?}; name one by its serial number"
         ))),
+        None => {
+            let also = unreadable.map_or_else(String::new, |error| {
+                format!("; a token cannot be read: {error}")
+            });
+            Err(TokenError::Absent(format!("with {by} {wanted:?}{also}")))
+        }
     }
 }
 
@@ -267,6 +323,15 @@ pub(super) fn of_module(error: Error) -> TokenError {
         | RvError::CurveNotSupported
         | RvError::DomainParamsInvalid
         | RvError::FunctionNotSupported
+        | RvError::TemplateInconsistent
+        | RvError::TemplateIncomplete
+        | RvError::AttributeTypeInvalid
+        | RvError::AttributeValueInvalid
+        | RvError::AttributeReadOnly
+        | RvError::ActionProhibited
+        | RvError::KeyTypeInconsistent
+        | RvError::KeySizeRange
+        | RvError::KeyFunctionNotPermitted
         | RvError::KeyNotWrappable
         | RvError::KeyUnextractable => TokenError::Unsupported(text),
         RvError::WrappedKeyInvalid | RvError::WrappedKeyLenRange => TokenError::Refused(text),
