@@ -29,6 +29,20 @@ pub struct Remains {
     pub shared_generations: usize,
 }
 
+impl Remains {
+    /// Each participant has its signature key, and nothing else is left.
+    pub const fn of_identities(participants: usize) -> Self {
+        Self {
+            participants,
+            signature_keys: participants,
+            hpke_keys: 0,
+            own_generations: participants,
+            // The last key takes its generation with it.
+            shared_generations: 0,
+        }
+    }
+}
+
 impl Run {
     /// All members are in the same epoch with the same secrets.
     pub(super) fn check_agreement(&self) {

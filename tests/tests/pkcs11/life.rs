@@ -23,14 +23,7 @@ fn play(suite: Ciphersuite) {
         device: "hsm".to_owned(),
     };
     let remains = Run::play(&stage, &plan, seed());
-    let expected = Remains {
-        participants: remains.participants,
-        signature_keys: remains.participants,
-        hpke_keys: 0,
-        own_generations: remains.participants,
-        shared_generations: 0,
-    };
-    assert_eq!(remains, expected);
+    assert_eq!(remains, Remains::of_identities(remains.participants));
     assert_eq!(
         softhsm.objects(),
         remains.participants * OBJECTS_OF_SIGNATURE_KEY,

@@ -22,7 +22,6 @@ use mlskeyd_protocol::v1::SecretBytes;
 use secrecy::SecretBox;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroize;
 
 use super::{
     Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
@@ -260,6 +259,21 @@ impl Pkcs11Device {
         })
     }
 
+    /// What the token computes with a key: exactly `N` bytes.
+    fn ask_for_bytes<const N: usize>(
+        &mut self,
+        request: &Request,
+        generation: GenerationId,
+    ) -> Result<SecretBytes, DeviceError> {
+        match self.ask(request, true)? {
+            Reply::Bytes(bytes) if bytes.expose().len() == N => Ok(bytes),
+            Reply::Failed(TokenError::NotFound) => Err(DeviceError::GenerationGone(generation)),
+            Reply::Failed(TokenError::Refused(_)) => Err(DeviceError::BadBlob),
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Err(self.out_of_step()),
+        }
+    }
+
     /// A reply of the wrong kind: all that follow would be of the request before.
     fn out_of_step(&mut self) -> DeviceError {
         self.connection = None;
@@ -486,12 +500,9 @@ impl Sign for Pkcs11Device {
             key: self.kept(key)?,
             content: SecretBytes::new(content),
         };
-        let signature = bytes(self.ask(&request, true)?, key.generation)?;
+        let signature = self.ask_for_bytes::<64>(&request, key.generation)?;
         match scheme {
-            SignatureScheme::Ed25519 if signature.expose().len() == 64 => {
-                Ok(signature.expose().to_vec())
-            }
-            SignatureScheme::Ed25519 => Err(misfit()),
+            SignatureScheme::Ed25519 => Ok(signature.expose().to_vec()),
             SignatureScheme::EcdsaP256Sha256 => {
                 let signature =
                     p256::ecdsa::Signature::from_slice(signature.expose()).map_err(|_| misfit())?;
@@ -520,24 +531,10 @@ impl Agree for Pkcs11Device {
             key: self.kept(key)?,
             peer: peer.to_bytes(),
         };
-        let secret = bytes(self.ask(&request, true)?, key.generation)?;
+        let secret = self.ask_for_bytes::<32>(&request, key.generation)?;
         let mut array = Box::new([0; 32]);
-        if secret.expose().len() != array.len() {
-            array.zeroize();
-            return Err(misfit());
-        }
         array.copy_from_slice(secret.expose());
         SharedSecret::new(kem, SecretBox::new(array))
-    }
-}
-
-fn bytes(reply: Reply, generation: GenerationId) -> Result<SecretBytes, DeviceError> {
-    match reply {
-        Reply::Bytes(bytes) => Ok(bytes),
-        Reply::Failed(TokenError::NotFound) => Err(DeviceError::GenerationGone(generation)),
-        Reply::Failed(TokenError::Refused(_)) => Err(DeviceError::BadBlob),
-        Reply::Failed(error) => Err(of_token(error)),
-        _ => Err(misfit()),
     }
 }
 

@@ -138,7 +138,12 @@ impl Pins {
 impl Trial<'_> {
     /// The token took it.
     pub(super) fn was_right(&self) -> Result<(), DeviceError> {
-        match fs::remove_file(&self.pins.note) {
+        // Durably: a note that comes back would lock a right PIN out.
+        let removed = fs::remove_file(&self.pins.note).and_then(|()| {
+            let directory = self.pins.note.parent().unwrap_or(Path::new("/"));
+            private_file::sync_directory(directory)
+        });
+        match removed {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(of_note(source)),
             _ => Ok(()),
         }

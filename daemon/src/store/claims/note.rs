@@ -33,7 +33,7 @@ pub(in crate::store) fn report(
         match note {
             Note::OwnLeaf { group, public_key } => own_leaf(tx, storage, group, public_key)?,
             Note::OwnLeavesDeleted { group } => {
-                own_leaves_deleted(tx, storage, group, u64::MAX)?;
+                own_leaves_deleted(tx, storage, group, NEVER)?;
             }
             Note::GroupEnding { group, leaf_index } => {
                 group_ending(tx, storage, group, *leaf_index)?;
@@ -43,8 +43,8 @@ pub(in crate::store) fn report(
             }
             Note::GroupEnded { group, leaf_index } => {
                 let begun = end_of(tx, storage, group)?.and_then(|begun| begun.leaf_index);
-                own_leaves_deleted(tx, storage, group, u64::MAX)?;
-                group_ended(tx, storage, group, leaf_index.or(begun), u64::MAX)?;
+                own_leaves_deleted(tx, storage, group, NEVER)?;
+                group_ended(tx, storage, group, leaf_index.or(begun), NEVER)?;
             }
             Note::GroupGone { group } => {
                 // The group may be joined again meanwhile, and its state written
@@ -113,7 +113,7 @@ fn own_leaves_deleted(
         .prepare_cached(
             "DELETE FROM own_leaves WHERE storage = ?1 AND group_id = ?2 AND number < ?3",
         )?
-        .execute(params![column(storage), group.0, column(before.min(NEVER))])?;
+        .execute(params![column(storage), group.0, column(before)])?;
     for leaf in leaves {
         let Some(row) = update_with(tx, storage, &leaf.public_key)? else {
             continue;

@@ -37,8 +37,14 @@ struct Handle {
 impl Token {
     /// Makes the key that wraps a generation's keys.
     pub(super) fn create_generation(&mut self, generation: [u8; 16]) -> Result<(), TokenError> {
-        if self.wrapping_key(generation)?.is_some() {
-            return Err(TokenError::GenerationExists);
+        if let Some(made) = self.wrapping_key(generation)? {
+            // Maybe by a helper that died before it could ask.
+            let kept = self.is_kept(made)?;
+            return Err(if kept {
+                TokenError::GenerationExists
+            } else {
+                gives_away()
+            });
         }
         let unwrap = UnwrapTemplate::new();
         let template = template::wrapping_key(generation, true, &unwrap);

@@ -280,15 +280,16 @@ fn log_in(
     if state.session_state() == SessionState::RwUser {
         return Ok(());
     }
-    let Some(pin) = pin else {
-        return Err(TokenError::Locked);
-    };
+    // Before a PIN is asked for: none is tried in vain.
     if token.user_pin_locked() {
         return Err(TokenError::PinLocked);
     }
     if token.user_pin_final_try() {
         return Err(TokenError::LastTry);
     }
+    let Some(pin) = pin else {
+        return Err(TokenError::Locked);
+    };
     let pin = RawAuthPin::from(Box::new(pin.expose().to_vec()));
     match session.login_with_raw(UserType::User, &pin) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
