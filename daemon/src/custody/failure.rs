@@ -132,9 +132,9 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         DeviceError::Full { .. } => FailureCode::LimitReached,
         DeviceError::Missing { .. } | DeviceError::BadBlob => FailureCode::KeyMissing,
         DeviceError::GenerationGone(_) => FailureCode::Destroyed,
-        DeviceError::WrongKeyType { .. } | DeviceError::BadPeerKey { .. } => {
-            FailureCode::BadRequest
-        }
+        DeviceError::WrongKeyType { .. }
+        | DeviceError::BadPeerKey { .. }
+        | DeviceError::NotAdopted { .. } => FailureCode::BadRequest,
         DeviceError::Unsupported { .. } | DeviceError::CannotDo(_) => FailureCode::Unsupported,
         DeviceError::Failed { .. } | DeviceError::GenerationExists(_) | DeviceError::Io { .. } => {
             FailureCode::DeviceFailed

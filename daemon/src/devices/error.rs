@@ -59,6 +59,14 @@ pub enum DeviceError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A key on the device is not one that the daemon takes over.
+    #[error("the key {label:?} is not taken over: {reason}")]
+    NotAdopted {
+        /// Its name on the device.
+        label: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The stored key is not as the device made it, or belongs to another key.
     #[error("the stored key does not authenticate")]
     BadBlob,
@@ -108,6 +116,7 @@ impl DeviceError {
             Self::GenerationExists(_) => "choose a new random name for the generation",
             Self::WrongKeyType { .. } => "use a key of the right purpose and algorithm",
             Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",
+            Self::NotAdopted { .. } => "name a key that is suitable, or create a new one",
             Self::BadBlob => "restore the registry from a copy that is intact, or create a new key",
             Self::Unsupported { .. } => {
                 "choose another tier, another cipher suite or another device"

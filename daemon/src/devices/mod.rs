@@ -29,7 +29,9 @@ pub mod queue;
 pub mod software;
 
 pub use error::DeviceError;
-pub use mlskeyd_protocol::v1::{Aead, Algorithm, DeviceState, Kem, KeyId, SignatureScheme, Tier};
+pub use mlskeyd_protocol::v1::{
+    Aead, Algorithm, DeviceState, Kem, KeyId, SecretBytes, SignatureScheme, Tier,
+};
 pub use peer::{PeerPublic, SharedSecret};
 
 /// One device. Its operations are reached through the narrow traits that it
@@ -64,6 +66,16 @@ pub trait Device: Send {
 
     /// Destroys generations with all of their keys.
     fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
+        None
+    }
+
+    /// Takes a PIN from a person.
+    fn unlocker(&mut self) -> Option<&mut dyn Unlock> {
+        None
+    }
+
+    /// Takes over signature keys that are there already.
+    fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         None
     }
 }
@@ -123,6 +135,43 @@ pub trait Destroy {
     /// # Errors
     /// What the device says; the generation must then be taken for alive.
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
+}
+
+/// Unlocking by a person. Never repeated: the device counts wrong PINs.
+pub trait Unlock {
+    /// Logs in with this PIN. A device that is unlocked already does not look at
+    /// it. `last_try`: even if one more wrong PIN would lock the device for good.
+    ///
+    /// # Errors
+    /// [`DeviceError::Locked`] with the reason, [`DeviceError::Absent`], and what
+    /// the device says.
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError>;
+}
+
+/// Taking over a signature key that somebody else made on the device.
+pub trait Adopt {
+    /// Finds the key, checks that it is suitable (private, never to be read, for
+    /// signatures of this scheme) and signs with it once, to see that its public
+    /// half belongs to it. The device's own objects are not changed, and nothing
+    /// that destroys the generation destroys them: it is not the daemon's.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotAdopted`] with the reason; and what the device says.
+    fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError>;
+}
+
+/// A signature key to be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adoption {
+    /// Its name in custody: random and new.
+    pub id: KeyId,
+    /// Its name on the device (CKA_LABEL of a token's private key); there must be
+    /// one such key.
+    pub label: String,
+    /// What it has to sign.
+    pub scheme: SignatureScheme,
+    /// The generation that it is listed under, which was made for it.
+    pub generation: GenerationId,
 }
 
 /// What a device is and can do.
