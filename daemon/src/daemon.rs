@@ -19,7 +19,7 @@ pub use harden::{harden, raise_file_limit};
 use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
 use crate::config::Config;
 use crate::custody::{self, Custody, Devices};
-use crate::devices::queue::DeviceThread;
+use crate::devices::queue::DeviceThreads;
 use crate::ipc::{self, Socket, SocketError};
 use crate::store::{self, Registry, SystemClock, TimeSource};
 use crate::store_key::StoreKeyError;
@@ -167,7 +167,7 @@ async fn serve_with_clock(
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.
-    let shut_down = move || threads.into_values().for_each(DeviceThread::shut_down);
+    let shut_down = move || threads.into_values().for_each(DeviceThreads::shut_down);
     tokio::task::spawn_blocking(shut_down)
         .await
         .map_err(|_| StartError::Fault)

@@ -8,7 +8,7 @@ use mlskeyd_protocol::v1::{
     Algorithm, DeviceState, Failure, FailureCode, Interaction, Owner, Placement, Progress, Tier,
 };
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use super::{Call, failure};
 use crate::devices::queue::{DeviceHandle, Priority, RunError};
@@ -28,6 +28,8 @@ const OWN_APP: &str = "mlskeyd";
 pub struct Devices {
     by_name: BTreeMap<String, Slot>,
     default: String,
+    /// Rung when one of them becomes ready.
+    ready: Arc<Notify>,
 }
 
 struct Slot {
@@ -40,9 +42,13 @@ impl Devices {
     /// The devices that run, and the name of the one that new keys go to.
     #[must_use]
     pub fn new(handles: BTreeMap<String, DeviceHandle<Owner>>, default: String) -> Self {
-        let slot = |handle| Slot {
-            handle,
-            making_generation: Mutex::new(()),
+        let ready = Arc::new(Notify::new());
+        let slot = |handle: DeviceHandle<Owner>| {
+            handle.ring_when_ready(Arc::clone(&ready));
+            Slot {
+                handle,
+                making_generation: Mutex::new(()),
+            }
         };
         let by_name = handles
             .into_iter()
@@ -50,7 +56,19 @@ impl Devices {
         Self {
             by_name: by_name.collect(),
             default,
+            ready,
         }
+    }
+
+    /// Waits until a device becomes ready that was not.
+    pub(super) async fn one_is_ready(&self) {
+        self.ready.notified().await;
+    }
+
+    /// Is it worth while to ask the device for something that can wait?
+    pub(super) fn is_there(&self, name: &str) -> bool {
+        self.get(name)
+            .is_ok_and(|device| check_usable(&device.info()).is_ok())
     }
 
     /// The name of the device that new keys go to by default.
@@ -95,13 +113,13 @@ impl Devices {
 
     /// Where a new key goes: the named device or the default one, in the named
     /// tier or the best that it has. Never in a lower one than named.
-    pub(super) fn place(
+    pub(super) async fn place(
         &self,
         placement: &Placement,
         algorithm: Algorithm,
     ) -> Result<(String, Tier), Failure> {
         let name = placement.device.as_deref().unwrap_or(&self.default);
-        let info = self.get(name)?.info();
+        let info = self.get(name)?.seen().await;
         check_usable(&info)?;
         if info.state == DeviceState::Locked && info.support.is_empty() {
             let message = format!("device {name} is locked: {}", info.reason);
@@ -128,7 +146,7 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        let info = device.info();
+        let info = device.seen().await;
         check_usable(&info)?;
         let mut deadline = call.deadline;
         if info.state == DeviceState::Locked {
@@ -232,7 +250,7 @@ mod tests {
 
     use super::*;
     use crate::devices::Support;
-    use crate::devices::queue::{DeviceThread, Limits};
+    use crate::devices::queue::{DeviceThreads, Limits};
 
     const P256: Algorithm = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
     const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
@@ -257,7 +275,7 @@ mod tests {
 
     /// The devices `chip`, the default, and `gone`; and the threads that they
     /// live in.
-    fn devices(chip: DeviceState) -> (Devices, Vec<DeviceThread<Owner>>) {
+    fn devices(chip: DeviceState) -> (Devices, Vec<DeviceThreads<Owner>>) {
         let limits = Limits {
             per_owner: 8,
             total: 8,
@@ -275,7 +293,7 @@ mod tests {
                     support(ED25519, &[Tier::Sealed]),
                 ],
             };
-            let thread = DeviceThread::spawn(Box::new(Stub(Arc::new(info))), limits).unwrap();
+            let thread = DeviceThreads::spawn(Box::new(Stub(Arc::new(info))), limits).unwrap();
             handles.insert(name.to_owned(), thread.handle());
             threads.push(thread);
         }
@@ -310,20 +328,23 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    #[test]
-    fn a_key_goes_to_the_named_tier_or_the_best_and_never_to_a_lower_one() {
+    #[tokio::test]
+    async fn a_key_goes_to_the_named_tier_or_the_best_and_never_to_a_lower_one() {
         let (devices, _threads) = devices(DeviceState::Ready);
-        let place = |tier, algorithm| devices.place(&placement(None, tier), algorithm);
+        let place = async |tier, algorithm| {
+            let placement = placement(None, tier);
+            devices.place(&placement, algorithm).await
+        };
         let chip = |tier| ("chip".to_owned(), tier);
-        assert_eq!(place(None, P256).unwrap(), chip(Tier::Hardware));
-        assert_eq!(place(Some(Tier::Sealed), P256).unwrap(), chip(Tier::Sealed));
-        assert_eq!(place(None, ED25519).unwrap(), chip(Tier::Sealed));
+        assert_eq!(place(None, P256).await.unwrap(), chip(Tier::Hardware));
+        assert_eq!(place(Some(Tier::Sealed), P256).await.unwrap(), chip(Tier::Sealed));
+        assert_eq!(place(None, ED25519).await.unwrap(), chip(Tier::Sealed));
         for (tier, algorithm) in [
             (Some(Tier::Hardware), ED25519),
             (Some(Tier::Software), P256),
             (None, X25519),
         ] {
-            let refused = place(tier, algorithm).unwrap_err();
+            let refused = place(tier, algorithm).await.unwrap_err();
             assert_eq!(refused.code, FailureCode::Unsupported);
             assert_eq!(refused.device.as_deref(), Some("chip"));
             let text = refused.to_string();
@@ -331,14 +352,17 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_unknown_or_absent_device_is_named_and_no_other_is_taken() {
+    #[tokio::test]
+    async fn an_unknown_or_absent_device_is_named_and_no_other_is_taken() {
         let (devices, _threads) = devices(DeviceState::Ready);
-        let place = |name| devices.place(&placement(Some(name), None), P256);
-        let absent = place("gone").unwrap_err();
+        let place = async |name| {
+            let placement = placement(Some(name), None);
+            devices.place(&placement, P256).await
+        };
+        let absent = place("gone").await.unwrap_err();
         assert_eq!(absent.code, FailureCode::DeviceAbsent);
         assert!(absent.message.contains("because it is absent"), "{absent}");
-        let unknown = place("nowhere").unwrap_err();
+        let unknown = place("nowhere").await.unwrap_err();
         assert!(unknown.to_string().contains("nowhere"), "{unknown}");
     }
 

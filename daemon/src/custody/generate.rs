@@ -20,7 +20,7 @@ impl Request for GenerateHpke {
     const LEAVES_TRACES: bool = true;
 
     async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Place, Failure> {
-        read_place(session, &self.placement, Algorithm::Hpke(self.kem), subject)
+        read_place(session, &self.placement, Algorithm::Hpke(self.kem), subject).await
     }
 
     async fn perform(
@@ -42,7 +42,7 @@ impl Request for GenerateHpke {
 }
 
 /// Finds the place of a new key, within the bounds of a name.
-pub(super) fn read_place(
+pub(super) async fn read_place(
     session: &Session,
     placement: &Placement,
     algorithm: Algorithm,
@@ -51,7 +51,7 @@ pub(super) fn read_place(
     if let Some(name) = &placement.device {
         check_name("a device's name", name)?;
     }
-    let (device, tier) = session.custody().devices.place(placement, algorithm)?;
+    let (device, tier) = session.custody().devices.place(placement, algorithm).await?;
     subject.device = Some(device.clone());
     Ok(Place { device, tier })
 }

@@ -39,7 +39,8 @@ impl Request for CreateIdentity {
             }
             None => {
                 let algorithm = Algorithm::Signature(self.scheme);
-                read_place(session, &self.placement, algorithm, subject).map(Identity::New)
+                let place = read_place(session, &self.placement, algorithm, subject).await;
+                place.map(Identity::New)
             }
         }
     }

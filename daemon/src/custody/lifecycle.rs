@@ -1,7 +1,7 @@
 //! Making and destroying keys, step by step so that no step is lost: journal,
 //! device, registry. And the one task that destroys what is due.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,15 +30,9 @@ const GENERATION_TRIES: u32 = 3;
 pub struct Repaired {
     /// Keys that were being made: undone.
     pub undone: u64,
-    /// Keys that were being destroyed: destroyed.
+    /// Keys that were being destroyed: destroyed in the registry.
     pub destroyed: u64,
-    /// Generations that their device does not let go for now.
-    pub stuck: u64,
 }
-
-/// How many generations were not destroyed, for the fault of their device. It
-/// is on record that they are to be destroyed, and tried again by each sweep.
-type Stuck = u64;
 
 impl Session {
     /// The caller's key with this id, which the request is then about.
@@ -246,7 +240,7 @@ impl Custody {
         }
     }
 
-    async fn try_undo_creation(&self, id: KeyId) -> Result<Stuck, Failure> {
+    async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
         let own = self.registry.abandon_create(id).await;
         let own = own.map_err(failure::of_store)?;
         self.destroy_generations(own.into_iter().collect()).await
@@ -257,14 +251,18 @@ impl Custody {
     async fn destroy_key(&self, id: KeyId) -> Result<bool, Failure> {
         self.can_record()?;
         match self.registry.begin_destroy(id, Cause::Due).await {
-            Ok(key) => self.finish_destroying(&key).await.map(|_| true),
+            Ok(key) => {
+                self.finish_destroying(&key).await?;
+                self.destroy_if_idle(key.generation).await?;
+                Ok(true)
+            }
             // A claim, or another sweep, came first.
             Err(StoreError::NotDue(_) | StoreError::Destroyed(_)) => Ok(false),
             Err(error) => Err(failure::of_store(error)),
         }
     }
 
-    async fn finish_destroying(&self, key: &KeyRecord) -> Result<Stuck, Failure> {
+    async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
         // Before the journal forgets it: rather twice on record than never.
         let mut record = Record::new(
             "Destroy",
@@ -282,29 +280,43 @@ impl Custody {
         self.registry
             .finish_destroy(key.id)
             .await
-            .map_err(failure::of_store)?;
-        self.destroy_if_idle(key.generation).await
+            .map_err(failure::of_store)
     }
 
     /// Destroys a generation if its last key has gone: only then nothing of
     /// its keys is left, whatever copies of the registry there are.
-    async fn destroy_if_idle(&self, generation: GenerationId) -> Result<Stuck, Failure> {
+    async fn destroy_if_idle(&self, generation: GenerationId) -> Result<(), Failure> {
         let idle = self.registry.generation_to_destroy(generation).await;
         self.destroy_generations(idle.map_err(failure::of_store)?)
             .await
     }
 
-    /// The same for all of them, and for those that were stuck.
-    async fn destroy_all_idle(&self) -> Result<Stuck, Failure> {
+    /// The same for all of them, and for those whose device did not answer.
+    async fn destroy_all_idle(&self) -> Result<(), Failure> {
         let idle = self.registry.generations_to_destroy().await;
         self.destroy_generations(idle.map_err(failure::of_store)?)
             .await
     }
 
-    /// A device that does not answer keeps its own generations, and no other's.
-    async fn destroy_generations(&self, idle: Vec<Generation>) -> Result<Stuck, Failure> {
-        let mut failed: BTreeSet<String> = BTreeSet::new();
-        let mut stuck: Stuck = 0;
+    /// Each device by itself: one that does not answer keeps its own generations,
+    /// and no other's.
+    async fn destroy_generations(&self, idle: Vec<Generation>) -> Result<(), Failure> {
+        let mut by_device: BTreeMap<String, Vec<Generation>> = BTreeMap::new();
+        for generation in idle {
+            let of_device = by_device.entry(generation.device.clone()).or_default();
+            of_device.push(generation);
+        }
+        let devices = by_device.into_iter();
+        let each = devices.map(|(name, idle)| self.destroy_generations_of(name, idle));
+        futures::future::try_join_all(each).await.map(|_| ())
+    }
+
+    async fn destroy_generations_of(
+        &self,
+        device: String,
+        idle: Vec<Generation>,
+    ) -> Result<(), Failure> {
+        let mut answers = self.devices.is_there(&device);
         for generation in idle {
             let begun = self.registry.begin_destroy_generation(generation.id).await;
             match begun {
@@ -313,15 +325,15 @@ impl Custody {
                 Err(StoreError::WrongGeneration) => continue,
                 Err(error) => return Err(failure::of_store(error)),
             }
-            if failed.contains(&generation.device) {
-                stuck = stuck.saturating_add(1);
+            if !answers {
+                // It is on record that it is to be destroyed, when the device is
+                // ready again or with the next sweep.
                 continue;
             }
             if let Err(error) = self.let_go(&generation).await {
-                tracing::warn!(generation = %generation.id, device = generation.device, %error,
+                tracing::warn!(generation = %generation.id, device, %error,
                     "destroyed keys can be brought back from an old copy of the registry until their device lets go of them");
-                failed.insert(generation.device);
-                stuck = stuck.saturating_add(1);
+                answers = false;
                 continue;
             }
             crate::failpoint::hit("custody.generation.destroyed");
@@ -330,7 +342,7 @@ impl Custody {
                 .await
                 .map_err(failure::of_store)?;
         }
-        Ok(stuck)
+        Ok(())
     }
 
     async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
@@ -346,8 +358,8 @@ impl Custody {
 
     /// Finishes what a dead predecessor began. What might be in use is never
     /// deleted: only keys that nobody can have heard of, and keys that are dead
-    /// by the journal. A device that is away is no obstacle: what it has to do
-    /// waits for the next sweep.
+    /// by the journal. No device is asked: what they have to destroy waits until
+    /// they are ready.
     ///
     /// # Errors
     /// The first step of the registry or the audit log that failed; the journal
@@ -377,7 +389,6 @@ impl Custody {
             let begun = self.registry.begin_destroy_generation(generation.id).await;
             begun.map_err(failure::of_store)?;
         }
-        repaired.stuck = self.destroy_all_idle().await?;
         Ok(repaired)
     }
 
@@ -432,6 +443,8 @@ impl Custody {
     /// The one task that destroys what is due. It sleeps until something is,
     /// and for ever while nothing can be.
     pub async fn run_lifecycle(self: Arc<Self>) {
+        // What the devices' own threads have found out before.
+        self.destroy_what_waited().await;
         loop {
             let next = self.registry.next_due().await;
             let sleep = async {
@@ -448,8 +461,20 @@ impl Custody {
                         self.due.notified().await;
                     }
                 }
+                () = self.devices.one_is_ready() => self.destroy_what_waited().await,
                 () = self.due.notified() => {}
             }
+        }
+    }
+
+    /// Destroys on the devices what they could not be asked for earlier.
+    async fn destroy_what_waited(&self) {
+        if self.registry.read_only_reason().is_some() {
+            return;
+        }
+        let _turn = self.sweeping.lock().await;
+        if let Err(error) = self.destroy_all_idle().await {
+            tracing::warn!(%error, "destroyed keys wait for the next sweep to be destroyed on their device");
         }
     }
 }

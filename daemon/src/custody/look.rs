@@ -35,7 +35,7 @@ impl RegistryRequest for Status {
     async fn run(self, session: &Session) -> Result<ServiceStatus, Failure> {
         let custody = session.custody();
         let default = custody.devices.default_name();
-        let state = custody.devices.get(default)?.info().state;
+        let state = custody.devices.get(default)?.seen().await.state;
         Ok(ServiceStatus {
             daemon: env!("CARGO_PKG_VERSION").to_owned(),
             default_device: (default.to_owned(), state),
@@ -88,7 +88,7 @@ impl Request for Prepare {
         let Some(key) = &subject.key else {
             return Err(failure::internal());
         };
-        let device = session.custody().devices.get(&key.device)?.info();
+        let device = session.custody().devices.get(&key.device)?.seen().await;
         let code = match device.state {
             DeviceState::Ready => return Ok(()),
             DeviceState::Locked => FailureCode::DeviceLocked,

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecretMut, SecretBox};
 use super::StartError;
 use crate::config::{Config, DeviceConfig, DeviceKind, Pkcs11Config, StoreKeySource};
 use crate::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
-use crate::devices::queue::{DeviceThread, Limits};
+use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::{SoftwareDevice, Start};
 use crate::devices::{Device, DeviceError, DeviceInfo};
 use crate::store_key::{KEY_LEN, StoreKey, StoreKeyError};
@@ -133,7 +133,7 @@ pub(super) fn devices(
     config: &Config,
     key: &StoreKey,
     fresh: &BTreeSet<String>,
-) -> Result<BTreeMap<String, DeviceThread<Owner>>, StartError> {
+) -> Result<BTreeMap<String, DeviceThreads<Owner>>, StartError> {
     let limits = Limits {
         per_owner: usize::try_from(config.limits.queue_per_owner).unwrap_or(usize::MAX),
         total: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
@@ -150,7 +150,7 @@ pub(super) fn devices(
             tracing::error!(device = device.name, %error, advice = error.advice(), "a device does not open");
             Box::new(Unopened::new(device, &error))
         });
-        let thread = DeviceThread::spawn(opened, limits).map_err(StartError::Thread)?;
+        let thread = DeviceThreads::spawn(opened, limits).map_err(StartError::Thread)?;
         Ok((device.name.clone(), thread))
     };
     config.devices.iter().map(spawn).collect()
@@ -339,7 +339,7 @@ mod tests {
             let fresh = fresh.iter().map(|name| (*name).to_owned()).collect();
             let devices = devices(&config, &key, &fresh).unwrap();
             let info = devices["software"].handle().info();
-            devices.into_values().for_each(DeviceThread::shut_down);
+            devices.into_values().for_each(DeviceThreads::shut_down);
             (info.state, info.reason.clone())
         };
         let (absent, reason) = state(&[]);

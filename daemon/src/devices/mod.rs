@@ -5,8 +5,8 @@
 //! the conformance suite (`conformance`) in its tests. What is the same for all
 //! kinds stands outside of them: peers' public keys are checked before a device
 //! sees them ([`PeerPublic`]), a DH result is checked when it comes back
-//! ([`SharedSecret`]), and one thread owns the device behind a fair queue
-//! ([`queue`]).
+//! ([`SharedSecret`]), and threads of its own serve the device behind a fair
+//! queue ([`queue`]).
 //!
 //! **Generations.** Every key hangs under a generation of its device, and only
 //! the destruction of the generation destroys its keys: a key's [`KeyBlob`] may
@@ -45,9 +45,16 @@ pub trait Device: Send {
         false
     }
 
-    /// Looks whether a device that is not ready is back. Its thread calls this
-    /// once a second while it is not, if it can [come back](Self::comes_back).
+    /// Looks whether a device that is not ready is back. Its threads call this
+    /// first of all, and then about once a second while it is not, if it can
+    /// [come back](Self::comes_back).
     fn probe(&mut self) {}
+
+    /// More hands of the same device, which work beside this one, each on a
+    /// thread of its own. All tell the same [`info`](Self::info).
+    fn more_hands(&self) -> Vec<Box<dyn Device>> {
+        Vec::new()
+    }
 
     /// Signs with signature keys.
     fn signer(&mut self) -> Option<&mut dyn Sign> {

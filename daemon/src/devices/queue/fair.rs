@@ -95,6 +95,10 @@ impl<O: Clone + Eq + Hash, J> FairQueue<O, J> {
         Some(job)
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
     /// Takes all jobs.
     pub(super) fn take(&mut self) -> Self {
         std::mem::replace(self, Self::new(self.limits))

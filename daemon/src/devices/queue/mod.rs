@@ -1,8 +1,13 @@
-//! One owner per device: a dedicated thread behind a bounded, fair queue.
+//! One owner per device: dedicated threads, one for each of its hands, behind a
+//! bounded, fair queue.
 //!
-//! [`DeviceThread::spawn`] gives a device to its thread; [`DeviceHandle::run`]
+//! [`DeviceThreads::spawn`] gives a device to its threads; [`DeviceHandle::run`]
 //! brings a job there and waits for its answer. Nothing else touches the
 //! device, no lock is held while it works, and neither side polls.
+//!
+//! A device that can come back is looked at by one of its threads: first of all,
+//! so that a daemon starts without waiting for its devices, and then about once
+//! a second while it is not ready.
 //!
 //! A job that has not begun when its deadline passes, or when its caller goes
 //! away, never reaches the device. One that has begun is not interrupted; its
@@ -13,11 +18,11 @@ use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
@@ -27,8 +32,13 @@ mod fair;
 #[cfg(test)]
 mod tests;
 
-/// How often a device is looked at that is not ready.
-const PROBE_PERIOD: Duration = Duration::from_secs(1);
+/// How often a device is looked at that is not ready: so often that it is in use
+/// again within a second.
+const PROBE_PERIOD: Duration = Duration::from_millis(900);
+
+/// How long a request waits, after the start of the daemon, for a device's first
+/// look at itself.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// Why a job has no result.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +69,10 @@ const fn timeout_advice(begun: bool) -> &'static str {
     }
 }
 
-/// A device's thread. Dropping it shuts the device down without waiting.
-pub struct DeviceThread<O: Clone + Eq + Hash> {
+/// A device's threads. Dropping them shuts the device down without waiting.
+pub struct DeviceThreads<O: Clone + Eq + Hash> {
     shared: Arc<Shared<O>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// Brings jobs to a device, on behalf of owners of type `O`. Cheap to clone.
@@ -74,11 +84,18 @@ struct Shared<O> {
     queue: Mutex<Queue<O>>,
     changed: Condvar,
     info: Mutex<Arc<DeviceInfo>>,
+    /// Has the device been looked at for the first time?
+    seen: watch::Sender<bool>,
+    /// Whom to tell when the device becomes ready.
+    when_ready: OnceLock<Arc<Notify>>,
 }
 
 struct Queue<O> {
     phase: Phase,
     jobs: FairQueue<O, Job>,
+    /// When the device is to be looked at if it is not ready; `None`: one of its
+    /// threads is just doing that.
+    next_probe: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,7 +106,7 @@ enum Phase {
     Failed,
 }
 
-/// What a device's thread does next.
+/// What one of a device's threads does next.
 enum Next {
     Job(Job),
     /// The device is not ready: is it back?
@@ -106,31 +123,42 @@ struct Job {
 /// more.
 type Work = Box<dyn FnOnce(&mut dyn Device) -> ControlFlow<()> + Send>;
 
-impl<O: Clone + Eq + Hash + Send + 'static> DeviceThread<O> {
-    /// Starts the thread that owns `device` from now on.
+impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
+    /// Starts the threads that own `device` from now on, one for each of its
+    /// hands.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn spawn(device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
         let info = device.info();
+        let comes_back = device.comes_back();
+        let mut hands = device.more_hands();
+        hands.insert(0, device);
         // The kernel shows 15 bytes of a thread's name.
         let name = format!("dev-{}", info.name.chars().take(11).collect::<String>());
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 phase: Phase::Open,
                 jobs: FairQueue::new(limits),
+                next_probe: Some(Instant::now()),
             }),
             changed: Condvar::new(),
             info: Mutex::new(info),
+            seen: watch::Sender::new(!comes_back),
+            when_ready: OnceLock::new(),
         });
-        let thread = std::thread::Builder::new().name(name).spawn({
-            let shared = Arc::clone(&shared);
-            move || own(device, &shared)
-        })?;
-        Ok(Self {
+        // Dropped, it ends the threads that did start.
+        let mut threads = Self {
             shared,
-            thread: Some(thread),
-        })
+            threads: Vec::with_capacity(hands.len()),
+        };
+        for hand in hands {
+            let shared = Arc::clone(&threads.shared);
+            let thread = std::thread::Builder::new().name(name.clone());
+            let thread = thread.spawn(move || own(hand, &shared))?;
+            threads.threads.push(thread);
+        }
+        Ok(threads)
     }
 
     /// A handle to the device.
@@ -142,17 +170,17 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThread<O> {
     }
 
     /// Answers all waiting jobs with [`RunError::ShuttingDown`], blocks until
-    /// the device has finished the one that it is at, and drops the device.
+    /// the device has finished those that it is at, and drops the device.
     pub fn shut_down(mut self) {
         self.shared.end(Phase::Closed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // It catches what the device panics with, so it ends in order.
             let _ = thread.join();
         }
     }
 }
 
-impl<O: Clone + Eq + Hash> Drop for DeviceThread<O> {
+impl<O: Clone + Eq + Hash> Drop for DeviceThreads<O> {
     fn drop(&mut self) {
         self.shared.end(Phase::Closed);
     }
@@ -172,6 +200,23 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     #[must_use]
     pub fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&lock(&self.shared.info))
+    }
+
+    /// What the device is and can do, once it has been looked at for the first
+    /// time. Where that takes long, what is known so far.
+    pub async fn seen(&self) -> Arc<DeviceInfo> {
+        if !*self.shared.seen.borrow() {
+            let mut seen = self.shared.seen.subscribe();
+            // If nobody looked, the state says so.
+            let _ = tokio::time::timeout(FIRST_LOOK, seen.wait_for(|seen| *seen)).await;
+        }
+        self.info()
+    }
+
+    /// Rings `bell` from now on when the device becomes ready. Only the first
+    /// one is heard.
+    pub fn ring_when_ready(&self, bell: Arc<Notify>) {
+        let _ = self.shared.when_ready.set(bell);
     }
 
     /// Runs `work` on the device, when it is `owner`'s turn, and waits for its
@@ -201,7 +246,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
         let work = move |device: &mut dyn Device| {
             let caught = catch_unwind(AssertUnwindSafe(|| {
                 let result = work(device);
-                shared.see(device.info());
+                shared.see(device);
                 result
             }));
             let (result, then) = match caught {
@@ -235,18 +280,19 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     }
 }
 
-/// The device's thread.
+/// One of the device's threads.
 fn own<O: Clone + Eq + Hash>(mut device: Box<dyn Device>, shared: &Shared<O>) {
     while let Some(next) = shared.next(device.comes_back()) {
         let Next::Job(job) = next else {
             let probed = catch_unwind(AssertUnwindSafe(|| {
                 device.probe();
-                shared.see(device.info());
+                shared.see(device.as_ref());
             }));
             if probed.is_err() {
                 shared.end(Phase::Failed);
                 break;
             }
+            shared.probed();
             continue;
         };
         if job.deadline <= Instant::now() || !job.ticket.begin() {
@@ -279,29 +325,46 @@ impl<O: Clone + Eq + Hash> Shared<O> {
         Ok(())
     }
 
-    /// What the thread does next; `None` at the end.
+    /// What a thread does next; `None` at the end.
     fn next(&self, comes_back: bool) -> Option<Next> {
-        let may_come_back = comes_back && lock(&self.info).state != DeviceState::Ready;
         let mut queue = lock(&self.queue);
         while queue.phase == Phase::Open {
+            let look_at = queue.next_probe.filter(|_| comes_back && !self.is_ready());
+            let now = Instant::now();
+            // Before all jobs the first time, since it says what they can do.
+            let first = !*self.seen.borrow();
+            if look_at.is_some_and(|at| at <= now && (first || queue.jobs.is_empty())) {
+                queue.next_probe = None;
+                return Some(Next::Probe);
+            }
             if let Some(job) = queue.jobs.pop() {
                 return Some(Next::Job(job));
             }
-            if may_come_back {
-                let waited = self.changed.wait_timeout(queue, PROBE_PERIOD);
-                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                queue = guard;
-                if timeout.timed_out() && queue.phase == Phase::Open {
-                    return Some(Next::Probe);
+            queue = match look_at {
+                Some(at) => {
+                    let wait = at.saturating_duration_since(now);
+                    let waited = self.changed.wait_timeout(queue, wait);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-            } else {
-                queue = self
-                    .changed
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
+                None => {
+                    let waited = self.changed.wait(queue);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
         None
+    }
+
+    fn is_ready(&self) -> bool {
+        lock(&self.info).state == DeviceState::Ready
+    }
+
+    /// The device has been looked at.
+    fn probed(&self) {
+        self.seen.send_replace(true);
+        lock(&self.queue).next_probe = Instant::now().checked_add(PROBE_PERIOD);
+        // Somebody has to wait for the next time.
+        self.changed.notify_one();
     }
 
     /// Ends the queue, the first time only, and answers all that wait.
@@ -320,12 +383,25 @@ impl<O: Clone + Eq + Hash> Shared<O> {
             failed.reason = panicked().to_string();
             *info = Arc::new(failed);
         }
+        self.seen.send_replace(true);
         self.changed.notify_all();
         drop(waiting);
     }
 
-    fn see(&self, seen: Arc<DeviceInfo>) {
-        *lock(&self.info) = seen;
+    /// Takes over what the device says of itself. Asked under the lock: of two
+    /// threads the later one must not bring the older news.
+    fn see(&self, device: &dyn Device) {
+        let mut info = lock(&self.info);
+        let before = std::mem::replace(&mut *info, device.info()).state;
+        let (was, is) = (before == DeviceState::Ready, info.state == DeviceState::Ready);
+        drop(info);
+        if was && !is {
+            // Who waits for jobs has to look at the device now.
+            self.changed.notify_one();
+        }
+        if is && !was && let Some(bell) = self.when_ready.get() {
+            bell.notify_one();
+        }
     }
 
     /// Why a job was dropped without having run.

@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits {
 
 /// A real device on its thread; its files live as long as this.
 struct Rig {
-    thread: DeviceThread<u32>,
+    thread: DeviceThreads<u32>,
     handle: DeviceHandle<u32>,
     _directory: tempfile::TempDir,
 }
@@ -33,7 +33,7 @@ fn rig(limits: Limits) -> Rig {
         Start::CreateIfAbsent,
     )
     .unwrap();
-    let thread = DeviceThread::spawn(Box::new(device), limits).unwrap();
+    let thread = DeviceThreads::spawn(Box::new(device), limits).unwrap();
     Rig {
         handle: thread.handle(),
         thread,
@@ -336,7 +336,7 @@ async fn the_state_is_known_before_the_answer_comes() {
         reason: String::new(),
         support: Vec::new(),
     };
-    let thread = DeviceThread::spawn(Box::new(Locks(Arc::new(info))), LIMITS).unwrap();
+    let thread = DeviceThreads::spawn(Box::new(Locks(Arc::new(info))), LIMITS).unwrap();
     let handle = thread.handle();
     assert_eq!(handle.info().state, DeviceState::Ready);
     let answer = handle
