@@ -1,12 +1,18 @@
 //! The helper `mlskeyd-pkcs11`: runs one PKCS#11 module for the daemon, which
 //! starts it. It is of no use by itself.
 
+use std::alloc::System;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use mlskeyd::daemon;
 use mlskeyd::devices::pkcs11::helper;
+
+/// Wipes all memory that is freed: on its way through libraries a PIN or a shared
+/// secret is copied to places that nobody here can reach.
+#[global_allocator]
+static WIPING: helper::WipingAlloc<System> = helper::WipingAlloc(System);
 
 /// Runs one PKCS#11 module for mlskeyd, which starts this program and speaks to
 /// it over standard input.

@@ -42,6 +42,8 @@ pub struct Pkcs11Config {
     pub call_timeout: Duration,
     /// Most private keys that may be objects of the token.
     pub max_objects: u32,
+    /// Most sessions with the token, so many requests at once: 1 to 64.
+    pub sessions: u32,
 }
 
 /// Which token of a module; never a slot, whose number changes.
@@ -83,6 +85,8 @@ pub(super) struct DeviceTable {
     call_timeout: Option<Duration>,
     #[serde(default, deserialize_with = "optional_count")]
     max_objects: Option<u32>,
+    #[serde(default, deserialize_with = "optional_count")]
+    sessions: Option<u32>,
 }
 
 fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -95,6 +99,12 @@ fn optional_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duratio
 
 /// A token slows down with its objects, and has room for some thousand at best.
 const MAX_OBJECTS: u32 = 1000;
+
+/// A token is shared; one on a network answers several requests at once.
+const SESSIONS: u32 = 4;
+
+/// Each session is a thread here and one in the helper.
+const MAX_SESSIONS: u32 = 64;
 
 /// Tokens on a card make a key in some seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -117,7 +127,8 @@ impl DeviceTable {
                     || self.pin_credential.is_some()
                     || self.environment.is_some()
                     || self.call_timeout.is_some()
-                    || self.max_objects.is_some();
+                    || self.max_objects.is_some()
+                    || self.sessions.is_some();
                 if of_tokens {
                     return Err("a device of kind \"software\" has a name and nothing else");
                 }
@@ -149,6 +160,10 @@ impl DeviceTable {
                 environment: self.environment.unwrap_or_default(),
                 call_timeout: self.call_timeout.unwrap_or(CALL_TIMEOUT),
                 max_objects: self.max_objects.unwrap_or(MAX_OBJECTS),
+                sessions: match self.sessions.unwrap_or(SESSIONS) {
+                    sessions @ 1..=MAX_SESSIONS => sessions,
+                    _ => return Err("`sessions` is a number from 1 to 64"),
+                },
             })),
         };
         Ok(DeviceConfig {
@@ -173,6 +188,17 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
             );
             return Err(Mistake::new(span, message));
         }
+        if let Some(same) = devices
+            .iter()
+            .find(|earlier| is_same_token(earlier, &device))
+        {
+            // They would count each other's keys, and try a wrong PIN twice.
+            let message = format!(
+                "devices {:?} and {:?} are the same token: leave one of them out",
+                same.name, device.name
+            );
+            return Err(Mistake::new(span, message));
+        }
         devices.push(device);
     }
     if devices.is_empty() {
@@ -182,4 +208,11 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
         });
     }
     Ok(devices)
+}
+
+fn is_same_token(one: &DeviceConfig, other: &DeviceConfig) -> bool {
+    let (DeviceKind::Pkcs11(one), DeviceKind::Pkcs11(other)) = (&one.kind, &other.kind) else {
+        return false;
+    };
+    (&one.module, &one.token, &one.environment) == (&other.module, &other.token, &other.environment)
 }

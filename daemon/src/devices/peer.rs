@@ -6,7 +6,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretBox};
 use subtle::ConstantTimeEq;
 
-use super::{DeviceError, Kem};
+use super::{Algorithm, DeviceError, Kem};
 
 /// A peer's public key that is safe to give to a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,23 @@ impl PeerPublic {
             return Err(low_order());
         }
         Ok(())
+    }
+
+    /// Refuses a key that is not of this peer's KEM.
+    ///
+    /// # Errors
+    /// [`DeviceError::WrongKeyType`].
+    pub fn check_kem(&self, found: Algorithm) -> Result<(), DeviceError> {
+        if found == Algorithm::Hpke(self.kem()) {
+            return Ok(());
+        }
+        Err(DeviceError::WrongKeyType {
+            needed: match self.kem() {
+                Kem::DhKemP256 => "DHKEM P-256",
+                Kem::DhKemX25519 => "DHKEM X25519",
+            },
+            found,
+        })
     }
 
     /// The public key as it was parsed.

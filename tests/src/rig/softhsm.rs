@@ -87,6 +87,7 @@ impl SoftHsm {
             environment: self.environment().into_iter().collect(),
             call_timeout: Duration::from_secs(30),
             max_objects: 1000,
+            sessions: 4,
         }
     }
 

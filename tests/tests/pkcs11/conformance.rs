@@ -1,11 +1,10 @@
 //! What every device keeps, kept by a token.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use mlskeyd::config::Pkcs11Config;
 use mlskeyd::devices::conformance;
-use mlskeyd::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
+use mlskeyd::devices::pkcs11::{HelperConfig, Pkcs11Device};
 use mlskeyd::devices::{
     Algorithm, Device, DeviceError, GenerationId, Kem, KeyId, NewKey, PeerPublic, StoredKey, Tier,
 };
@@ -18,7 +17,7 @@ use secrecy::SecretBox;
 struct Bench {
     softhsm: SoftHsm,
     token: Pkcs11Config,
-    module: ModuleConfig,
+    helper: HelperConfig,
     directory: PathBuf,
     _stage: Stage,
 }
@@ -30,8 +29,8 @@ impl Bench {
         softhsm.add_token("conformance");
         Self {
             token: softhsm.device_config("conformance"),
-            module: ModuleConfig {
-                helper: stage.programs().pkcs11.clone(),
+            helper: HelperConfig {
+                program: stage.programs().pkcs11.clone(),
                 module: SoftHsm::module().to_owned(),
                 environment: softhsm.environment(),
             },
@@ -44,9 +43,11 @@ impl Bench {
     /// The device, as after a restart of the daemon: with a helper of its own.
     fn open(&self) -> Box<dyn Device> {
         let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
-        let module = Arc::new(Module::new(self.module.clone()));
-        let device = Pkcs11Device::open("hsm", &self.token, &self.directory, module, &store_key);
-        Box::new(device.unwrap())
+        let helper = self.helper.clone();
+        let device = Pkcs11Device::new("hsm", &self.token, helper, &self.directory, &store_key);
+        let mut device = device.unwrap();
+        device.probe();
+        Box::new(device)
     }
 }
 

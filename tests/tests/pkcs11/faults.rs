@@ -38,8 +38,18 @@ impl Scene {
         }
     }
 
-    /// The state of the token, and why it is in it.
+    /// The state of the token, once it was looked at, and why it is in it.
     fn state(&self) -> (String, String) {
+        loop {
+            let (state, detail) = self.state_now();
+            if !detail.contains("not been looked at yet") {
+                return (state, detail);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn state_now(&self) -> (String, String) {
         let devices = self.daemon.ctl(&["devices"]).unwrap();
         let mut devices = devices.as_array().unwrap().iter();
         let hsm = devices.find(|device| device["name"] == "hsm").unwrap();

@@ -65,6 +65,22 @@ impl Pins {
         }))
     }
 
+    /// A PIN that a person gives, noted before it is used. One that was wrong is
+    /// not tried again; that a login with it had no answer is no obstacle, since
+    /// somebody decided to try it.
+    pub(super) fn try_this(&self, pin: &SecretBytes) -> Result<Trial<'_>, DeviceError> {
+        let before = match self.noted(pin)? {
+            Some(WRONG) => return Err(was_wrong()),
+            tries => tries.unwrap_or(0),
+        };
+        self.write(pin, before.saturating_add(1).min(WRONG - 1))?;
+        Ok(Trial {
+            pin: SecretBytes::new(pin.expose().to_vec()),
+            pins: self,
+            before,
+        })
+    }
+
     /// Is there a PIN that was not refused yet?
     pub(super) fn has_another(&self) -> bool {
         let given = self.given();
@@ -88,10 +104,10 @@ impl Pins {
     /// How often this PIN was tried without an answer.
     fn tries(&self, pin: &SecretBytes) -> Result<u8, DeviceError> {
         match self.noted(pin)? {
-            Some(WRONG) => Err(unusable("the PIN was wrong: give another one")),
+            Some(WRONG) => Err(was_wrong()),
             Some(tries) if tries >= MAX_UNANSWERED => Err(unusable(
                 "a login with this PIN ended without an answer, and the token may have counted it: see \
-                 that the PIN is right, then remove the file pin-tried in the device's directory",
+                 that the PIN is right, then give it with `mlskeyctl unlock`",
             )),
             tries => Ok(tries.unwrap_or(0)),
         }
@@ -185,6 +201,10 @@ fn read(path: &Path, access: Access) -> Result<SecretBytes, DeviceError> {
         return Err(failed("it is empty".to_owned()));
     }
     Ok(SecretBytes::new(bytes.to_vec()))
+}
+
+fn was_wrong() -> DeviceError {
+    unusable("the PIN was wrong: give another one")
 }
 
 fn unusable(reason: &str) -> DeviceError {

@@ -11,6 +11,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+/// The version of all this. Sent with each connection, so that a daemon and a
+/// helper of different builds do not misunderstand each other.
+pub(crate) const VERSION: u8 = 1;
+
 /// Longest frame, in bytes: the content of an Ed25519 signature goes whole.
 const MAX_FRAME: usize = MAX_CONTENT + 64 * 1024;
 
@@ -32,15 +36,17 @@ pub(crate) enum Request {
         token: TokenName,
         /// The user PIN; `None` asks whether one is needed.
         pin: Option<SecretBytes>,
-        /// Most private keys that the token may hold, ours and others'.
-        max_objects: u32,
+        /// Log in even if one more wrong PIN would lock the token.
+        last_try: bool,
     },
-    /// Tries what the token can do; the second request of a connection.
+    /// Tries what the token can do.
     TryOut,
-    /// Makes the key that wraps a generation's keys.
+    /// Makes what shows that a generation exists, and wraps its keys.
     CreateGeneration {
         /// The generation's 16 bytes.
         generation: [u8; 16],
+        /// What that is.
+        anchor: Anchor,
     },
     /// Makes a key pair.
     Generate {
@@ -50,6 +56,22 @@ pub(crate) enum Request {
         generation: [u8; 16],
         /// What it is for.
         algorithm: Algorithm,
+        /// How it is kept.
+        keep: Keep,
+    },
+    /// Encrypts a private key of the daemon's under its generation.
+    Seal {
+        /// The generation's 16 bytes.
+        generation: [u8; 16],
+        /// The private key.
+        secret: SecretBytes,
+    },
+    /// Decrypts it.
+    Unseal {
+        /// The generation's 16 bytes.
+        generation: [u8; 16],
+        /// As [`Reply::Sealed`] said.
+        sealed: Sealed,
     },
     /// Signs a SHA-256 digest (ECDSA) or the whole content (Ed25519).
     Sign {
@@ -69,6 +91,14 @@ pub(crate) enum Request {
     DestroyGeneration {
         /// The generation's 16 bytes.
         generation: [u8; 16],
+    },
+    /// Finds a signature key that somebody else made, and checks that it is
+    /// suitable.
+    Find {
+        /// The private key's CKA_LABEL.
+        label: String,
+        /// What it has to sign.
+        algorithm: Algorithm,
     },
 }
 
@@ -97,6 +127,23 @@ pub(crate) enum Place {
         /// The wrapped key.
         bytes: Vec<u8>,
     },
+    /// An object of the token that somebody else made.
+    Adopted {
+        /// Its CKA_LABEL.
+        label: String,
+        /// Its CKA_ID.
+        id: Vec<u8>,
+    },
+}
+
+/// A secret that was encrypted by a key of the token: CKM_AES_CBC_PAD. The
+/// daemon authenticates it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sealed {
+    /// The random IV.
+    pub(crate) iv: [u8; 16],
+    /// The encrypted secret.
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A mechanism that wraps keys.
@@ -110,21 +157,49 @@ pub(crate) enum Wrapping {
     CbcPad([u8; 16]),
 }
 
+/// What shows that a generation exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Anchor {
+    /// An AES key that wraps, with CKA_UNWRAP_TEMPLATE.
+    WrappingKey,
+    /// One without that: the token does not know it.
+    PlainWrappingKey,
+    /// A data object: the token makes no AES keys.
+    Data,
+}
+
+/// How a new key is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Keep {
+    /// As an object of the token.
+    Object {
+        /// Most private keys that the token may hold, ours and others'.
+        most: u32,
+    },
+    /// Wrapped by its generation's key; of the mechanism only the kind counts.
+    Wrapped(Wrapping),
+}
+
 /// A reply to [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// To `Open`.
-    Opened,
-    /// To `TryOut`: what the token does with each algorithm.
-    Support(Vec<TokenSupport>),
-    /// To `Generate`.
+    /// To `Open`: it is logged in.
+    Opened {
+        /// The token's serial number.
+        serial: String,
+    },
+    /// To `TryOut`.
+    Abilities(Abilities),
+    /// To `Generate` and `Find`.
     Made {
         /// The public key as MLS writes it.
         public: Vec<u8>,
         /// Where the private key is.
         place: Place,
     },
-    /// To `Sign` (64 bytes) and `Agree` (32 bytes).
+    /// To `Seal`.
+    Sealed(Sealed),
+    /// To `Sign` (64 bytes), `Agree` and `Unseal` (32 bytes).
     Bytes(SecretBytes),
     /// To `CreateGeneration` and `DestroyGeneration`.
     Done,
@@ -132,48 +207,68 @@ pub(crate) enum Reply {
     Failed(TokenError),
 }
 
+/// What a token can do, found by doing it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Abilities {
+    /// What its generations begin with.
+    pub(crate) anchor: Anchor,
+    /// Does it encrypt the daemon's keys? Else why not, for a person.
+    pub(crate) seals: Result<(), String>,
+    /// What it does with each algorithm.
+    pub(crate) algorithms: Vec<TokenSupport>,
+}
+
 /// What a token does with one algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TokenSupport {
     /// The algorithm.
     pub(crate) algorithm: Algorithm,
-    /// How it keeps such keys; `None`: not at all.
-    pub(crate) keeping: Option<Keeping>,
-    /// Why not better, for a person.
-    pub(crate) why: String,
+    /// Does it keep such keys as objects that never leave it? Else why not.
+    pub(crate) object: Result<(), String>,
+    /// Does it wrap them? Else why not.
+    pub(crate) wrapped: Result<Wraps, String>,
 }
 
-/// How a token keeps keys of one algorithm.
+/// How a token wraps keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Keeping {
-    /// As objects, not extractable.
-    Objects,
-    /// Wrapped, and the token refuses to unwrap them extractable.
-    Wrapped,
-    /// Wrapped, and the token would unwrap them extractable.
-    WrappedUnenforced,
+pub(crate) struct Wraps {
+    /// By which mechanism.
+    pub(crate) by: Wrapping,
+    /// Does it refuse to unwrap them so that they could be read?
+    pub(crate) enforced: bool,
 }
 
 /// Why a token did not do it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum TokenError {
+    /// The module cannot be used at all.
+    #[error("the module does not work ({0})")]
+    Module(String),
     /// No such token.
     #[error("the module shows no token {0}")]
     Absent(String),
     /// The token is gone, or its session is.
     #[error("the token is gone ({0})")]
     Gone(String),
+    /// The token gives no more sessions.
+    #[error("the token gives no session: others have them all ({0})")]
+    NoSession(String),
     /// It needs a PIN, and none was given.
     #[error("the token waits for its PIN")]
     Locked,
+    /// It takes its PIN on a keypad of its own.
+    #[error("the token takes its PIN on a pad of its own, which is not supported")]
+    PinPad,
     /// The PIN is wrong.
     #[error("the PIN is wrong")]
     WrongPin,
     /// One more wrong PIN would lock the token.
-    #[error("one more wrong PIN would lock the token: log in once with the vendor's tool")]
+    #[error(
+        "one more wrong PIN would lock the token: if you are sure of it, `mlskeyctl unlock --last-try`"
+    )]
     LastTry,
     /// Too many wrong PINs.
-    #[error("the token has locked its PIN")]
+    #[error("the token has locked its PIN: have it reset with the vendor's tool")]
     PinLocked,
     /// The generation exists already.
     #[error("the generation exists already")]
@@ -187,9 +282,15 @@ pub(crate) enum TokenError {
     /// The token holds as many keys as it may.
     #[error("it holds {0} private keys, as many as `max_objects` allows")]
     Full(u32),
+    /// The token has no room, for now or for good.
+    #[error("the token is out of memory ({0})")]
+    Memory(String),
     /// The token refused the peer's key or the wrapped key.
     #[error("the token refused it ({0})")]
     Refused(String),
+    /// The key that was to be found is not suitable.
+    #[error("{0}")]
+    Unsuitable(String),
     /// It failed otherwise.
     #[error("the token failed ({0})")]
     Failed(String),

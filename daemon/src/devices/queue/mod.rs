@@ -83,11 +83,16 @@ pub struct DeviceHandle<O> {
 struct Shared<O> {
     queue: Mutex<Queue<O>>,
     changed: Condvar,
-    info: Mutex<Arc<DeviceInfo>>,
-    /// Has the device been looked at for the first time?
-    seen: watch::Sender<bool>,
+    look: watch::Sender<Look>,
     /// Whom to tell when the device becomes ready.
     when_ready: OnceLock<Arc<Notify>>,
+}
+
+/// What the device was last seen to be.
+struct Look {
+    info: Arc<DeviceInfo>,
+    /// Has it been looked at for the first time?
+    seen: bool,
 }
 
 struct Queue<O> {
@@ -143,8 +148,10 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
                 next_probe: Some(Instant::now()),
             }),
             changed: Condvar::new(),
-            info: Mutex::new(info),
-            seen: watch::Sender::new(!comes_back),
+            look: watch::Sender::new(Look {
+                info,
+                seen: !comes_back,
+            }),
             when_ready: OnceLock::new(),
         });
         // Dropped, it ends the threads that did start.
@@ -199,17 +206,24 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     /// for the device.
     #[must_use]
     pub fn info(&self) -> Arc<DeviceInfo> {
-        Arc::clone(&lock(&self.shared.info))
+        Arc::clone(&self.shared.look.borrow().info)
     }
 
     /// What the device is and can do, once it has been looked at for the first
     /// time. Where that takes long, what is known so far.
     pub async fn seen(&self) -> Arc<DeviceInfo> {
-        if !*self.shared.seen.borrow() {
-            let mut seen = self.shared.seen.subscribe();
-            // If nobody looked, the state says so.
-            let _ = tokio::time::timeout(FIRST_LOOK, seen.wait_for(|seen| *seen)).await;
-        }
+        let mut look = self.shared.look.subscribe();
+        // If nobody looked, the state says so.
+        let _ = tokio::time::timeout(FIRST_LOOK, look.wait_for(|look| look.seen)).await;
+        self.info()
+    }
+
+    /// Waits until the device is not locked, at the longest until the deadline.
+    pub async fn unlocked(&self, deadline: Instant) -> Arc<DeviceInfo> {
+        let mut look = self.shared.look.subscribe();
+        let unlocked = look.wait_for(|look| look.info.state != DeviceState::Locked);
+        // If nobody unlocked it, the state says so.
+        let _ = tokio::time::timeout_at(deadline.into(), unlocked).await;
         self.info()
     }
 
@@ -332,7 +346,7 @@ impl<O: Clone + Eq + Hash> Shared<O> {
             let look_at = queue.next_probe.filter(|_| comes_back && !self.is_ready());
             let now = Instant::now();
             // Before all jobs the first time, since it says what they can do.
-            let first = !*self.seen.borrow();
+            let first = !self.look.borrow().seen;
             if look_at.is_some_and(|at| at <= now && (first || queue.jobs.is_empty())) {
                 queue.next_probe = None;
                 return Some(Next::Probe);
@@ -356,12 +370,12 @@ impl<O: Clone + Eq + Hash> Shared<O> {
     }
 
     fn is_ready(&self) -> bool {
-        lock(&self.info).state == DeviceState::Ready
+        self.look.borrow().info.state == DeviceState::Ready
     }
 
     /// The device has been looked at.
     fn probed(&self) {
-        self.seen.send_replace(true);
+        self.look.send_modify(|look| look.seen = true);
         lock(&self.queue).next_probe = Instant::now().checked_add(PROBE_PERIOD);
         // Somebody has to wait for the next time.
         self.changed.notify_one();
@@ -376,14 +390,16 @@ impl<O: Clone + Eq + Hash> Shared<O> {
         queue.phase = phase;
         let waiting = queue.jobs.take();
         drop(queue);
-        if phase == Phase::Failed {
-            let mut info = lock(&self.info);
-            let mut failed = DeviceInfo::clone(&info);
-            failed.state = DeviceState::Failed;
-            failed.reason = panicked().to_string();
-            *info = Arc::new(failed);
-        }
-        self.seen.send_replace(true);
+        self.look.send_modify(|look| {
+            look.seen = true;
+            if phase == Phase::Failed {
+                look.info = Arc::new(DeviceInfo {
+                    state: DeviceState::Failed,
+                    reason: panicked().to_string(),
+                    ..DeviceInfo::clone(&look.info)
+                });
+            }
+        });
         self.changed.notify_all();
         drop(waiting);
     }
@@ -391,15 +407,21 @@ impl<O: Clone + Eq + Hash> Shared<O> {
     /// Takes over what the device says of itself. Asked under the lock: of two
     /// threads the later one must not bring the older news.
     fn see(&self, device: &dyn Device) {
-        let mut info = lock(&self.info);
-        let before = std::mem::replace(&mut *info, device.info()).state;
-        let (was, is) = (before == DeviceState::Ready, info.state == DeviceState::Ready);
-        drop(info);
+        let (mut was, mut is) = (false, false);
+        self.look.send_if_modified(|look| {
+            let before = std::mem::replace(&mut look.info, device.info());
+            was = before.state == DeviceState::Ready;
+            is = look.info.state == DeviceState::Ready;
+            before != look.info
+        });
         if was && !is {
             // Who waits for jobs has to look at the device now.
             self.changed.notify_one();
         }
-        if is && !was && let Some(bell) = self.when_ready.get() {
+        if is
+            && !was
+            && let Some(bell) = self.when_ready.get()
+        {
             bell.notify_one();
         }
     }

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Start;
 use super::sealing::{self, SEALED_LEN};
+use crate::devices::private_key::fill_random;
 use crate::devices::{DeviceError, GenerationId};
 use crate::failpoint;
 use crate::private_file::{self, Access, PrivateFileError};
@@ -83,7 +84,7 @@ impl Generations {
             return Err(DeviceError::GenerationExists(id));
         }
         let mut key = Zeroizing::new([0; 32]);
-        sealing::fill_random(key.as_mut_slice())?;
+        fill_random(key.as_mut_slice())?;
         let sealed = sealing::seal(self.wrapping.expose(), &context(id), &key)?;
 
         let unfinished = self.unfinished_path(id);

@@ -23,25 +23,16 @@ use zeroize::Zeroizing;
 
 use self::generations::Generations;
 use super::{
-    Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
+    ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
     GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, StoredKey,
-    Support, Tier,
+    Support, Tier, private_key,
 };
 use crate::store_key::StoreKey;
 
 mod generations;
-mod private_key;
 mod sealing;
 #[cfg(test)]
 mod tests;
-
-/// Every algorithm that the software device does: all that the daemon knows.
-const ALGORITHMS: [Algorithm; 4] = [
-    Algorithm::Signature(SignatureScheme::Ed25519),
-    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
-    Algorithm::Hpke(Kem::DhKemP256),
-    Algorithm::Hpke(Kem::DhKemX25519),
-];
 
 /// Whether the device may make its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,19 +133,8 @@ impl Sign for SoftwareDevice {
 
 impl Agree for SoftwareDevice {
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
-        match (key.algorithm, peer.kem()) {
-            (Algorithm::Hpke(kem), peer_kem) if kem == peer_kem => {
-                private_key::agree(&*self.unseal(key)?, peer)
-            }
-            (found, Kem::DhKemP256) => Err(DeviceError::WrongKeyType {
-                needed: "DHKEM P-256",
-                found,
-            }),
-            (found, Kem::DhKemX25519) => Err(DeviceError::WrongKeyType {
-                needed: "DHKEM X25519",
-                found,
-            }),
-        }
+        peer.check_kem(key.algorithm)?;
+        private_key::agree(&*self.unseal(key)?, peer)
     }
 }
 

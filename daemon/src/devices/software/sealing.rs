@@ -10,10 +10,10 @@
 
 use chacha20poly1305::aead::{AeadInPlace, KeyInit};
 use chacha20poly1305::{Key, Tag, XChaCha20Poly1305, XNonce};
-use rand_core::{OsRng, RngCore};
 use zeroize::Zeroizing;
 
 use crate::devices::DeviceError;
+use crate::devices::private_key::fill_random;
 
 /// Length of a sealed secret, in bytes.
 pub(super) const SEALED_LEN: usize = 73;
@@ -69,15 +69,6 @@ pub(super) fn open(
         )
         .map_err(|_| Unauthentic)?;
     Ok(secret)
-}
-
-/// Random bytes of the system.
-pub(super) fn fill_random(bytes: &mut [u8]) -> Result<(), DeviceError> {
-    OsRng
-        .try_fill_bytes(bytes)
-        .map_err(|_| DeviceError::Failed {
-            reason: "the system gives no random bytes".to_owned(),
-        })
 }
 
 fn associated_data(context: &[u8]) -> Vec<u8> {

@@ -1,60 +1,69 @@
-//! The helper process `mlskeyd-pkcs11`: one vendor's module, and nothing else.
+//! The helper process `mlskeyd-pkcs11`: one vendor's module for one token, and
+//! nothing else.
 //!
 //! The daemon hands it connections over its standard input, as file descriptors
-//! on a socketpair. Each connection is one session with one token, on a thread
+//! on a socketpair. Each connection is one session with the token, on a thread
 //! of its own. The helper ends when the daemon does.
 
+mod confine;
+mod find;
+mod handles;
 mod keys;
+mod make;
+mod sealing;
 mod template;
 mod token;
+mod try_out;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use self::token::Token;
+/// An allocator that wipes what is freed, for the helper's program.
+pub use zeroizing_alloc::ZeroAlloc as WipingAlloc;
+
+use self::token::{Token, TokenSession};
 use super::wire::{self, Reply, Request, TokenError};
 
 /// Why the helper ended.
 #[derive(Debug, thiserror::Error)]
 pub enum HelperError {
-    /// The module could not be loaded or initialised.
-    #[error("the module {path}: {reason}")]
-    Module {
-        /// Its path.
-        path: String,
-        /// What it said.
-        reason: String,
-    },
+    /// It could not be confined.
+    #[error("what the helper does not need could not be given up: {0}")]
+    Confine(io::Error),
     /// The daemon's socket failed.
     #[error("the daemon's socket: {0}")]
     Socket(#[from] io::Error),
+    /// The daemon is another version.
+    #[error("the daemon speaks version {0}, this helper version {version}", version = wire::VERSION)]
+    Version(u8),
+}
+
+/// A loaded module, and its token once a session has found it.
+struct Module {
+    pkcs11: Pkcs11,
+    token: Mutex<Option<Arc<Token>>>,
 }
 
 /// Serves a module until the daemon closes standard input.
 ///
 /// # Errors
-/// See [`HelperError`].
+/// See [`HelperError`]. That the module does not work is told to the daemon.
 pub fn serve(module: &Path) -> Result<(), HelperError> {
-    let of_module = |reason: cryptoki::error::Error| HelperError::Module {
-        path: module.display().to_string(),
-        reason: reason.to_string(),
-    };
-    let pkcs11 = Pkcs11::new(module).map_err(of_module)?;
-    pkcs11
-        .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-        .map_err(of_module)?;
+    confine::confine().map_err(HelperError::Confine)?;
+    let module: Arc<Result<Module, TokenError>> = Arc::new(load(module));
     while let Some(connection) = next_connection()? {
-        let pkcs11 = pkcs11.clone();
+        let module = Arc::clone(&module);
         std::thread::Builder::new()
             .name("session".to_owned())
             .spawn(move || {
                 let mut stream = UnixStream::from(connection);
-                if let Err(error) = converse(&pkcs11, &mut stream)
+                if let Err(error) = converse(&module, &mut stream)
                     && error.kind() != io::ErrorKind::UnexpectedEof
                 {
                     eprintln!("mlskeyd-pkcs11: a connection of the daemon failed: {error}");
@@ -64,8 +73,23 @@ pub fn serve(module: &Path) -> Result<(), HelperError> {
     Ok(())
 }
 
+fn load(path: &Path) -> Result<Module, TokenError> {
+    let failed = |error: cryptoki::error::Error| {
+        let path = path.display();
+        TokenError::Module(format!("{path}: {error}"))
+    };
+    let pkcs11 = Pkcs11::new(path).map_err(failed)?;
+    pkcs11
+        .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+        .map_err(failed)?;
+    Ok(Module {
+        pkcs11,
+        token: Mutex::default(),
+    })
+}
+
 /// The next connection from the daemon; `None`: it closed the socket.
-fn next_connection() -> io::Result<Option<OwnedFd>> {
+fn next_connection() -> Result<Option<OwnedFd>, HelperError> {
     let mut byte = [0_u8; 1];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -74,11 +98,15 @@ fn next_connection() -> io::Result<Option<OwnedFd>> {
     let received = loop {
         match recvmsg(&stdin, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
             Err(rustix::io::Errno::INTR) => {}
-            result => break result?,
+            result => break result.map_err(io::Error::from)?,
         }
     };
     if received.bytes == 0 {
         return Ok(None);
+    }
+    let [version] = byte;
+    if version != wire::VERSION {
+        return Err(HelperError::Version(version));
     }
     let connection = ancillary.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
@@ -86,55 +114,78 @@ fn next_connection() -> io::Result<Option<OwnedFd>> {
     });
     connection
         .map(Some)
-        .ok_or_else(|| io::Error::other("a message without a connection"))
+        .ok_or_else(|| io::Error::other("a message without a connection").into())
 }
 
 /// One connection: `Open`, then requests in turn.
-fn converse(pkcs11: &Pkcs11, stream: &mut UnixStream) -> io::Result<()> {
-    let mut token: Option<Token> = None;
+fn converse(module: &Result<Module, TokenError>, stream: &mut UnixStream) -> io::Result<()> {
+    let mut session: Option<TokenSession> = None;
     loop {
-        let reply = match wire::receive(stream)? {
-            Request::Open {
-                token: name,
-                pin,
-                max_objects,
-            } => match Token::open(pkcs11, &name, pin.as_ref(), max_objects) {
-                Ok(opened) => {
-                    token = Some(opened);
-                    Reply::Opened
-                }
-                Err(error) => Reply::Failed(error),
-            },
-            request => match &mut token {
-                Some(token) => serve_one(token, request).unwrap_or_else(Reply::Failed),
-                None => Reply::Failed(TokenError::Protocol),
-            },
+        let reply = match (wire::receive(stream)?, module, &session) {
+            (_, Err(error), _) => Err(error.clone()),
+            (
+                Request::Open {
+                    token,
+                    pin,
+                    last_try,
+                },
+                Ok(module),
+                None,
+            ) => TokenSession::open(module, &token, pin.as_ref(), last_try).map(|opened| {
+                let serial = opened.token.serial.clone();
+                session = Some(opened);
+                Reply::Opened { serial }
+            }),
+            (request, Ok(_), Some(session)) => serve_one(session, request),
+            (_, Ok(_), None) => Err(TokenError::Protocol),
         };
-        wire::send(stream, &reply)?;
+        wire::send(stream, &reply.unwrap_or_else(Reply::Failed))?;
     }
 }
 
-fn serve_one(token: &mut Token, request: Request) -> Result<Reply, TokenError> {
+fn serve_one(session: &TokenSession, request: Request) -> Result<Reply, TokenError> {
     match request {
         Request::Open { .. } => Err(TokenError::Protocol),
-        Request::TryOut => token.try_out().map(Reply::Support),
-        Request::CreateGeneration { generation } => {
-            token.create_generation(generation)?;
+        Request::TryOut => session.try_out().map(Reply::Abilities),
+        Request::CreateGeneration { generation, anchor } => {
+            session.create_generation(generation, anchor)?;
             Ok(Reply::Done)
         }
         Request::Generate {
             key,
             generation,
             algorithm,
+            keep,
         } => {
-            let (public, place) = token.generate(key, generation, algorithm)?;
+            let (public, place) = session.generate(key, generation, algorithm, keep)?;
             Ok(Reply::Made { public, place })
         }
-        Request::Sign { key, content } => token.sign(&key, content.expose()).map(Reply::Bytes),
-        Request::Agree { key, peer } => token.agree(&key, &peer).map(Reply::Bytes),
+        Request::Seal { generation, secret } => {
+            session.seal(generation, secret.expose()).map(Reply::Sealed)
+        }
+        Request::Unseal { generation, sealed } => {
+            session.unseal(generation, &sealed).map(Reply::Bytes)
+        }
+        Request::Sign { key, content } => session.sign(&key, content.expose()).map(Reply::Bytes),
+        Request::Agree { key, peer } => session.agree(&key, &peer).map(Reply::Bytes),
         Request::DestroyGeneration { generation } => {
-            token.destroy_generation(generation)?;
+            session.destroy_generation(generation)?;
             Ok(Reply::Done)
+        }
+        Request::Find { label, algorithm } => {
+            let (public, place) = session.find(&label, algorithm)?;
+            Ok(Reply::Made { public, place })
+        }
+    }
+}
+
+impl Module {
+    /// The token that sessions share: the one before, if it is still that one.
+    fn token(&self, found: Token) -> Arc<Token> {
+        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*token {
+            Some(known) if known.is(&found) => Arc::clone(known),
+            _ => Arc::clone(token.insert(Arc::new(found))),
         }
     }
 }

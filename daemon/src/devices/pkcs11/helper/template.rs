@@ -29,6 +29,11 @@ pub(super) fn label(generation: [u8; 16]) -> Attribute {
     Attribute::Label(name.into_bytes())
 }
 
+/// The CKA_ID of a generation's key that seals.
+pub(super) fn sealing_id(generation: [u8; 16]) -> Vec<u8> {
+    [generation.as_slice(), b" seals"].concat()
+}
+
 /// May a private key leave the token?
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leaves {
@@ -38,7 +43,7 @@ pub(super) enum Leaves {
     Wrapped,
 }
 
-/// Where a key pair's private half is put.
+/// Where an object is put.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// On the token.
@@ -78,15 +83,21 @@ impl Guarded {
     ];
 }
 
-/// The public half: only as long as the session.
-pub(super) fn public_key(algorithm: Algorithm) -> Vec<Attribute> {
+/// The public half: only read, then destroyed. CKA_VERIFY is left out, for
+/// tpm2-pkcs11 takes it for the opposite of what the private half says.
+pub(super) fn public_key(
+    algorithm: Algorithm,
+    generation: [u8; 16],
+    place: Place,
+) -> Vec<Attribute> {
     let mut template = vec![
-        Attribute::Token(false),
+        Attribute::Token(place == Place::Token),
         Attribute::Private(false),
         Attribute::EcParams(curve(algorithm).to_vec()),
     ];
-    if matches!(algorithm, Algorithm::Signature(_)) {
-        template.push(Attribute::Verify(true));
+    if place == Place::Token {
+        // If nobody gets to destroying it, it ends with its generation.
+        template.push(label(generation));
     }
     template
 }
@@ -116,15 +127,25 @@ pub(super) fn private_key(
     template
 }
 
-/// What a private key is for, and what it never does.
-pub(super) fn private_uses(algorithm: Algorithm) -> Vec<Attribute> {
+/// What a private key is for, and what it never does. (No mechanism decrypts with
+/// such a key, and tpm2-pkcs11 fails where that is said.)
+fn private_uses(algorithm: Algorithm) -> Vec<Attribute> {
     let signs = matches!(algorithm, Algorithm::Signature(_));
     vec![
         Attribute::Private(true),
         Attribute::Sign(signs),
         Attribute::Derive(!signs),
-        Attribute::Decrypt(false),
         Attribute::Unwrap(false),
+    ]
+}
+
+/// Finds a key that somebody else made.
+pub(super) fn adopted(label: &str, id: &[u8]) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::Token(true),
+        Attribute::Label(label.as_bytes().to_vec()),
+        Attribute::Id(id.to_vec()),
     ]
 }
 
@@ -145,31 +166,61 @@ pub(super) fn unwrapped(
     template
 }
 
-/// The key that wraps a generation: it does nothing else, and what it unwraps
-/// does not leave the token, where the token keeps to CKA_UNWRAP_TEMPLATE.
-pub(super) fn wrapping_key(
-    generation: [u8; 16],
-    token: bool,
-    unwrap: &UnwrapTemplate,
-) -> Vec<Attribute> {
+/// What an AES key does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Wrap,
+    Encrypt,
+}
+
+fn aes_key(generation: [u8; 16], id: Vec<u8>, place: Place, does: Does) -> Vec<Attribute> {
     vec![
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
         Attribute::ValueLen(32.into()),
-        Attribute::Token(token),
+        Attribute::Token(place == Place::Token),
         Attribute::Private(true),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Modifiable(false),
-        // A copy could be made to decrypt.
+        // A copy could be made to do something else.
         Attribute::Copyable(false),
-        Attribute::Encrypt(false),
-        Attribute::Decrypt(false),
-        Attribute::Wrap(true),
-        Attribute::Unwrap(true),
-        Attribute::Id(generation.to_vec()),
+        Attribute::Encrypt(does == Does::Encrypt),
+        Attribute::Decrypt(does == Does::Encrypt),
+        Attribute::Wrap(does == Does::Wrap),
+        Attribute::Unwrap(does == Does::Wrap),
+        Attribute::Id(id),
         label(generation),
-        unwrap.attribute(),
+    ]
+}
+
+/// The key that wraps a generation: it does nothing else, and with `unwrap` what
+/// it unwraps does not leave the token.
+pub(super) fn wrapping_key(
+    generation: [u8; 16],
+    place: Place,
+    unwrap: Option<&UnwrapTemplate>,
+) -> Vec<Attribute> {
+    let mut template = aes_key(generation, generation.to_vec(), place, Does::Wrap);
+    template.extend(unwrap.map(UnwrapTemplate::attribute));
+    template
+}
+
+/// The key that encrypts the daemon's keys under a generation.
+pub(super) fn sealing_key(generation: [u8; 16], place: Place) -> Vec<Attribute> {
+    aes_key(generation, sealing_id(generation), place, Does::Encrypt)
+}
+
+/// What shows that a generation exists, on a token that makes no AES keys.
+pub(super) fn data(generation: [u8; 16]) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Modifiable(false),
+        Attribute::Application(b"mlskeyd".to_vec()),
+        Attribute::Value(generation.to_vec()),
+        label(generation),
     ]
 }
 

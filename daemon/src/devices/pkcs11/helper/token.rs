@@ -1,197 +1,99 @@
-//! One token, on one session: found by name, logged in, and tried out.
+//! One token, found by name, and its sessions, logged in.
 
-use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cryptoki::context::Pkcs11;
 use cryptoki::error::{Error, RvError};
-use cryptoki::mechanism::Mechanism;
+use cryptoki::mechanism::MechanismType;
 use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
-use mlskeyd_protocol::v1::{Algorithm, Kem, SecretBytes, SignatureScheme};
+use mlskeyd_protocol::v1::SecretBytes;
 
-use super::super::wire::{Keeping, TokenError, TokenName, TokenSupport, Wrapping};
-use super::template::{self, Guarded, Leaves, Place, UnwrapTemplate};
+use super::super::wire::{TokenError, TokenName};
+use super::handles::{Handles, Of};
+use super::{Module, template};
 
-/// All that the daemon knows.
-const ALGORITHMS: [Algorithm; 4] = [
-    Algorithm::Signature(SignatureScheme::Ed25519),
-    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
-    Algorithm::Hpke(Kem::DhKemP256),
-    Algorithm::Hpke(Kem::DhKemX25519),
-];
-
-/// A session with a token.
+/// What all sessions with a token share.
 pub(super) struct Token {
-    pub(super) session: Session,
     pkcs11: Pkcs11,
     slot: Slot,
-    /// By which mechanism keys of an algorithm are wrapped, if they are.
-    pub(super) wrapping: HashMap<Algorithm, Wrapping>,
-    /// Handles of private keys; those of wrapped keys are objects of this
-    /// session.
-    pub(super) handles: super::keys::Handles,
-    /// Private keys that are objects of the token.
-    pub(super) objects: u32,
-    /// Most of them.
-    pub(super) max_objects: u32,
+    pub(super) serial: String,
+    handles: Mutex<Handles>,
+    /// Private keys that are objects of the token, once they were counted.
+    pub(super) objects: Mutex<Option<u32>>,
+    /// One session at a time makes a generation's key that seals.
+    pub(super) making_sealing_key: Mutex<()>,
+    next_session: AtomicU64,
+}
+
+/// A session with a token.
+pub(super) struct TokenSession {
+    pub(super) session: Session,
+    pub(super) token: Arc<Token>,
+    /// Which session: keys that it unwrapped end with it.
+    pub(super) number: u64,
 }
 
 impl Token {
+    /// Is it the same one, in the same slot?
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.slot == other.slot && self.serial == other.serial
+    }
+
+    pub(super) fn mechanisms(&self) -> Result<Vec<MechanismType>, TokenError> {
+        self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
+    }
+
+    pub(super) fn handles(&self) -> MutexGuard<'_, Handles> {
+        // Never held over a call of the module.
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TokenSession {
+    fn drop(&mut self) {
+        self.token.handles().forget_session(self.number);
+    }
+}
+
+impl TokenSession {
     /// Finds the token and logs in.
     pub(super) fn open(
-        pkcs11: &Pkcs11,
+        module: &Module,
         name: &TokenName,
         pin: Option<&SecretBytes>,
-        max_objects: u32,
+        last_try: bool,
     ) -> Result<Self, TokenError> {
+        let pkcs11 = &module.pkcs11;
         let (slot, info) = find(pkcs11, name)?;
         let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
         if info.login_required() {
-            log_in(&session, &info, pin)?;
+            log_in(&session, &info, pin, last_try)?;
         }
-        Ok(Self {
-            session,
+        let token = module.token(Token {
             pkcs11: pkcs11.clone(),
             slot,
-            wrapping: HashMap::new(),
-            handles: super::keys::Handles::default(),
-            objects: 0,
-            max_objects,
+            serial: info.serial_number().to_owned(),
+            handles: Mutex::default(),
+            objects: Mutex::default(),
+            making_sealing_key: Mutex::default(),
+            next_session: AtomicU64::new(1),
+        });
+        Ok(Self {
+            session,
+            number: token.next_session.fetch_add(1, Ordering::Relaxed),
+            token,
         })
-    }
-
-    /// What the token does with each algorithm, found by doing it.
-    pub(super) fn try_out(&mut self) -> Result<Vec<TokenSupport>, TokenError> {
-        self.count_objects()?;
-        let mut support = Vec::new();
-        for algorithm in ALGORITHMS {
-            let (keeping, why) = match self.keeping(algorithm) {
-                Ok((keeping, why)) => (Some(keeping), why),
-                // Only this says that it never will.
-                Err(TokenError::Unsupported(why)) => (None, why),
-                Err(error) => return Err(error),
-            };
-            support.push(TokenSupport {
-                algorithm,
-                keeping,
-                why,
-            });
-        }
-        Ok(support)
-    }
-
-    /// Makes a key pair in the session, as it would be made on the token.
-    fn keeping(&mut self, algorithm: Algorithm) -> Result<(Keeping, String), TokenError> {
-        let as_object = (Keeping::Objects, String::new());
-        if matches!(algorithm, Algorithm::Signature(_)) {
-            // Few, long-lived, and used all the time: objects.
-            self.try_pair(algorithm, Leaves::Never)?;
-            return Ok(as_object);
-        }
-        match self.try_pair(algorithm, Leaves::Wrapped) {
-            Ok((keeping, why)) => Ok((keeping, why)),
-            Err(TokenError::Unsupported(why)) => {
-                self.try_pair(algorithm, Leaves::Never)?;
-                Ok((Keeping::Objects, why))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn try_pair(
-        &mut self,
-        algorithm: Algorithm,
-        leaves: Leaves,
-    ) -> Result<(Keeping, String), TokenError> {
-        let place = Place::Session;
-        let (public, private) = self.generate_pair(algorithm, [0; 16], [0; 16], leaves, place)?;
-        let tried = match leaves {
-            Leaves::Never => Ok((Keeping::Objects, String::new())),
-            Leaves::Wrapped => self.try_wrapping(algorithm, private),
-        };
-        for object in [public, private] {
-            self.session.destroy_object(object).map_err(of_module)?;
-        }
-        tried
-    }
-
-    fn try_wrapping(
-        &mut self,
-        algorithm: Algorithm,
-        private: ObjectHandle,
-    ) -> Result<(Keeping, String), TokenError> {
-        let unwrap = UnwrapTemplate::new();
-        let template = template::wrapping_key([0; 16], false, &unwrap);
-        let wrapper = match self.session.generate_key(&Mechanism::AesKeyGen, &template) {
-            Ok(wrapper) => wrapper,
-            Err(error) => match of_module(error) {
-                TokenError::Unsupported(why) => return Ok((Keeping::Objects, why)),
-                error => return Err(error),
-            },
-        };
-        let mut why = String::new();
-        let mut keeping = Keeping::Objects;
-        for by in [
-            Wrapping::KeyWrapPad,
-            Wrapping::KeyWrap,
-            Wrapping::CbcPad([7; 16]),
-        ] {
-            match self.wrap_and_unwrap(algorithm, by, wrapper, private) {
-                Ok(enforced) => {
-                    self.wrapping.insert(algorithm, by);
-                    keeping = if enforced {
-                        Keeping::Wrapped
-                    } else {
-                        Keeping::WrappedUnenforced
-                    };
-                    why.clear();
-                    break;
-                }
-                Err(TokenError::Unsupported(reason) | TokenError::Refused(reason)) => {
-                    why = format!("keys are not wrapped ({reason})");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.session.destroy_object(wrapper).map_err(of_module)?;
-        Ok((keeping, why))
-    }
-
-    /// Does it go there and back, and does the token refuse to give a key back
-    /// that could be read?
-    fn wrap_and_unwrap(
-        &self,
-        algorithm: Algorithm,
-        by: Wrapping,
-        wrapper: ObjectHandle,
-        private: ObjectHandle,
-    ) -> Result<bool, TokenError> {
-        let wrapped = self.wrap(by, wrapper, private)?;
-        let back = self.unwrap(algorithm, by, wrapper, &wrapped, Guarded::WHOLLY)?;
-        let kept = self.is_kept(back);
-        self.session.destroy_object(back).map_err(of_module)?;
-        let mut enforced = kept?;
-        for guarded in Guarded::NOT_WHOLLY {
-            match self.unwrap(algorithm, by, wrapper, &wrapped, guarded) {
-                Ok(bare) => {
-                    self.session.destroy_object(bare).map_err(of_module)?;
-                    enforced = false;
-                }
-                // It said no to the template, and not only 'not now'.
-                Err(TokenError::Unsupported(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(enforced)
     }
 
     /// That something is not found is believed only of a token that is there and
     /// logged in: else it shows nothing, and nothing is gone.
     pub(super) fn check_present(&self) -> Result<(), TokenError> {
         let gone = |what: String| TokenError::Gone(what);
-        let info = self.pkcs11.get_token_info(self.slot);
+        let info = self.token.pkcs11.get_token_info(self.token.slot);
         let info = info.map_err(|error| gone(error.to_string()))?;
         let session = self.session.get_session_info();
         let session = session.map_err(|error| gone(error.to_string()))?;
@@ -201,32 +103,91 @@ impl Token {
         Ok(())
     }
 
-    /// Counts the token's private keys: slow where there are many, so only now
-    /// and then.
-    pub(super) fn count_objects(&mut self) -> Result<(), TokenError> {
-        let template = [
-            Attribute::Class(ObjectClass::PRIVATE_KEY),
-            Attribute::Token(true),
-        ];
-        let found = self.session.find_objects(&template).map_err(of_module)?;
-        self.objects = u32::try_from(found.len()).unwrap_or(u32::MAX);
-        Ok(())
+    /// The object is not there, if the token is.
+    pub(super) fn not_found(&self) -> TokenError {
+        self.check_present().err().unwrap_or(TokenError::NotFound)
     }
 
-    /// The one object that has all of these attributes.
-    pub(super) fn find_one(
+    /// The handle of an object: remembered or found, and whether it was only
+    /// remembered. `None`: the token, if it is there, has none.
+    pub(super) fn object(
         &self,
-        class: ObjectClass,
-        id: [u8; 16],
+        of: Of,
         generation: [u8; 16],
     ) -> Result<Option<ObjectHandle>, TokenError> {
-        let template = [
+        if let Some(known) = self.token.handles().get(of) {
+            return Ok(Some(known));
+        }
+        let found = match of {
+            Of::Private(key) => self.find_one(ObjectClass::PRIVATE_KEY, &key, generation)?,
+            Of::Sealing(_) => {
+                let id = template::sealing_id(generation);
+                self.find_one(ObjectClass::SECRET_KEY, &id, generation)?
+            }
+            Of::Anchor(_) => {
+                let key = self.find_one(ObjectClass::SECRET_KEY, &generation, generation)?;
+                match key {
+                    None => self.find_data(generation)?,
+                    key => key,
+                }
+            }
+        };
+        if let Some(handle) = found {
+            self.token.handles().put_object(of, generation, handle);
+        }
+        Ok(found)
+    }
+
+    fn find_one(
+        &self,
+        class: ObjectClass,
+        id: &[u8],
+        generation: [u8; 16],
+    ) -> Result<Option<ObjectHandle>, TokenError> {
+        self.find_only(&[
             Attribute::Class(class),
             Attribute::Id(id.to_vec()),
             template::label(generation),
-        ];
-        let found = self.session.find_objects(&template).map_err(of_module)?;
-        Ok(found.first().copied())
+        ])
+    }
+
+    fn find_data(&self, generation: [u8; 16]) -> Result<Option<ObjectHandle>, TokenError> {
+        self.find_only(&[
+            Attribute::Class(ObjectClass::DATA),
+            template::label(generation),
+        ])
+    }
+
+    /// The only object that has all of these attributes.
+    pub(super) fn find_only(
+        &self,
+        template: &[Attribute],
+    ) -> Result<Option<ObjectHandle>, TokenError> {
+        let found = self.session.find_objects(template).map_err(of_module)?;
+        match found.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(*one)),
+            several => Err(TokenError::Failed(format!(
+                "it shows {} objects where there must be one",
+                several.len()
+            ))),
+        }
+    }
+
+    /// Does the object have these attributes?
+    pub(super) fn has(
+        &self,
+        object: ObjectHandle,
+        wanted: &[Attribute],
+    ) -> Result<bool, TokenError> {
+        let kinds: Vec<_> = wanted.iter().map(Attribute::attribute_type).collect();
+        let told = self.session.get_attributes(object, &kinds);
+        let told = told.map_err(of_module)?;
+        Ok(wanted.iter().all(|attribute| told.contains(attribute)))
+    }
+
+    pub(super) fn destroy(&self, object: ObjectHandle) -> Result<(), TokenError> {
+        self.session.destroy_object(object).map_err(of_module)
     }
 }
 
@@ -258,9 +219,15 @@ fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenErr
     let count = found.len();
     match found.pop() {
         Some(one) if count == 1 => Ok(one),
-        Some(_) => Err(TokenError::Failed(format!(
-            "{count} tokens have the {by} {wanted:?}; name one by its serial number"
-        ))),
+        Some(_) => {
+            let other = match name {
+                TokenName::Label(_) => "`serial`, its serial number",
+                TokenName::Serial(_) => "`token`, its label",
+            };
+            Err(TokenError::Failed(format!(
+                "{count} tokens have the {by} {wanted:?}: name one by {other}"
+            )))
+        }
         None => {
             let also = unreadable.map_or_else(String::new, |error| {
                 format!("; a token cannot be read: {error}")
@@ -275,16 +242,20 @@ fn log_in(
     session: &Session,
     token: &TokenInfo,
     pin: Option<&SecretBytes>,
+    last_try: bool,
 ) -> Result<(), TokenError> {
     let state = session.get_session_info().map_err(of_module)?;
     if state.session_state() == SessionState::RwUser {
         return Ok(());
     }
     // Before a PIN is asked for: none is tried in vain.
+    if token.protected_authentication_path() {
+        return Err(TokenError::PinPad);
+    }
     if token.user_pin_locked() {
         return Err(TokenError::PinLocked);
     }
-    if token.user_pin_final_try() {
+    if token.user_pin_final_try() && !last_try {
         return Err(TokenError::LastTry);
     }
     let Some(pin) = pin else {
@@ -297,6 +268,29 @@ fn log_in(
     }
 }
 
+/// A handle that leads nowhere: of an object that ended with its session, or
+/// that somebody else destroyed.
+pub(super) const fn is_stale(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Pkcs11(
+            RvError::ObjectHandleInvalid
+                | RvError::KeyHandleInvalid
+                | RvError::UnwrappingKeyHandleInvalid
+                | RvError::WrappingKeyHandleInvalid,
+            _
+        )
+    )
+}
+
+/// The token's memory for objects of sessions is full.
+pub(super) const fn is_full(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Pkcs11(RvError::DeviceMemory | RvError::HostMemory, _)
+    )
+}
+
 /// What a module's error is to the daemon.
 pub(super) fn of_module(error: Error) -> TokenError {
     let Error::Pkcs11(value, function) = &error else {
@@ -306,8 +300,12 @@ pub(super) fn of_module(error: Error) -> TokenError {
     match value {
         RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange => TokenError::WrongPin,
         RvError::PinLocked | RvError::PinExpired => TokenError::PinLocked,
-        RvError::UserNotLoggedIn => TokenError::Gone(text),
-        RvError::DeviceRemoved
+        RvError::SessionCount
+        | RvError::SessionReadOnlyExists
+        | RvError::SessionParallelNotSupported => TokenError::NoSession(text),
+        RvError::DeviceMemory | RvError::HostMemory => TokenError::Memory(text),
+        RvError::UserNotLoggedIn
+        | RvError::DeviceRemoved
         | RvError::TokenNotPresent
         | RvError::TokenNotRecognized
         | RvError::SlotIdInvalid
@@ -334,7 +332,9 @@ pub(super) fn of_module(error: Error) -> TokenError {
         | RvError::KeySizeRange
         | RvError::KeyFunctionNotPermitted
         | RvError::KeyNotWrappable
-        | RvError::KeyUnextractable => TokenError::Unsupported(text),
+        | RvError::KeyUnextractable
+        // CKM_AES_KEY_WRAP takes whole blocks only.
+        | RvError::DataLenRange => TokenError::Unsupported(text),
         RvError::WrappedKeyInvalid | RvError::WrappedKeyLenRange => TokenError::Refused(text),
         _ => TokenError::Failed(text),
     }

@@ -1,12 +1,13 @@
-//! What is done with a bare private key of 32 bytes.
+//! What is done with a bare private key of 32 bytes, in the tiers in which the
+//! daemon does it.
 
 use ed25519_dalek::ed25519::signature::Signer;
+use rand_core::{OsRng, RngCore};
 use secrecy::SecretBox;
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
 
-use super::sealing::fill_random;
-use crate::devices::{Algorithm, DeviceError, Kem, PeerPublic, SharedSecret, SignatureScheme};
+use super::{Algorithm, DeviceError, Kem, PeerPublic, SharedSecret, SignatureScheme};
 
 /// Makes a key pair: the private key, and the public key as MLS writes it.
 pub(super) fn generate(
@@ -95,4 +96,13 @@ fn random() -> Result<Zeroizing<[u8; 32]>, DeviceError> {
     let mut bytes = Zeroizing::new([0; 32]);
     fill_random(bytes.as_mut_slice())?;
     Ok(bytes)
+}
+
+/// Random bytes of the system.
+pub(super) fn fill_random(bytes: &mut [u8]) -> Result<(), DeviceError> {
+    OsRng
+        .try_fill_bytes(bytes)
+        .map_err(|_| DeviceError::Failed {
+            reason: "the system gives no random bytes".to_owned(),
+        })
 }

@@ -1,0 +1,56 @@
+//! What the helper gives up before it loads a vendor's code.
+
+use std::io;
+
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+
+/// Most open files: a connection to the daemon for each session, and what the
+/// module opens.
+const MAX_FILES: u64 = 512;
+
+/// Takes from this process what a module does not need: capabilities, ways to
+/// get any, open files without end.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn confine() -> io::Result<()> {
+    set_no_new_privs(true)?;
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    let files = getrlimit(Resource::Nofile)
+        .maximum
+        .map_or(MAX_FILES, |most| most.min(MAX_FILES));
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(files),
+            maximum: Some(files),
+        },
+    )?;
+    lock_memory()?;
+    // Last: locking memory may have needed one.
+    Ok(set_capabilities(None, none)?)
+}
+
+/// Keeps the PIN, and what the module makes of it, out of the swap, if the system
+/// lets the whole process lock its memory (RLIMIT_MEMLOCK). Less than the whole
+/// could make the module fail when it asks for more.
+fn lock_memory() -> io::Result<()> {
+    if getrlimit(Resource::Memlock).maximum.is_some() {
+        return Ok(());
+    }
+    setrlimit(
+        Resource::Memlock,
+        Rlimit {
+            current: None,
+            maximum: None,
+        },
+    )?;
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
+    Ok(())
+}

@@ -1,0 +1,542 @@
+//! The daemon's link to one token: its connections, each a session, and the
+//! state that it is in. Shared by the device's hands.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mlskeyd_protocol::v1::SecretBytes;
+
+use super::abilities::Plan;
+use super::pin::{Pins, Trial};
+use super::process::{Connection, HelperConfig, HelperProcess};
+use super::timed::Timed;
+use super::wire::{self, Reply, Request, TokenError, TokenName};
+use super::{misfit, of_token};
+use crate::config::{Pkcs11Config, TokenChoice};
+use crate::devices::{DeviceError, DeviceInfo, DeviceState};
+use crate::store_key::Subkey;
+
+/// How long a token that failed is left alone, at first and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(60));
+
+/// How long it is believed that a token gives no more sessions.
+const NO_MORE_SESSIONS: Duration = Duration::from_secs(60);
+
+/// The link to a token.
+pub(super) struct Link {
+    helper: HelperProcess,
+    token: TokenName,
+    pins: Pins,
+    /// How long a call may take.
+    patience: Duration,
+    /// Most private keys on the token.
+    max_objects: u32,
+    /// Most sessions.
+    sessions: u32,
+    pool: Mutex<Pool>,
+    /// Rung when a connection is free, or gone.
+    freed: Condvar,
+    /// Held by the one who logs in, or finds out what the token can do: of two at
+    /// once both would try a PIN.
+    logging_in: Mutex<()>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Connection>,
+    /// The idle ones, and those in use.
+    open: u32,
+    /// As many as the token gives, until that is asked again.
+    given: Option<(u32, Instant)>,
+}
+
+/// What was seen of the token.
+struct Seen {
+    info: Arc<DeviceInfo>,
+    /// What it can do, and which token it was that showed it.
+    plan: Option<(String, Arc<Plan>)>,
+    /// When one that failed is looked at again, and how long to wait then.
+    back_off: (Instant, Duration),
+}
+
+/// A place among the connections. Dropped, it is free, and its connection closed,
+/// since something went wrong with that; unless it is given back.
+struct InUse<'a> {
+    link: &'a Link,
+    connection: Option<Connection>,
+    is_sound: bool,
+}
+
+impl Link {
+    pub(super) fn new(
+        name: &str,
+        config: &Pkcs11Config,
+        helper: HelperConfig,
+        directory: &Path,
+        pin_key: Subkey,
+    ) -> Self {
+        let info = DeviceInfo {
+            name: name.to_owned(),
+            kind: "pkcs11",
+            state: DeviceState::Absent,
+            reason: "it has not been looked at yet".to_owned(),
+            support: Vec::new(),
+        };
+        Self {
+            helper: HelperProcess::new(helper),
+            token: match &config.token {
+                TokenChoice::Label(label) => TokenName::Label(label.clone()),
+                TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
+            },
+            pins: Pins::new(config.pin.clone(), directory.join("pin-tried"), pin_key),
+            patience: config.call_timeout,
+            max_objects: config.max_objects,
+            sessions: config.sessions,
+            pool: Mutex::default(),
+            freed: Condvar::new(),
+            logging_in: Mutex::default(),
+            seen: Mutex::new(Seen {
+                info: Arc::new(info),
+                plan: None,
+                back_off: (Instant::now(), BACK_OFF.0),
+            }),
+        }
+    }
+
+    pub(super) const fn sessions(&self) -> u32 {
+        self.sessions
+    }
+
+    pub(super) fn info(&self) -> Arc<DeviceInfo> {
+        Arc::clone(&lock(&self.seen).info)
+    }
+
+    /// What the token can do; it is connected for that if need be.
+    pub(super) fn plan(&self) -> Result<Arc<Plan>, DeviceError> {
+        let known = |seen: &Seen| seen.plan.as_ref().map(|(_, plan)| Arc::clone(plan));
+        if let Some(plan) = known(&lock(&self.seen)) {
+            return Ok(plan);
+        }
+        self.take()?.give_back();
+        known(&lock(&self.seen)).ok_or_else(misfit)
+    }
+
+    /// Looks whether a token that is not ready is back.
+    pub(super) fn probe(&self) {
+        let (state, not_before) = {
+            let seen = lock(&self.seen);
+            (seen.info.state, seen.back_off.0)
+        };
+        let worth_while = match state {
+            DeviceState::Ready => false,
+            DeviceState::Absent => true,
+            // Without another PIN the token is left in peace.
+            DeviceState::Locked => self.pins.has_another(),
+            DeviceState::Failed => not_before <= Instant::now(),
+        };
+        if worth_while && let Ok(connection) = self.take() {
+            connection.give_back();
+        }
+    }
+
+    /// Unlocks the token with a PIN that a person gave.
+    pub(super) fn unlock(&self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+        let mut in_use = self.reserve(&mut lock(&self.pool));
+        let connected = {
+            let _turn = lock(&self.logging_in);
+            self.connect(Some((pin, last_try)))
+        };
+        in_use.connection = Some(self.noted(connected.map_err(DeviceError::from))?);
+        in_use.give_back();
+        Ok(())
+    }
+
+    /// One request and its reply, on a connection that is logged in. If it turns
+    /// out to be dead, the request is repeated if that is `harmless`.
+    pub(super) fn ask(&self, request: &Request, harmless: bool) -> Result<Reply, DeviceError> {
+        let first = self.ask_once(request);
+        let lost = matches!(
+            first,
+            Err(DeviceError::Absent { .. } | DeviceError::Io { .. })
+        );
+        if lost && harmless {
+            return self.ask_once(request);
+        }
+        first
+    }
+
+    fn ask_once(&self, request: &Request) -> Result<Reply, DeviceError> {
+        let mut in_use = self.take()?;
+        let connection = in_use.connection.as_mut().ok_or_else(misfit)?;
+        match self.converse(connection, request) {
+            Ok(Reply::Failed(error)) if is_about_the_request(&error) => {
+                in_use.give_back();
+                Ok(Reply::Failed(error))
+            }
+            Ok(Reply::Failed(error)) => {
+                drop(in_use);
+                if matches!(error, TokenError::Gone(_)) {
+                    self.close_idle();
+                }
+                Err(of_token(error))
+            }
+            Ok(reply) => {
+                if fits(request, &reply) {
+                    in_use.give_back();
+                    return Ok(reply);
+                }
+                // All that follow would be of the request before.
+                Err(misfit())
+            }
+            Err(error) => {
+                drop(in_use);
+                self.close_idle();
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection that is logged in: an idle one, or a new one if there may be
+    /// more, else the next that is free.
+    fn take(&self) -> Result<InUse<'_>, DeviceError> {
+        let mut pool = lock(&self.pool);
+        loop {
+            if let Some(connection) = pool.idle.pop() {
+                return Ok(InUse {
+                    link: self,
+                    connection: Some(connection),
+                    is_sound: false,
+                });
+            }
+            if pool.open < self.most(&pool) {
+                let mut in_use = self.reserve(&mut pool);
+                drop(pool);
+                match self.log_in() {
+                    Ok(connection) => {
+                        in_use.connection = Some(connection);
+                        return Ok(in_use);
+                    }
+                    Err(Refusal::NoSession(error)) => {
+                        drop(in_use);
+                        pool = lock(&self.pool);
+                        if pool.open == 0 {
+                            return Err(error);
+                        }
+                        // Those that there are have to do.
+                        let until = Instant::now().checked_add(NO_MORE_SESSIONS);
+                        pool.given = until.map(|until| (pool.open, until));
+                    }
+                    Err(Refusal::Other(error)) => return Err(error),
+                }
+            } else {
+                // As long as a call may take, with its repetition.
+                let patience = self.patience.saturating_mul(2);
+                let (guard, waited) = self
+                    .freed
+                    .wait_timeout(pool, patience)
+                    .unwrap_or_else(PoisonError::into_inner);
+                pool = guard;
+                if waited.timed_out() && pool.idle.is_empty() {
+                    return Err(DeviceError::Failed {
+                        reason: "all of its sessions are in use".to_owned(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// How many connections there may be.
+    fn most(&self, pool: &Pool) -> u32 {
+        match pool.given {
+            Some((given, until)) if Instant::now() < until => given,
+            _ => self.sessions,
+        }
+    }
+
+    /// A place for one more connection.
+    fn reserve(&self, pool: &mut Pool) -> InUse<'_> {
+        pool.open = pool.open.saturating_add(1);
+        InUse {
+            link: self,
+            connection: None,
+            is_sound: false,
+        }
+    }
+
+    /// A new connection, logged in.
+    fn log_in(&self) -> Result<Connection, Refusal> {
+        let connected = {
+            let _turn = lock(&self.logging_in);
+            self.connect(None)
+        };
+        match connected {
+            Err(Refusal::NoSession(error)) => {
+                let noted: Result<Connection, _> = self.noted(Err(error));
+                noted.map_err(Refusal::NoSession)
+            }
+            Err(Refusal::Other(error)) => self.noted(Err(error)).map_err(Refusal::Other),
+            Ok(connection) => self.noted(Ok(connection)).map_err(Refusal::Other),
+        }
+    }
+
+    /// Connects, logs in with the PIN that is given or configured, and finds out
+    /// what the token can do, if that is not known.
+    fn connect(&self, given: Option<(&SecretBytes, bool)>) -> Result<Connection, Refusal> {
+        let mut connection = self.helper.connect().map_err(|source| DeviceError::Io {
+            what: "starting the module's helper",
+            source,
+        })?;
+        // First without: the helper may be logged in, and the token may not be
+        // there at all.
+        let serial = match self.open(&mut connection, None, false)? {
+            Ok(serial) => serial,
+            Err(error @ (TokenError::Locked | TokenError::LastTry)) => {
+                let (pin, last_try) = given.map_or((None, false), |(pin, last)| (Some(pin), last));
+                if matches!(error, TokenError::LastTry) && !last_try {
+                    return Err(of_token(error).into());
+                }
+                let trial = match pin {
+                    Some(pin) => Some(self.pins.try_this(pin)?),
+                    None => self.pins.try_one()?,
+                };
+                let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
+                self.open_with(&mut connection, &trial, last_try)?
+            }
+            Err(error @ TokenError::NoSession(_)) => {
+                return Err(Refusal::NoSession(of_token(error)));
+            }
+            Err(error) => return Err(of_token(error).into()),
+        };
+        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == serial);
+        if !is_known(&lock(&self.seen)) {
+            let plan = match self.converse(&mut connection, &Request::TryOut)? {
+                Reply::Abilities(found) => Plan::new(&found, self.max_objects)?,
+                Reply::Failed(error) => return Err(of_token(error).into()),
+                _ => return Err(misfit().into()),
+            };
+            lock(&self.seen).plan = Some((serial, Arc::new(plan)));
+        }
+        Ok(connection)
+    }
+
+    fn open_with(
+        &self,
+        connection: &mut Connection,
+        trial: &Trial<'_>,
+        last_try: bool,
+    ) -> Result<String, DeviceError> {
+        match self.open(connection, Some(&trial.pin), last_try)? {
+            Ok(serial) => {
+                trial.was_right()?;
+                Ok(serial)
+            }
+            Err(error) => {
+                match error {
+                    TokenError::WrongPin => trial.was_wrong()?,
+                    // The token has not seen it.
+                    TokenError::LastTry
+                    | TokenError::PinLocked
+                    | TokenError::PinPad
+                    | TokenError::NoSession(_)
+                    | TokenError::Module(_)
+                    | TokenError::Absent(_) => trial.was_not_used()?,
+                    _ => {}
+                }
+                Err(of_token(error))
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        connection: &mut Connection,
+        pin: Option<&SecretBytes>,
+        last_try: bool,
+    ) -> Result<Result<String, TokenError>, DeviceError> {
+        let request = Request::Open {
+            token: self.token.clone(),
+            pin: pin.map(|pin| SecretBytes::new(pin.expose().to_vec())),
+            last_try,
+        };
+        match self.converse(connection, &request)? {
+            Reply::Opened { serial } => Ok(Ok(serial)),
+            Reply::Failed(error) => Ok(Err(error)),
+            _ => Err(misfit()),
+        }
+    }
+
+    /// One request and its reply. A helper that does not answer in time is
+    /// ended.
+    fn converse(
+        &self,
+        connection: &mut Connection,
+        request: &Request,
+    ) -> Result<Reply, DeviceError> {
+        let talk = |connection: &Connection| {
+            let mut stream = Timed::new(&connection.stream, self.patience);
+            wire::send(&mut stream, request)?;
+            wire::receive(&mut stream)
+        };
+        talk(connection).map_err(|source| {
+            let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
+            let source = if hangs.contains(&source.kind()) {
+                self.helper.end(connection);
+                let patience = self.patience;
+                io::Error::new(
+                    source.kind(),
+                    format!("it did not answer within {patience:?}, and was ended"),
+                )
+            } else {
+                match self.helper.how_it_ended(connection) {
+                    Some(how) => io::Error::new(source.kind(), how),
+                    None => source,
+                }
+            };
+            DeviceError::Io {
+                what: "asking the module's helper",
+                source,
+            }
+        })
+    }
+
+    /// Connections that are not in use are no better than one that was just lost.
+    fn close_idle(&self) {
+        let mut pool = lock(&self.pool);
+        let lost = std::mem::take(&mut pool.idle);
+        pool.open = pool
+            .open
+            .saturating_sub(u32::try_from(lost.len()).unwrap_or(u32::MAX));
+        drop(pool);
+        self.freed.notify_all();
+    }
+
+    /// Notes what became of an attempt to connect. As long as there are other
+    /// connections, one that fails says nothing of the token.
+    fn noted<T>(&self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
+        if result.is_err() && lock(&self.pool).open > 1 {
+            return result;
+        }
+        let (state, reason) = match &result {
+            Ok(_) => (DeviceState::Ready, String::new()),
+            Err(error) => {
+                let state = match error {
+                    DeviceError::Locked { .. } => DeviceState::Locked,
+                    DeviceError::Absent { .. } => DeviceState::Absent,
+                    _ => DeviceState::Failed,
+                };
+                (state, format!("{error}; {}", error.advice()))
+            }
+        };
+        if matches!(state, DeviceState::Absent | DeviceState::Failed) {
+            // Some modules see what is back only when they are loaded anew.
+            self.helper.end_any();
+        }
+        lock(&self.seen).note(state, reason);
+        result
+    }
+}
+
+impl Seen {
+    fn note(&mut self, state: DeviceState, reason: String) {
+        let now = Instant::now();
+        self.back_off = match state {
+            DeviceState::Failed => {
+                let (_, wait) = self.back_off;
+                let longer = wait.saturating_mul(2).min(BACK_OFF.1);
+                (now.checked_add(wait).unwrap_or(now), longer)
+            }
+            _ => (now, BACK_OFF.0),
+        };
+        let support = self.plan.as_ref().map(|(_, plan)| plan.support.clone());
+        self.info = Arc::new(DeviceInfo {
+            name: self.info.name.clone(),
+            kind: self.info.kind,
+            state,
+            reason,
+            support: support.unwrap_or_default(),
+        });
+    }
+}
+
+/// Why there is no new connection.
+enum Refusal {
+    /// The token gives no more sessions.
+    NoSession(DeviceError),
+    /// Anything else.
+    Other(DeviceError),
+}
+
+impl From<DeviceError> for Refusal {
+    fn from(error: DeviceError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Refusal> for DeviceError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoSession(error) | Refusal::Other(error) => error,
+        }
+    }
+}
+
+impl InUse<'_> {
+    /// Nothing went wrong with it.
+    fn give_back(mut self) {
+        self.is_sound = true;
+    }
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        let connection = self.connection.take();
+        let mut pool = lock(&self.link.pool);
+        match connection {
+            Some(connection) if self.is_sound => pool.idle.push(connection),
+            _ => pool.open = pool.open.saturating_sub(1),
+        }
+        drop(pool);
+        self.link.freed.notify_one();
+    }
+}
+
+/// Errors that say nothing about the session.
+const fn is_about_the_request(error: &TokenError) -> bool {
+    matches!(
+        error,
+        TokenError::GenerationExists
+            | TokenError::NotFound
+            | TokenError::Unsupported(_)
+            | TokenError::Refused(_)
+            | TokenError::Unsuitable(_)
+            | TokenError::Memory(_)
+            | TokenError::Full(_)
+    )
+}
+
+/// Is the reply one to this request?
+const fn fits(request: &Request, reply: &Reply) -> bool {
+    matches!(
+        (request, reply),
+        (
+            Request::Generate { .. } | Request::Find { .. },
+            Reply::Made { .. }
+        ) | (Request::Seal { .. }, Reply::Sealed(_))
+            | (
+                Request::Sign { .. } | Request::Agree { .. } | Request::Unseal { .. },
+                Reply::Bytes(_)
+            )
+            | (
+                Request::CreateGeneration { .. } | Request::DestroyGeneration { .. },
+                Reply::Done
+            )
+    )
+}
+
+/// What these guard is whole even if some thread died.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
