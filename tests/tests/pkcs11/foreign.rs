@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use mlskeyd::devices::conformance;
 use mlskeyd::devices::pkcs11::{Module, ModuleConfig, Pkcs11Device};
+use mlskeyd::devices::{Algorithm, Device, Kem, SignatureScheme, Tier};
 use mlskeyd::store_key::StoreKey;
-use mlskeyd_protocol::v1::Tier;
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::mls_run::{Plan, Remains, Run, seed};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Kryoptic, Library, Options, Stage, Tpm2Pkcs11};
-use openmls::prelude::*;
+use openmls::prelude::{
+    BasicCredential, Ciphersuite, KeyPackage, KeyPackageIn, OpenMlsProvider as _, ProtocolVersion,
+};
 use openmls_memory_storage::MemoryStorage;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use secrecy::SecretBox;
@@ -20,11 +22,20 @@ use secrecy::SecretBox;
 const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
 const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 
-/// The suite of all devices, on the token `mlskeyd` of a module.
-fn conform(stage: &Stage, library: &Library) {
+/// All that the daemon knows.
+const ALL: [Algorithm; 4] = [
+    Algorithm::Signature(SignatureScheme::Ed25519),
+    Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
+    Algorithm::Hpke(Kem::DhKemP256),
+    Algorithm::Hpke(Kem::DhKemX25519),
+];
+
+/// The suite of all devices, on the token `mlskeyd` of a module that keeps these
+/// keys and no others.
+fn conform(stage: &Stage, library: &Library, kept: &[Algorithm]) {
     let token = library.device_config("mlskeyd");
     let directory = stage.path("hsm");
-    conformance::run(&|| {
+    let open = || -> Box<dyn Device> {
         let module = Module::new(ModuleConfig {
             helper: stage.programs().pkcs11.clone(),
             module: library.module().to_owned(),
@@ -33,7 +44,17 @@ fn conform(stage: &Stage, library: &Library) {
         let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
         let device = Pkcs11Device::open("hsm", &token, &directory, Arc::new(module), &store_key);
         Box::new(device.unwrap())
-    });
+    };
+    let info = open().info();
+    for algorithm in ALL {
+        let expected: &[Tier] = if kept.contains(&algorithm) {
+            &[Tier::Hardware]
+        } else {
+            &[]
+        };
+        assert_eq!(info.tiers(algorithm), expected, "{algorithm}");
+    }
+    conformance::run(&open);
 }
 
 #[test]
@@ -42,7 +63,7 @@ fn kryoptic_conforms() {
     let mut kryoptic = Kryoptic::new(&stage);
     kryoptic.add_token("another");
     kryoptic.add_token("mlskeyd");
-    conform(&stage, kryoptic.library());
+    conform(&stage, kryoptic.library(), &ALL);
 }
 
 #[test]
@@ -50,7 +71,8 @@ fn tpm2_pkcs11_conforms() {
     let stage = Stage::new(programs!());
     let mut tpm = Tpm2Pkcs11::new(&stage);
     tpm.add_token("mlskeyd");
-    conform(&stage, tpm.library());
+    let p256 = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
+    conform(&stage, tpm.library(), &[p256]);
 }
 
 fn play_on_kryoptic(suite: Ciphersuite) {
