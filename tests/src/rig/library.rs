@@ -54,17 +54,35 @@ impl Library {
         self.tool(slot, &[as_officer.as_slice(), &new_pin].concat());
     }
 
+    /// Can the module be loaded, and does it show its slots?
+    ///
+    /// # Errors
+    /// What was said instead.
+    pub(super) fn try_out(&self) -> Result<(), String> {
+        let output = self.pkcs11_tool().arg("--list-slots").output();
+        let output = output.expect("pkcs11-tool (package opensc) starts");
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     fn tool(&self, slot: usize, arguments: &[&str]) {
-        let output = Command::new("pkcs11-tool")
-            .arg("--module")
-            .arg(&self.module)
+        let output = self
+            .pkcs11_tool()
             .args(["--slot", &slot.to_string()])
             .args(["--so-pin", Self::SO_PIN])
             .args(arguments)
-            .envs(self.environment.iter().cloned())
             .output()
             .expect("pkcs11-tool (package opensc) starts");
         assert!(output.status.success(), "{output:?}");
+    }
+
+    fn pkcs11_tool(&self) -> Command {
+        let mut command = Command::new("pkcs11-tool");
+        command.arg("--module").arg(&self.module);
+        command.envs(self.environment.iter().cloned());
+        command
     }
 
     /// A device of this name for the daemon's configuration: the token with this

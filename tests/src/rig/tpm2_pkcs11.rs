@@ -60,8 +60,10 @@ impl Tpm2Pkcs11 {
         ];
         let module = MODULES.iter().map(Path::new).find(|path| path.exists());
         let module = module.expect("tpm2-pkcs11 (package libtpm2-pkcs11-1) is installed");
+        let library = Library::new(stage, module.to_owned(), &environment);
+        await_abrmd(&library);
         Self {
-            library: Library::new(stage, module.to_owned(), &environment),
+            library,
             count: 0,
             _bus: bus,
             _tpm: tpm,
@@ -89,6 +91,20 @@ impl Tpm2Pkcs11 {
     pub fn library(&self) -> &Library {
         &self.library
     }
+}
+
+/// Waits until tpm2-abrmd answers: it takes its name on the bus, by which it is
+/// waited for, a moment before it listens there.
+fn await_abrmd(library: &Library) {
+    const TRIES: usize = 10;
+    let mut tried = library.try_out();
+    for _ in 1..TRIES {
+        if tried.is_ok() {
+            break;
+        }
+        tried = library.try_out();
+    }
+    tried.expect("tpm2-abrmd answers");
 }
 
 /// Starts a TPM that listens on this socket, and waits until it does.
