@@ -2,7 +2,7 @@
 # Lists the system packages that `cargo xtask demo` or `cargo xtask test` lacks on this
 # machine, and installs them: with --yes, or after asking on a terminal.
 #
-#   setup.sh demo|demo-pkcs11|test [--yes]
+#   setup.sh demo|demo-pkcs11|test|full [--yes]
 #
 # Exit 0: nothing is missing (any more). Exit 1: something is, and standard error says what.
 # A shell script and no Rust, because the first thing that a fresh machine lacks is the
@@ -54,6 +54,40 @@ check_test() {
     has git || need "git (cargo and the tests use it)" git git git git
 }
 
+# Is there a file by one of these names?
+any() {
+    for file; do
+        [ -e "$file" ] && return
+    done
+    return 1
+}
+
+# OpenSSL's own build starts with a Perl program, which takes more than distributions' least.
+builds_openssl() { has make && perl -MFile::Compare -MFile::Copy -MFindBin -MIPC::Cmd -e 1 2>/dev/null; }
+
+# A library that bindgen loads; no program need be there.
+libclang() { any /usr/lib/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so*; }
+
+# Modules, which are not on the PATH.
+tpm2_pkcs11() { any /usr/lib/*/pkcs11/libtpm2_pkcs11.so /usr/lib64/pkcs11/libtpm2_pkcs11.so /usr/lib/pkcs11/libtpm2_pkcs11.so; }
+tcti() { any "/usr/lib/"*"/libtss2-tcti-$1.so.0" "/usr/lib64/libtss2-tcti-$1.so.0" "/usr/lib/libtss2-tcti-$1.so.0"; }
+
+# In sbin, which is not on every PATH.
+abrmd() { any /usr/sbin/tpm2-abrmd /usr/bin/tpm2-abrmd; }
+
+check_full() {
+    check_test
+    builds_openssl || need "make and Perl with its modules (Kryoptic, a PKCS#11 token, is built with OpenSSL)" \
+        "make perl" "make perl" "make perl" "make perl"
+    libclang || need "libclang (Kryoptic is built with it)" libclang-dev clang-devel clang clang-devel
+    has pkcs11-tool || need "pkcs11-tool (it initialises tokens)" opensc opensc opensc opensc
+    has swtpm || need "swtpm (a TPM in software)" swtpm swtpm swtpm swtpm
+    tpm2_pkcs11 || need "tpm2-pkcs11 (a PKCS#11 module on a TPM)" libtpm2-pkcs11-1 tpm2-pkcs11 tpm2-pkcs11 tpm2-pkcs11
+    { abrmd && tcti tabrmd && tcti swtpm; } || need "tpm2-abrmd (it shares a TPM out)" \
+        "tpm2-abrmd libtss2-tcti-tabrmd0 libtss2-tcti-swtpm0" tpm2-abrmd tpm2-abrmd "tpm2.0-abrmd libtss2-tcti-tabrmd0"
+    has dbus-daemon || need "dbus-daemon (tpm2-abrmd is spoken to over a bus)" dbus-daemon dbus-daemon dbus dbus-1
+}
+
 # --- how it is installed --------------------------------------------------------------
 
 find_manager() {
@@ -89,9 +123,11 @@ consented() {
 
 # --- the work -------------------------------------------------------------------------
 
-usage="usage: setup.sh demo|demo-pkcs11|test [--yes]"
+usage="usage: setup.sh demo|demo-pkcs11|test|full [--yes]"
+setup="setup --yes"
 case "${1:-}" in
 demo | test) what=$1 title=$1 ;;
+full) what=full title="test --full" setup="setup --yes --full" ;;
 demo-pkcs11) what=demo_pkcs11 title="demo --device pkcs11" ;; *) fail "$usage" ;; esac
 case "${2:-}" in --yes) yes=yes ;; "") yes=no ;; *) fail "$usage" ;; esac
 
@@ -110,7 +146,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 if [ "$yes" = no ] && ! [ -t 0 ]; then
-    fail "To install it, run:" "$(commands | sed "s/^/    $sudo/")" "or: cargo xtask setup --yes"
+    fail "To install it, run:" "$(commands | sed "s/^/    $sudo/")" "or: cargo xtask $setup"
 fi
 consented || fail "Nothing was installed. To install it later, run:" "$(commands | sed "s/^/    $sudo/")"
 

@@ -1,6 +1,7 @@
 //! The project's own commands, started as `cargo xtask COMMAND`.
 
 mod demo;
+mod kryoptic;
 mod setup;
 mod stage;
 mod steps;
@@ -17,14 +18,14 @@ usage: cargo xtask demo [--yes] [--device software|pkcs11]
                                           three people chat, with their keys in a private daemon;
                                           pkcs11: in a token of SoftHSM
        cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
-       cargo xtask setup [--yes]          only the packages that the others need";
+       cargo xtask setup [--yes] [--full] only the packages that the others need";
 
 /// What was asked for on the command line.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Demo(demo::Device),
     Test { full: bool },
-    Setup,
+    Setup { full: bool },
     Help,
 }
 
@@ -47,11 +48,16 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
             Err("--device goes with demo only".to_owned())
         }
         (Some("test"), full) => Ok((Command::Test { full }, yes)),
-        (_, true) => Err("--full goes with test only".to_owned()),
+        (Some("setup"), full) => Ok((Command::Setup { full }, yes)),
+        (_, true) => Err("--full goes with test and setup only".to_owned()),
         (Some("demo"), _) => Ok((Command::Demo(device.unwrap_or_default()), yes)),
-        (Some("setup"), _) => Ok((Command::Setup, yes)),
         _ => Err("which command?".to_owned()),
     }
+}
+
+/// What the set-up calls that the tests need.
+const fn packages_of_tests(full: bool) -> &'static str {
+    if full { "full" } else { "test" }
 }
 
 /// The root of the workspace.
@@ -74,13 +80,13 @@ fn main() -> ExitCode {
             println!("{USAGE}");
             Ok(())
         }
-        Ok((Command::Setup, yes)) => {
-            setup::packages("test", yes).and_then(|()| setup::components(yes))
+        Ok((Command::Setup { full }, yes)) => {
+            setup::packages(packages_of_tests(full), yes).and_then(|()| setup::components(yes))
         }
         Ok((Command::Demo(device), yes)) => {
             setup::packages(device.packages(), yes).and_then(|()| demo::build_and_run(device))
         }
-        Ok((Command::Test { full }, yes)) => setup::packages("test", yes)
+        Ok((Command::Test { full }, yes)) => setup::packages(packages_of_tests(full), yes)
             .and_then(|()| setup::components(yes))
             .and_then(|()| test::run(full)),
         Err(wrong) => {
@@ -126,7 +132,9 @@ mod tests {
             parsed("--yes test --full"),
             Ok((Command::Test { full: true }, true))
         );
-        assert_eq!(parsed("setup"), Ok((Command::Setup, false)));
+        let setup = |full| Ok((Command::Setup { full }, false));
+        assert_eq!(parsed("setup"), setup(false));
+        assert_eq!(parsed("setup --full"), setup(true));
         assert_eq!(parsed("--help"), Ok((Command::Help, false)));
     }
 
@@ -139,7 +147,6 @@ mod tests {
             "demo --device",
             "demo --device tpm",
             "test --device pkcs11",
-            "setup --full",
             "demo test",
             "demo extra",
             "test --ful",

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-/// Makes sure that the system packages for `what` (`demo` or `test`) are there: lists what is
+/// Makes sure that the system packages for `what` (an argument of `setup.sh`) are there: lists what is
 /// missing, and installs it with `yes` or after asking on a terminal.
 ///
 /// The work is done by `xtask/setup.sh`, which has to run on machines that cannot link Rust yet.
@@ -115,6 +115,27 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
         ]);
         assert_eq!(machine.setup(&["test", "--yes"]), (true, String::new()));
         assert_eq!(machine.setup(&["demo"]), (true, String::new()));
+    }
+
+    #[test]
+    fn the_longer_tests_need_more() {
+        let machine = Machine::with(&[
+            ("cc", FINE),
+            ("git", FINE),
+            ("softhsm2-util", FINE),
+            ROOT,
+            ("apt-get", INSTALLS),
+        ]);
+        assert_eq!(machine.setup(&["test"]), (true, String::new()));
+        let (done, said) = machine.setup(&["full"]);
+        assert!(
+            !done && said.contains(" swtpm") && !said.contains("gcc"),
+            "{said}"
+        );
+        assert!(
+            said.contains("or: cargo xtask setup --yes --full\n"),
+            "{said}"
+        );
     }
 
     #[test]

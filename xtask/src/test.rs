@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
 use crate::steps::Steps;
-use crate::{cargo, demo, setup};
+use crate::{cargo, demo, kryoptic, setup};
 
 /// OpenMLS's draft features. They change OpenMLS's traits for everything that is built with
 /// them, so they are checked by themselves and not together with the workspace.
@@ -25,6 +25,7 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
         let mut command = cargo(&[before, features, after].concat());
         if full {
             command.env("PROPTEST_CASES", FULL_PROPTEST_CASES);
+            command.env(kryoptic::VARIABLE, kryoptic::module());
         }
         command
     };
@@ -58,6 +59,10 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     steps.command("documentation", documentation);
 
+    if full {
+        steps.command("build Kryoptic", kryoptic::build());
+        steps.run("load Kryoptic", kryoptic::loads);
+    }
     steps.command(
         "build programs and examples",
         with(&["build", "--workspace", "--bins", "--examples"], &[]),

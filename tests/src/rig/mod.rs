@@ -3,13 +3,19 @@
 
 mod chat;
 mod daemon;
+mod kryoptic;
+mod library;
 mod process;
 mod softhsm;
+mod tpm2_pkcs11;
 
 pub use chat::{Answer, Chat, Hub, Refused};
 pub use daemon::{Daemon, Options};
+pub use kryoptic::Kryoptic;
+pub use library::Library;
 pub use process::Process;
 pub use softhsm::SoftHsm;
+pub use tpm2_pkcs11::Tpm2Pkcs11;
 
 use std::path::{Path, PathBuf};
 

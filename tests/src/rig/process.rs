@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// A child process. It is killed when the value is dropped; what it wrote to
@@ -97,6 +97,15 @@ impl Process {
     /// Ends the process's input.
     pub fn close_input(&mut self) {
         self.input = None;
+    }
+
+    /// Has it not ended yet?
+    pub fn runs(&self) -> bool {
+        let end = pidfd_open(self.pid(), PidfdFlags::empty()).expect("a child has a pidfd");
+        let mut fds = [PollFd::new(&end, PollFlags::IN)];
+        let now = Timespec::default();
+        poll(&mut fds, Some(&now)).expect("pidfds can be polled");
+        fds[0].revents().is_empty()
     }
 
     /// Sends a signal.

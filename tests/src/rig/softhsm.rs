@@ -1,15 +1,11 @@
 //! SoftHSM: a PKCS#11 module whose tokens are files.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use mlskeyd::config::{PinSource, Pkcs11Config, TokenChoice};
+use mlskeyd::config::Pkcs11Config;
 
-use super::Stage;
+use super::{Library, Stage};
 
 /// Where distributions install the module.
 const MODULES: [&str; 3] = [
@@ -21,14 +17,14 @@ const MODULES: [&str; 3] = [
 /// A SoftHSM of its own, with its tokens in the test's directory.
 #[derive(Debug)]
 pub struct SoftHsm {
+    library: Library,
     config: PathBuf,
     tokens: PathBuf,
-    pin: PathBuf,
 }
 
 impl SoftHsm {
     /// The user PIN of all tokens.
-    pub const PIN: &'static str = "271828";
+    pub const PIN: &'static str = Library::PIN;
 
     /// Makes a SoftHSM without tokens.
     pub fn new(stage: &Stage) -> Self {
@@ -40,18 +36,11 @@ impl SoftHsm {
             tokens.display()
         );
         std::fs::write(&config, text).expect("the configuration is written");
-        let pin = stage.path("pin");
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&pin)
-            .expect("the PIN's file");
-        writeln!(file, "{}", Self::PIN).expect("the PIN is written");
+        let environment = [("SOFTHSM2_CONF", config.display().to_string())];
         Self {
+            library: Library::new(stage, Self::module().to_owned(), &environment),
             config,
             tokens,
-            pin,
         }
     }
 
@@ -69,31 +58,17 @@ impl SoftHsm {
     /// A device of this name for the daemon's configuration: the token with this
     /// label.
     pub fn device(&self, name: &str, label: &str) -> String {
-        format!(
-            "[[devices]]\nname = {name:?}\nkind = \"pkcs11\"\nmodule = {:?}\ntoken = {label:?}\n\
-             pin_file = {:?}\nenvironment = {{ SOFTHSM2_CONF = {:?} }}\n",
-            Self::module(),
-            self.pin,
-            self.config,
-        )
+        self.library.device(name, label)
     }
 
     /// The same, checked.
     pub fn device_config(&self, label: &str) -> Pkcs11Config {
-        Pkcs11Config {
-            module: Self::module().to_owned(),
-            token: TokenChoice::Label(label.to_owned()),
-            pin: PinSource::File(self.pin.clone()),
-            environment: self.environment().into_iter().collect(),
-            call_timeout: Duration::from_secs(30),
-            max_objects: 1000,
-            sessions: 4,
-        }
+        self.library.device_config(label)
     }
 
     /// The file with the user PIN.
     pub fn pin_file(&self) -> &Path {
-        &self.pin
+        self.library.pin_file()
     }
 
     /// How many objects all tokens have: each is a file.
@@ -135,7 +110,6 @@ impl SoftHsm {
 
     /// What the module reads from its environment.
     pub fn environment(&self) -> Vec<(String, String)> {
-        let config = self.config.display().to_string();
-        vec![("SOFTHSM2_CONF".to_owned(), config)]
+        self.library.environment()
     }
 }

@@ -1,5 +1,7 @@
-//! PKCS#11 tokens as devices, on SoftHSM.
+//! PKCS#11 tokens as devices: on SoftHSM, and with `full` on modules of others.
 
 mod conformance;
 mod faults;
+#[cfg(feature = "full")]
+mod foreign;
 mod life;

@@ -1,0 +1,1 @@
+//! Nothing: what is built is a dependency.
