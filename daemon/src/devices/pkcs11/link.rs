@@ -11,7 +11,7 @@ use mlskeyd_protocol::v1::SecretBytes;
 use super::abilities::Plan;
 use super::pin::{Pins, Trial};
 use super::process::{Connection, HelperConfig, HelperProcess};
-use super::timed::Timed;
+use super::timed::{self, Timed};
 use super::wire::{self, Reply, Request, TokenError, TokenName};
 use super::{misfit, of_token};
 use crate::config::{Pkcs11Config, TokenChoice};
@@ -61,6 +61,9 @@ struct Seen {
     /// When one that failed is looked at again, and how long to wait then.
     back_off: (Instant, Duration),
 }
+
+/// The right to log in.
+type Turn<'a> = MutexGuard<'a, ()>;
 
 /// A place among the connections. Dropped, it is free, and its connection closed,
 /// since something went wrong with that; unless it is given back.
@@ -146,8 +149,8 @@ impl Link {
     pub(super) fn unlock(&self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
         let mut in_use = self.reserve(&mut lock(&self.pool));
         let connected = {
-            let _turn = lock(&self.logging_in);
-            self.connect(Some((pin, last_try)))
+            let turn = lock(&self.logging_in);
+            self.connect(&turn, Some((pin, last_try)))
         };
         in_use.connection = Some(self.noted(connected.map_err(DeviceError::from))?);
         in_use.give_back();
@@ -171,7 +174,7 @@ impl Link {
     fn ask_once(&self, request: &Request) -> Result<Reply, DeviceError> {
         let mut in_use = self.take()?;
         let connection = in_use.connection.as_mut().ok_or_else(misfit)?;
-        match self.converse(connection, request) {
+        match self.converse(connection, request, None) {
             Ok(Reply::Failed(error)) if is_about_the_request(&error) => {
                 in_use.give_back();
                 Ok(Reply::Failed(error))
@@ -269,8 +272,8 @@ impl Link {
     /// A new connection, logged in.
     fn log_in(&self) -> Result<Connection, Refusal> {
         let connected = {
-            let _turn = lock(&self.logging_in);
-            self.connect(None)
+            let turn = lock(&self.logging_in);
+            self.connect(&turn, None)
         };
         match connected {
             Err(Refusal::NoSession(error)) => {
@@ -284,14 +287,22 @@ impl Link {
 
     /// Connects, logs in with the PIN that is given or configured, and finds out
     /// what the token can do, if that is not known.
-    fn connect(&self, given: Option<(&SecretBytes, bool)>) -> Result<Connection, Refusal> {
-        let mut connection = self.helper.connect().map_err(|source| DeviceError::Io {
+    fn connect(
+        &self,
+        turn: &Turn<'_>,
+        given: Option<(&SecretBytes, bool)>,
+    ) -> Result<Connection, Refusal> {
+        let connected = self.helper.connect().and_then(|connection| {
+            timed::limit(&connection.stream, self.patience)?;
+            Ok(connection)
+        });
+        let mut connection = connected.map_err(|source| DeviceError::Io {
             what: "starting the module's helper",
             source,
         })?;
         // First without: the helper may be logged in, and the token may not be
         // there at all.
-        let serial = match self.open(&mut connection, None, false)? {
+        let serial = match self.open(turn, &mut connection, None, false)? {
             Ok(serial) => serial,
             Err(error @ (TokenError::Locked | TokenError::LastTry)) => {
                 let (pin, last_try) = given.map_or((None, false), |(pin, last)| (Some(pin), last));
@@ -303,7 +314,7 @@ impl Link {
                     None => self.pins.try_one()?,
                 };
                 let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
-                self.open_with(&mut connection, &trial, last_try)?
+                self.open_with(turn, &mut connection, &trial, last_try)?
             }
             Err(error @ TokenError::NoSession(_)) => {
                 return Err(Refusal::NoSession(of_token(error)));
@@ -312,7 +323,7 @@ impl Link {
         };
         let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == serial);
         if !is_known(&lock(&self.seen)) {
-            let plan = match self.converse(&mut connection, &Request::TryOut)? {
+            let plan = match self.converse(&mut connection, &Request::TryOut, Some(turn))? {
                 Reply::Abilities(found) => Plan::new(&found, self.max_objects)?,
                 Reply::Failed(error) => return Err(of_token(error).into()),
                 _ => return Err(misfit().into()),
@@ -324,11 +335,12 @@ impl Link {
 
     fn open_with(
         &self,
+        turn: &Turn<'_>,
         connection: &mut Connection,
         trial: &Trial<'_>,
         last_try: bool,
     ) -> Result<String, DeviceError> {
-        match self.open(connection, Some(&trial.pin), last_try)? {
+        match self.open(turn, connection, Some(&trial.pin), last_try)? {
             Ok(serial) => {
                 trial.was_right()?;
                 Ok(serial)
@@ -336,14 +348,9 @@ impl Link {
             Err(error) => {
                 match error {
                     TokenError::WrongPin => trial.was_wrong()?,
-                    // The token has not seen it.
-                    TokenError::LastTry
-                    | TokenError::PinLocked
-                    | TokenError::PinPad
-                    | TokenError::NoSession(_)
-                    | TokenError::Module(_)
-                    | TokenError::Absent(_) => trial.was_not_used()?,
-                    _ => {}
+                    TokenError::LoginFailed(_) => {}
+                    // The token has not looked at it.
+                    _ => trial.was_not_used()?,
                 }
                 Err(of_token(error))
             }
@@ -352,6 +359,7 @@ impl Link {
 
     fn open(
         &self,
+        turn: &Turn<'_>,
         connection: &mut Connection,
         pin: Option<&SecretBytes>,
         last_try: bool,
@@ -361,7 +369,7 @@ impl Link {
             pin: pin.map(|pin| SecretBytes::new(pin.expose().to_vec())),
             last_try,
         };
-        match self.converse(connection, &request)? {
+        match self.converse(connection, &request, Some(turn))? {
             Reply::Opened { serial } => Ok(Ok(serial)),
             Reply::Failed(error) => Ok(Err(error)),
             _ => Err(misfit()),
@@ -369,11 +377,13 @@ impl Link {
     }
 
     /// One request and its reply. A helper that does not answer in time is
-    /// ended.
+    /// ended: after the login of another session, if there is one just now, for
+    /// else nobody would know whether its PIN was counted.
     fn converse(
         &self,
         connection: &mut Connection,
         request: &Request,
+        turn: Option<&Turn<'_>>,
     ) -> Result<Reply, DeviceError> {
         let talk = |connection: &Connection| {
             let mut stream = Timed::new(&connection.stream, self.patience);
@@ -383,6 +393,7 @@ impl Link {
         talk(connection).map_err(|source| {
             let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
             let source = if hangs.contains(&source.kind()) {
+                let _turn = turn.is_none().then(|| lock(&self.logging_in));
                 self.helper.end(connection);
                 let patience = self.patience;
                 io::Error::new(

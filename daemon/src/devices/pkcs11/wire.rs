@@ -18,6 +18,9 @@ pub(crate) const VERSION: u8 = 1;
 /// Longest frame, in bytes: the content of an Ed25519 signature goes whole.
 const MAX_FRAME: usize = MAX_CONTENT + 64 * 1024;
 
+/// How much is read at once at first: most messages are no longer.
+const HEAD: usize = 512;
+
 /// Which token of the module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum TokenName {
@@ -262,6 +265,9 @@ pub(crate) enum TokenError {
     /// The PIN is wrong.
     #[error("the PIN is wrong")]
     WrongPin,
+    /// The login failed for another reason; the token may have counted the PIN.
+    #[error("the login failed: {0}")]
+    LoginFailed(String),
     /// One more wrong PIN would lock the token.
     #[error(
         "one more wrong PIN would lock the token: if you are sure of it, `mlskeyctl unlock --last-try`"
@@ -308,24 +314,123 @@ pub(crate) fn send<T: Serialize>(stream: &mut impl Write, message: &T) -> io::Re
     stream.write_all(&frame)
 }
 
-/// Reads one message.
+/// Reads one message, mostly with one call of the system: neither side sends
+/// anything before it was answered.
 ///
 /// # Errors
 /// What the socket says; a message that is too long, or not one to its last
 /// byte.
 pub(crate) fn receive<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T> {
-    let mut prefix = [0; PREFIX];
-    stream.read_exact(&mut prefix)?;
-    let length = usize::try_from(u32::from_be_bytes(prefix)).map_err(io::Error::other)?;
-    if length > MAX_FRAME {
+    let mut head = Zeroizing::new([0; HEAD]);
+    let mut got = 0;
+    while got < PREFIX {
+        let Some(room) = head.get_mut(got..) else {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        };
+        match stream.read(room) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(more) => got = got.saturating_add(more),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (prefix, begun) = head
+        .get(..got)
+        .and_then(|got| got.split_first_chunk::<PREFIX>())
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
+    let length = usize::try_from(u32::from_be_bytes(*prefix)).map_err(io::Error::other)?;
+    if length > MAX_FRAME || begun.len() > length {
         return Err(io::Error::other("a message is too long"));
     }
     let mut bytes = Zeroizing::new(vec![0; length]);
-    stream.read_exact(&mut bytes)?;
-    let (message, rest) = postcard::take_from_bytes(&bytes).map_err(io::Error::other)?;
-    if rest.is_empty() {
+    let (start, rest) = bytes.split_at_mut(begun.len());
+    start.copy_from_slice(begun);
+    stream.read_exact(rest)?;
+    let (message, tail) = postcard::take_from_bytes(&bytes).map_err(io::Error::other)?;
+    if tail.is_empty() {
         Ok(message)
     } else {
         Err(io::Error::other("a message has a tail"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn sent(message: &Request) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        send(&mut bytes, message).unwrap();
+        bytes
+    }
+
+    /// A message whose content is this long.
+    fn message(length: usize) -> Request {
+        Request::Seal {
+            generation: [7; 16],
+            secret: SecretBytes::new((0..length).map(|n| n.to_le_bytes()[0]).collect()),
+        }
+    }
+
+    #[test]
+    fn messages_arrive_however_they_are_cut() {
+        for length in [0, 1, HEAD - 30, HEAD, HEAD + 1, 100_000] {
+            let bytes = sent(&message(length));
+            for cut in [1, 3, 4, 5, HEAD, HEAD + 1, usize::MAX] {
+                let mut pieces = Pieces(bytes.chunks(cut.min(bytes.len())).collect());
+                let Request::Seal { secret, .. } = receive(&mut pieces).unwrap() else {
+                    panic!("another message");
+                };
+                assert_eq!(secret.expose().len(), length);
+                assert_eq!(sent(&message(length)), bytes);
+                assert!(pieces.0.is_empty(), "{length}, {cut}");
+            }
+        }
+    }
+
+    /// What a socket gives with each read.
+    struct Pieces<'a>(std::collections::VecDeque<&'a [u8]>);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let Some(piece) = self.0.pop_front() else {
+                return Ok(0);
+            };
+            let taken = piece.len().min(buffer.len());
+            let (now, later) = piece.split_at(taken);
+            buffer[..taken].copy_from_slice(now);
+            if !later.is_empty() {
+                self.0.push_front(later);
+            }
+            Ok(taken)
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let whole = sent(&message(10));
+        let refused = |bytes: &[u8]| receive::<Request>(&mut &*bytes).unwrap_err().to_string();
+        for cut in 0..whole.len() {
+            receive::<Request>(&mut &whole[..cut]).unwrap_err();
+        }
+        let two = [whole.as_slice(), &whole].concat();
+        assert!(refused(&two).contains("too long"));
+        let long = u32::try_from(MAX_FRAME + 1).unwrap().to_be_bytes();
+        assert!(refused(&long).contains("too long"));
+        let mut tail = whole.clone();
+        tail.push(0);
+        let length = u32::try_from(whole.len() - PREFIX + 1).unwrap();
+        tail[..PREFIX].copy_from_slice(&length.to_be_bytes());
+        assert!(refused(&tail).contains("tail"));
+    }
+
+    #[test]
+    fn a_closed_connection_is_its_end() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let error = receive::<Request>(&mut ours).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -3,8 +3,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use cryptoki::object::ObjectHandle;
-
 /// Most handles of the token's own objects.
 const MAX_OBJECTS: usize = 1024;
 
@@ -22,36 +20,43 @@ pub(super) enum Of {
     Sealing([u8; 16]),
 }
 
-/// The handles of one token, for all of its sessions.
-#[derive(Default)]
-pub(super) struct Handles {
-    objects: Known,
-    unwrapped: Known,
+/// The handles of one token, for all of its sessions; a handle is an `H`.
+pub(super) struct Handles<H> {
+    objects: Known<H>,
+    unwrapped: Known<H>,
 }
 
-#[derive(Default)]
-struct Known {
-    entries: HashMap<Of, Entry>,
+struct Known<H> {
+    entries: HashMap<Of, Entry<H>>,
     /// The one that was not used for longest first.
     order: VecDeque<Of>,
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
-    handle: ObjectHandle,
+struct Entry<H> {
+    handle: H,
     generation: [u8; 16],
     /// The session that an unwrapped key ends with.
     session: u64,
 }
 
-impl Handles {
-    pub(super) fn get(&mut self, of: Of) -> Option<ObjectHandle> {
+impl<H: Copy> Default for Handles<H> {
+    fn default() -> Self {
+        Self {
+            objects: Known::new(),
+            unwrapped: Known::new(),
+        }
+    }
+}
+
+impl<H: Copy> Handles<H> {
+    pub(super) fn get(&mut self, of: Of) -> Option<H> {
         let found = self.objects.get(of).or_else(|| self.unwrapped.get(of));
         found.map(|entry| entry.handle)
     }
 
     /// Remembers an object of the token.
-    pub(super) fn put_object(&mut self, of: Of, generation: [u8; 16], handle: ObjectHandle) {
+    pub(super) fn put_object(&mut self, of: Of, generation: [u8; 16], handle: H) {
         if self.objects.entries.len() >= MAX_OBJECTS {
             self.objects.take_oldest();
         }
@@ -68,9 +73,9 @@ impl Handles {
         &mut self,
         of: Of,
         generation: [u8; 16],
-        handle: ObjectHandle,
+        handle: H,
         session: u64,
-    ) -> Option<ObjectHandle> {
+    ) -> Option<H> {
         let entry = Entry {
             handle,
             generation,
@@ -98,14 +103,14 @@ impl Handles {
     }
 
     /// Forgets all unwrapped keys; answers them, to be destroyed.
-    pub(super) fn take_unwrapped(&mut self) -> Vec<ObjectHandle> {
-        let taken = std::mem::take(&mut self.unwrapped).entries;
+    pub(super) fn take_unwrapped(&mut self) -> Vec<H> {
+        let taken = std::mem::replace(&mut self.unwrapped, Known::new()).entries;
         taken.into_values().map(|entry| entry.handle).collect()
     }
 
     /// Forgets all of a generation; answers its unwrapped keys, to be destroyed.
-    pub(super) fn take_generation(&mut self, generation: [u8; 16]) -> Vec<ObjectHandle> {
-        let of_it = |entry: &Entry| entry.generation == generation;
+    pub(super) fn take_generation(&mut self, generation: [u8; 16]) -> Vec<H> {
+        let of_it = |entry: &Entry<H>| entry.generation == generation;
         self.objects.retain(|_, entry| !of_it(entry));
         let unwrapped = self.unwrapped.entries.values();
         let taken = unwrapped.filter(|entry| of_it(entry));
@@ -115,8 +120,15 @@ impl Handles {
     }
 }
 
-impl Known {
-    fn get(&mut self, of: Of) -> Option<Entry> {
+impl<H: Copy> Known<H> {
+    fn new() -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    fn get(&mut self, of: Of) -> Option<Entry<H>> {
         let found = self.entries.get(&of).copied()?;
         if self.order.back() != Some(&of) {
             self.order.retain(|other| *other != of);
@@ -125,20 +137,86 @@ impl Known {
         Some(found)
     }
 
-    fn put(&mut self, of: Of, entry: Entry) -> Option<Entry> {
+    fn put(&mut self, of: Of, entry: Entry<H>) -> Option<Entry<H>> {
         let before = self.entries.insert(of, entry);
         self.order.retain(|other| *other != of);
         self.order.push_back(of);
         before
     }
 
-    fn take_oldest(&mut self) -> Option<ObjectHandle> {
+    fn take_oldest(&mut self) -> Option<H> {
         let oldest = self.order.pop_front()?;
         self.entries.remove(&oldest).map(|entry| entry.handle)
     }
 
-    fn retain(&mut self, keep: impl Fn(Of, &Entry) -> bool) {
+    fn retain(&mut self, keep: impl Fn(Of, &Entry<H>) -> bool) {
         self.entries.retain(|of, entry| keep(*of, entry));
         self.order.retain(|of| self.entries.contains_key(of));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> [u8; 16] {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        id
+    }
+
+    #[test]
+    fn the_key_that_was_not_used_for_longest_makes_room() {
+        let mut handles = Handles::default();
+        for n in 0..MAX_UNWRAPPED {
+            let too_many = handles.put_unwrapped(Of::Private(id(n)), id(0), n, 1);
+            assert_eq!(too_many, None);
+        }
+        assert_eq!(handles.get(Of::Private(id(0))), Some(0));
+        let new = Of::Private(id(MAX_UNWRAPPED));
+        let too_many = handles.put_unwrapped(new, id(0), MAX_UNWRAPPED, 1);
+        assert_eq!(too_many, Some(1));
+        assert_eq!(handles.get(Of::Private(id(1))), None);
+        assert_eq!(handles.get(Of::Private(id(0))), Some(0));
+    }
+
+    #[test]
+    fn of_two_that_unwrap_a_key_at_once_one_is_destroyed() {
+        let mut handles = Handles::default();
+        let key = Of::Private(id(1));
+        assert_eq!(handles.put_unwrapped(key, id(0), 1, 1), None);
+        let first = handles.put_unwrapped(key, id(0), 2, 2);
+        assert_eq!(first, Some(1));
+        assert_eq!(handles.get(key), Some(2));
+    }
+
+    #[test]
+    fn keys_end_with_their_session_and_their_generation() {
+        let mut handles = Handles::default();
+        let [one, two, three, object] = [1, 2, 3, 4].map(|n| Of::Private(id(n)));
+        handles.put_unwrapped(one, id(7), 1, 1);
+        handles.put_unwrapped(two, id(8), 2, 2);
+        handles.put_unwrapped(three, id(7), 3, 2);
+        handles.put_object(object, id(7), 4);
+        handles.put_object(Of::Anchor(id(7)), id(7), 5);
+        handles.forget_session(1);
+        assert_eq!(handles.get(one), None);
+        assert_eq!(handles.get(two), Some(2));
+        // The token's own object is destroyed by its label.
+        assert_eq!(handles.take_generation(id(7)), [3]);
+        for gone in [three, object, Of::Anchor(id(7))] {
+            assert_eq!(handles.get(gone), None);
+        }
+        assert_eq!(handles.get(two), Some(2));
+    }
+
+    #[test]
+    fn objects_are_not_without_end() {
+        let mut handles = Handles::default();
+        for n in 0..=MAX_OBJECTS {
+            handles.put_object(Of::Private(id(n)), id(0), n);
+        }
+        assert_eq!(handles.objects.entries.len(), MAX_OBJECTS);
+        assert_eq!(handles.objects.order.len(), MAX_OBJECTS);
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Token {
     pkcs11: Pkcs11,
     slot: Slot,
     pub(super) serial: String,
-    handles: Mutex<Handles>,
+    handles: Mutex<Handles<ObjectHandle>>,
     /// Private keys that are objects of the token, once they were counted.
     pub(super) objects: Mutex<Option<u32>>,
     /// One session at a time makes a generation's key that seals.
@@ -47,7 +47,7 @@ impl Token {
         self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
     }
 
-    pub(super) fn handles(&self) -> MutexGuard<'_, Handles> {
+    pub(super) fn handles(&self) -> MutexGuard<'_, Handles<ObjectHandle>> {
         // Never held over a call of the module.
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,7 +264,11 @@ fn log_in(
     let pin = RawAuthPin::from(Box::new(pin.expose().to_vec()));
     match session.login_with_raw(UserType::User, &pin) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
-        Err(error) => Err(of_module(error)),
+        Err(error) => Err(match of_module(error) {
+            said @ (TokenError::WrongPin | TokenError::PinLocked | TokenError::Gone(_)) => said,
+            // Whether the token has looked at the PIN nobody knows.
+            other => TokenError::LoginFailed(other.to_string()),
+        }),
     }
 }
 
