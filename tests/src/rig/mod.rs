@@ -3,11 +3,13 @@
 
 mod chat;
 mod daemon;
+mod faulty;
 mod process;
 mod softhsm;
 
 pub use chat::{Answer, Chat, Hub, Refused};
 pub use daemon::{Daemon, Options};
+pub use faulty::FaultyHsm;
 pub use process::Process;
 pub use softhsm::SoftHsm;
 

@@ -69,12 +69,26 @@ impl SoftHsm {
     /// A device of this name for the daemon's configuration: the token with this
     /// label.
     pub fn device(&self, name: &str, label: &str) -> String {
+        self.device_of(name, label, Self::module(), &self.environment())
+    }
+
+    /// The same by another module, which reads this from its environment.
+    pub(super) fn device_of(
+        &self,
+        name: &str,
+        label: &str,
+        module: &Path,
+        environment: &[(String, String)],
+    ) -> String {
+        let environment: Vec<_> = environment
+            .iter()
+            .map(|(name, value)| format!("{name} = {value:?}"))
+            .collect();
         format!(
-            "[[devices]]\nname = {name:?}\nkind = \"pkcs11\"\nmodule = {:?}\ntoken = {label:?}\n\
-             pin_file = {:?}\nenvironment = {{ SOFTHSM2_CONF = {:?} }}\n",
-            Self::module(),
+            "[[devices]]\nname = {name:?}\nkind = \"pkcs11\"\nmodule = {module:?}\ntoken = {label:?}\n\
+             pin_file = {:?}\nenvironment = {{ {} }}\n",
             self.pin,
-            self.config,
+            environment.join(", "),
         )
     }
 
