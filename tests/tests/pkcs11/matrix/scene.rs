@@ -12,7 +12,7 @@ use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, FaultyHsm, Options, Stage};
 
 use super::Trouble;
-use super::app::{App, Tally, assert_is_of_device};
+use super::app::{App, Tally, is_of_device};
 
 const APPS: usize = 8;
 
@@ -110,7 +110,7 @@ impl Scene {
         if function == Function::DestroyObject {
             let control = self.hsm.control();
             let hits = control.hits();
-            control.arm(function, trouble.fault, 1, 1);
+            control.arm(function, trouble.fault, 0, 1);
             self.end_apps();
             self.until(|scene| {
                 scene.sweep();
@@ -176,7 +176,7 @@ impl Scene {
                 Some(swept.destroyed)
             }
             Err(CallError::Failure(failure)) => {
-                assert_is_of_device(&failure);
+                assert!(is_of_device(&failure), "{failure:?}");
                 None
             }
             Err(other) => panic!("{other}"),
