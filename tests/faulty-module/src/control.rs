@@ -98,6 +98,12 @@ impl Control {
         self.shared.hits()
     }
 
+    /// How many of them in this function.
+    #[must_use]
+    pub fn hits_in(&self, function: Function) -> u64 {
+        self.shared.hits_in(function)
+    }
+
     /// Sessions that are open, of the process that loaded the module last.
     #[must_use]
     pub fn sessions_open(&self) -> u64 {

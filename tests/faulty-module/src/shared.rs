@@ -15,7 +15,6 @@ use crate::fault::{Fault, Function};
 #[derive(Default)]
 pub(crate) struct Shared {
     slots: [Slot; Function::COUNT],
-    hits: AtomicU64,
     /// Odd: the token is out. It grows with each time that it goes or comes.
     presence: AtomicU64,
     pub(crate) sessions_open: AtomicU64,
@@ -35,6 +34,7 @@ pub(crate) struct Shared {
 #[derive(Default)]
 struct Slot {
     calls: AtomicU64,
+    hits: AtomicU64,
     fault: AtomicU64,
     /// Calls to be skipped above calls to fail.
     plan: AtomicU64,
@@ -71,7 +71,13 @@ impl Shared {
     }
 
     pub(crate) fn hits(&self) -> u64 {
-        self.hits.load(Ordering::SeqCst)
+        let of_each = self.slots.iter();
+        of_each.map(|slot| slot.hits.load(Ordering::SeqCst)).sum()
+    }
+
+    pub(crate) fn hits_in(&self, function: Function) -> u64 {
+        self.slot(function)
+            .map_or(0, |slot| slot.hits.load(Ordering::SeqCst))
     }
 
     /// The fault of this call, if it is its turn.
@@ -89,7 +95,7 @@ impl Shared {
             });
         let its_turn = before.is_ok_and(|plan| unpack(plan).0 == 0);
         let fault = its_turn.then(|| Fault::from_bits(slot.fault.load(Ordering::SeqCst)))??;
-        self.hits.fetch_add(1, Ordering::SeqCst);
+        slot.hits.fetch_add(1, Ordering::SeqCst);
         Some(fault)
     }
 
@@ -149,6 +155,8 @@ mod tests {
         let taken: Vec<_> = (0..6).map(|_| shared.take_fault(Function::Sign)).collect();
         assert_eq!(taken, [None, None, Some(fault), Some(fault), None, None]);
         assert_eq!(shared.hits(), 2);
+        assert_eq!(shared.hits_in(Function::Sign), 2);
+        assert_eq!(shared.hits_in(Function::Login), 0);
         shared.arm(Function::Sign, Fault::Hang, 0, u32::MAX);
         shared.disarm(Function::Sign);
         assert_eq!(shared.take_fault(Function::Sign), None);

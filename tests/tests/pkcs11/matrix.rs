@@ -49,7 +49,19 @@ const CRASH: Trouble = Trouble {
 
 fn play(trouble: Trouble, function: Function) {
     let mut scene = Scene::new();
-    scene.have_trouble_under_load(trouble, function);
+    scene.have_trouble_under_load(|scene| scene.suffer(trouble, function, 3));
+    scene.have_trouble_while_keys_die(trouble, function);
+    scene.nothing_is_left_but_identities();
+}
+
+/// The same where a connection is made anew. The first session asks whether a
+/// PIN is needed; if it is, the second logs in.
+///
+/// Not for what leaves no answer: then nobody knows whether the token has
+/// counted the login, and a person has to look.
+fn play_at_reopening(trouble: Trouble, function: Function, after: u32) {
+    let mut scene = Scene::new();
+    scene.have_trouble_under_load(|scene| scene.suffer(trouble, function, after));
     scene.have_trouble_while_keys_die(trouble, function);
     scene.nothing_is_left_but_identities();
 }
@@ -94,4 +106,30 @@ matrix! {
     device_memory is DEVICE_MEMORY;
     hang is HANG;
     crash is CRASH;
+}
+
+mod reopening {
+    use super::*;
+
+    macro_rules! cells {
+        ($($name:ident is $trouble:expr, in $function:ident after $after:expr;)*) => { $(
+            #[test]
+            fn $name() {
+                play_at_reopening($trouble, Function::$function, $after);
+            }
+        )* };
+    }
+
+    cells! {
+        device_removed_in_first_session is DEVICE_REMOVED, in OpenSession after 0;
+        device_removed_in_second_session is DEVICE_REMOVED, in OpenSession after 1;
+        device_removed_in_login is DEVICE_REMOVED, in Login after 0;
+        token_not_present_in_first_session is TOKEN_NOT_PRESENT, in OpenSession after 0;
+        token_not_present_in_second_session is TOKEN_NOT_PRESENT, in OpenSession after 1;
+        token_not_present_in_login is TOKEN_NOT_PRESENT, in Login after 0;
+        session_count_in_first_session is SESSION_COUNT, in OpenSession after 0;
+        session_count_in_second_session is SESSION_COUNT, in OpenSession after 1;
+        device_memory_in_first_session is DEVICE_MEMORY, in OpenSession after 0;
+        device_memory_in_second_session is DEVICE_MEMORY, in OpenSession after 1;
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{Failure, FailureCode};
+use mlskeyd_protocol::v1::{Failure, FailureCode, Interaction};
 use mlskeyd_provider::{CustodyFailure, CustodyIdentity, CustodyProvider, ProviderError};
 use openmls::prelude::*;
 use openmls_basic_credential::SignatureKeyPair;
@@ -77,6 +77,8 @@ impl App {
             .memory_storage(MemoryStorage::default())
             .device(device)
             .require_custody(true)
+            // No person is needed for any of this, so none is waited for.
+            .interaction(Interaction::Never)
             .on_refusal(move |failure| told.lock().unwrap().push(failure.clone()))
             .build()
             .unwrap();

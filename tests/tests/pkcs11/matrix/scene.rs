@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use mlskeyd_faulty_module::{Fault, Function};
+use mlskeyd_faulty_module::{CKR_DEVICE_MEMORY, Fault, Function};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
 use mlskeyd_protocol::v1::{KeyQuery, Purpose};
 use mlskeyd_tests::programs;
@@ -81,16 +81,10 @@ impl Scene {
         }
     }
 
-    /// All apps work; the fault comes and goes; all apps work, by themselves.
-    pub fn have_trouble_under_load(&mut self, trouble: Trouble, function: Function) {
+    /// All apps work; there is trouble; all apps work, by themselves.
+    pub fn have_trouble_under_load(&mut self, trouble: impl FnOnce(&Self)) {
         self.until(|scene| scene.tallies.iter().all(|app| app.rounds() >= 1));
-        self.suffer(trouble, function, |scene| {
-            let failed = scene.failed();
-            scene.until(|scene| {
-                let now = scene.failed();
-                now.iter().zip(&failed).all(|(now, before)| now > before)
-            });
-        });
+        trouble(self);
         let (since, done) = (Instant::now(), self.done());
         self.until(|scene| scene.done() > done);
         println!("the first success came {:?} later", since.elapsed());
@@ -109,12 +103,12 @@ impl Scene {
     pub fn have_trouble_while_keys_die(&mut self, trouble: Trouble, function: Function) {
         if function == Function::DestroyObject {
             let control = self.hsm.control();
-            let hits = control.hits();
+            let hits = control.hits_in(function);
             control.arm(function, trouble.fault, 0, 1);
             self.end_apps();
             self.until(|scene| {
                 scene.sweep();
-                scene.hsm.control().hits() > hits
+                scene.hsm.control().hits_in(function) > hits
             });
             self.hsm.control().put_back();
         } else {
@@ -142,15 +136,25 @@ impl Scene {
         assert_eq!(self.hsm.control().finds_unfinished(), 0);
     }
 
-    /// The fault comes, and goes when it was there as often as it should. What
-    /// is taken out is put back after `while_out`.
-    fn suffer(&self, trouble: Trouble, function: Function, while_out: impl FnOnce(&Self)) {
+    /// The fault comes after so many calls, and goes when it was there as often
+    /// as it should. What is taken out is put back when every app has noticed.
+    pub fn suffer(&self, trouble: Trouble, function: Function, after: u32) {
         let control = self.hsm.control();
-        let hits = control.hits();
-        control.arm(function, trouble.fault, 3, trouble.times);
-        self.until(|scene| scene.hsm.control().hits() == hits + u64::from(trouble.times));
+        let hits = control.hits_in(function) + u64::from(trouble.times);
+        control.arm(function, trouble.fault, after, trouble.times);
+        if matches!(function, Function::OpenSession | Function::Login) {
+            // Sessions are opened when one is lost. Again and again: while the
+            // lost one is not closed yet, the next one need not log in.
+            control.arm(Function::Sign, Fault::Error(CKR_DEVICE_MEMORY), 0, u32::MAX);
+        }
+        self.until(|scene| scene.hsm.control().hits_in(function) == hits);
+        control.disarm(Function::Sign);
         if matches!(trouble.fault, Fault::Removed(_)) {
-            while_out(self);
+            let failed = self.failed();
+            self.until(|scene| {
+                let now = scene.failed();
+                now.iter().zip(&failed).all(|(now, before)| now > before)
+            });
         }
         control.put_back();
     }
