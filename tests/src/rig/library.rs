@@ -46,6 +46,17 @@ impl Library {
         }
     }
 
+    /// The same tokens, reached by another module before this one.
+    pub(super) fn behind(&self, module: PathBuf, environment: &[(&str, String)]) -> Self {
+        let more = environment.iter();
+        let more = more.map(|(name, value)| ((*name).to_owned(), value.clone()));
+        Self {
+            module,
+            environment: self.environment.iter().cloned().chain(more).collect(),
+            pin: self.pin.clone(),
+        }
+    }
+
     /// Initialises the token in a slot, by somebody else's program.
     pub(super) fn init_token(&self, slot: usize, label: &str) {
         let as_officer = ["--login", "--login-type", "so"];

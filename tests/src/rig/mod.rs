@@ -3,6 +3,7 @@
 
 mod chat;
 mod daemon;
+mod faulty;
 mod kryoptic;
 mod library;
 mod process;
@@ -11,6 +12,7 @@ mod tpm2_pkcs11;
 
 pub use chat::{Answer, Chat, Hub, Refused};
 pub use daemon::{Daemon, Options};
+pub use faulty::FaultyHsm;
 pub use kryoptic::Kryoptic;
 pub use library::Library;
 pub use process::Process;

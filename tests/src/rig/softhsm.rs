@@ -61,6 +61,11 @@ impl SoftHsm {
         self.library.device(name, label)
     }
 
+    /// What reaches its tokens.
+    pub(super) const fn library(&self) -> &Library {
+        &self.library
+    }
+
     /// The same, checked.
     pub fn device_config(&self, label: &str) -> Pkcs11Config {
         self.library.device_config(label)

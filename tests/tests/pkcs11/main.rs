@@ -5,3 +5,4 @@ mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
+mod matrix;
