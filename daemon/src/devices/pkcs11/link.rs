@@ -452,6 +452,14 @@ impl Link {
 
 impl Seen {
     fn note(&mut self, state: DeviceState, reason: String) {
+        if self.info.state != state {
+            let device = &self.info.name;
+            if state == DeviceState::Ready {
+                tracing::info!(device, "the token is ready");
+            } else {
+                tracing::warn!(device, %state, reason, "the token is not ready");
+            }
+        }
         let now = Instant::now();
         self.back_off = match state {
             DeviceState::Failed => {
