@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, Swept};
+use mlskeyd_protocol::v1::{
+    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SignatureScheme, Swept,
+};
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
@@ -39,6 +41,15 @@ pub struct Repaired {
 /// How many generations were not destroyed, for the fault of their device. It
 /// is on record that they are to be destroyed, and tried again by each sweep.
 type Stuck = u64;
+
+/// A key that is to be made or adopted, and for whom.
+pub(super) struct Order<'a> {
+    pub(super) owner: &'a Owner,
+    pub(super) algorithm: Algorithm,
+    pub(super) place: &'a Place,
+    /// Of a signature key.
+    pub(super) identity: Option<&'a str>,
+}
 
 impl Session {
     /// The caller's key with this id, which the request is then about.
@@ -84,7 +95,13 @@ impl Session {
         place: &Place,
         call: &Call,
     ) -> Result<Arc<KeyRecord>, Failure> {
-        let made = self.make_key(algorithm, place, None, call).await?;
+        let order = Order {
+            owner: &self.caller().owner,
+            algorithm,
+            place,
+            identity: None,
+        };
+        let made = self.make_key(&order, call).await?;
         let custody = self.custody();
         let id = made.id;
         let key = match custody.registry.finish_create(made).await {
@@ -102,37 +119,75 @@ impl Session {
     /// registry has finished it.
     pub(super) async fn make_key(
         &self,
-        algorithm: Algorithm,
-        place: &Place,
-        identity: Option<&str>,
+        order: &Order<'_>,
         call: &Call,
     ) -> Result<MadeKey, Failure> {
-        let custody = self.custody();
-        let owner = self.caller().owner.clone();
         let id = KeyId::from_bytes(random_id());
-        let generation = self.journal(id, algorithm, place, identity, call).await?;
-        let tier = place.tier;
-        let made = custody
-            .devices
-            .run(&place.device, &owner, call, move |device| {
-                let generator = device
-                    .generator()
-                    .ok_or(DeviceError::CannotDo("make keys"))?;
-                let generation = match generation {
-                    Under::Own(generation) => {
-                        generator.create_generation(generation)?;
-                        generation
-                    }
-                    Under::Shared(generation) => generation,
-                };
-                generator.generate(devices::NewKey {
-                    id,
-                    algorithm,
-                    tier,
-                    generation,
-                })
+        let generation = self.generation_for(order, call, id).await?;
+        let (algorithm, tier) = (order.algorithm, order.place.tier);
+        self.have_made(id, order.place, call, move |device| {
+            let generator = device
+                .generator()
+                .ok_or(DeviceError::CannotDo("make keys"))?;
+            let generation = match generation {
+                Under::Own(generation) => {
+                    generator.create_generation(generation)?;
+                    generation
+                }
+                Under::Shared(generation) => generation,
+            };
+            generator.generate(devices::NewKey {
+                id,
+                algorithm,
+                tier,
+                generation,
             })
-            .await;
+        })
+        .await
+    }
+
+    /// Journals a signature key that is on the device already, and has the device
+    /// find it. As [`Self::make_key`]; no generation is made, since nothing is to
+    /// be destroyed.
+    pub(super) async fn adopt_key(
+        &self,
+        order: &Order<'_>,
+        scheme: SignatureScheme,
+        label: String,
+        call: &Call,
+    ) -> Result<MadeKey, Failure> {
+        let id = KeyId::from_bytes(random_id());
+        let generation = GenerationId::from_bytes(random_id());
+        let journalled = self.journal(id, order, Under::Own(generation), true).await;
+        journalled.map_err(failure::of_store)?;
+        let adoption = devices::Adoption {
+            id,
+            label,
+            scheme,
+            generation,
+        };
+        self.have_made(id, order.place, call, move |device| {
+            let adopter = device
+                .adopter()
+                .ok_or(DeviceError::CannotDo("adopt keys"))?;
+            adopter.adopt(&adoption)
+        })
+        .await
+    }
+
+    /// Has the device do what makes a journalled key; what fails is undone.
+    async fn have_made(
+        &self,
+        id: KeyId,
+        place: &Place,
+        call: &Call,
+        job: impl FnOnce(&mut dyn devices::Device) -> Result<devices::StoredKey, DeviceError>
+        + Send
+        + 'static,
+    ) -> Result<MadeKey, Failure> {
+        let custody = self.custody();
+        let caller = &self.caller().owner;
+        let made = custody.devices.run(&place.device, caller, call, job).await;
         crate::failpoint::hit("custody.create.made");
         match made {
             Ok(key) => Ok(MadeKey {
@@ -149,38 +204,24 @@ impl Session {
     }
 
     /// Journals a key under the generation that it is to have.
-    async fn journal(
+    async fn generation_for(
         &self,
-        id: KeyId,
-        algorithm: Algorithm,
-        place: &Place,
-        identity: Option<&str>,
+        order: &Order<'_>,
         call: &Call,
+        id: KeyId,
     ) -> Result<Under, Failure> {
-        let custody = self.custody();
-        let owner = self.caller().owner.clone();
+        let device = &order.place.device;
         for _ in 0..GENERATION_TRIES {
-            let generation = match algorithm {
+            let generation = match order.algorithm {
                 // Its destruction has to be real, and it lives alone for years.
                 Algorithm::Signature(_) => Under::Own(GenerationId::from_bytes(random_id())),
                 Algorithm::Hpke(_) => Under::Shared(
-                    custody
-                        .current_generation(&place.device, &owner, call)
+                    self.custody()
+                        .current_generation(device, &self.caller().owner, call)
                         .await?,
                 ),
             };
-            let new = NewKey {
-                id,
-                owner: owner.clone(),
-                algorithm,
-                device: place.device.clone(),
-                tier: place.tier,
-                generation,
-                identity: identity.map(str::to_owned),
-                connection: Some(self.connection()),
-                created: unix_now(),
-            };
-            match custody.registry.begin_create(new).await {
+            match self.journal(id, order, generation, false).await {
                 Ok(()) => return Ok(generation),
                 // Its last key has died meanwhile, and it with that key.
                 Err(StoreError::WrongGeneration) => {}
@@ -192,7 +233,29 @@ impl Session {
             "keys are being destroyed as fast as this one could be made",
             "repeat the request",
         )
-        .at_device(&place.device))
+        .at_device(device))
+    }
+
+    async fn journal(
+        &self,
+        id: KeyId,
+        order: &Order<'_>,
+        generation: Under,
+        adopted: bool,
+    ) -> Result<(), StoreError> {
+        let new = NewKey {
+            id,
+            owner: order.owner.clone(),
+            algorithm: order.algorithm,
+            device: order.place.device.clone(),
+            tier: order.place.tier,
+            generation,
+            identity: order.identity.map(str::to_owned),
+            adopted,
+            connection: Some(self.connection()),
+            created: unix_now(),
+        };
+        self.custody().registry.begin_create(new).await
     }
 }
 
@@ -269,7 +332,7 @@ impl Custody {
         let mut record = Record::new(
             "Destroy",
             AuditOutcome::Noted {
-                note: "the key is no longer needed".into(),
+                note: why_destroyed(key).into(),
             },
         );
         record.key = Some(key.id);
@@ -465,6 +528,16 @@ impl KeyRecord {
             public: self.public_key.0.clone(),
             blob: self.blob.clone(),
         }
+    }
+}
+
+fn why_destroyed(key: &KeyRecord) -> &'static str {
+    match (key.is_retiring(), key.adopted) {
+        (true, false) => "its identity has another key, and its grace is over",
+        (true, true) => {
+            "its identity has another key, and its grace is over; it is forgotten here, and stays on its device"
+        }
+        (false, _) => "the key is no longer needed",
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
@@ -73,7 +73,7 @@ pub struct DeviceHandle<O> {
 struct Shared<O> {
     queue: Mutex<Queue<O>>,
     changed: Condvar,
-    info: Mutex<Arc<DeviceInfo>>,
+    info: watch::Sender<Arc<DeviceInfo>>,
 }
 
 struct Queue<O> {
@@ -121,7 +121,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThread<O> {
                 jobs: FairQueue::new(limits),
             }),
             changed: Condvar::new(),
-            info: Mutex::new(info),
+            info: watch::Sender::new(info),
         });
         let thread = std::thread::Builder::new().name(name).spawn({
             let shared = Arc::clone(&shared);
@@ -171,7 +171,16 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     /// for the device.
     #[must_use]
     pub fn info(&self) -> Arc<DeviceInfo> {
-        Arc::clone(&lock(&self.shared.info))
+        Arc::clone(&self.shared.info.borrow())
+    }
+
+    /// Waits while the device is locked.
+    pub async fn unlocked(&self) {
+        let mut seen = self.shared.info.subscribe();
+        // The sender lives as long as this handle.
+        let _ = seen
+            .wait_for(|info| info.state != DeviceState::Locked)
+            .await;
     }
 
     /// Runs `work` on the device, when it is `owner`'s turn, and waits for its
@@ -281,7 +290,7 @@ impl<O: Clone + Eq + Hash> Shared<O> {
 
     /// What the thread does next; `None` at the end.
     fn next(&self, comes_back: bool) -> Option<Next> {
-        let may_come_back = comes_back && lock(&self.info).state != DeviceState::Ready;
+        let may_come_back = comes_back && self.info.borrow().state != DeviceState::Ready;
         let mut queue = lock(&self.queue);
         while queue.phase == Phase::Open {
             if let Some(job) = queue.jobs.pop() {
@@ -314,18 +323,21 @@ impl<O: Clone + Eq + Hash> Shared<O> {
         let waiting = queue.jobs.take();
         drop(queue);
         if phase == Phase::Failed {
-            let mut info = lock(&self.info);
-            let mut failed = DeviceInfo::clone(&info);
+            let mut failed = DeviceInfo::clone(&self.info.borrow());
             failed.state = DeviceState::Failed;
             failed.reason = panicked().to_string();
-            *info = Arc::new(failed);
+            self.see(Arc::new(failed));
         }
         self.changed.notify_all();
         drop(waiting);
     }
 
     fn see(&self, seen: Arc<DeviceInfo>) {
-        *lock(&self.info) = seen;
+        self.info.send_if_modified(|info| {
+            let is_new = !Arc::ptr_eq(info, &seen);
+            *info = seen;
+            is_new
+        });
     }
 
     /// Why a job was dropped without having run.
