@@ -78,6 +78,9 @@ pub struct Lifetimes {
     /// How long HPKE keys are made under the same generation key.
     #[serde(deserialize_with = "positive_duration")]
     pub generation: Duration,
+    /// How long a signature key goes on when its identity got another one.
+    #[serde(deserialize_with = "duration")]
+    pub rotation_grace: Duration,
 }
 
 const HOUR: u64 = 60 * 60;
@@ -91,6 +94,7 @@ impl Default for Lifetimes {
             max_unclaimed_age: Duration::from_secs(7 * DAY),
             storage_horizon: Duration::from_secs(90 * DAY),
             generation: Duration::from_secs(DAY),
+            rotation_grace: Duration::from_secs(30 * DAY),
         }
     }
 }
@@ -440,7 +444,7 @@ fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 }
 
 /// A whole number and one unit: `s`, `m`, `h` or `d`.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
         "s" => 1,

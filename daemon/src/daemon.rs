@@ -146,6 +146,7 @@ async fn serve_with_clock(
         audit,
         custody::Settings {
             generation_age: config.lifetimes.generation.as_secs(),
+            rotation_grace: config.lifetimes.rotation_grace.as_secs(),
         },
     );
     let repaired = custody.repair().await.map_err(StartError::Repair)?;

@@ -52,13 +52,19 @@ pub enum Action {
     ManageStorage,
     /// Looks at the service's state, and at what the caller owns.
     Look,
+    /// Gives an identity a new signature key in the place of the one before.
+    RotateIdentity,
+    /// Makes an identity of a signature key that is on a device already.
+    AdoptIdentity,
+    /// Unlocks a device.
+    UnlockDevice,
     /// Looks at, and manages, what all callers own.
     Administer,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -82,6 +88,9 @@ impl Action {
         Self::LeaveCustody,
         Self::ManageStorage,
         Self::Look,
+        Self::RotateIdentity,
+        Self::AdoptIdentity,
+        Self::UnlockDevice,
         Self::Administer,
     ];
 
@@ -112,6 +121,9 @@ impl Action {
             Self::LeaveCustody => "LeaveCustody",
             Self::ManageStorage => "ManageStorage",
             Self::Look => "Look",
+            Self::RotateIdentity => "RotateIdentity",
+            Self::AdoptIdentity => "AdoptIdentity",
+            Self::UnlockDevice => "UnlockDevice",
             Self::Administer => "Administer",
         }
     }

@@ -104,7 +104,10 @@ const fn needs(action: Action) -> Needs {
             Needs::OwnIfAny
         }
         Action::LeaveCustody => Needs::LeaveAllowed,
-        Action::Administer => Needs::Administrator,
+        Action::RotateIdentity
+        | Action::AdoptIdentity
+        | Action::UnlockDevice
+        | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
 }
@@ -163,13 +166,19 @@ mod tests {
         })
     }
 
+    const ADMINISTRATORS: [Action; 4] = [
+        Action::RotateIdentity,
+        Action::AdoptIdentity,
+        Action::UnlockDevice,
+        Action::Administer,
+    ];
+
     /// (by the owner, with nothing, by another user, by another app) for each
     /// action, with leaving allowed.
     fn expected(action: Action) -> [bool; 4] {
         match action {
-            Action::SignUnknown | Action::OpenUnknown | Action::Administer => {
-                [false, false, false, false]
-            }
+            Action::SignUnknown | Action::OpenUnknown => [false, false, false, false],
+            _ if ADMINISTRATORS.contains(&action) => [false, false, false, false],
             Action::CreateIdentity
             | Action::GenerateHpke
             | Action::ManageStorage
@@ -209,7 +218,7 @@ mod tests {
         let (root, alice) = (owner(0, "default"), owner(1000, "default"));
         for action in Action::ALL {
             let permitted = decide(true, &root, action, Some(&alice)).is_permit();
-            assert_eq!(permitted, action == Action::Administer, "{action}");
+            assert_eq!(permitted, ADMINISTRATORS.contains(&action), "{action}");
         }
     }
 
@@ -227,9 +236,11 @@ mod tests {
 
     #[test]
     fn root_and_the_daemons_user_administer() {
-        for (uid, permitted) in [(0, true), (77, true), (1000, false)] {
-            let answer = decide(false, &owner(uid, "default"), Action::Administer, None);
-            assert_eq!(answer.is_permit(), permitted, "{uid}");
+        for action in ADMINISTRATORS {
+            for (uid, permitted) in [(0, true), (77, true), (1000, false)] {
+                let answer = decide(false, &owner(uid, "default"), action, None);
+                assert_eq!(answer.is_permit(), permitted, "{action} by {uid}");
+            }
         }
     }
 }

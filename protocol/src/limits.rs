@@ -23,6 +23,15 @@ pub const MAX_CREDENTIAL: usize = 16 * 1024;
 /// Longest public key, in bytes (P-521, uncompressed).
 pub const MAX_PUBLIC_KEY: usize = 133;
 
+/// Most keys of one identity that retire at a time.
+pub const MAX_RETIRING: usize = 8;
+
+/// Longest grace of a key that retires, in seconds: ten years.
+pub const MAX_GRACE: u64 = 10 * 365 * 24 * 60 * 60;
+
+/// Longest PIN, in bytes.
+pub const MAX_PIN: usize = 256;
+
 /// Longest MLS group id, in bytes.
 pub const MAX_GROUP_ID: usize = 1024;
 

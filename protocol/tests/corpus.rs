@@ -136,6 +136,7 @@ fn identity() -> IdentityInfo {
         public_key: bytes("public"),
         device: "software".into(),
         tier: Tier::Hardware,
+        retiring: vec![key_info()],
     }
 }
 
@@ -149,6 +150,8 @@ fn key_info() -> KeyInfo {
         device: "software".into(),
         tier: Tier::Software,
         created: 1_800_000_000,
+        ends: Some(1_900_000_000),
+        adopted: true,
     }
 }
 
@@ -381,6 +384,34 @@ fn admin_requests() -> Vec<AdminRequest> {
             name: "alice@bank/laptop".into(),
         },
         R::Sweep { options },
+        R::RotateIdentity {
+            options,
+            request: RotateIdentity {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                placement: placement(),
+                grace: Some(86_400),
+            },
+        },
+        R::AdoptIdentity {
+            options,
+            request: AdoptIdentity {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                credential: Credential::Basic(bytes("alice")),
+                scheme: SignatureScheme::EcdsaP256Sha256,
+                device: "hsm".into(),
+                label: "alice's key".into(),
+            },
+        },
+        R::Unlock {
+            options,
+            request: Unlock {
+                device: "hsm".into(),
+                pin: SecretBytes::new(b"123456".to_vec()),
+                last_try: true,
+            },
+        },
     ]
 }
 
@@ -409,7 +440,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             audit_sequence: 12,
             devices: vec![device.clone()],
         })),
-        R::Devices(Ok(vec![device])),
+        R::Devices(Ok(vec![device.clone()])),
         R::Identities(Ok(vec![OwnedIdentity {
             owner: owner(),
             identity: identity(),
@@ -432,7 +463,11 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::Sweep(Ok(Swept {
             destroyed: 1,
             waiting: 2,
+            stuck: 3,
         })),
+        R::RotateIdentity(Ok(identity())),
+        R::AdoptIdentity(Ok(identity())),
+        R::Unlock(Ok(device)),
     ]
 }
 
@@ -488,6 +523,7 @@ fn small() -> impl Serialize + DeserializeOwned + Debug {
         [
             KeyState::Active,
             KeyState::Idle,
+            KeyState::Retiring,
             KeyState::Missing,
             KeyState::Destroyed,
         ],

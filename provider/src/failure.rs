@@ -80,6 +80,12 @@ pub enum ProviderError {
     /// The identity is not there.
     #[error("no identity {0:?}: create it first")]
     NoIdentity(String),
+    /// The group's own leaf has none of the identity's keys.
+    #[error(
+        "the group knows none of the keys of identity {0:?}: refresh the identity; if its key \
+         has ended, join the group anew by an external commit"
+    )]
+    NoKeyOfLeaf(String),
 }
 
 #[cfg(target_os = "linux")]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use mlskeyd_protocol::v1::{self, Bytes, IdentityInfo, SignatureScheme as Scheme};
-use openmls::prelude::{Credential, CredentialType, CredentialWithKey};
+use mlskeyd_protocol::v1::{self, Bytes, IdentityInfo, KeyId, KeyInfo, SignatureScheme as Scheme};
+use openmls::prelude::{Credential, CredentialType, CredentialWithKey, LeafNode, MlsGroup};
 use openmls_traits::signatures::{Signer, SignerError};
 use openmls_traits::types::SignatureScheme;
 use tls_codec::{Serialize as _, VLByteSlice};
@@ -36,11 +36,60 @@ impl CustodyIdentity {
         &self.info.name
     }
 
-    /// What OpenMLS takes as a signer.
+    /// Asks the daemon again, and answers whether the identity has another key
+    /// than before: [`signer`](Self::signer) and
+    /// [`credential_with_key`](Self::credential_with_key) are then those of the
+    /// new one. Groups go on with the old one until they are moved, see
+    /// [`follow_rotation`](crate::follow_rotation).
+    ///
+    /// Call it when the app starts, and once a day: the old key ends, by default
+    /// 30 days after an administrator made the new one.
+    ///
+    /// # Errors
+    /// [`ProviderError::NoIdentity`] if it is not there any more; or the daemon
+    /// did not answer.
+    pub fn refresh(&mut self) -> Result<bool, ProviderError> {
+        let found = self.link.identity(&self.info.name)?;
+        let before = std::mem::replace(&mut self.info, found);
+        Ok(before.key != self.info.key)
+    }
+
+    /// The keys before the present one that still sign, the oldest first, each
+    /// with its [end](KeyInfo::ends).
+    #[must_use]
+    pub fn retiring(&self) -> &[KeyInfo] {
+        &self.info.retiring
+    }
+
+    /// What OpenMLS takes as a signer for what is new: groups, KeyPackages,
+    /// external commits. For a group that is there already see
+    /// [`signer_for`](Self::signer_for).
     #[must_use]
     pub fn signer(&self) -> CustodySigner {
+        self.signer_with(self.info.key)
+    }
+
+    /// What OpenMLS takes as a signer in this group: with the key that the group
+    /// knows, which is an older one from a rotation until the group is moved.
+    ///
+    /// # Errors
+    /// [`ProviderError::NoKeyOfLeaf`] if the group's own leaf has none of the
+    /// identity's keys, or there is none.
+    pub fn signer_for(&self, group: &MlsGroup) -> Result<CustodySigner, ProviderError> {
+        let leaf = group.own_leaf_node().map(LeafNode::signature_key);
+        let is_leafs = |key: &Bytes| leaf.is_some_and(|leaf| leaf.as_slice() == key.0.as_slice());
+        if is_leafs(&self.info.public_key) {
+            return Ok(self.signer());
+        }
+        let mut retiring = self.info.retiring.iter();
+        let key = retiring.find(|key| is_leafs(&key.public_key));
+        key.map(|key| self.signer_with(key.id))
+            .ok_or_else(|| ProviderError::NoKeyOfLeaf(self.info.name.clone()))
+    }
+
+    fn signer_with(&self, key: KeyId) -> CustodySigner {
         CustodySigner {
-            key: self.info.key,
+            key,
             scheme: self.info.scheme,
             link: Arc::clone(&self.link),
         }
@@ -67,7 +116,7 @@ impl CustodyIdentity {
 /// [`last_failure`](crate::CustodyProvider::last_failure) has the reason.
 #[derive(Clone, Debug)]
 pub struct CustodySigner {
-    key: v1::KeyId,
+    key: KeyId,
     scheme: Scheme,
     link: Arc<Link>,
 }

@@ -70,6 +70,10 @@
 //!   clients (a draft) are derived from shared secrets and are software, too.
 //! - **Moving.** [`migrate`] takes a group of an existing app into custody,
 //!   [`leave`] takes it out again.
+//! - **Rotation.** An administrator may give an identity a new signature key.
+//!   [`CustodyIdentity::refresh`] tells, [`follow_rotation`] brings it into a
+//!   group, and until then [`CustodyIdentity::signer_for`] signs with the key that
+//!   the group knows.
 //! - **Tests.** With the feature `testing`, a daemon runs inside the test
 //!   process.
 //!
@@ -99,7 +103,7 @@ pub use crypto::CustodyCrypto;
 pub use failure::{CustodyFailure, Operation, ProviderError};
 pub use identity::{CustodyIdentity, CustodySigner};
 pub use migration::{
-    Migration, MigrationError, ReplaceError, leave, migrate, replace_key_packages,
+    Migration, MigrationError, ReplaceError, follow_rotation, leave, migrate, replace_key_packages,
 };
 pub use mlskeyd_protocol::v1::{
     DeviceState, Failure, FailureCode, Handle, IdentityInfo, Interaction, KeyId, KeyInfo, KeyState,

@@ -1,6 +1,7 @@
-//! Moving a member of a group into custody, and out again.
+//! Moving a member of a group into custody, from one key in custody to the next,
+//! and out again.
 //!
-//! Both are a commit that changes the own leaf: its signature key and its
+//! Each is a commit that changes the own leaf: its signature key and its
 //! encryption key. The commit goes the app's usual way: send it, and merge it
 //! when the delivery service has accepted it. What is to be done next is read
 //! from the group itself, so after a crash the same call goes on where the app
@@ -125,6 +126,52 @@ where
     }
 }
 
+/// Moves the own member of `group` to the present key of `identity`, if an
+/// administrator has given it another one since: makes a commit that replaces the
+/// signature key, signed with the old one, and the leaf's key by a new one. It
+/// commits the pending proposals, too.
+///
+/// [`CustodyIdentity::refresh`] tells that there is a new key. Do this for every
+/// group before the old one [ends](mlskeyd_protocol::v1::KeyInfo::ends), and until
+/// then use [`CustodyIdentity::signer_for`]. KeyPackages with the old key are of no
+/// use once it has ended: replace them by [`replace_key_packages`].
+///
+/// ```no_run
+/// use mlskeyd_provider::{CustodyIdentity, CustodyProvider, Migration, follow_rotation};
+/// use openmls::prelude::*;
+/// # type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+/// # fn send(_: &MlsMessageOut) -> Result<()> { Ok(()) }
+///
+/// fn to_the_new_key(
+///     provider: &CustodyProvider,
+///     group: &mut MlsGroup,
+///     identity: &mut CustodyIdentity,
+/// ) -> Result<()> {
+///     identity.refresh()?;
+///     if let Migration::Commit(bundle) = follow_rotation(provider, group, identity)? {
+///         send(bundle.commit())?;
+///         group.merge_pending_commit(provider)?;
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// # Errors
+/// See [`MigrationError`]. With [`ProviderError::NoKeyOfLeaf`] the old key has
+/// ended: the group has to be joined anew.
+pub fn follow_rotation<S, C>(
+    provider: &CustodyProvider<S, C>,
+    group: &mut MlsGroup,
+    identity: &CustodyIdentity,
+) -> Result<Migration, MigrationError<StorageErrorOf<S>>>
+where
+    S: StorageProvider<1>,
+    C: OpenMlsCrypto + OpenMlsRand,
+{
+    let signer = identity.signer_for(group)?;
+    migrate(provider, group, &signer, identity)
+}
+
 /// Takes the own member of `group` out of custody, if the policy permits:
 /// makes a commit that replaces the signature key by that of `new_signer` and
 /// the leaf's key by one in software. It commits the pending proposals, too.
@@ -177,13 +224,14 @@ where
     let in_software = |leaf: &LeafCustody| !leaf.encryption.is_in_custody();
     match next_step(provider, group, &new, in_software)? {
         Step::Rotate => {
+            let old_signer = identity.signer_for(group)?;
             provider.link().leave_custody(LeaveCustody {
                 identity: identity.name().to_owned(),
                 group: Bytes::from(group.group_id().as_slice()),
                 signature_key: Bytes::from(new.signature_key.as_slice()),
             })?;
             let _software = SoftwareKeys::begin();
-            rotate(provider, group, &identity.signer(), new_signer, new)
+            rotate(provider, group, &old_signer, new_signer, new)
         }
         Step::Refresh => {
             let _software = SoftwareKeys::begin();

@@ -96,7 +96,8 @@ impl<S: StorageProvider<1>, C> CustodyProvider<S, C> {
     }
 
     /// Makes an identity with a new signature key in custody, or answers the
-    /// one that is there if its credential and scheme are the same.
+    /// one that is there if its credential and scheme are the same, with the key
+    /// that it has now.
     ///
     /// `name` is the app's own for it: unique for this app and user, 1 to 255
     /// bytes of UTF-8. `credential` is basic or X.509 and is pinned: the daemon
@@ -124,13 +125,8 @@ impl<S: StorageProvider<1>, C> CustodyProvider<S, C> {
     /// [`ProviderError::NoIdentity`] if there is none; or the daemon did not
     /// answer.
     pub fn identity(&self, name: &str) -> Result<CustodyIdentity, ProviderError> {
-        let info = self
-            .link
-            .identities()?
-            .into_iter()
-            .find(|info| info.name == name);
-        info.map(|info| CustodyIdentity::new(info, Arc::clone(&self.link)))
-            .ok_or_else(|| ProviderError::NoIdentity(name.to_owned()))
+        let info = self.link.identity(name)?;
+        Ok(CustodyIdentity::new(info, Arc::clone(&self.link)))
     }
 
     /// All identities of this app and user.

@@ -182,6 +182,8 @@ mod tests {
             device: "disk".into(),
             tier: Tier::Software,
             created: 0,
+            ends: None,
+            adopted: false,
         })
     }
 

@@ -26,9 +26,6 @@ pub struct Listed {
 /// What `mlskeyctl` said.
 pub fn keys(daemon: &Daemon) -> Result<BTreeMap<String, Listed>, String> {
     let listed = daemon.ctl(&["keys", "list", "--all"])?;
-    let text = |key: &serde_json::Value, field: &str| {
-        key[field].as_str().expect("a field of text").to_owned()
-    };
     Ok(listed
         .as_array()
         .expect("a list")
@@ -44,6 +41,39 @@ pub fn keys(daemon: &Daemon) -> Result<BTreeMap<String, Listed>, String> {
             (text(key, "id"), listed)
         })
         .collect())
+}
+
+/// The signature keys that can sign, each with whether it retires: as the list of
+/// keys has them, and as that of identities has them. Both of one moment, though
+/// apps may make more all the time.
+pub fn signing(daemon: &Daemon) -> (BTreeMap<String, bool>, BTreeMap<String, bool>) {
+    loop {
+        let before = signing_for_identities(daemon);
+        let listed = daemon.ctl(&["keys"]).expect("the daemon serves");
+        if signing_for_identities(daemon) == before {
+            let keys = listed.as_array().expect("a list").iter();
+            let keys = keys
+                .filter(|key| key["purpose"] == "signature" && key["state"] != "missing")
+                .map(|key| (text(key, "id"), key["state"] == "retiring"));
+            return (keys.collect(), before);
+        }
+    }
+}
+
+fn signing_for_identities(daemon: &Daemon) -> BTreeMap<String, bool> {
+    let listed = daemon.ctl(&["identities"]).expect("the daemon serves");
+    let mut keys = BTreeMap::new();
+    for identity in listed.as_array().expect("a list") {
+        keys.insert(text(identity, "key"), false);
+        for key in identity["retiring"].as_array().expect("a list") {
+            keys.insert(text(key, "key"), true);
+        }
+    }
+    keys
+}
+
+fn text(of: &serde_json::Value, field: &str) -> String {
+    of[field].as_str().expect("a field of text").to_owned()
 }
 
 /// The ids of the HPKE keys that are not destroyed.

@@ -32,6 +32,8 @@ const CREATE: &[&str] = &[
     "store.finish_generation.after_commit",
     "store.finish_create.before_commit",
     "store.finish_create.after_commit",
+    "store.rotate_identity.before_commit",
+    "store.rotate_identity.after_commit",
 ];
 
 const USE: &[&str] = &[
@@ -218,6 +220,8 @@ impl Plan {
                 assert!(!now.destroyed, "{point}: {id} was destroyed");
             }
         }
+        let (signing, of_identities) = books::signing(daemon);
+        assert_eq!(signing, of_identities, "{point}");
         let publics: BTreeSet<_> = keys.values().map(|key| &key.public_key).collect();
         assert_eq!(publics.len(), keys.len(), "{point}: a key is there twice");
         self.acknowledged = keys;
@@ -314,13 +318,15 @@ impl Story {
         }
     }
 
-    /// Somebody makes an identity and a KeyPackage, and loses the database.
+    /// Somebody makes an identity and a KeyPackage, gets another signature key, and
+    /// loses the database.
     fn newcomer(&mut self, n: usize) {
         let name = format!("carol{n}");
         let mut carol = Chat::start(&self.stage, &self.daemon, &self.hub, &name, 2);
         ask(&mut carol, "keypackage", &mut self.daemon, &mut self.plan);
         carol.kill();
         let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+        self.ctl(&["identities", "rotate", &owner, &name]);
         let storage = format!("chat/{name}");
         let is_listed = |storages: &serde_json::Value| {
             let mut all = storages.as_array().expect("a list").iter();

@@ -2,7 +2,8 @@
 //! a running daemon, in tables and in JSON, and the exit codes of its `--help`.
 //! (The one for strangers is in `attacks/callers.rs`, where there are some.)
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage};
@@ -94,6 +95,107 @@ fn a_program_reads_json() {
     assert_eq!(json(&["status"])["keys"], 2);
     assert_eq!(json(&["storage", "list"])[0]["attached"], true);
     assert_eq!(json(&["keys", "sweep"])["destroyed"], 0);
+}
+
+/// As `identities` shows it.
+fn owner() -> String {
+    format!("{}/default", rustix::process::geteuid().as_raw())
+}
+
+#[test]
+fn a_new_signature_key_and_the_end_of_the_old_one_are_shown() {
+    let scene = Scene::new();
+    let json = |arguments: &[&str]| scene.daemon.ctl(arguments).unwrap();
+    let before = json(&["identities"])[0]["key"].clone();
+    let text = scene.text(&["identities", "rotate", &owner(), "alice"]);
+    for word in ["alice", "software", "retiring until 2", "UTC"] {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+    let text = scene.text(&["identities"]);
+    for word in ["current", "retiring until 2"] {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+    assert!(scene.text(&["keys"]).contains("retiring until 2"));
+
+    let retiring = json(&["identities"])[0]["retiring"][0].clone();
+    assert_eq!(retiring["key"], before);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let left = retiring["ends"].as_u64().unwrap() - now.unwrap().as_secs();
+    let month = 30 * 24 * 3600;
+    assert!((month - 60..=month).contains(&left), "{left}");
+
+    json(&["identities", "rotate", &owner(), "alice", "--grace", "0s"]);
+    json(&["keys", "sweep"]);
+    let left = json(&["identities"])[0]["retiring"].clone();
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    assert_eq!(left[0]["key"], before);
+}
+
+/// Runs a command with this standard input.
+fn run_with_input(mut command: Command, input: &[u8]) -> Output {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_pin_comes_by_standard_input_and_an_unlocking_says_how_it_went() {
+    let scene = Scene::new();
+    let unlock = |device: &str, input: &[u8]| {
+        let output = run_with_input(scene.command(&["unlock", device]), input);
+        (output.status.code(), stderr(&output))
+    };
+    let (code, text) = unlock("software", b"123456\n");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("cannot be unlocked"), "{text}");
+    let (code, text) = unlock("nowhere", b"123456\n");
+    assert_eq!(code, Some(1));
+    assert!(text.contains("configured are: software"), "{text}");
+    for none in [&b""[..], b"\n", &[b'7'; 257]] {
+        assert_eq!(unlock("software", none).0, Some(WRONG_USAGE));
+    }
+    let given = scene.command(&["unlock", "software", "123456"]).output();
+    assert_eq!(given.unwrap().status.code(), Some(WRONG_USAGE));
+}
+
+#[test]
+fn what_cannot_be_adopted_or_rotated_is_told() {
+    let scene = Scene::new();
+    for (arguments, word) in [
+        (
+            &["identities", "rotate", "4711/default", "alice"][..],
+            "4711/default has no identity",
+        ),
+        (
+            &[
+                "identities",
+                "adopt",
+                "4711/default",
+                "carol",
+                "--device",
+                "software",
+                "--label",
+                "mine",
+            ],
+            "cannot adopt keys",
+        ),
+    ] {
+        let output = scene.command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.contains(word), "{text}");
+    }
+    let wrong = [
+        "identities",
+        "rotate",
+        "0/default",
+        "alice",
+        "--grace",
+        "soon",
+    ];
+    let wrong = scene.command(&wrong).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(WRONG_USAGE));
 }
 
 #[test]

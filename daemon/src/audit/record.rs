@@ -107,13 +107,14 @@ impl Record {
     }
 
     /// Are both refusals of the same caller, for the same reason, of the same
-    /// action with the same key? The process does not matter: one that is
+    /// action with the same key or device? The process does not matter: one that is
     /// started again and again is still in a row.
     pub(super) fn repeats(&self, earlier: &Self) -> bool {
         self.is_refusal()
             && self.owner() == earlier.owner()
             && self.action == earlier.action
             && self.key == earlier.key
+            && self.device == earlier.device
             && self.outcome == earlier.outcome
     }
 

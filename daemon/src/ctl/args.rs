@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use mlskeyd_protocol::v1::Owner;
+use mlskeyd_protocol::v1::{Owner, SignatureScheme, Tier};
+
+use crate::config::parse_duration;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -25,17 +28,25 @@ JSON (with --json; fields are only ever added):
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
                    \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
   devices         [DEVICE]
-  identities      [{\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
-                    \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\"}]
+  IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
+            \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
+            \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\",
+                          \"ends\": as of a key}]}
+  identities list    [IDENTITY]
+  identities rotate  IDENTITY
+  identities adopt   IDENTITY
+  unlock          DEVICE
   keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",
-                    \"state\": \"active|idle|missing|destroyed\", \"public_key\": hex, \"device\",
-                    \"tier\", \"created\": seconds since 1970, \"identity\": text or null, \"claims\"}]
-  keys sweep      {\"destroyed\", \"waiting\"}
+                    \"state\": \"active|idle|retiring|missing|destroyed\", \"public_key\": hex,
+                    \"device\", \"tier\", \"created\": seconds since 1970,
+                    \"ends\": seconds since 1970 or null: of a retiring key, at the earliest,
+                    \"adopted\", \"identity\": text or null, \"claims\"}]
+  keys sweep      {\"destroyed\", \"waiting\", \"stuck\"}
   storage list    [{\"owner\": OWNER, \"name\", \"attached\", \"records\", \"keys\",
                     \"last_attached\": seconds since 1970}]
   storage forget  {\"records\"}";
 
-/// Shows what mlskeyd keeps, and tidies it up.
+/// Shows what mlskeyd keeps, and looks after it.
 #[derive(Debug, Parser)]
 #[command(name = "mlskeyctl", version, after_help = EXIT_CODES,
           after_long_help = format!("{JSON}\n\n{EXIT_CODES}"))]
@@ -58,7 +69,10 @@ pub(super) enum Command {
     /// The devices, and what they offer
     Devices,
     /// The identities, and which keys sign for them
-    Identities,
+    Identities {
+        #[command(subcommand)]
+        command: Option<IdentitiesCommand>,
+    },
     /// The keys in custody
     Keys {
         /// Show destroyed keys, too
@@ -67,10 +81,75 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: Option<KeysCommand>,
     },
+    /// Unlock a device with its PIN
+    ///
+    /// The PIN is asked for on the terminal, or is a line of standard input if that
+    /// is no terminal. It is tried once; what waits for the device then goes on.
+    Unlock {
+        /// The device's name
+        device: String,
+        /// Try the PIN even if one more wrong one would lock the device for good
+        #[arg(long)]
+        last_try: bool,
+    },
     /// The apps' storages, whose records say which keys are needed
     Storage {
         #[command(subcommand)]
         command: Option<StorageCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum IdentitiesCommand {
+    /// List identities (the default)
+    List,
+    /// Make a new signature key for an identity: the one before retires
+    ///
+    /// The app gets the new key when it asks for the identity again, and has to
+    /// bring it into each of its groups by a commit. Until the grace is over the
+    /// old key signs, too; then it is destroyed, and a group that still knows it
+    /// has to be joined anew. Name and credential stay. Works also if the device
+    /// of the old key is gone: name another one.
+    Rotate {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        name: String,
+        /// The device of the new key [default: the old key's]
+        #[arg(long)]
+        device: Option<String>,
+        /// The tier of the new key [default: the old key's, or a higher one on
+        /// another device]
+        #[arg(long, value_parser = tier())]
+        tier: Option<Tier>,
+        /// For how long the old key still signs, as in 0s, 12h or 30d [default: as
+        /// the daemon's configuration says, 30d]
+        #[arg(long, value_name = "DURATION", value_parser = grace)]
+        grace: Option<u64>,
+    },
+    /// Make an identity whose signature key is on a device already
+    ///
+    /// The device's own object is not changed. When the key ends here, as by
+    /// `identities rotate`, it is forgotten, and stays on the device.
+    Adopt {
+        /// Who is to own the identity: uid/app, as in 1000/default
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        name: String,
+        /// The device
+        #[arg(long)]
+        device: String,
+        /// The key's name on the device
+        #[arg(long)]
+        label: String,
+        /// What the key signs
+        #[arg(long, value_parser = scheme(), default_value = "ed25519")]
+        scheme: SignatureScheme,
+        /// The basic credential to pin [default: the identity's name]
+        #[arg(long, value_name = "TEXT")]
+        credential: Option<String>,
     },
 }
 
@@ -102,6 +181,28 @@ pub(super) enum StorageCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+fn tier() -> impl TypedValueParser<Value = Tier> {
+    PossibleValuesParser::new(["hardware", "sealed", "software"]).map(|text| match text.as_str() {
+        "hardware" => Tier::Hardware,
+        "sealed" => Tier::Sealed,
+        _ => Tier::Software,
+    })
+}
+
+fn scheme() -> impl TypedValueParser<Value = SignatureScheme> {
+    PossibleValuesParser::new(["ed25519", "p256"]).map(|text| match text.as_str() {
+        "ed25519" => SignatureScheme::Ed25519,
+        _ => SignatureScheme::EcdsaP256Sha256,
+    })
+}
+
+fn grace(text: &str) -> Result<u64, String> {
+    let duration = parse_duration(text).ok_or(
+        "a duration is a number and a unit, as in 30s, 15m, 24h or 90d (10 years at most)",
+    )?;
+    Ok(duration.as_secs())
 }
 
 fn owner(text: &str) -> Result<Owner, String> {

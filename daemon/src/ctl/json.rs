@@ -53,6 +53,13 @@ pub(super) fn identity(owned: &OwnedIdentity) -> Value {
         "public_key": hex::encode(&identity.public_key.0),
         "device": identity.device,
         "tier": identity.tier.to_string(),
+        "retiring": list(&identity.retiring, |key| json!({
+            "key": key.id.to_string(),
+            "public_key": hex::encode(&key.public_key.0),
+            "device": key.device,
+            "tier": key.tier.to_string(),
+            "ends": key.ends,
+        })),
     })
 }
 
@@ -68,6 +75,8 @@ pub(super) fn key(owned: &OwnedKey) -> Value {
         "device": key.device,
         "tier": key.tier.to_string(),
         "created": key.created,
+        "ends": key.ends,
+        "adopted": key.adopted,
         "identity": owned.identity,
         "claims": owned.claims,
     })
@@ -85,7 +94,7 @@ pub(super) fn storage(storage: &StorageInfo) -> Value {
 }
 
 pub(super) fn swept(swept: &Swept) -> Value {
-    json!({ "destroyed": swept.destroyed, "waiting": swept.waiting })
+    json!({ "destroyed": swept.destroyed, "waiting": swept.waiting, "stuck": swept.stuck })
 }
 
 pub(super) fn forgotten(records: u32) -> Value {

@@ -1,10 +1,12 @@
 //! The command `mlskeyctl`.
 //!
 //! It asks the running daemon over its socket, and knows nothing by itself:
-//! `args` is what can be asked, `run` asks it, `json` and `table` show it.
+//! `args` is what can be asked, `run` asks it, `json` and `table` show it, and
+//! `pin` reads the one secret that it is told.
 
 mod args;
 mod json;
+mod pin;
 mod run;
 mod suites;
 mod table;
@@ -42,6 +44,8 @@ enum CtlError {
     NotConfirmed,
     #[error("cannot read the answer: {0}; give --yes to do without")]
     Terminal(std::io::Error),
+    #[error("cannot read the PIN: {0}")]
+    Pin(std::io::Error),
 }
 
 impl CtlError {
@@ -56,7 +60,7 @@ impl CtlError {
             ) => 3,
             Self::Call(CallError::Refused(_)) => 4,
             Self::Call(CallError::Failure(failure)) if failure.code == FailureCode::Denied => 4,
-            Self::Call(_) | Self::NotConfirmed | Self::Terminal(_) => 1,
+            Self::Call(_) | Self::NotConfirmed | Self::Terminal(_) | Self::Pin(_) => 1,
         })
     }
 }

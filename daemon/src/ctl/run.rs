@@ -4,14 +4,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
-    Algorithm, DaemonStatus, DeviceInfo, Interaction, KeyQuery, OwnedIdentity, OwnedKey, Owner,
-    StorageInfo,
+    AdoptIdentity, Algorithm, Credential, DaemonStatus, DeviceInfo, IdentityInfo, Interaction,
+    KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity,
+    StorageInfo, Tier, Unlock,
 };
 use serde_json::Value;
 
-use super::args::{Args, Command, KeysCommand, StorageCommand};
-use super::table::{duration, printable, table};
-use super::{CtlError, confirm, json, suites};
+use super::args::{Args, Command, IdentitiesCommand, KeysCommand, StorageCommand};
+use super::table::{date, duration, printable, table};
+use super::{CtlError, confirm, json, pin, suites};
 
 /// Does what the command line asks, and answers what to print.
 pub(super) fn run(args: &Args) -> Result<String, CtlError> {
@@ -40,22 +41,87 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
             let text = format!("{}\n{}", devices_text(&devices), suites_text(&devices));
             show(json::list(&devices, json::device), text)
         }
-        Command::Identities => {
+        Command::Identities {
+            command: None | Some(IdentitiesCommand::List),
+        } => {
             let identities = client.identities(&call)?;
             show(
                 json::list(&identities, json::identity),
                 identities_text(&identities),
             )
         }
+        Command::Identities {
+            command:
+                Some(IdentitiesCommand::Rotate {
+                    owner,
+                    name,
+                    device,
+                    tier,
+                    grace,
+                }),
+        } => {
+            let request = RotateIdentity {
+                owner: owner.clone(),
+                name: name.clone(),
+                placement: Placement {
+                    device: device.clone(),
+                    tier: *tier,
+                },
+                grace: *grace,
+            };
+            let identity = client.rotate_identity(request, &call)?;
+            let owned = owned(owner, identity);
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command:
+                Some(IdentitiesCommand::Adopt {
+                    owner,
+                    name,
+                    device,
+                    label,
+                    scheme,
+                    credential,
+                }),
+        } => {
+            let content = credential.as_ref().unwrap_or(name);
+            let request = AdoptIdentity {
+                owner: owner.clone(),
+                name: name.clone(),
+                credential: Credential::Basic(content.as_bytes().into()),
+                scheme: *scheme,
+                device: device.clone(),
+                label: label.clone(),
+            };
+            let identity = client.adopt_identity(request, &call)?;
+            let owned = owned(owner, identity);
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Unlock { device, last_try } => {
+            let request = Unlock {
+                device: device.clone(),
+                pin: pin::read(&printable(device))?,
+                last_try: *last_try,
+            };
+            let device = client.unlock(request, &call)?;
+            let text = format!("device {} is {}\n", printable(&device.name), device.state);
+            show(json::device(&device), text)
+        }
         Command::Keys {
             command: Some(KeysCommand::Sweep),
             ..
         } => {
             let swept = client.sweep(&call)?;
-            let text = format!(
+            let mut text = format!(
                 "{} keys destroyed; {} wait until their storage is connected\n",
                 swept.destroyed, swept.waiting
             );
+            if swept.stuck > 0 {
+                text.push_str(&format!(
+                    "{} generations of destroyed keys wait until their device is ready: see `mlskeyctl devices`\n",
+                    swept.stuck
+                ));
+            }
             show(json::swept(&swept), text)
         }
         Command::Keys { all, command } => {
@@ -97,6 +163,29 @@ fn keys(client: &AdminClient, destroyed: bool, call: &Call<'_>) -> Result<Vec<Ow
             return Ok(keys);
         }
     }
+}
+
+fn owned(owner: &Owner, identity: IdentityInfo) -> OwnedIdentity {
+    OwnedIdentity {
+        owner: owner.clone(),
+        identity,
+    }
+}
+
+fn identity_text(owned: &OwnedIdentity) -> String {
+    let identity = &owned.identity;
+    let mut text = format!(
+        "{} of {} signs with key {} on device {} ({})\n",
+        printable(&identity.name),
+        printable(&owned.owner.to_string()),
+        identity.key,
+        printable(&identity.device),
+        identity.tier,
+    );
+    for key in &identity.retiring {
+        text.push_str(&format!("key {} is {}\n", key.id, state_text(key)));
+    }
+    text
 }
 
 fn forget(
@@ -171,21 +260,39 @@ fn suites_text(devices: &[DeviceInfo]) -> String {
 }
 
 fn identities_text(identities: &[OwnedIdentity]) -> String {
-    let rows = identities.iter().map(|owned| {
+    let rows = identities.iter().flat_map(|owned| {
         let identity = &owned.identity;
-        [
-            owned.owner.to_string(),
-            identity.name.clone(),
-            Algorithm::Signature(identity.scheme).to_string(),
-            identity.device.clone(),
-            identity.tier.to_string(),
-            identity.key.to_string(),
-        ]
+        let row = |device: &str, tier: Tier, key: KeyId, state: String| {
+            [
+                owned.owner.to_string(),
+                identity.name.clone(),
+                Algorithm::Signature(identity.scheme).to_string(),
+                device.to_owned(),
+                tier.to_string(),
+                key.to_string(),
+                state,
+            ]
+        };
+        let current = row(
+            &identity.device,
+            identity.tier,
+            identity.key,
+            "current".to_owned(),
+        );
+        let before = identity.retiring.iter();
+        let before = before.map(|key| row(&key.device, key.tier, key.id, state_text(key)));
+        std::iter::once(current).chain(before).collect::<Vec<_>>()
     });
-    let text = table(
-        ["OWNER", "IDENTITY", "ALGORITHM", "DEVICE", "TIER", "KEY"],
-        rows,
-    );
+    let titles = [
+        "OWNER",
+        "IDENTITY",
+        "ALGORITHM",
+        "DEVICE",
+        "TIER",
+        "KEY",
+        "STATE",
+    ];
+    let text = table(titles, rows);
     or_none(identities, text, "no identities\n")
 }
 
@@ -200,7 +307,7 @@ fn keys_text(keys: &[OwnedKey]) -> String {
             key.algorithm.to_string(),
             key.tier.to_string(),
             key.device.clone(),
-            key.state.to_string(),
+            state_text(key),
             owned.claims.to_string(),
             duration(now.saturating_sub(key.created)),
             owned.identity.clone().unwrap_or_default(),
@@ -219,6 +326,18 @@ fn keys_text(keys: &[OwnedKey]) -> String {
         "IDENTITY",
     ];
     or_none(keys, table(titles, rows), "no keys\n")
+}
+
+/// What a key's state needs said: the end of one that retires, and whose it is.
+fn state_text(key: &KeyInfo) -> String {
+    let mut text = key.state.to_string();
+    if let Some(ends) = key.ends {
+        text.push_str(&format!(" until {}", date(ends)));
+    }
+    if key.adopted {
+        text.push_str(", adopted");
+    }
+    text
 }
 
 fn storages_text(storages: &[StorageInfo]) -> String {

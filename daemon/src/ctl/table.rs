@@ -97,6 +97,35 @@ pub(super) fn duration(seconds: u64) -> String {
     }
 }
 
+/// A moment for people, in UTC, from seconds since 1970.
+pub(super) fn date(seconds: u64) -> String {
+    // Eras of 400 years, which begin on a 1st of March: leap days come last.
+    let days = (seconds / 86_400).saturating_add(719_468);
+    let (era, day) = (days / 146_097, days % 146_097);
+    let leap_days = (day / 1_460)
+        .saturating_add(day / 146_096)
+        .saturating_sub(day / 36_524);
+    let year = day.saturating_sub(leap_days) / 365;
+    let before = year
+        .saturating_mul(365)
+        .saturating_add(year / 4)
+        .saturating_sub(year / 100);
+    let day = day.saturating_sub(before);
+    let month = day.saturating_mul(5).saturating_add(2) / 153;
+    let first = month.saturating_mul(153).saturating_add(2) / 5;
+    let day = day.saturating_sub(first).saturating_add(1);
+    let (next, month) = match month {
+        0..10 => (0, month.saturating_add(3)),
+        _ => (1, month.saturating_sub(9)),
+    };
+    let year = era
+        .saturating_mul(400)
+        .saturating_add(year)
+        .saturating_add(next);
+    let (hour, minute) = (seconds / 3_600 % 24, seconds / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +157,19 @@ mod tests {
         );
         shrink(&mut widths, 1);
         assert_eq!(widths, [4, 8, 8]);
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, shown) in [
+            (0, "1970-01-01 00:00 UTC"),
+            (951_827_696, "2000-02-29 12:34 UTC"),
+            (1_709_251_199, "2024-02-29 23:59 UTC"),
+            (1_735_689_599, "2024-12-31 23:59 UTC"),
+            (4_107_542_400, "2100-03-01 00:00 UTC"),
+        ] {
+            assert_eq!(date(seconds), shown);
+        }
     }
 
     #[test]

@@ -10,7 +10,8 @@ use mlskeyd_protocol::v1::{
 };
 
 use super::generate::check_name;
-use super::{Custody, RegistryRequest, Session, failure, identities};
+use super::{Custody, RegistryRequest, Session, failure};
+use crate::devices;
 use crate::store::{KeyRecord, StoreError};
 
 /// The daemon at a glance.
@@ -80,7 +81,7 @@ impl RegistryRequest for AllIdentities {
             match custody.key(record.key).await {
                 Ok(key) => all.push(OwnedIdentity {
                     owner: record.owner.clone(),
-                    identity: identities::info(&record, &key),
+                    identity: custody.identity_info(&record, &key).await,
                 }),
                 // One that cannot be used must not hide the others; `keys` shows
                 // it as missing.
@@ -105,7 +106,7 @@ impl RegistryRequest for AllKeys {
             owner: key.owner.clone(),
             identity: key.identity.clone(),
             claims,
-            key: key.info(),
+            key: registry.info(&key),
         };
         Ok(page
             .map_err(failure::of_store)?
@@ -168,8 +169,13 @@ impl RegistryRequest for Sweep {
 
 impl Custody {
     fn device_infos(&self) -> Vec<DeviceInfo> {
-        let default = self.devices.default_name();
-        let describe = |info: std::sync::Arc<crate::devices::DeviceInfo>| DeviceInfo {
+        let infos = self.devices.infos();
+        infos.map(|info| self.device_info(&info)).collect()
+    }
+
+    /// A device as administrators see it.
+    pub(super) fn device_info(&self, info: &devices::DeviceInfo) -> DeviceInfo {
+        DeviceInfo {
             name: info.name.clone(),
             kind: info.kind.to_owned(),
             state: info.state,
@@ -185,9 +191,8 @@ impl Custody {
                 .filter(|support| !support.why_no_other.is_empty())
                 .map(|support| (support.algorithm, support.why_no_other.clone()))
                 .collect(),
-            default: info.name == default,
-        };
-        self.devices.infos().map(describe).collect()
+            default: info.name == self.devices.default_name(),
+        }
     }
 
     async fn at_a_glance(&self) -> Result<DaemonStatus, Failure> {

@@ -146,18 +146,16 @@ impl Devices {
         let device = self.get(name)?;
         let info = device.seen().await;
         check_usable(&info)?;
-        let mut deadline = call.deadline;
         if info.state == DeviceState::Locked {
-            deadline = wait_for_a_person(name, call)?;
+            let until = wait_for_a_person(name, call)?;
             call.progress.send(Progress::Locked {
                 device: name.to_owned(),
             });
-            let info = device.unlocked(deadline).await;
-            check_usable(&info)?;
-            if info.state == DeviceState::Locked {
-                return Err(still_locked(&info));
-            }
+            let unlocked = tokio::time::timeout_at(until.into(), device.unlocked()).await;
+            unlocked.map_err(|_| still_locked(&device.info()))?;
+            check_usable(&device.info())?;
         }
+        let deadline = call.deadline;
         let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
         let result = match tokio::time::timeout(BUSY_NOTICE, &mut running).await {
@@ -172,24 +170,55 @@ impl Devices {
         result.map_err(|error| failure::of_run(error, name))
     }
 
+    /// Has a device look at a PIN, in whatever state it seems to be: that is what
+    /// the others wait for.
+    pub(super) async fn unlock(
+        &self,
+        name: &str,
+        deadline: Instant,
+        job: impl FnOnce(&mut dyn Device) -> Result<(), DeviceError> + Send + 'static,
+    ) -> Result<Arc<DeviceInfo>, Failure> {
+        let device = self.get(name)?;
+        let deadline = deadline.min(own_deadline());
+        let running = device.run(own_place(), Priority::Interactive, deadline, job);
+        running
+            .await
+            .map_err(|error| failure::of_run(error, name))?;
+        Ok(device.info())
+    }
+
     /// Runs a job on a device for the daemon itself: nobody waits for it.
     pub(super) async fn run_own<T: Send + 'static>(
         &self,
         name: &str,
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let deadline = Instant::now()
-            .checked_add(OWN_DEADLINE)
-            .unwrap_or_else(Instant::now);
-        let owner = Owner {
-            uid: rustix::process::geteuid().as_raw(),
-            app: OWN_APP.to_owned(),
-        };
-        let running = self
-            .get(name)?
-            .run(owner, Priority::Background, deadline, job);
+        let device = self.get(name)?;
+        let running = device.run(own_place(), Priority::Background, own_deadline(), job);
         running.await.map_err(|error| failure::of_run(error, name))
     }
+}
+
+fn own_place() -> Owner {
+    Owner {
+        uid: rustix::process::geteuid().as_raw(),
+        app: OWN_APP.to_owned(),
+    }
+}
+
+fn own_deadline() -> Instant {
+    let now = Instant::now();
+    now.checked_add(OWN_DEADLINE).unwrap_or(now)
+}
+
+fn still_locked(info: &DeviceInfo) -> Failure {
+    let name = &info.name;
+    Failure::new(
+        FailureCode::DeviceLocked,
+        format!("device {name} is locked: {}", info.reason),
+        format!("have the administrator run `mlskeyctl unlock {name}`, then repeat the request"),
+    )
+    .at_device(name)
 }
 
 /// Fails if the device is not there at all, and says why.
@@ -204,19 +233,13 @@ fn check_usable(info: &DeviceInfo) -> Result<(), Failure> {
     Err(Failure::new(code, message, advice).at_device(&info.name))
 }
 
-fn still_locked(info: &DeviceInfo) -> Failure {
-    let message = format!("device {} is locked: {}", info.name, info.reason);
-    let advice = "unlock the device, then repeat the request";
-    Failure::new(FailureCode::DeviceLocked, message, advice).at_device(&info.name)
-}
-
 /// Until when a request may wait for somebody who unlocks the device.
 fn wait_for_a_person(device: &str, call: &Call) -> Result<Instant, Failure> {
     match call.options.interaction {
         Interaction::Never => Err(Failure::new(
             FailureCode::InteractionRequired,
             format!("device {device} is locked, and the request must not wait for a person"),
-            "unlock the device, or let the request wait for that",
+            format!("unlock it (`mlskeyctl unlock {device}`), or let the request wait for that"),
         )
         .at_device(device)),
         Interaction::UpTo(milliseconds) => {
@@ -267,6 +290,9 @@ mod tests {
     const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
     const X25519: Algorithm = Algorithm::Hpke(Kem::DhKemX25519);
 
+    /// What unlocks a device that is locked.
+    const PIN: &[u8] = b"1234";
+
     /// A device in a state that no software can be brought into.
     struct Stub(Arc<DeviceInfo>);
 
@@ -276,12 +302,16 @@ mod tests {
         }
 
         fn unlocker(&mut self) -> Option<&mut dyn Unlock> {
-            Some(self)
+            (self.0.state == DeviceState::Locked).then_some(self)
         }
     }
 
     impl Unlock for Stub {
-        fn unlock(&mut self, _: &SecretBytes, _: bool) -> Result<(), DeviceError> {
+        fn unlock(&mut self, pin: &SecretBytes, _: bool) -> Result<(), DeviceError> {
+            if pin.expose() != PIN {
+                let reason = "a wrong PIN".to_owned();
+                return Err(DeviceError::Locked { reason });
+            }
             self.0 = Arc::new(DeviceInfo {
                 state: DeviceState::Ready,
                 ..DeviceInfo::clone(&self.0)
@@ -408,22 +438,55 @@ mod tests {
         assert_eq!(never.device.as_deref(), Some("chip"));
         assert!(reports.try_recv().is_err());
 
-        let in_vain = run(call(&reporter, Interaction::UpTo(1), LONG)).await;
-        assert_eq!(in_vain.unwrap_err().code, FailureCode::DeviceLocked);
+        let upto = run(call(&reporter, Interaction::UpTo(20), LONG)).await;
+        let upto = upto.unwrap_err();
+        assert_eq!(upto.code, FailureCode::DeviceLocked);
+        assert!(upto.advice.contains("mlskeyctl unlock chip"), "{upto}");
         let device = "chip".to_owned();
         let told = (7, Progress::Locked { device });
         assert_eq!(reports.try_recv().unwrap(), told);
+    }
 
-        let upto = run(call(&reporter, Interaction::UpTo(60_000), LONG));
-        let (upto, ()) = tokio::join!(upto, async {
-            assert_eq!(reports.recv().await.unwrap(), told);
-            let unlocked = devices.run_own("chip", |device| {
-                let unlocker = device.unlocker().unwrap();
-                unlocker.unlock(&SecretBytes::new(b"1234".to_vec()), false)
-            });
-            unlocked.await.unwrap();
+    #[tokio::test]
+    async fn what_waits_for_a_locked_device_goes_on_when_it_is_unlocked() {
+        let (devices, _threads) = devices(DeviceState::Locked);
+        let (reporter, mut reports) = Reporter::channel();
+        let call = call(&reporter, Interaction::UpTo(60_000), LONG);
+        let owner = owner();
+        let unlock = |pin: &'static [u8]| {
+            let pin = SecretBytes::new(pin.to_vec());
+            let deadline = Instant::now() + LONG;
+            devices.unlock("chip", deadline, move |device| {
+                device.unlocker().unwrap().unlock(&pin, false)
+            })
+        };
+        let waiting = devices.run("chip", &owner, &call, |device| Ok(device.info().state));
+        let (served, ()) = tokio::join!(waiting, async {
+            assert!(reports.recv().await.is_some());
+            let wrong = unlock(b"0000").await.unwrap_err();
+            assert_eq!(wrong.code, FailureCode::DeviceLocked);
+            assert_eq!(
+                devices.get("chip").unwrap().info().state,
+                DeviceState::Locked
+            );
+            let info = unlock(PIN).await.unwrap();
+            assert_eq!(info.state, DeviceState::Ready);
         });
-        assert_eq!(upto.unwrap(), 5);
+        assert_eq!(served.unwrap(), DeviceState::Ready);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_takes_no_pin_says_so() {
+        let (devices, _threads) = devices(DeviceState::Ready);
+        let unlock = |device: &mut dyn Device| match device.unlocker() {
+            Some(unlocker) => unlocker.unlock(&SecretBytes::new(PIN.to_vec()), false),
+            None => Err(DeviceError::CannotDo("be unlocked")),
+        };
+        let deadline = Instant::now() + LONG;
+        let gone = devices.unlock("gone", deadline, unlock).await.unwrap_err();
+        assert_eq!(gone.code, FailureCode::Unsupported);
+        let nowhere = devices.unlock("nowhere", deadline, unlock).await;
+        assert_eq!(nowhere.unwrap_err().code, FailureCode::DeviceAbsent);
     }
 
     #[tokio::test]

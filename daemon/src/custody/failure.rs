@@ -81,6 +81,9 @@ pub(super) fn of_store(error: StoreError) -> Failure {
                 "identities of one app" => {
                     "use those that are there: `mlskeyctl identities` shows them to an administrator"
                 }
+                "keys of one identity that retire" => {
+                    "rotate again when one of them has ended: `mlskeyctl identities` shows when"
+                }
                 _ => "have the app delete what it no longer needs",
             },
         ),

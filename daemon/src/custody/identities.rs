@@ -3,13 +3,14 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
-    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo,
+    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo,
 };
 
 use super::generate::{Place, check_name, read_place};
+use super::lifecycle::Order;
 use super::subject::Subject;
-use super::{Call, Request, Session, failure};
-use crate::store::{IdentityRecord, KeyRecord, StoreError};
+use super::{Call, Custody, Request, Session, failure};
+use crate::store::{IdentityRecord, KeyRecord, MadeKey, StoreError};
 
 /// What was read from a [`CreateIdentity`] request.
 pub enum Identity {
@@ -35,7 +36,8 @@ impl Request for CreateIdentity {
                     return Err(conflict(&self.name));
                 }
                 subject.about_key(key.clone());
-                Ok(Identity::Known(Box::new(info(&record, &key))))
+                let info = session.custody().identity_info(&record, &key).await;
+                Ok(Identity::Known(Box::new(info)))
             }
             None => {
                 let algorithm = Algorithm::Signature(self.scheme);
@@ -57,35 +59,69 @@ impl Request for CreateIdentity {
             Identity::New(place) => place,
         };
         let algorithm = Algorithm::Signature(self.scheme);
-        let made = session
-            .make_key(algorithm, &place, Some(&self.name), call)
-            .await?;
-        let id = made.id;
-        subject.made = Some(id);
+        let order = Order {
+            owner: &session.caller().owner,
+            algorithm,
+            place: &place,
+            identity: Some(&self.name),
+        };
+        let made = session.make_key(&order, call).await?;
+        subject.made = Some(made.id);
         let record = IdentityRecord {
             owner: session.caller().owner.clone(),
             name: self.name.clone(),
             credential: self.credential,
             scheme: self.scheme,
-            key: id,
+            key: made.id,
+            retiring: Vec::new(),
         };
-        let custody = session.custody();
-        match custody.registry.create_identity(record.clone(), made).await {
-            Ok(key) => Ok(info(&record, &key)),
-            // Of two requests at once that make the same identity one wins: the
-            // other learns of it when it asks again.
-            Err(error) => {
-                custody.undo_creation(id).await;
-                Err(match error {
-                    StoreError::Conflict(_) => conflict(&self.name),
-                    error => failure::of_store(error),
-                })
-            }
-        }
+        let finished = session.custody().finish_identity(record, made).await;
+        // Of two requests at once that make the same identity one wins: the
+        // other learns of it when it asks again.
+        finished.map_err(|error| match error {
+            StoreError::Conflict(_) => conflict(&self.name),
+            error => failure::of_store(error),
+        })
     }
 }
 
-fn check_credential(credential: &Credential) -> Result<(), Failure> {
+impl Custody {
+    /// Makes an identity visible together with its key, or undoes the key.
+    pub(super) async fn finish_identity(
+        &self,
+        record: IdentityRecord,
+        made: MadeKey,
+    ) -> Result<IdentityInfo, StoreError> {
+        let id = made.id;
+        match self.registry.create_identity(record.clone(), made).await {
+            Ok(key) => Ok(info(&record, &key, Vec::new())),
+            Err(error) => {
+                self.undo_creation(id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// An identity with its keys, as apps see it.
+    pub(super) async fn identity_info(
+        &self,
+        record: &IdentityRecord,
+        key: &KeyRecord,
+    ) -> IdentityInfo {
+        let mut retiring = Vec::new();
+        for id in &record.retiring {
+            match self.registry.key(*id).await {
+                Ok(Some(key)) if key.is_active() => retiring.push(self.registry.info(&key)),
+                Ok(_) => {}
+                // The others are of use all the same.
+                Err(error) => tracing::error!(key = %id, %error, "a key that retires is left out"),
+            }
+        }
+        info(record, key, retiring)
+    }
+}
+
+pub(super) fn check_credential(credential: &Credential) -> Result<(), Failure> {
     let length = match credential {
         Credential::Basic(identity) => identity.len(),
         Credential::X509(chain) => {
@@ -111,8 +147,7 @@ fn conflict(name: &str) -> Failure {
     )
 }
 
-/// An identity with its key, as apps see it.
-pub(super) fn info(record: &IdentityRecord, key: &KeyRecord) -> IdentityInfo {
+fn info(record: &IdentityRecord, key: &KeyRecord, retiring: Vec<KeyInfo>) -> IdentityInfo {
     IdentityInfo {
         name: record.name.clone(),
         credential: record.credential.clone(),
@@ -121,5 +156,6 @@ pub(super) fn info(record: &IdentityRecord, key: &KeyRecord) -> IdentityInfo {
         public_key: key.public_key.clone(),
         device: key.device.clone(),
         tier: key.tier,
+        retiring,
     }
 }

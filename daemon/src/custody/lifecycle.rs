@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, Swept};
+use mlskeyd_protocol::v1::{
+    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SignatureScheme, Swept,
+};
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
@@ -32,6 +34,18 @@ pub struct Repaired {
     pub undone: u64,
     /// Keys that were being destroyed: destroyed in the registry.
     pub destroyed: u64,
+}
+
+/// How many generations were not destroyed, for the fault of their device.
+type Stuck = u64;
+
+/// A key that is to be made or adopted, and for whom.
+pub(super) struct Order<'a> {
+    pub(super) owner: &'a Owner,
+    pub(super) algorithm: Algorithm,
+    pub(super) place: &'a Place,
+    /// Of a signature key.
+    pub(super) identity: Option<&'a str>,
 }
 
 impl Session {
@@ -78,7 +92,13 @@ impl Session {
         place: &Place,
         call: &Call,
     ) -> Result<Arc<KeyRecord>, Failure> {
-        let made = self.make_key(algorithm, place, None, call).await?;
+        let order = Order {
+            owner: &self.caller().owner,
+            algorithm,
+            place,
+            identity: None,
+        };
+        let made = self.make_key(&order, call).await?;
         let custody = self.custody();
         let id = made.id;
         let key = match custody.registry.finish_create(made).await {
@@ -96,37 +116,75 @@ impl Session {
     /// registry has finished it.
     pub(super) async fn make_key(
         &self,
-        algorithm: Algorithm,
-        place: &Place,
-        identity: Option<&str>,
+        order: &Order<'_>,
         call: &Call,
     ) -> Result<MadeKey, Failure> {
-        let custody = self.custody();
-        let owner = self.caller().owner.clone();
         let id = KeyId::from_bytes(random_id());
-        let generation = self.journal(id, algorithm, place, identity, call).await?;
-        let tier = place.tier;
-        let made = custody
-            .devices
-            .run(&place.device, &owner, call, move |device| {
-                let generator = device
-                    .generator()
-                    .ok_or(DeviceError::CannotDo("make keys"))?;
-                let generation = match generation {
-                    Under::Own(generation) => {
-                        generator.create_generation(generation)?;
-                        generation
-                    }
-                    Under::Shared(generation) => generation,
-                };
-                generator.generate(devices::NewKey {
-                    id,
-                    algorithm,
-                    tier,
-                    generation,
-                })
+        let generation = self.generation_for(order, call, id).await?;
+        let (algorithm, tier) = (order.algorithm, order.place.tier);
+        self.have_made(id, order.place, call, move |device| {
+            let generator = device
+                .generator()
+                .ok_or(DeviceError::CannotDo("make keys"))?;
+            let generation = match generation {
+                Under::Own(generation) => {
+                    generator.create_generation(generation)?;
+                    generation
+                }
+                Under::Shared(generation) => generation,
+            };
+            generator.generate(devices::NewKey {
+                id,
+                algorithm,
+                tier,
+                generation,
             })
-            .await;
+        })
+        .await
+    }
+
+    /// Journals a signature key that is on the device already, and has the device
+    /// find it. As [`Self::make_key`]; no generation is made, since nothing is to
+    /// be destroyed.
+    pub(super) async fn adopt_key(
+        &self,
+        order: &Order<'_>,
+        scheme: SignatureScheme,
+        label: String,
+        call: &Call,
+    ) -> Result<MadeKey, Failure> {
+        let id = KeyId::from_bytes(random_id());
+        let generation = GenerationId::from_bytes(random_id());
+        let journalled = self.journal(id, order, Under::Own(generation), true).await;
+        journalled.map_err(failure::of_store)?;
+        let adoption = devices::Adoption {
+            id,
+            label,
+            scheme,
+            generation,
+        };
+        self.have_made(id, order.place, call, move |device| {
+            let adopter = device
+                .adopter()
+                .ok_or(DeviceError::CannotDo("adopt keys"))?;
+            adopter.adopt(&adoption)
+        })
+        .await
+    }
+
+    /// Has the device do what makes a journalled key; what fails is undone.
+    async fn have_made(
+        &self,
+        id: KeyId,
+        place: &Place,
+        call: &Call,
+        job: impl FnOnce(&mut dyn devices::Device) -> Result<devices::StoredKey, DeviceError>
+        + Send
+        + 'static,
+    ) -> Result<MadeKey, Failure> {
+        let custody = self.custody();
+        let caller = &self.caller().owner;
+        let made = custody.devices.run(&place.device, caller, call, job).await;
         crate::failpoint::hit("custody.create.made");
         match made {
             Ok(key) => Ok(MadeKey {
@@ -143,38 +201,24 @@ impl Session {
     }
 
     /// Journals a key under the generation that it is to have.
-    async fn journal(
+    async fn generation_for(
         &self,
-        id: KeyId,
-        algorithm: Algorithm,
-        place: &Place,
-        identity: Option<&str>,
+        order: &Order<'_>,
         call: &Call,
+        id: KeyId,
     ) -> Result<Under, Failure> {
-        let custody = self.custody();
-        let owner = self.caller().owner.clone();
+        let device = &order.place.device;
         for _ in 0..GENERATION_TRIES {
-            let generation = match algorithm {
+            let generation = match order.algorithm {
                 // Its destruction has to be real, and it lives alone for years.
                 Algorithm::Signature(_) => Under::Own(GenerationId::from_bytes(random_id())),
                 Algorithm::Hpke(_) => Under::Shared(
-                    custody
-                        .current_generation(&place.device, &owner, call)
+                    self.custody()
+                        .current_generation(device, &self.caller().owner, call)
                         .await?,
                 ),
             };
-            let new = NewKey {
-                id,
-                owner: owner.clone(),
-                algorithm,
-                device: place.device.clone(),
-                tier: place.tier,
-                generation,
-                identity: identity.map(str::to_owned),
-                connection: Some(self.connection()),
-                created: unix_now(),
-            };
-            match custody.registry.begin_create(new).await {
+            match self.journal(id, order, generation, false).await {
                 Ok(()) => return Ok(generation),
                 // Its last key has died meanwhile, and it with that key.
                 Err(StoreError::WrongGeneration) => {}
@@ -186,7 +230,29 @@ impl Session {
             "keys are being destroyed as fast as this one could be made",
             "repeat the request",
         )
-        .at_device(&place.device))
+        .at_device(device))
+    }
+
+    async fn journal(
+        &self,
+        id: KeyId,
+        order: &Order<'_>,
+        generation: Under,
+        adopted: bool,
+    ) -> Result<(), StoreError> {
+        let new = NewKey {
+            id,
+            owner: order.owner.clone(),
+            algorithm: order.algorithm,
+            device: order.place.device.clone(),
+            tier: order.place.tier,
+            generation,
+            identity: order.identity.map(str::to_owned),
+            adopted,
+            connection: Some(self.connection()),
+            created: unix_now(),
+        };
+        self.custody().registry.begin_create(new).await
     }
 }
 
@@ -243,7 +309,8 @@ impl Custody {
     async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
         let own = self.registry.abandon_create(id).await;
         let own = own.map_err(failure::of_store)?;
-        self.destroy_generations(own.into_iter().collect()).await
+        self.destroy_generations(own.into_iter().collect()).await?;
+        Ok(())
     }
 
     /// Destroys a key that is due, durably: tombstone, record, registry,
@@ -267,7 +334,7 @@ impl Custody {
         let mut record = Record::new(
             "Destroy",
             AuditOutcome::Noted {
-                note: "the key is no longer needed".into(),
+                note: why_destroyed(key).into(),
             },
         );
         record.key = Some(key.id);
@@ -285,14 +352,14 @@ impl Custody {
 
     /// Destroys a generation if its last key has gone: only then nothing of
     /// its keys is left, whatever copies of the registry there are.
-    async fn destroy_if_idle(&self, generation: GenerationId) -> Result<(), Failure> {
+    async fn destroy_if_idle(&self, generation: GenerationId) -> Result<Stuck, Failure> {
         let idle = self.registry.generation_to_destroy(generation).await;
         self.destroy_generations(idle.map_err(failure::of_store)?)
             .await
     }
 
     /// The same for all of them, and for those whose device did not answer.
-    async fn destroy_all_idle(&self) -> Result<(), Failure> {
+    async fn destroy_all_idle(&self) -> Result<Stuck, Failure> {
         let idle = self.registry.generations_to_destroy().await;
         self.destroy_generations(idle.map_err(failure::of_store)?)
             .await
@@ -300,7 +367,7 @@ impl Custody {
 
     /// Each device by itself: one that does not answer keeps its own generations,
     /// and no other's.
-    async fn destroy_generations(&self, idle: Vec<Generation>) -> Result<(), Failure> {
+    async fn destroy_generations(&self, idle: Vec<Generation>) -> Result<Stuck, Failure> {
         let mut by_device: BTreeMap<String, Vec<Generation>> = BTreeMap::new();
         for generation in idle {
             let of_device = by_device.entry(generation.device.clone()).or_default();
@@ -308,14 +375,16 @@ impl Custody {
         }
         let devices = by_device.into_iter();
         let each = devices.map(|(name, idle)| self.destroy_generations_of(name, idle));
-        futures::future::try_join_all(each).await.map(|_| ())
+        let stuck = futures::future::try_join_all(each).await?;
+        Ok(stuck.into_iter().sum())
     }
 
     async fn destroy_generations_of(
         &self,
         device: String,
         idle: Vec<Generation>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Stuck, Failure> {
+        let mut stuck: Stuck = 0;
         let mut answers = self.devices.is_there(&device);
         for generation in idle {
             let begun = self.registry.begin_destroy_generation(generation.id).await;
@@ -328,12 +397,14 @@ impl Custody {
             if !answers {
                 // It is on record that it is to be destroyed, when the device is
                 // ready again or with the next sweep.
+                stuck = stuck.saturating_add(1);
                 continue;
             }
             if let Err(error) = self.let_go(&generation).await {
                 tracing::warn!(generation = %generation.id, device, %error,
                     "destroyed keys can be brought back from an old copy of the registry until their device lets go of them");
                 answers = false;
+                stuck = stuck.saturating_add(1);
                 continue;
             }
             crate::failpoint::hit("custody.generation.destroyed");
@@ -342,7 +413,7 @@ impl Custody {
                 .await
                 .map_err(failure::of_store)?;
         }
-        Ok(())
+        Ok(stuck)
     }
 
     async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
@@ -432,7 +503,7 @@ impl Custody {
                 break;
             }
         }
-        self.destroy_all_idle().await?;
+        swept.stuck = self.destroy_all_idle().await?;
         if let Some(failure) = failed {
             return Err(failure);
         }
@@ -490,6 +561,16 @@ impl KeyRecord {
             public: self.public_key.0.clone(),
             blob: self.blob.clone(),
         }
+    }
+}
+
+fn why_destroyed(key: &KeyRecord) -> &'static str {
+    match (key.is_retiring(), key.adopted) {
+        (true, false) => "its identity has another key, and its grace is over",
+        (true, true) => {
+            "its identity has another key, and its grace is over; it is forgotten here, and stays on its device"
+        }
+        (false, _) => "the key is no longer needed",
     }
 }
 

@@ -1,7 +1,5 @@
 //! Looking at what is there, and preparing it.
 
-use std::sync::Arc;
-
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_LOOKUP, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{
@@ -10,7 +8,7 @@ use mlskeyd_protocol::v1::{
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, RegistryRequest, Request, Session, failure, identities};
+use super::{Call, RegistryRequest, Request, Session, failure};
 
 /// Is the service ready for this caller?
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +55,7 @@ impl RegistryRequest for Identities {
         let mut infos = Vec::with_capacity(records.len());
         for record in records {
             let key = session.custody().key(record.key).await?;
-            infos.push(identities::info(&record, &key));
+            infos.push(session.custody().identity_info(&record, &key).await);
         }
         Ok(infos)
     }
@@ -123,7 +121,7 @@ impl RegistryRequest for LookUp {
                 .key_by_public(owner, public_key)
                 .await
                 .map_err(failure::of_store)?;
-            found.push(key.map(|key| Arc::unwrap_or_clone(key).info()));
+            found.push(key.map(|key| registry.info(&key)));
         }
         Ok(found)
     }

@@ -9,6 +9,7 @@
 //! policies can name, and a line in each door.
 
 mod admin;
+mod adopt;
 mod bindings;
 mod devices;
 mod failure;
@@ -20,10 +21,14 @@ mod lifecycle;
 mod look;
 mod open;
 mod request;
+mod rotate;
 mod scrub;
 mod sign;
 mod storages;
 mod subject;
+#[cfg(test)]
+mod tests;
+mod unlock;
 
 pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
@@ -80,6 +85,9 @@ pub struct Custody {
 pub struct Settings {
     /// How long new HPKE keys go under one generation, in seconds.
     pub generation_age: u64,
+    /// How long a signature key goes on when its identity got another one, in
+    /// seconds.
+    pub rotation_grace: u64,
 }
 
 /// One connection's view of custody. Dropping it closes the connection: keys

@@ -107,8 +107,9 @@ impl Subject {
             .collect()
     }
 
+    /// The key that it made, else the one that it wants to use.
     pub(super) fn key_id(&self) -> Option<KeyId> {
-        self.key.as_ref().map(|key| key.id).or(self.made)
+        self.made.or_else(|| self.key.as_ref().map(|key| key.id))
     }
 
     pub(super) fn key_facts(&self) -> Option<KeyFacts<'_>> {

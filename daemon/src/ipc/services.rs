@@ -4,10 +4,11 @@
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    Admin, Bytes, CallOptions, Claim, Claimed, CreateIdentity, Custody, DaemonStatus, DeviceInfo,
-    Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo,
-    KeyQuery, LeaveCustody, Looked, Open, Outcome, OwnedIdentity, OwnedKey, Owner, Report,
-    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
+    Admin, AdoptIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, Custody,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
+    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, Looked, Open, Outcome, OwnedIdentity, OwnedKey,
+    Owner, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
+    Unlock,
 };
 use tarpc::context::Context;
 
@@ -239,5 +240,32 @@ impl Admin for AdminDoor {
 
     async fn sweep(self, context: Context, options: CallOptions) -> Outcome<Swept> {
         self.0.go(context, options, Sweep).await
+    }
+
+    async fn rotate_identity(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: RotateIdentity,
+    ) -> Outcome<IdentityInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn adopt_identity(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: AdoptIdentity,
+    ) -> Outcome<IdentityInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn unlock(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Unlock,
+    ) -> Outcome<DeviceInfo> {
+        self.0.go(context, options, request).await
     }
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use mlskeyd_protocol::v1::{Bytes, Owner};
+use mlskeyd_protocol::limits::MAX_RETIRING;
+use mlskeyd_protocol::v1::{Algorithm, Bytes, KeyId, Owner};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use super::keys;
 use super::mac::{Row, RowMac, name_id};
-use super::types::{GuardId, IdentityRecord, KeyRecord, MadeKey};
+use super::types::{GuardId, IdentityRecord, KeyRecord, MadeKey, Rotation};
 use super::writer::Tx;
 use crate::failpoint;
 
@@ -101,18 +102,89 @@ pub(super) fn create(
     if count >= MAX_IDENTITIES {
         return Err(StoreError::Limit("identities of one app"));
     }
+    let key = finish_key(tx, &identity, made)?;
+    put(tx, &identity)?;
+    failpoint::hit("store.create_identity.before_commit");
+    Ok(key)
+}
+
+/// Makes a journalled signature key the identity's current one and gives the one
+/// before its end, so that a crash leaves both or none.
+pub(super) fn rotate(
+    tx: &mut Tx<'_>,
+    rotation: Rotation,
+) -> Result<(IdentityRecord, Arc<KeyRecord>), StoreError> {
+    let Rotation {
+        owner,
+        name,
+        from,
+        to,
+        grace,
+    } = rotation;
+    let before = get(tx.conn, tx.mac, &owner, &name)?.ok_or(StoreError::NotFound("identity"))?;
+    if before.key != from {
+        return Err(StoreError::Conflict("a newer key of this identity"));
+    }
+    let mut retiring = still_retiring(tx, &before.retiring)?;
+    if keys::retire(tx, &from, grace)? {
+        retiring.push(from);
+    }
+    if retiring.len() > MAX_RETIRING {
+        return Err(StoreError::Limit("keys of one identity that retire"));
+    }
+    let identity = IdentityRecord {
+        key: to.id,
+        retiring,
+        ..before
+    };
+    let key = finish_key(tx, &identity, to)?;
+    put(tx, &identity)?;
+    failpoint::hit("store.rotate_identity.before_commit");
+    Ok((identity, key))
+}
+
+/// Those that still sign. One whose row does not verify does not, and nothing can
+/// be done about it here.
+fn still_retiring(tx: &Tx<'_>, keys: &[KeyId]) -> Result<Vec<KeyId>, StoreError> {
+    let mut still = Vec::new();
+    for id in keys {
+        match keys::get(tx.conn, tx.mac, id) {
+            Ok(Some(key)) if key.is_active() => still.push(*id),
+            Ok(_) => {}
+            Err(error @ StoreError::Tampered { .. }) => {
+                tracing::error!(%error, "a key that retires is passed over");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(still)
+}
+
+/// Makes the identity's journalled key visible.
+fn finish_key(
+    tx: &mut Tx<'_>,
+    identity: &IdentityRecord,
+    made: MadeKey,
+) -> Result<Arc<KeyRecord>, StoreError> {
     let key = keys::finish_create(tx, made)?;
     let fits = key.id == identity.key
         && key.owner == identity.owner
-        && key.identity.as_ref() == Some(&identity.name);
-    if !fits {
-        return Err(StoreError::Conflict("a key of another identity"));
+        && key.identity.as_ref() == Some(&identity.name)
+        && key.algorithm == Algorithm::Signature(identity.scheme);
+    if fits {
+        Ok(key)
+    } else {
+        Err(StoreError::Conflict("a key of another identity"))
     }
+}
+
+fn put(tx: &Tx<'_>, identity: &IdentityRecord) -> Result<(), StoreError> {
     let id = name_id(&(&identity.owner, &identity.name))?;
-    let sealed = tx.mac.seal(&id, &identity)?;
+    let sealed = tx.mac.seal(&id, identity)?;
     tx.conn
         .prepare_cached(
-            "INSERT INTO identities (id, uid, app, body, mac) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO identities (id, uid, app, body, mac) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) DO UPDATE SET body = ?4, mac = ?5",
         )?
         .execute(params![
             id,
@@ -121,8 +193,7 @@ pub(super) fn create(
             sealed.body,
             sealed.mac
         ])?;
-    failpoint::hit("store.create_identity.before_commit");
-    Ok(key)
+    Ok(())
 }
 
 /// Permits an identity to leave; replaces an earlier permit for the same group.

@@ -1,6 +1,7 @@
 //! Keys: their rows, and the journal of making and destroying them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlskeyd_protocol::v1::{Algorithm, Bytes, KeyId, Owner};
 use rusqlite::{Connection, OptionalExtension, Params, Row as SqlRow, params};
@@ -14,7 +15,7 @@ use super::types::{
     Wait,
 };
 use super::writer::{Effect, Tx};
-use super::{claims, column};
+use super::{claims, column, seconds};
 use crate::devices::{GenerationId, KeyBlob};
 use crate::failpoint;
 
@@ -161,6 +162,7 @@ pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
         Binding::Init { not_after, .. } if key.state == LifeState::Active => Some(not_after),
         _ => None,
     };
+    let ends = key.ends.filter(|_| key.state == LifeState::Active);
     let state: u8 = match key.state {
         LifeState::Creating => 0,
         LifeState::Active | LifeState::Missing => 1,
@@ -170,10 +172,11 @@ pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
     tx.conn
         .prepare_cached(
             "INSERT INTO keys (id, uid, app, public_key, generation, state, wait, since, run,
-               connection, not_after, expired, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+               connection, not_after, expired, ends, body, mac)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT (id) DO UPDATE SET public_key = ?4, state = ?6, wait = ?7, since = ?8,
-               run = ?9, connection = ?10, not_after = ?11, expired = ?12, body = ?13, mac = ?14",
+               run = ?9, connection = ?10, not_after = ?11, expired = ?12, ends = ?13, body = ?14,
+               mac = ?15",
         )?
         .execute(params![
             key.id.as_bytes(),
@@ -188,6 +191,7 @@ pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
             connection.map(column),
             not_after.map(column),
             key.expired_since.map(column),
+            ends.map(column),
             sealed.body,
             sealed.mac,
         ])?;
@@ -239,6 +243,8 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
             binding: Binding::None,
             state: LifeState::Creating,
             created: new.created,
+            adopted: new.adopted,
+            ends: None,
             wait,
             expired_since: None,
         },
@@ -274,8 +280,7 @@ pub(super) fn finish_create(tx: &mut Tx<'_>, made: MadeKey) -> Result<Arc<KeyRec
     if made.blob.as_bytes().len() > MAX_BLOB {
         return Err(StoreError::Limit("bytes in a device's key blob"));
     }
-    let twin = get_by_public(tx.conn, tx.mac, &key.owner, &made.public_key)?;
-    if twin.is_some() {
+    if has_twin(tx, &key, &made.public_key)? {
         return Err(StoreError::Conflict("a key with this public key"));
     }
     generations::finish_own(tx, &key.generation)?;
@@ -289,6 +294,33 @@ pub(super) fn finish_create(tx: &mut Tx<'_>, made: MadeKey) -> Result<Arc<KeyRec
     put(tx, key.clone())?;
     failpoint::hit("store.finish_create.before_commit");
     Ok(Arc::new(key))
+}
+
+/// Is the public key in custody already? One that was made now never comes
+/// twice. One that is adopted may have been here before, and belongs to one owner
+/// at a time.
+fn has_twin(tx: &Tx<'_>, key: &KeyRecord, public_key: &Bytes) -> Result<bool, StoreError> {
+    if !key.adopted {
+        return Ok(get_by_public(tx.conn, tx.mac, &key.owner, public_key)?.is_some());
+    }
+    Ok(tx
+        .conn
+        .prepare_cached("SELECT 1 FROM keys WHERE public_key = ?1 AND state < 3 LIMIT 1")?
+        .exists([&public_key.0])?)
+}
+
+/// Gives a signature key its end, unless it is destroyed already; answers whether
+/// it goes on until then.
+pub(super) fn retire(tx: &mut Tx<'_>, id: &KeyId, grace: Duration) -> Result<bool, StoreError> {
+    let key = require(tx, id)?;
+    match key.state {
+        LifeState::Active => {}
+        LifeState::Destroying | LifeState::Destroyed => return Ok(false),
+        LifeState::Creating | LifeState::Missing => return Err(StoreError::NotFound("key")),
+    }
+    let ends = Some(tx.now.observed.saturating_add(seconds(grace)));
+    put(tx, KeyRecord { ends, ..key })?;
+    Ok(true)
 }
 
 /// Drops a journalled key that the device did not make, or has destroyed.

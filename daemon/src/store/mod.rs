@@ -34,7 +34,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Bytes, Claim, Claimed, Housekeeping, KeyId, Looked, Owner, Report, Settle, StorageInfo,
+    Bytes, Claim, Claimed, Housekeeping, KeyId, KeyInfo, Looked, Owner, Report, Settle, StorageInfo,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,10 +44,11 @@ pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
     Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
     GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MAX_GROUPS, MadeKey, NewKey,
-    Pending, Rebind, Settings, Under,
+    Pending, Rebind, Rotation, Settings, Under,
 };
 
 use cache::Cache;
+use clock::Clock;
 use reader::Reading;
 use writer::{Message, Task, Tx};
 
@@ -69,6 +70,8 @@ struct Shared {
     writer: Option<mpsc::Sender<Message>>,
     reader: mpsc::Sender<reader::Message>,
     cache: Arc<Cache>,
+    /// `None` if the registry is read-only: then no time is observed.
+    clock: Option<Arc<Clock>>,
     read_only: Option<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -437,6 +440,24 @@ impl Registry {
         Ok(key)
     }
 
+    /// Makes a journalled signature key an identity's current one, and gives the
+    /// one before its end.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the identity has another key by now,
+    /// [`StoreError::Limit`] if too many of its keys retire already: the new key
+    /// stays journalled, and is to be destroyed and abandoned.
+    pub async fn rotate_identity(
+        &self,
+        rotation: Rotation,
+    ) -> Result<(IdentityRecord, Arc<KeyRecord>), StoreError> {
+        let rotated = self
+            .write(move |tx| identities::rotate(tx, rotation))
+            .await?;
+        failpoint::hit("store.rotate_identity.after_commit");
+        Ok(rotated)
+    }
+
     /// The owner's identity of this name.
     ///
     /// # Errors
@@ -666,6 +687,12 @@ impl Registry {
     /// As any reading.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.read(|reading| reading.counts()).await
+    }
+
+    /// The key as apps and administrators see it.
+    #[must_use]
+    pub fn info(&self, key: &KeyRecord) -> KeyInfo {
+        key.info(self.shared.clock.as_ref().map(|clock| clock.now()))
     }
 
     /// At most 1000 keys with the number of records that claim each, by id,

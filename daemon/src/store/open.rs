@@ -62,6 +62,7 @@ pub(super) fn open(
     };
     let (to_reader, queue) = mpsc::channel(reader::QUEUE);
     let mut threads = vec![starting.thread("registry-read", move || reader.run(queue))?];
+    let clock = writer.as_ref().map(|writer| Arc::clone(&writer.clock));
     let to_writer = match writer {
         None => None,
         Some(writer) => {
@@ -75,6 +76,7 @@ pub(super) fn open(
             writer: to_writer,
             reader: to_reader,
             cache,
+            clock,
             read_only,
             threads: Mutex::new(threads),
         }),
@@ -104,7 +106,7 @@ impl Starting<'_> {
             conn,
             mac: Arc::clone(&self.mac),
             settings: self.settings,
-            clock: Clock::start(source, started),
+            clock: Arc::new(Clock::start(source, started)),
             live: Live {
                 meta: Meta {
                     run: meta.run.saturating_add(1),

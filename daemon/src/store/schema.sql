@@ -22,6 +22,8 @@ CREATE TABLE keys (
     -- Of an init key: the end of its lifetime, and when that was first seen.
     not_after INTEGER,
     expired INTEGER,
+    -- Of a signature key that retires: when it ends.
+    ends INTEGER,
     body BLOB NOT NULL,
     mac BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -33,6 +35,7 @@ CREATE INDEX keys_unclaimed ON keys (uid, app) WHERE wait <= 2;
 CREATE INDEX keys_connection ON keys (run, connection) WHERE connection IS NOT NULL;
 CREATE INDEX keys_expiry ON keys (not_after) WHERE not_after IS NOT NULL AND expired IS NULL;
 CREATE INDEX keys_expired ON keys (expired) WHERE expired IS NOT NULL;
+CREATE INDEX keys_ends ON keys (ends) WHERE ends IS NOT NULL;
 
 CREATE TABLE generations (
     id BLOB PRIMARY KEY,

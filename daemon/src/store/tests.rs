@@ -142,6 +142,7 @@ impl Bench {
             tier: Tier::Software,
             generation: Under::Shared(self.generation().await),
             identity: None,
+            adopted: false,
             connection,
             created: 1_700_000_000,
         }
@@ -169,7 +170,7 @@ impl Bench {
     }
 
     pub(super) async fn state(&self, key: KeyId) -> KeyState {
-        self.store.key(key).await.unwrap().unwrap().info().state
+        self.store.key(key).await.unwrap().unwrap().shown_state()
     }
 
     /// What custody does when its timer fires.
@@ -203,6 +204,7 @@ impl Bench {
             tier: Tier::Software,
             generation: Under::Own(generation),
             identity: Some(name.into()),
+            adopted: false,
             connection: None,
             created: 1,
         };
@@ -214,6 +216,7 @@ impl Bench {
             credential,
             scheme,
             key,
+            retiring: Vec::new(),
         };
         (identity, made(key), generation)
     }
@@ -302,7 +305,7 @@ async fn a_lost_store_key_makes_read_only_and_loses_nothing() {
         Err(StoreError::ReadOnly(_))
     ));
     let page = lost.keys_page(None, false).await.unwrap();
-    assert_eq!(page[0].0.info().state, KeyState::Missing);
+    assert_eq!(page[0].0.shown_state(), KeyState::Missing);
     assert!(page[0].0.blob.as_bytes().is_empty());
     lost.close().await;
     assert_eq!(
@@ -547,6 +550,7 @@ async fn generations_rotate_and_go_with_their_last_key() {
         tier: Tier::Software,
         generation: Under::Shared(first),
         identity: None,
+        adopted: false,
         connection: None,
         created: 0,
     };
@@ -1020,7 +1024,7 @@ async fn one_app_has_so_many_unclaimed_keys_and_no_more() {
     bench.store.close().await;
     bench.sql(&format!(
         "INSERT INTO keys SELECT randomblob(16), uid, app, public_key, generation, state, wait, \
-         since, run, connection, not_after, expired, body, mac FROM keys, {}",
+         since, run, connection, not_after, expired, ends, body, mac FROM keys, {}",
         numbers(keys::MAX_UNCLAIMED - 1)
     ));
     bench.reopen();
@@ -1036,6 +1040,125 @@ async fn one_app_has_so_many_unclaimed_keys_and_no_more() {
     let refused = bench.store.begin_create(new).await.unwrap_err();
     assert!(matches!(refused, StoreError::Limit(_)), "{refused}");
     bench.store.begin_create(others).await.unwrap();
+}
+
+/// An identity with a key, and a rotation to another one that is journalled.
+async fn about_to_rotate(bench: &Bench, grace: u64) -> (IdentityRecord, Rotation) {
+    let (identity, first, _) = bench.signature_key("alice").await;
+    let created = bench.store.create_identity(identity.clone(), first).await;
+    created.unwrap();
+    let rotation = next_rotation(bench, identity.key, grace).await;
+    (identity, rotation)
+}
+
+async fn next_rotation(bench: &Bench, from: KeyId, grace: u64) -> Rotation {
+    let (_, to, _) = bench.signature_key("alice").await;
+    Rotation {
+        owner: alice(),
+        name: "alice".into(),
+        from,
+        to,
+        grace: Duration::from_secs(grace),
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_is_whole_after_a_crash_or_did_not_happen() {
+    let mut bench = Bench::new();
+    let (before, rotation) = about_to_rotate(&bench, 100).await;
+    let (old, new) = (before.key, rotation.to.id);
+    bench.crash();
+    let found = bench.store.identity(&alice(), "alice").await.unwrap();
+    assert_eq!(found, Some(before.clone()));
+    assert_eq!(bench.state(old).await, KeyState::Active);
+    assert_eq!(bench.store.pending().await.unwrap().creating[0].id, new);
+
+    bench.store.rotate_identity(rotation.clone()).await.unwrap();
+    bench.crash();
+    let found = bench.store.identity(&alice(), "alice").await.unwrap();
+    let after = IdentityRecord {
+        key: new,
+        retiring: vec![old],
+        ..before
+    };
+    assert_eq!(found, Some(after));
+    assert_eq!(bench.state(old).await, KeyState::Retiring);
+    assert_eq!(bench.state(new).await, KeyState::Active);
+    // A second one that was decided on the same key comes too late.
+    let late = next_rotation(&bench, old, 100).await;
+    let refused = bench.store.rotate_identity(late).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Conflict(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_retiring_key_ends_when_its_grace_was_observed_and_not_by_the_date() {
+    let mut bench = Bench::new();
+    let (identity, rotation) = about_to_rotate(&bench, 100).await;
+    bench.store.rotate_identity(rotation.clone()).await.unwrap();
+    let (old, new) = (identity.key, rotation.to.id);
+    let ends = |bench: &Bench| {
+        let store = bench.store.clone();
+        async move { store.info(&store.key(old).await.unwrap().unwrap()).ends }
+    };
+    assert_eq!(ends(&bench).await, Some(1_700_000_100));
+    let due = bench.store.next_due().await.unwrap();
+    assert_eq!(due, Some(Duration::from_secs(100)));
+
+    // The date jumps ahead, and the machine is off for long.
+    bench.clock.wall.fetch_add(1_000_000, Ordering::SeqCst);
+    assert_eq!(bench.sweep().await, []);
+    let early = bench.store.begin_destroy(old, Cause::Due).await;
+    assert_eq!(early, Err(StoreError::NotDue(old)));
+    bench.clock.pass(60);
+    bench.store.close().await;
+    bench.clock.boottime.store(5, Ordering::SeqCst);
+    bench.reopen();
+    assert_eq!(bench.sweep().await, []);
+    let left = ends(&bench).await.unwrap() - bench.clock.wall();
+    assert_eq!(left, 40);
+    bench.clock.pass(39);
+    assert_eq!(bench.sweep().await, []);
+    bench.clock.pass(1);
+    assert_eq!(bench.sweep().await, [old]);
+    assert_eq!(ends(&bench).await, None);
+    bench.clock.pass(1_000_000);
+    assert_eq!(bench.sweep().await, []);
+    assert_eq!(bench.state(new).await, KeyState::Active);
+}
+
+#[tokio::test]
+async fn no_claim_keeps_a_retiring_key_or_ends_it_early() {
+    let bench = Bench::new();
+    let (identity, rotation) = about_to_rotate(&bench, 100).await;
+    bench.store.rotate_identity(rotation).await.unwrap();
+    let claim = |number: u8| Claim {
+        storage: "alice/laptop".into(),
+        record: Record::GroupState {
+            group: vec![number].into(),
+        },
+        keys: vec![identity.key],
+    };
+    bench.store.claim(&alice(), claim(1)).await.unwrap();
+    bench.clock.pass(99);
+    assert_eq!(bench.sweep().await, []);
+    assert_eq!(bench.state(identity.key).await, KeyState::Retiring);
+    bench.clock.pass(1);
+    assert_eq!(bench.sweep().await, [identity.key]);
+    let lost = bench.store.claim(&alice(), claim(2)).await.unwrap().lost;
+    assert_eq!(lost, [identity.key]);
+}
+
+#[tokio::test]
+async fn an_identity_whose_key_is_destroyed_gets_another_one() {
+    let bench = Bench::new();
+    let (identity, rotation) = about_to_rotate(&bench, 100).await;
+    let ordered = bench
+        .store
+        .begin_destroy(identity.key, Cause::Ordered)
+        .await;
+    ordered.unwrap();
+    let (after, _) = bench.store.rotate_identity(rotation).await.unwrap();
+    assert_eq!(after.retiring, []);
 }
 
 #[tokio::test]

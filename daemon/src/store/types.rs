@@ -7,6 +7,7 @@ use mlskeyd_protocol::v1::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::clock::Now;
 use crate::devices::{GenerationId, KeyBlob};
 
 /// A connection to the daemon, numbered within this run of it.
@@ -64,6 +65,8 @@ pub struct NewKey {
     pub generation: Under,
     /// The identity of a signature key.
     pub identity: Option<String>,
+    /// Is it on the device already, and not to be made there?
+    pub adopted: bool,
     /// The connection that asked for it: its end ends a key that no record
     /// claimed by then. `None` for a connection that is gone already.
     pub connection: Option<ConnectionId>,
@@ -206,6 +209,12 @@ pub struct KeyRecord {
     pub state: LifeState,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// Was it on its device before, and is the device's own object left alone
+    /// when the key is destroyed here?
+    pub adopted: bool,
+    /// Of a signature key that retires: when it ends, in observed seconds.
+    /// Claims do not matter to it.
+    pub(super) ends: Option<u64>,
     pub(super) wait: Wait,
     /// When the end of its KeyPackage was first seen, in observed seconds.
     pub(super) expired_since: Option<u64>,
@@ -243,6 +252,12 @@ impl KeyRecord {
         matches!(self.state, LifeState::Active)
     }
 
+    /// Has its identity a newer key, so that this one has an end?
+    #[must_use]
+    pub const fn is_retiring(&self) -> bool {
+        self.ends.is_some()
+    }
+
     /// What the key is known to be for.
     #[must_use]
     pub const fn purpose(&self) -> Purpose {
@@ -254,14 +269,27 @@ impl KeyRecord {
         }
     }
 
-    /// The key as apps and administrators see it.
+    /// Where the key is in its life, as apps and administrators see it.
     #[must_use]
-    pub fn info(&self) -> KeyInfo {
-        let state = match self.state {
+    pub const fn shown_state(&self) -> KeyState {
+        match self.state {
+            LifeState::Active if self.is_retiring() => KeyState::Retiring,
             LifeState::Active if self.is_idle() => KeyState::Idle,
             LifeState::Active => KeyState::Active,
             LifeState::Creating | LifeState::Missing => KeyState::Missing,
             LifeState::Destroying | LifeState::Destroyed => KeyState::Destroyed,
+        }
+    }
+
+    /// The key as apps and administrators see it; `now` tells when it ends.
+    pub(super) fn info(&self, now: Option<Now>) -> KeyInfo {
+        let state = self.shown_state();
+        let ends = match (now, self.ends) {
+            (Some(now), Some(ends)) if state == KeyState::Retiring => {
+                let left = ends.saturating_sub(now.observed);
+                Some(now.wall.saturating_add(left))
+            }
+            _ => None,
         };
         KeyInfo {
             id: self.id,
@@ -272,6 +300,8 @@ impl KeyRecord {
             device: self.device.clone(),
             tier: self.tier,
             created: self.created,
+            ends,
+            adopted: self.adopted,
         }
     }
 }
@@ -352,6 +382,25 @@ pub struct IdentityRecord {
     pub scheme: SignatureScheme,
     /// The signature key.
     pub key: KeyId,
+    /// Those before it that were still to end when this one was made, the
+    /// oldest first: at most
+    /// [`MAX_RETIRING`](mlskeyd_protocol::limits::MAX_RETIRING).
+    pub retiring: Vec<KeyId>,
+}
+
+/// A journalled key takes the place of an identity's signature key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// The key that it has had so far.
+    pub from: KeyId,
+    /// The key that it has from now on.
+    pub to: MadeKey,
+    /// How long the old one goes on, in observed time.
+    pub grace: Duration,
 }
 
 /// What the daemon remembers per identity and group, to tell a rollback or a

@@ -157,7 +157,7 @@ pub(super) struct Writer {
     pub(super) conn: Connection,
     pub(super) mac: Arc<RowMac>,
     pub(super) settings: Settings,
-    pub(super) clock: Clock,
+    pub(super) clock: Arc<Clock>,
     pub(super) live: Live,
     pub(super) cache: Arc<Cache>,
     pub(super) tombstones: Tombstones,

@@ -161,4 +161,12 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     forget_storage = ForgetStorage(owner: Owner, name: &str) -> u32, Harmless;
     /// Destroys what is due now.
     sweep = Sweep() -> Swept, Harmless;
+    /// Gives an identity a new signature key. Not repeated when the reply is
+    /// lost, since each makes a key.
+    rotate_identity = RotateIdentity(request: RotateIdentity) -> IdentityInfo, Never;
+    /// Makes an identity whose signature key is on a device already. Not repeated
+    /// when the reply is lost: the second one would meet the first.
+    adopt_identity = AdoptIdentity(request: AdoptIdentity) -> IdentityInfo, Never;
+    /// Unlocks a device. Never repeated: the device counts wrong PINs.
+    unlock = Unlock(request: Unlock) -> DeviceInfo, Never;
 }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Algorithm, CallOptions, DeviceState, IdentityInfo, KeyId, KeyInfo, Outcome, Tier};
+use super::{
+    Algorithm, CallOptions, Credential, DeviceState, IdentityInfo, KeyId, KeyInfo, Outcome,
+    Placement, SecretBytes, SignatureScheme, Tier,
+};
 
 /// Who owns a key: a user and an app of that user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -114,6 +117,56 @@ pub struct Swept {
     pub destroyed: u64,
     /// Keys that are due and wait for the last look of their storage.
     pub waiting: u64,
+    /// Generations of destroyed keys that their device has not let go of yet,
+    /// since it is away or failed: it is asked again when it is back.
+    pub stuck: u64,
+}
+
+/// Gives an identity a new signature key of the same scheme, for the same
+/// credential. The one before retires: it signs until its grace is over, since
+/// each group knows it until a commit brings the new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateIdentity {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// Where and how the new key is kept. No device: the old key's. No tier: no
+    /// lower one than the old key's.
+    pub placement: Placement,
+    /// For how many seconds the old key still signs: at most
+    /// [`MAX_GRACE`](crate::limits::MAX_GRACE). `None`: as the configuration says.
+    pub grace: Option<u64>,
+}
+
+/// Makes an identity whose signature key is on a device already. The device's
+/// own object is not changed, and not destroyed at the key's end here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptIdentity {
+    /// Who is to own the identity.
+    pub owner: Owner,
+    /// The name, unique for the owner: 1 to 255 bytes, without control
+    /// characters.
+    pub name: String,
+    /// The credential to pin.
+    pub credential: Credential,
+    /// What the key signs.
+    pub scheme: SignatureScheme,
+    /// The device's name.
+    pub device: String,
+    /// The key's name on the device: 1 to 255 bytes, without control characters.
+    pub label: String,
+}
+
+/// Unlocks a device. Never to be repeated: the device counts wrong PINs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlock {
+    /// The device's name.
+    pub device: String,
+    /// The PIN: 1 to [`MAX_PIN`](crate::limits::MAX_PIN) bytes.
+    pub pin: SecretBytes,
+    /// Even if one more wrong PIN would lock the device for good?
+    pub last_try: bool,
 }
 
 /// What administrators ask: root or the daemon's own user only.
@@ -134,4 +187,13 @@ pub trait Admin {
     async fn forget_storage(options: CallOptions, owner: Owner, name: String) -> Outcome<u32>;
     /// Destroys what is due now.
     async fn sweep(options: CallOptions) -> Outcome<Swept>;
+    /// Gives an identity a new signature key; answers the identity with it.
+    async fn rotate_identity(
+        options: CallOptions,
+        request: RotateIdentity,
+    ) -> Outcome<IdentityInfo>;
+    /// Makes an identity whose signature key is on a device already.
+    async fn adopt_identity(options: CallOptions, request: AdoptIdentity) -> Outcome<IdentityInfo>;
+    /// Unlocks a device; answers what it is then.
+    async fn unlock(options: CallOptions, request: Unlock) -> Outcome<DeviceInfo>;
 }

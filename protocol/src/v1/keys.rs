@@ -125,6 +125,9 @@ pub struct IdentityInfo {
     pub device: String,
     /// How it is kept.
     pub tier: Tier,
+    /// The keys before it that still sign, the oldest first: at most
+    /// [`MAX_RETIRING`](crate::limits::MAX_RETIRING).
+    pub retiring: Vec<KeyInfo>,
 }
 
 /// What a key is known to be for.
@@ -147,6 +150,9 @@ pub enum KeyState {
     Active,
     /// Not needed by any record: destroyed when the grace is over.
     Idle,
+    /// A signature key whose identity has a newer one: it still signs, and is
+    /// destroyed at its end.
+    Retiring,
     /// Known to the registry, not shown by its device.
     Missing,
     /// Gone for good.
@@ -169,6 +175,7 @@ impl std::fmt::Display for KeyState {
         f.pad(match self {
             Self::Active => "active",
             Self::Idle => "idle",
+            Self::Retiring => "retiring",
             Self::Missing => "missing",
             Self::Destroyed => "destroyed",
         })
@@ -194,4 +201,10 @@ pub struct KeyInfo {
     pub tier: Tier,
     /// When it was made, in seconds since 1970.
     pub created: u64,
+    /// When a retiring key ends at the earliest, in seconds since 1970: time in
+    /// which the daemon does not run does not count.
+    pub ends: Option<u64>,
+    /// Was it on its device before mlskeyd was? Then its end here leaves the
+    /// device's own object alone.
+    pub adopted: bool,
 }

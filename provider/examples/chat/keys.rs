@@ -4,7 +4,7 @@
 //! signer, which is all of the difference between the two halves of this file;
 //! and it may show what `explain` and `status` tell.
 
-use std::cell::OnceCell;
+use std::cell::{RefCell, RefMut};
 use std::path::PathBuf;
 
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider, CustodySigner};
@@ -25,8 +25,15 @@ pub(crate) trait Keys {
 
     fn provider(&self) -> &Self::Provider;
 
-    /// The participant's signer and credential; made when first asked for.
+    /// The participant's signer and credential, for what is new; made when first
+    /// asked for.
     fn identity(&self) -> Result<(Self::Signer, CredentialWithKey)>;
+
+    /// The participant's signer with the key that the group knows.
+    fn signer_for(&self, group: &MlsGroup) -> Result<Self::Signer>;
+
+    /// A new signer and credential, if the group is to get to know another key.
+    fn rotation(&self, group: &MlsGroup) -> Result<Option<(Self::Signer, CredentialWithKey)>>;
 
     /// Does `work` in a transaction of the database: all of it, or nothing.
     fn in_transaction<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T>;
@@ -48,7 +55,8 @@ pub(crate) struct Custody<'a> {
     suite: Ciphersuite,
     connection: &'a Connection,
     provider: CustodyProvider<MlsStorage<'a>>,
-    identity: OnceCell<CustodyIdentity>,
+    /// Made when it is first needed.
+    identity: RefCell<Option<CustodyIdentity>>,
 }
 
 impl<'a> Custody<'a> {
@@ -72,8 +80,22 @@ impl<'a> Custody<'a> {
             suite,
             connection,
             provider,
-            identity: OnceCell::new(),
+            identity: RefCell::default(),
         })
+    }
+}
+
+impl Custody<'_> {
+    fn custody_identity(&self) -> Result<RefMut<'_, CustodyIdentity>> {
+        let mut known = self.identity.borrow_mut();
+        if known.is_none() {
+            let scheme = self.suite.signature_algorithm();
+            let made = self
+                .provider
+                .create_identity(&self.name, &credential(&self.name), scheme);
+            *known = Some(made.readable()?);
+        }
+        RefMut::filter_map(known, Option::as_mut).map_err(|_| "no identity".to_owned())
     }
 }
 
@@ -86,20 +108,25 @@ impl<'a> Keys for Custody<'a> {
     }
 
     fn identity(&self) -> Result<(CustodySigner, CredentialWithKey)> {
-        let identity = if let Some(identity) = self.identity.get() {
-            identity
-        } else {
-            let scheme = self.suite.signature_algorithm();
-            let made = self
-                .provider
-                .create_identity(&self.name, &credential(&self.name), scheme)
-                .readable()?;
-            self.identity.get_or_init(|| made)
-        };
+        let identity = self.custody_identity()?;
         Ok((
             identity.signer(),
             identity.credential_with_key().readable()?,
         ))
+    }
+
+    fn signer_for(&self, group: &MlsGroup) -> Result<CustodySigner> {
+        self.custody_identity()?.signer_for(group).readable()
+    }
+
+    fn rotation(&self, group: &MlsGroup) -> Result<Option<(CustodySigner, CredentialWithKey)>> {
+        // An administrator may have given the identity another key meanwhile.
+        let mut identity = self.custody_identity()?;
+        identity.refresh().readable()?;
+        let new = identity.credential_with_key().readable()?;
+        let leaf = group.own_leaf_node().map(|leaf| leaf.signature_key());
+        let is_known = leaf == Some(&new.signature_key);
+        Ok((!is_known).then(|| (identity.signer(), new)))
     }
 
     fn in_transaction<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -213,6 +240,14 @@ impl<'a> Keys for Stock<'a> {
                 signature_key,
             },
         ))
+    }
+
+    fn signer_for(&self, _: &MlsGroup) -> Result<SignatureKeyPair> {
+        self.identity().map(|(signer, _)| signer)
+    }
+
+    fn rotation(&self, _: &MlsGroup) -> Result<Option<(SignatureKeyPair, CredentialWithKey)>> {
+        Ok(None)
     }
 
     fn in_transaction<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -110,12 +110,13 @@ impl<'a, K: Keys> Participant<'a, K> {
         })
     }
 
-    /// Replaces the own leaf key.
+    /// Replaces the own leaf key, and the signature key if there is another one.
     pub(crate) fn update(&self, name: &str) -> Result<()> {
         self.commit(name, &[], |_, builder| Ok(builder.force_self_update(true)))
     }
 
-    /// Makes a commit of what `build` adds to it and of all pending proposals.
+    /// Makes a commit of what `build` adds to it and of all pending proposals, and
+    /// of the new signature key if there is one.
     fn commit(
         &self,
         name: &str,
@@ -126,21 +127,30 @@ impl<'a, K: Keys> Participant<'a, K> {
         ) -> Result<CommitBuilder<'g, Initial>>,
     ) -> Result<()> {
         self.deliver()?;
-        let (signer, _) = self.keys.identity()?;
         self.keys.in_transaction(|| {
             let provider = self.keys.provider();
             let mut group = self.load(name)?;
+            let rotation = self.keys.rotation(&group)?;
+            let signer = self.keys.signer_for(&group)?;
             let members: Vec<Member> = group.members().collect();
             let (epoch, to) = (group.epoch().as_u64(), self.others(&group));
-            let bundle = build(&members, group.commit_builder())?
+            let builder = build(&members, group.commit_builder())?
                 .load_psks(provider.storage())
                 .readable()?
                 .create_group_info(true)
-                .use_ratchet_tree_extension(true)
-                .build(provider.rand(), provider.crypto(), &signer, |_| true)
-                .readable()?
-                .stage_commit(provider)
-                .readable()?;
+                .use_ratchet_tree_extension(true);
+            let (rand, crypto) = (provider.rand(), provider.crypto());
+            let built = match rotation {
+                Some((new, credential_with_key)) => {
+                    let new = NewSignerBundle {
+                        signer: &new,
+                        credential_with_key,
+                    };
+                    builder.build_with_new_signer(rand, crypto, &signer, new, |_| true)
+                }
+                None => builder.build(rand, crypto, &signer, |_| true),
+            };
+            let bundle = built.readable()?.stage_commit(provider).readable()?;
             self.post_commit(name, epoch, to, welcome_to, bundle, false)
         })?;
         self.deliver()
@@ -197,9 +207,9 @@ impl<'a, K: Keys> Participant<'a, K> {
         make: impl FnOnce(&mut MlsGroup, &K::Signer) -> Result<MlsMessageOut>,
     ) -> Result<()> {
         self.deliver()?;
-        let (signer, _) = self.keys.identity()?;
         self.keys.in_transaction(|| {
             let mut group = self.load(name)?;
+            let signer = self.keys.signer_for(&group)?;
             let message = make(&mut group, &signer)?;
             self.store.post(&Submission {
                 message: Some((self.others(&group), encode(&message)?)),

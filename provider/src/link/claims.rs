@@ -37,7 +37,8 @@ fn trouble(error: ProviderError) -> Trouble {
         | ProviderError::MadeInSoftware(_)
         | ProviderError::OperationUnsupported(_)
         | ProviderError::CredentialUnsupported
-        | ProviderError::NoIdentity(_) => Trouble::Never,
+        | ProviderError::NoIdentity(_)
+        | ProviderError::NoKeyOfLeaf(_) => Trouble::Never,
     }
 }
 

@@ -227,6 +227,13 @@ impl Link {
         self.told(Operation::Request, None, identities)
     }
 
+    pub(crate) fn identity(&self, name: &str) -> Result<IdentityInfo, ProviderError> {
+        let mut identities = self.identities()?.into_iter();
+        identities
+            .find(|info| info.name == name)
+            .ok_or_else(|| ProviderError::NoIdentity(name.to_owned()))
+    }
+
     pub(crate) fn prepare(&self, identity: &str) -> Result<(), ProviderError> {
         let prepared = self.door.prepare(self.terms, identity);
         self.told(Operation::Request, None, prepared)

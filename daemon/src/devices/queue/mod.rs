@@ -218,13 +218,12 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
         self.info()
     }
 
-    /// Waits until the device is not locked, at the longest until the deadline.
-    pub async fn unlocked(&self, deadline: Instant) -> Arc<DeviceInfo> {
+    /// Waits while the device is locked.
+    pub async fn unlocked(&self) {
         let mut look = self.shared.look.subscribe();
         let unlocked = look.wait_for(|look| look.info.state != DeviceState::Locked);
-        // If nobody unlocked it, the state says so.
-        let _ = tokio::time::timeout_at(deadline.into(), unlocked).await;
-        self.info()
+        // The sender lives as long as this handle.
+        let _ = unlocked.await;
     }
 
     /// Rings `bell` from now on when the device becomes ready. Only the first

@@ -37,6 +37,7 @@ pub(in crate::store) fn destroyable(
             tx.ago(settings.max_unclaimed_age),
         ),
         ("expired <= ?1", tx.ago(settings.grace)),
+        ("ends <= ?1", Some(column(tx.now.observed))),
     ];
     let mut due = Vec::new();
     for (condition, until) in sets {
@@ -56,6 +57,9 @@ pub(in crate::store) fn destroyable(
 /// Has the key's time come? Judged on what verifies, never on a column.
 pub(in crate::store) fn is_due(tx: &Tx<'_>, key: &KeyRecord) -> Result<bool, StoreError> {
     let settings = tx.settings;
+    if let Some(ends) = key.ends {
+        return Ok(ends <= tx.now.observed);
+    }
     if let (Binding::Init { not_after, .. }, Some(since)) = (&key.binding, key.expired_since)
         && *not_after < tx.now.wall
         && tx.has_passed(since, settings.grace)
@@ -146,6 +150,7 @@ pub(in crate::store) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>, StoreE
     let at_once = "SELECT 0 FROM keys WHERE wait = 1 AND run < ?1 LIMIT 1";
     let ending = "SELECT min(ending) FROM storages WHERE ending IS NOT NULL";
     let expired = "SELECT min(expired) FROM keys WHERE expired IS NOT NULL";
+    let ends = "SELECT min(ends) FROM keys WHERE ends IS NOT NULL";
     let expiry = "SELECT min(not_after) FROM keys WHERE not_after IS NOT NULL AND expired IS NULL";
     let times = [
         rows::minimum(tx, at_once, [run])?,
@@ -156,6 +161,7 @@ pub(in crate::store) fn next_due(tx: &Tx<'_>) -> Result<Option<Duration>, StoreE
         rows::minimum(tx, ending, [])?
             .map(|since| since.saturating_add(seconds(settings.orphan_grace))),
         rows::minimum(tx, expired, [])?.map(|since| since.saturating_add(seconds(settings.grace))),
+        rows::minimum(tx, ends, [])?,
         // By the wall clock, and one second later: it has to be over.
         rows::minimum(tx, expiry, [])?.map(|end| {
             let left = end.saturating_add(1).saturating_sub(tx.now.wall);

@@ -499,7 +499,7 @@ async fn a_welcome_that_was_opened_marks_its_key_package_joined() {
         panic!("{init_key:?}")
     };
     assert_eq!(consumed_by.as_ref(), Some(&group(7)));
-    assert_eq!(init_key.info().state, KeyState::Idle);
+    assert_eq!(init_key.shown_state(), KeyState::Idle);
     let leaf_key = bench.store.key(leaf).await.unwrap().unwrap();
     assert!(
         leaf_key.is_active() && !leaf_key.is_idle(),

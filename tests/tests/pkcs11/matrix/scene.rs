@@ -116,7 +116,6 @@ impl Scene {
         }
         // What was stuck is tried again, and one connection may have been lost.
         while self.sweep() != Some(0) {}
-        self.sweep();
     }
 
     /// What the token has at the end.
@@ -172,12 +171,12 @@ impl Scene {
     }
 
     /// Destroys what is due; answers how many keys. `None`: the token is in
-    /// trouble.
+    /// trouble, or was when it was to let go of something.
     fn sweep(&self) -> Option<u64> {
         match self.admin.sweep(&Call::default()) {
             Ok(swept) => {
                 assert_eq!(swept.waiting, 0);
-                Some(swept.destroyed)
+                (swept.stuck == 0).then_some(swept.destroyed)
             }
             Err(CallError::Failure(failure)) => {
                 assert!(is_of_device(&failure), "{failure:?}");

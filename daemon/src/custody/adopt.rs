@@ -1,0 +1,93 @@
+//! Making an identity of a signature key that is on a device already.
+//!
+//! The key is journalled and made visible as any other. Nothing on the device is
+//! made or changed, and at the key's end here nothing is destroyed there.
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::v1::{
+    AdoptIdentity, Algorithm, Failure, FailureCode, IdentityInfo, Owner, Tier,
+};
+
+use super::generate::{Place, check_name};
+use super::identities::check_credential;
+use super::lifecycle::Order;
+use super::subject::Subject;
+use super::{Call, Request, Session, failure};
+use crate::store::{IdentityRecord, StoreError};
+
+impl Request for AdoptIdentity {
+    type Reply = IdentityInfo;
+    type Read = Place;
+    const ACTION: Action = Action::AdoptIdentity;
+    const LEAVES_TRACES: bool = true;
+
+    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Place, Failure> {
+        check_name("an identity's name", &self.name)?;
+        check_name("an app's name", &self.owner.app)?;
+        check_name("a device's name", &self.device)?;
+        check_name("a key's label", &self.label)?;
+        check_credential(&self.credential)?;
+        subject.identity = Some(self.name.clone());
+        let custody = session.custody();
+        custody.devices.get(&self.device)?;
+        subject.device = Some(self.device.clone());
+        let known = custody.registry.identity(&self.owner, &self.name).await;
+        if known.map_err(failure::of_store)?.is_some() {
+            return Err(taken(&self.owner, &self.name));
+        }
+        Ok(Place {
+            device: self.device.clone(),
+            // Until the device has said how it keeps the key, no promise is made.
+            tier: Tier::Software,
+        })
+    }
+
+    async fn perform(
+        self,
+        place: Place,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> Result<IdentityInfo, Failure> {
+        let order = Order {
+            owner: &self.owner,
+            algorithm: Algorithm::Signature(self.scheme),
+            place: &place,
+            identity: Some(&self.name),
+        };
+        let adopted = session
+            .adopt_key(&order, self.scheme, self.label, call)
+            .await?;
+        subject.made = Some(adopted.id);
+        let record = IdentityRecord {
+            owner: self.owner,
+            name: self.name,
+            credential: self.credential,
+            scheme: self.scheme,
+            key: adopted.id,
+            retiring: Vec::new(),
+        };
+        let custody = session.custody();
+        let finished = custody.finish_identity(record, adopted).await;
+        finished.map_err(|error| match error {
+            StoreError::Conflict(_) => in_use(),
+            error => failure::of_store(error),
+        })
+    }
+}
+
+fn taken(owner: &Owner, name: &str) -> Failure {
+    Failure::new(
+        FailureCode::Conflict,
+        format!("{owner} has an identity {name:?} already"),
+        "choose another name, or give that one a new key: `mlskeyctl identities rotate`",
+    )
+}
+
+fn in_use() -> Failure {
+    Failure::new(
+        FailureCode::Conflict,
+        "the key, or the identity's name, is in use already",
+        "see `mlskeyctl identities`: a key serves one identity of one owner",
+    )
+}

@@ -1,0 +1,562 @@
+//! What administrators do to identities and devices, on the one path, with
+//! devices that a test can lock, take away, and put keys on beforehand.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mlskeyd_policies::Settings as PolicySettings;
+use mlskeyd_protocol::limits::{MAX_GRACE, MAX_PIN, MAX_RETIRING};
+use mlskeyd_protocol::server::Reporter;
+use mlskeyd_protocol::v1::{
+    AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState, IdentityInfo,
+    Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity, SecretBytes,
+    SignatureScheme, Tier, Unlock,
+};
+use secrecy::SecretBox;
+
+use super::*;
+use crate::audit;
+use crate::devices::queue::{DeviceThreads, Limits};
+use crate::devices::software::{SoftwareDevice, Start};
+use crate::devices::{
+    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, GenerationId, KeyBlob,
+    StoredKey, Support,
+};
+use crate::store::{self, SystemClock, TimeSource};
+use crate::store_key::StoreKey;
+
+const PIN: &[u8] = b"a PIN of a person";
+const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
+
+/// A token: hardware with two keys of somebody else's on it, and a PIN.
+struct Token {
+    info: Arc<DeviceInfo>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+/// What a token was asked for.
+#[derive(Default)]
+struct Seen {
+    pins: Vec<Vec<u8>>,
+    destroyed: Vec<GenerationId>,
+    /// Was it pulled out?
+    away: bool,
+}
+
+impl Token {
+    fn new(name: &str, state: DeviceState, seen: &Arc<Mutex<Seen>>) -> Self {
+        Self {
+            info: Arc::new(DeviceInfo {
+                name: name.to_owned(),
+                kind: "stub",
+                state,
+                reason: format!("it is {state}"),
+                support: vec![Support {
+                    algorithm: ED25519,
+                    tiers: vec![Tier::Hardware],
+                    why_no_other: String::new(),
+                }],
+            }),
+            seen: Arc::clone(seen),
+        }
+    }
+}
+
+impl Device for Token {
+    fn info(&self) -> Arc<DeviceInfo> {
+        if !self.seen.lock().unwrap().away {
+            return Arc::clone(&self.info);
+        }
+        Arc::new(DeviceInfo {
+            state: DeviceState::Absent,
+            ..DeviceInfo::clone(&self.info)
+        })
+    }
+
+    fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
+        Some(self)
+    }
+
+    fn unlocker(&mut self) -> Option<&mut dyn devices::Unlock> {
+        Some(self)
+    }
+
+    fn adopter(&mut self) -> Option<&mut dyn Adopt> {
+        Some(self)
+    }
+}
+
+impl Destroy for Token {
+    fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.seen.lock().unwrap().destroyed.push(id);
+        Ok(())
+    }
+}
+
+impl devices::Unlock for Token {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+        self.seen.lock().unwrap().pins.push(pin.expose().to_vec());
+        if pin.expose() != PIN || !last_try {
+            let reason = "the PIN is wrong, or this is the last try".to_owned();
+            return Err(DeviceError::Locked { reason });
+        }
+        self.info = Arc::new(DeviceInfo {
+            state: DeviceState::Ready,
+            reason: String::new(),
+            ..DeviceInfo::clone(&self.info)
+        });
+        Ok(())
+    }
+}
+
+impl Adopt for Token {
+    fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError> {
+        if !["first", "second"].contains(&request.label.as_str()) {
+            return Err(DeviceError::NotAdopted {
+                label: request.label.clone(),
+                reason: "there is no such key".to_owned(),
+            });
+        }
+        Ok(StoredKey {
+            id: request.id,
+            algorithm: Algorithm::Signature(request.scheme),
+            tier: Tier::Hardware,
+            generation: request.generation,
+            public: format!("the public half of {}", request.label).into_bytes(),
+            blob: KeyBlob::new(request.label.clone().into_bytes()),
+        })
+    }
+}
+
+/// The system's clocks, set forward.
+#[derive(Default)]
+struct TestClock(AtomicU64);
+
+impl TimeSource for TestClock {
+    fn boottime(&self) -> Duration {
+        SystemClock.boottime() + Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> u64 {
+        SystemClock.wall()
+    }
+}
+
+/// Custody over the devices `software` (the default), `token`, `locked` and
+/// `gone`.
+struct Bench {
+    custody: Arc<Custody>,
+    clock: Arc<TestClock>,
+    seen: Arc<Mutex<Seen>>,
+    _threads: Vec<DeviceThreads<Owner>>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let clock = Arc::new(TestClock::default());
+        let registry = Registry::open_with_clock(
+            &state,
+            &[1; 32],
+            store::Settings::default(),
+            Arc::clone(&clock) as _,
+        );
+        let (audit, _) = AuditLog::open(&state).unwrap();
+        let seen = Arc::default();
+        let key = StoreKey::new(SecretBox::new(Box::new([2; 32])));
+        let software = state.join("software");
+        let software =
+            SoftwareDevice::open("software", &software, &key, Start::CreateIfAbsent).unwrap();
+        let devices: [Box<dyn Device>; 4] = [
+            Box::new(software),
+            Box::new(Token::new("token", DeviceState::Ready, &seen)),
+            Box::new(Token::new("locked", DeviceState::Locked, &seen)),
+            Box::new(Token::new("gone", DeviceState::Absent, &seen)),
+        ];
+        let limits = Limits {
+            per_owner: 8,
+            total: 8,
+        };
+        let (mut threads, mut handles) = (Vec::new(), BTreeMap::new());
+        for device in devices {
+            let name = device.info().name.clone();
+            let thread = DeviceThreads::spawn(device, limits).unwrap();
+            handles.insert(name, thread.handle());
+            threads.push(thread);
+        }
+        let policy = Policy::builtin(PolicySettings {
+            allow_leave: false,
+            daemon_uid: 77,
+        });
+        let settings = Settings {
+            generation_age: 86_400,
+            rotation_grace: 1_000,
+        };
+        let devices = Devices::new(handles, "software".to_owned());
+        Self {
+            custody: Custody::new(registry.unwrap(), devices, policy, audit, settings),
+            clock,
+            seen,
+            _threads: threads,
+            dir,
+        }
+    }
+
+    /// As root.
+    async fn serve<R: Request>(&self, request: R) -> Result<R::Reply, Failure> {
+        self.serve_for(0, request).await
+    }
+
+    async fn serve_for<R: Request>(&self, uid: u32, request: R) -> Result<R::Reply, Failure> {
+        let (reporter, _reports) = Reporter::channel();
+        let call = Call {
+            options: CallOptions {
+                interaction: Interaction::Never,
+                priority: Priority::Interactive,
+                token: 1,
+            },
+            deadline: Instant::now() + Duration::from_secs(60),
+            progress: reporter.for_call(1),
+        };
+        let session = self.custody.connect(Caller::new(uid, None));
+        session.serve(call, request).await
+    }
+
+    async fn keys(&self) -> Vec<OwnedKey> {
+        let query = KeyQuery {
+            after: None,
+            destroyed: true,
+        };
+        self.serve(AllKeys(query)).await.unwrap()
+    }
+
+    async fn key(&self, id: KeyId) -> OwnedKey {
+        let mut keys = self.keys().await;
+        keys.retain(|key| key.key.id == id);
+        keys.pop().unwrap()
+    }
+
+    /// Nothing is left half done.
+    async fn assert_finished(&self) {
+        let pending = self.custody.registry.pending().await.unwrap();
+        assert_eq!(pending, store::Pending::default());
+    }
+
+    fn records(&self) -> Vec<audit::Record> {
+        let log = self.dir.path().join("state").join(audit::FILE_NAME);
+        let entries = audit::Entries::open(&log).unwrap();
+        entries.map(|entry| entry.unwrap().record).collect()
+    }
+
+    /// The last record of an action.
+    fn record(&self, action: &str) -> audit::Record {
+        let mut records = self.records();
+        records.retain(|record| record.action == action);
+        records.pop().unwrap_or_else(|| panic!("no {action}"))
+    }
+}
+
+fn alice() -> Owner {
+    Owner {
+        uid: 1000,
+        app: "chat".to_owned(),
+    }
+}
+
+fn adoption(name: &str, label: &str) -> AdoptIdentity {
+    AdoptIdentity {
+        owner: alice(),
+        name: name.to_owned(),
+        credential: Credential::Basic(Bytes::from(name.as_bytes())),
+        scheme: SignatureScheme::Ed25519,
+        device: "token".to_owned(),
+        label: label.to_owned(),
+    }
+}
+
+fn rotation(device: Option<&str>, tier: Option<Tier>) -> RotateIdentity {
+    RotateIdentity {
+        owner: alice(),
+        name: "alice".to_owned(),
+        placement: Placement {
+            device: device.map(str::to_owned),
+            tier,
+        },
+        grace: None,
+    }
+}
+
+fn to_software() -> RotateIdentity {
+    rotation(Some("software"), Some(Tier::Software))
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, Failure>) -> FailureCode {
+    result.unwrap_err().code
+}
+
+#[tokio::test]
+async fn an_adopted_key_signs_for_its_identity_and_its_device_keeps_it() {
+    let bench = Bench::new();
+    let adopted = bench.serve(adoption("alice", "first")).await.unwrap();
+    assert_eq!(adopted.tier, Tier::Hardware);
+    assert_eq!(adopted.public_key.0, b"the public half of first");
+    let listed = bench.key(adopted.key).await;
+    assert!(listed.key.adopted && listed.owner == alice());
+    assert_eq!(bench.record("AdoptIdentity").key, Some(adopted.key));
+
+    let now = bench
+        .serve(RotateIdentity {
+            grace: Some(0),
+            ..to_software()
+        })
+        .await
+        .unwrap();
+    assert!(!bench.key(now.key).await.key.adopted);
+    assert_eq!(bench.serve(Sweep).await.unwrap().destroyed, 1);
+    let gone = bench.key(adopted.key).await.key;
+    assert_eq!(gone.state, KeyState::Destroyed);
+    let record = bench.record("Destroy");
+    assert_eq!(record.key, Some(adopted.key));
+    let AuditOutcome::Noted { note } = record.outcome else {
+        panic!("no note")
+    };
+    assert!(note.contains("stays on its device"), "{note}");
+    // A name that the device knows nothing under.
+    assert_eq!(bench.seen.lock().unwrap().destroyed.len(), 1);
+    bench.assert_finished().await;
+
+    // What was forgotten can be adopted again.
+    let again = bench.serve(adoption("carol", "first")).await.unwrap();
+    assert_eq!(bench.key(again.key).await.key.state, KeyState::Active);
+}
+
+#[tokio::test]
+async fn a_key_is_adopted_for_one_identity_of_one_owner() {
+    let bench = Bench::new();
+    bench.serve(adoption("alice", "first")).await.unwrap();
+    let bob = Owner {
+        uid: 1001,
+        ..alice()
+    };
+    let refusals = [
+        (adoption("alice", "second"), FailureCode::Conflict),
+        (adoption("carol", "first"), FailureCode::Conflict),
+        (adoption("carol", "third"), FailureCode::BadRequest),
+        (
+            AdoptIdentity {
+                owner: bob.clone(),
+                ..adoption("bob", "first")
+            },
+            FailureCode::Conflict,
+        ),
+        (
+            AdoptIdentity {
+                device: "software".to_owned(),
+                ..adoption("carol", "second")
+            },
+            FailureCode::Unsupported,
+        ),
+        (
+            AdoptIdentity {
+                device: "gone".to_owned(),
+                ..adoption("carol", "second")
+            },
+            FailureCode::DeviceAbsent,
+        ),
+    ];
+    for (request, expected) in refusals {
+        let refused = bench.serve(request.clone()).await;
+        assert_eq!(code(refused), expected, "{request:?}");
+    }
+    bench.assert_finished().await;
+    assert_eq!(bench.keys().await.len(), 1);
+    // Before the device is asked.
+    for (request, text) in [
+        (adoption("alice", "second"), "has an identity"),
+        (adoption("carol", "\n"), "a key's label has to be"),
+    ] {
+        let refused = bench.serve(request).await.unwrap_err();
+        assert!(refused.message.contains(text), "{refused}");
+    }
+    let request = AdoptIdentity {
+        owner: bob,
+        ..adoption("alice", "second")
+    };
+    bench.serve(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_whose_device_is_gone_gets_a_key_on_another_one() {
+    let bench = Bench::new();
+    let old = bench.serve(adoption("alice", "first")).await.unwrap();
+    bench.seen.lock().unwrap().away = true;
+    let token = bench.custody.devices.run_own("token", |_| Ok(())).await;
+    token.unwrap();
+    let stays = bench.serve(rotation(None, None)).await.unwrap_err();
+    assert_eq!(stays.code, FailureCode::DeviceAbsent);
+    assert!(stays.advice.contains("--device"), "{stays}");
+
+    let lower = bench.serve(rotation(Some("software"), None)).await;
+    let lower = lower.unwrap_err();
+    assert_eq!(lower.code, FailureCode::Unsupported);
+    assert!(lower.advice.contains("--tier software"), "{lower}");
+    let new = bench.serve(to_software()).await.unwrap();
+    assert_ne!(new.key, old.key);
+    assert_eq!(new.credential, old.credential);
+    assert_eq!(new.retiring.len(), 1);
+    assert_eq!(new.retiring[0].id, old.key);
+}
+
+#[tokio::test]
+async fn so_many_keys_retire_at_a_time_and_no_more() {
+    let bench = Bench::new();
+    bench.serve(adoption("alice", "first")).await.unwrap();
+    let mut info: Option<IdentityInfo> = None;
+    for n in 1..=MAX_RETIRING {
+        let rotated = bench.serve(to_software()).await.unwrap();
+        assert_eq!(rotated.retiring.len(), n);
+        info = Some(rotated);
+    }
+    let full = bench.serve(to_software()).await.unwrap_err();
+    assert_eq!(full.code, FailureCode::LimitReached);
+    assert!(full.advice.contains("mlskeyctl identities"), "{full}");
+    bench.assert_finished().await;
+
+    bench.clock.0.fetch_add(1_001, Ordering::SeqCst);
+    let swept = bench.serve(Sweep).await.unwrap();
+    assert_eq!(swept.destroyed, u64::try_from(MAX_RETIRING).unwrap());
+    let rotated = bench.serve(to_software()).await.unwrap();
+    assert_eq!(rotated.retiring.len(), 1);
+    assert_eq!(rotated.retiring[0].id, info.unwrap().key);
+    let retired = bench.record("Retire");
+    assert_eq!(retired.key, Some(rotated.retiring[0].id));
+    assert_eq!(bench.record("RotateIdentity").key, Some(rotated.key));
+}
+
+#[tokio::test]
+async fn a_rotation_that_cannot_be_leaves_all_as_it_was() {
+    let bench = Bench::new();
+    let before = bench.serve(adoption("alice", "first")).await.unwrap();
+    let certified = AdoptIdentity {
+        credential: Credential::X509(vec![Bytes::from(b"a certificate".as_slice())]),
+        ..adoption("certified", "second")
+    };
+    bench.serve(certified).await.unwrap();
+    for (request, expected) in [
+        (
+            RotateIdentity {
+                name: "certified".to_owned(),
+                ..to_software()
+            },
+            FailureCode::BadRequest,
+        ),
+        (
+            RotateIdentity {
+                name: "nobody".to_owned(),
+                ..to_software()
+            },
+            FailureCode::NotFound,
+        ),
+        (
+            RotateIdentity {
+                grace: Some(MAX_GRACE + 1),
+                ..to_software()
+            },
+            FailureCode::BadRequest,
+        ),
+        (rotation(Some("gone"), None), FailureCode::DeviceAbsent),
+        (
+            rotation(Some("locked"), None),
+            FailureCode::InteractionRequired,
+        ),
+        // The stub makes no keys.
+        (rotation(None, None), FailureCode::Unsupported),
+    ] {
+        let refused = bench.serve(request.clone()).await;
+        assert_eq!(code(refused), expected, "{request:?}");
+    }
+    bench.assert_finished().await;
+    let all = bench.serve(AllIdentities).await.unwrap();
+    assert_eq!(all[0].identity, before);
+}
+
+#[tokio::test]
+async fn two_rotations_at_once_make_one_key_after_the_other_or_one() {
+    let bench = Bench::new();
+    bench.serve(adoption("alice", "first")).await.unwrap();
+    let (one, other) = tokio::join!(bench.serve(to_software()), bench.serve(to_software()));
+    let served = [&one, &other].iter().filter(|r| r.is_ok()).count();
+    for refused in [one, other].into_iter().filter_map(Result::err) {
+        assert_eq!(refused.code, FailureCode::Conflict);
+    }
+    bench.assert_finished().await;
+    let all = bench.serve(AllIdentities).await.unwrap();
+    assert_eq!(all[0].identity.retiring.len(), served);
+}
+
+#[tokio::test]
+async fn who_unlocks_a_device_is_on_record_and_the_pin_is_not() {
+    let bench = Bench::new();
+    let unlock = |pin: &[u8], last_try| {
+        bench.serve(Unlock {
+            device: "locked".to_owned(),
+            pin: SecretBytes::new(pin.to_vec()),
+            last_try,
+        })
+    };
+    // Out of bounds: the device sees nothing of it.
+    for wrong in [vec![], vec![b'7'; MAX_PIN + 1]] {
+        assert_eq!(code(unlock(&wrong, false).await), FailureCode::BadRequest);
+    }
+    assert_eq!(bench.seen.lock().unwrap().pins.len(), 0);
+    assert_eq!(code(unlock(PIN, false).await), FailureCode::DeviceLocked);
+    let failed = bench.record("UnlockDevice");
+    assert!(failed.is_refusal() && failed.device.as_deref() == Some("locked"));
+    // The same at another device is a record of its own.
+    let elsewhere = Unlock {
+        device: "token".to_owned(),
+        pin: SecretBytes::new(b"another".to_vec()),
+        last_try: true,
+    };
+    assert_eq!(
+        code(bench.serve(elsewhere).await),
+        FailureCode::DeviceLocked
+    );
+    let failed = bench.record("UnlockDevice");
+    assert_eq!(failed.device.as_deref(), Some("token"));
+    let info = unlock(PIN, true).await.unwrap();
+    assert_eq!((info.state, info.detail), (DeviceState::Ready, None));
+    let served = bench.record("UnlockDevice");
+    assert_eq!(served.device.as_deref(), Some("locked"));
+    assert_eq!(served.caller.unwrap().owner.uid, 0);
+    // Each PIN was tried once.
+    assert_eq!(bench.seen.lock().unwrap().pins, [PIN, b"another", PIN]);
+
+    let log = std::fs::read(bench.dir.path().join("state").join(audit::FILE_NAME)).unwrap();
+    assert!(!log.windows(PIN.len()).any(|window| window == PIN));
+}
+
+#[tokio::test]
+async fn each_of_these_is_an_administrators() {
+    let bench = Bench::new();
+    bench.serve(adoption("alice", "first")).await.unwrap();
+    let unlock = Unlock {
+        device: "locked".to_owned(),
+        pin: SecretBytes::new(PIN.to_vec()),
+        last_try: true,
+    };
+    let alice = alice().uid;
+    for refused in [
+        code(bench.serve_for(alice, adoption("mallory", "second")).await),
+        code(bench.serve_for(alice, to_software()).await),
+        code(bench.serve_for(alice, unlock).await),
+    ] {
+        assert_eq!(refused, FailureCode::Denied);
+    }
+    assert_eq!(bench.seen.lock().unwrap().pins.len(), 0);
+    assert_eq!(bench.keys().await.len(), 1);
+}

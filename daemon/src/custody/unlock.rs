@@ -1,0 +1,52 @@
+//! Unlocking a device by a person's PIN. Who did it goes on record, and the PIN
+//! nowhere.
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::limits::MAX_PIN;
+use mlskeyd_protocol::v1::{DeviceInfo, Failure, Unlock};
+
+use super::generate::check_name;
+use super::subject::Subject;
+use super::{Call, Request, Session, failure};
+use crate::devices::DeviceError;
+
+impl Request for Unlock {
+    type Reply = DeviceInfo;
+    type Read = ();
+    const ACTION: Action = Action::UnlockDevice;
+    const LEAVES_TRACES: bool = true;
+
+    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<(), Failure> {
+        check_name("a device's name", &self.device)?;
+        session.custody().devices.get(&self.device)?;
+        subject.device = Some(self.device.clone());
+        let length = self.pin.expose().len();
+        if length == 0 || length > MAX_PIN {
+            return Err(failure::too_much("the PIN", MAX_PIN));
+        }
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        call: &Call,
+        _: &mut Subject,
+    ) -> Result<DeviceInfo, Failure> {
+        let Self {
+            device: name,
+            pin,
+            last_try,
+        } = self;
+        let custody = session.custody();
+        let unlock = move |device: &mut dyn crate::devices::Device| {
+            let unlocker = device
+                .unlocker()
+                .ok_or(DeviceError::CannotDo("be unlocked"))?;
+            unlocker.unlock(&pin, last_try)
+        };
+        let info = custody.devices.unlock(&name, call.deadline, unlock).await?;
+        Ok(custody.device_info(&info))
+    }
+}
