@@ -14,7 +14,7 @@ use mlskeyd_policies::{Policy, Settings as PolicySettings};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-pub use harden::{harden, raise_file_limit};
+pub use harden::{harden, lock_memory, raise_file_limit};
 
 use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
 use crate::config::Config;

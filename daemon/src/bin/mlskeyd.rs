@@ -88,6 +88,13 @@ fn run(config: Config, notify_stdout: bool) -> Result<(), StartError> {
         // Not all sandboxes allow it, and keys are no safer if nobody can start.
         tracing::warn!(%error, "core dumps of this process could not be turned off");
     }
+    match daemon::lock_memory() {
+        Ok(true) => {}
+        Ok(false) => tracing::info!(
+            "memory is not locked, so keys in use may be swapped out: LimitMEMLOCK=infinity allows it"
+        ),
+        Err(error) => tracing::warn!(%error, "memory could not be locked"),
+    }
     if let Err(error) = daemon::raise_file_limit() {
         tracing::warn!(%error, "the limit of open files, and so of connections, stays as it is");
     }

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+
+use crate::daemon;
 
 /// Most open files: a connection to the daemon for each session, and what the
 /// module opens.
@@ -32,25 +33,8 @@ pub(super) fn confine() -> io::Result<()> {
             maximum: Some(files),
         },
     )?;
-    lock_memory()?;
-    // Last: locking memory may have needed one.
+    // The PIN is in it, and what the module makes of that.
+    daemon::lock_memory()?;
+    // Last: what comes before may have needed one.
     Ok(set_capabilities(None, none)?)
-}
-
-/// Keeps the PIN, and what the module makes of it, out of the swap, if the system
-/// lets the whole process lock its memory (RLIMIT_MEMLOCK). Less than the whole
-/// could make the module fail when it asks for more.
-fn lock_memory() -> io::Result<()> {
-    if getrlimit(Resource::Memlock).maximum.is_some() {
-        return Ok(());
-    }
-    setrlimit(
-        Resource::Memlock,
-        Rlimit {
-            current: None,
-            maximum: None,
-        },
-    )?;
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
-    Ok(())
 }
