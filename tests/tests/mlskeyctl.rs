@@ -62,7 +62,7 @@ fn a_person_reads_tables() {
             &["devices"],
             &[
                 "software *",
-                "DHKEM X25519 (software)",
+                "software: Ed25519, ECDSA P-256, DHKEM P-256, DHKEM X25519",
                 "0x0002",
                 "has no hardware",
             ],

@@ -225,16 +225,28 @@ fn status_text(status: &DaemonStatus) -> String {
 
 fn devices_text(devices: &[DeviceInfo]) -> String {
     let rows = devices.iter().map(|device| {
-        let offers: Vec<_> = device
-            .offers
+        // Algorithms of the same tiers together: a terminal is not wide.
+        let mut offers: Vec<(Vec<String>, Vec<String>)> = Vec::new();
+        for same in device.offers.chunk_by(|(one, _), (other, _)| one == other) {
+            let tiers: Vec<_> = same.iter().map(|(_, tier)| tier.to_string()).collect();
+            let algorithm = same
+                .iter()
+                .map(|(algorithm, _)| algorithm.to_string())
+                .next();
+            match offers.iter_mut().find(|(_, known)| *known == tiers) {
+                Some((algorithms, _)) => algorithms.extend(algorithm),
+                None => offers.push((algorithm.into_iter().collect(), tiers)),
+            }
+        }
+        let offers: Vec<_> = offers
             .iter()
-            .map(|(algorithm, tier)| format!("{algorithm} ({tier})"))
+            .map(|(algorithms, tiers)| format!("{}: {}", tiers.join(", "), algorithms.join(", ")))
             .collect();
         [
             format!("{}{}", device.name, if device.default { " *" } else { "" }),
             device.kind.clone(),
             device.state.to_string(),
-            offers.join(", "),
+            offers.join("; "),
             device.detail.clone().unwrap_or_default(),
         ]
     });
