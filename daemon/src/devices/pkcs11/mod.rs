@@ -34,6 +34,7 @@ mod abilities;
 mod blob;
 pub mod helper;
 mod link;
+mod note;
 mod pin;
 mod process;
 mod timed;

@@ -1,53 +1,49 @@
 //! A token's PIN: where it comes from, and that a wrong one is not tried again.
 //!
 //! A token counts wrong PINs and locks itself. So before each login it is noted
-//! on disk which PIN is tried, by a MAC; after a good one the note is removed. A
-//! PIN that was wrong, or with which a login ended without an answer, is not
-//! tried again until somebody gives another.
+//! on disk which PIN is tried, and afterwards how that ended. A PIN that was
+//! wrong is not tried again until somebody gives another. One with which a login
+//! ended without an answer (a power cut, a crash) may have been counted: if it
+//! was never right before, it is not tried by itself again, and else only a few
+//! times.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use hmac::{Hmac, Mac};
+use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::SecretBytes;
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::note::{Known, Note};
 use crate::config::PinSource;
 use crate::devices::DeviceError;
 use crate::private_file::{self, Access};
 use crate::store_key::Subkey;
 
-/// Longest PIN, in bytes.
-const MAX_PIN: usize = 256;
-
-/// Most logins with one PIN that may end without an answer: the token may have
-/// counted them.
-const MAX_UNANSWERED: u8 = 1;
-
-/// In the note: the PIN is wrong.
-const WRONG: u8 = u8::MAX;
+/// Most logins in a row that may end without an answer: with a PIN that was never
+/// right so far, and with one that was. Tokens allow three wrong ones and more.
+const MAX_UNANSWERED: (u8, u8) = (1, 2);
 
 /// Where the PIN of one token comes from.
 pub(super) struct Pins {
     source: PinSource,
-    /// Where what was tried is noted.
-    note: PathBuf,
-    key: Subkey,
+    note: Note,
 }
 
 /// A PIN, noted as tried.
 pub(super) struct Trial<'a> {
     pub(super) pin: SecretBytes,
     pins: &'a Pins,
-    /// How often it was tried before.
-    before: u8,
+    before: Known,
 }
 
 impl Pins {
     pub(super) const fn new(source: PinSource, note: PathBuf, key: Subkey) -> Self {
-        Self { source, note, key }
+        Self {
+            source,
+            note: Note::new(note, key),
+        }
     }
 
     /// The PIN to log in with, noted before it is used; `None`: the token needs
@@ -56,35 +52,54 @@ impl Pins {
         let Some(pin) = self.given()? else {
             return Ok(None);
         };
-        let before = self.tries(&pin)?;
-        self.write(&pin, before.saturating_add(1))?;
-        Ok(Some(Trial {
-            pin,
-            pins: self,
-            before,
-        }))
+        let known = self.known(&pin)?;
+        check(known)?;
+        self.try_it(pin, known).map(Some)
     }
 
     /// A PIN that a person gives, noted before it is used. One that was wrong is
     /// not tried again; that a login with it had no answer is no obstacle, since
     /// somebody decided to try it.
     pub(super) fn try_this(&self, pin: &SecretBytes) -> Result<Trial<'_>, DeviceError> {
-        let before = match self.noted(pin)? {
-            Some(WRONG) => return Err(was_wrong()),
-            tries => tries.unwrap_or(0),
+        let known = self.known(pin)?;
+        if known == Known::Wrong {
+            return Err(was_wrong());
+        }
+        self.try_it(SecretBytes::new(pin.expose().to_vec()), known)
+    }
+
+    fn try_it(&self, pin: SecretBytes, before: Known) -> Result<Trial<'_>, DeviceError> {
+        let tried = match before {
+            Known::Wrong => return Err(was_wrong()),
+            Known::Tried {
+                was_right,
+                unanswered,
+            } => Known::Tried {
+                was_right,
+                unanswered: unanswered.saturating_add(1),
+            },
         };
-        self.write(pin, before.saturating_add(1).min(WRONG - 1))?;
+        self.write(&pin, tried)?;
         Ok(Trial {
-            pin: SecretBytes::new(pin.expose().to_vec()),
+            pin,
             pins: self,
             before,
         })
     }
 
-    /// Is there a PIN that was not refused yet?
+    /// Is there a PIN that may be tried?
     pub(super) fn has_another(&self) -> bool {
+        let may_be_tried = |pin: &SecretBytes| self.known(pin).and_then(check).is_ok();
         let given = self.given();
-        given.is_ok_and(|pin| pin.is_some_and(|pin| self.tries(&pin).is_ok()))
+        given.is_ok_and(|pin| pin.as_ref().is_some_and(may_be_tried))
+    }
+
+    fn known(&self, pin: &SecretBytes) -> Result<Known, DeviceError> {
+        self.note.read(pin).map_err(of_note)
+    }
+
+    fn write(&self, pin: &SecretBytes, known: Known) -> Result<(), DeviceError> {
+        self.note.write(pin, known).map_err(of_note)
     }
 
     fn given(&self) -> Result<Option<SecretBytes>, DeviceError> {
@@ -100,82 +115,38 @@ impl Pins {
             }
         }
     }
-
-    /// How often this PIN was tried without an answer.
-    fn tries(&self, pin: &SecretBytes) -> Result<u8, DeviceError> {
-        match self.noted(pin)? {
-            Some(WRONG) => Err(was_wrong()),
-            Some(tries) if tries >= MAX_UNANSWERED => Err(unusable(
-                "a login with this PIN ended without an answer, and the token may have counted it: see \
-                 that the PIN is right, then give it with `mlskeyctl unlock`",
-            )),
-            tries => Ok(tries.unwrap_or(0)),
-        }
-    }
-
-    /// What is noted of this PIN.
-    fn noted(&self, pin: &SecretBytes) -> Result<Option<u8>, DeviceError> {
-        match fs::read(&self.note) {
-            Ok(note) => Ok(match note.split_first() {
-                Some((tries, mac)) if self.mac(pin)?.verify_slice(mac).is_ok() => Some(*tries),
-                _ => None,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(of_note(source)),
-        }
-    }
-
-    fn write(&self, pin: &SecretBytes, tries: u8) -> Result<(), DeviceError> {
-        let mac = self.mac(pin)?.finalize().into_bytes();
-        let durably = || {
-            let directory = self.note.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(directory)?;
-            let fresh = self.note.with_extension("new");
-            // Of a note that was cut short.
-            match fs::remove_file(&fresh) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            private_file::create(&fresh, &[&[tries], mac.as_slice()].concat())?;
-            fs::rename(&fresh, &self.note)?;
-            private_file::sync_directory(directory)
-        };
-        durably().map_err(of_note)
-    }
-
-    fn mac(&self, pin: &SecretBytes) -> Result<Hmac<Sha256>, DeviceError> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose())
-            .map_err(|_| unusable("no key to note PINs with"))?;
-        mac.update(pin.expose());
-        Ok(mac)
-    }
 }
 
 impl Trial<'_> {
     /// The token took it.
     pub(super) fn was_right(&self) -> Result<(), DeviceError> {
-        // Durably: a note that comes back would lock a right PIN out.
-        let removed = fs::remove_file(&self.pins.note).and_then(|()| {
-            let directory = self.pins.note.parent().unwrap_or(Path::new("/"));
-            private_file::sync_directory(directory)
-        });
-        match removed {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(of_note(source)),
-            _ => Ok(()),
-        }
+        self.pins.write(&self.pin, Known::RIGHT)
     }
 
     /// The token was not asked.
     pub(super) fn was_not_used(&self) -> Result<(), DeviceError> {
-        if self.before == 0 {
-            return self.was_right();
-        }
         self.pins.write(&self.pin, self.before)
     }
 
     /// The token refused it.
     pub(super) fn was_wrong(&self) -> Result<(), DeviceError> {
-        self.pins.write(&self.pin, WRONG)
+        self.pins.write(&self.pin, Known::Wrong)
+    }
+}
+
+/// May a PIN be tried of which this is known?
+fn check(known: Known) -> Result<(), DeviceError> {
+    let (new, old) = MAX_UNANSWERED;
+    match known {
+        Known::Wrong => Err(was_wrong()),
+        Known::Tried {
+            was_right,
+            unanswered,
+        } if unanswered >= if was_right { old } else { new } => Err(unusable(
+            "a login with this PIN ended without an answer, and the token may have counted it: see \
+             that the PIN is right, then give it with `mlskeyctl unlock`",
+        )),
+        Known::Tried { .. } => Ok(()),
     }
 }
 
@@ -222,6 +193,7 @@ fn of_note(source: io::Error) -> DeviceError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use secrecy::SecretBox;
@@ -275,6 +247,24 @@ mod tests {
         let bench = Bench::new("1234");
         bench.pins.try_one().unwrap().unwrap();
         assert!(bench.refusal().contains("without an answer"));
+        // Somebody insists.
+        let pin = SecretBytes::new(b"1234".to_vec());
+        bench.pins.try_this(&pin).unwrap().was_right().unwrap();
+        // Of a PIN that was right before there may be some more.
+        for _ in 0..MAX_UNANSWERED.1 {
+            bench.pins.try_one().unwrap().unwrap();
+        }
+        assert!(bench.refusal().contains("without an answer"));
+    }
+
+    #[test]
+    fn a_person_does_not_give_a_wrong_pin_twice() {
+        let bench = Bench::new("1234");
+        let pin = SecretBytes::new(b"4321".to_vec());
+        bench.pins.try_this(&pin).unwrap().was_wrong().unwrap();
+        let refused = bench.pins.try_this(&pin).err().unwrap();
+        assert!(refused.to_string().contains("was wrong"), "{refused}");
+        assert!(bench.pins.has_another(), "the one in the file");
     }
 
     #[test]
@@ -293,15 +283,6 @@ mod tests {
         for _ in 0..10 {
             bench.pins.try_one().unwrap().unwrap().was_right().unwrap();
         }
-    }
-
-    #[test]
-    fn the_note_does_not_hold_the_pin() {
-        let bench = Bench::new("27182818");
-        bench.pins.try_one().unwrap().unwrap();
-        let note = fs::read(&bench.pins.note).unwrap();
-        assert_eq!(note.len(), 33);
-        assert!(!note.windows(4).any(|window| window == b"2718"));
     }
 
     #[test]

@@ -1,0 +1,191 @@
+//! What is noted on disk of the PIN that was tried last, so that it outlives the
+//! daemon: one byte, and a MAC over that and the PIN.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, Mac};
+use mlskeyd_protocol::v1::SecretBytes;
+use sha2::Sha256;
+
+use crate::private_file;
+use crate::store_key::Subkey;
+
+/// What is known of a PIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// The token refused it.
+    Wrong,
+    /// Nothing worse than this.
+    Tried {
+        /// The token has taken it before.
+        was_right: bool,
+        /// So many logins with it have had no answer since: the token may have
+        /// counted them.
+        unanswered: u8,
+    },
+}
+
+impl Known {
+    /// Of a PIN that was never tried.
+    pub(super) const NOTHING: Self = Self::Tried {
+        was_right: false,
+        unanswered: 0,
+    };
+
+    /// Of one that the token has just taken.
+    pub(super) const RIGHT: Self = Self::Tried {
+        was_right: true,
+        unanswered: 0,
+    };
+
+    const WRONG_BYTE: u8 = u8::MAX;
+    const RIGHT_BIT: u8 = 0x80;
+    const MOST: u8 = 0x7e;
+
+    const fn to_byte(self) -> u8 {
+        match self {
+            Self::Wrong => Self::WRONG_BYTE,
+            Self::Tried {
+                was_right: true,
+                unanswered,
+            } => Self::RIGHT_BIT | Self::bounded(unanswered),
+            Self::Tried { unanswered, .. } => Self::bounded(unanswered),
+        }
+    }
+
+    const fn from_byte(byte: u8) -> Self {
+        if byte == Self::WRONG_BYTE {
+            return Self::Wrong;
+        }
+        Self::Tried {
+            was_right: byte & Self::RIGHT_BIT != 0,
+            unanswered: byte & !Self::RIGHT_BIT,
+        }
+    }
+
+    const fn bounded(unanswered: u8) -> u8 {
+        if unanswered > Self::MOST {
+            Self::MOST
+        } else {
+            unanswered
+        }
+    }
+}
+
+/// The note of one token.
+pub(super) struct Note {
+    path: PathBuf,
+    key: Subkey,
+}
+
+impl Note {
+    pub(super) const fn new(path: PathBuf, key: Subkey) -> Self {
+        Self { path, key }
+    }
+
+    /// What is noted of this PIN; nothing if the note is of another one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn read(&self, pin: &SecretBytes) -> io::Result<Known> {
+        let note = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::NOTHING),
+            note => note?,
+        };
+        let Some((byte, mac)) = note.split_first() else {
+            return Ok(Known::NOTHING);
+        };
+        let is_of_it = self.mac(*byte, pin)?.verify_slice(mac).is_ok();
+        Ok(if is_of_it {
+            Known::from_byte(*byte)
+        } else {
+            Known::NOTHING
+        })
+    }
+
+    /// Notes this, durably.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn write(&self, pin: &SecretBytes, known: Known) -> io::Result<()> {
+        let byte = known.to_byte();
+        let mac = self.mac(byte, pin)?.finalize().into_bytes();
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)?;
+        let fresh = self.path.with_extension("new");
+        // Of a note that was cut short.
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        private_file::create(&fresh, &[&[byte], mac.as_slice()].concat())?;
+        fs::rename(&fresh, &self.path)?;
+        private_file::sync_directory(directory)
+    }
+
+    fn mac(&self, byte: u8, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
+        let mac = Hmac::<Sha256>::new_from_slice(self.key.expose());
+        let mut mac = mac.map_err(io::Error::other)?;
+        mac.update(&[byte]);
+        mac.update(pin.expose());
+        Ok(mac)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretBox;
+
+    use super::*;
+    use crate::store_key::StoreKey;
+
+    fn note(directory: &Path) -> Note {
+        let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
+        let key = store_key.subkey("mlskeyd v1 test").unwrap();
+        Note::new(directory.join("device/note"), key)
+    }
+
+    fn pin(text: &str) -> SecretBytes {
+        SecretBytes::new(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn what_is_noted_is_known_of_that_pin_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let note = note(directory.path());
+        let tried = |was_right, unanswered| Known::Tried {
+            was_right,
+            unanswered,
+        };
+        assert_eq!(note.read(&pin("1234")).unwrap(), Known::NOTHING);
+        for known in [
+            Known::Wrong,
+            Known::RIGHT,
+            tried(false, 1),
+            tried(true, 2),
+            tried(true, 0x7e),
+        ] {
+            note.write(&pin("1234"), known).unwrap();
+            assert_eq!(note.read(&pin("1234")).unwrap(), known);
+            assert_eq!(note.read(&pin("4321")).unwrap(), Known::NOTHING);
+        }
+        note.write(&pin("1234"), tried(true, 0x7f)).unwrap();
+        assert_eq!(note.read(&pin("1234")).unwrap(), tried(true, 0x7e));
+    }
+
+    #[test]
+    fn a_note_cannot_be_bettered_and_does_not_hold_the_pin() {
+        let directory = tempfile::tempdir().unwrap();
+        let note = note(directory.path());
+        note.write(&pin("27182818"), Known::Wrong).unwrap();
+        let mut bytes = fs::read(&note.path).unwrap();
+        assert_eq!(bytes.len(), 33);
+        assert!(!bytes.windows(4).any(|window| window == b"2718"));
+        bytes[0] = Known::RIGHT.to_byte();
+        fs::write(&note.path, &bytes).unwrap();
+        // It counts for no more than a note that was taken away.
+        assert_eq!(note.read(&pin("27182818")).unwrap(), Known::NOTHING);
+    }
+}
