@@ -433,7 +433,7 @@ impl Run {
             }
             let swept = self.admin.sweep(&Call::default()).expect("a sweep");
             destroyed += swept.destroyed;
-            idle = if swept.destroyed == 0 && swept.waiting == 0 {
+            idle = if (swept.destroyed, swept.waiting, swept.stuck) == (0, 0, 0) {
                 idle + 1
             } else {
                 0

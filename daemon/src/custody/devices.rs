@@ -66,9 +66,11 @@ impl Devices {
     }
 
     /// Is it worth while to ask the device for something that can wait?
-    pub(super) fn is_there(&self, name: &str) -> bool {
-        self.get(name)
-            .is_ok_and(|device| check_usable(&device.info()).is_ok())
+    pub(super) async fn is_there(&self, name: &str) -> bool {
+        match self.get(name) {
+            Ok(device) => check_usable(&*device.seen().await).is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// The name of the device that new keys go to by default.

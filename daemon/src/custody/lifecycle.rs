@@ -385,7 +385,7 @@ impl Custody {
         idle: Vec<Generation>,
     ) -> Result<Stuck, Failure> {
         let mut stuck: Stuck = 0;
-        let mut answers = self.devices.is_there(&device);
+        let mut answers = self.devices.is_there(&device).await;
         for generation in idle {
             let begun = self.registry.begin_destroy_generation(generation.id).await;
             match begun {

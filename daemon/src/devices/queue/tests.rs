@@ -1,6 +1,6 @@
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Duration;
@@ -349,4 +349,116 @@ async fn the_state_is_known_before_the_answer_comes() {
         Err(RunError::Device(DeviceError::BadBlob))
     ));
     assert_eq!(handle.info().state, DeviceState::Locked);
+}
+
+/// What becomes of a device that is away: looked at, it is there.
+struct Away {
+    state: Arc<Mutex<DeviceState>>,
+    looks: Arc<AtomicUsize>,
+    /// A look waits for this.
+    gate: Arc<Mutex<mpsc::Receiver<()>>>,
+    hands: usize,
+}
+
+impl Device for Away {
+    fn info(&self) -> Arc<DeviceInfo> {
+        Arc::new(DeviceInfo {
+            name: "away".into(),
+            kind: "test",
+            state: *lock(&self.state),
+            reason: String::new(),
+            support: Vec::new(),
+        })
+    }
+
+    fn comes_back(&self) -> bool {
+        true
+    }
+
+    fn probe(&mut self) {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        lock(&self.gate).recv().unwrap();
+        *lock(&self.state) = DeviceState::Ready;
+    }
+
+    fn more_hands(&self) -> Vec<Box<dyn Device>> {
+        let hand = |_| {
+            Box::new(Self {
+                state: Arc::clone(&self.state),
+                looks: Arc::clone(&self.looks),
+                gate: Arc::clone(&self.gate),
+                hands: 0,
+            }) as Box<dyn Device>
+        };
+        (0..self.hands).map(hand).collect()
+    }
+}
+
+/// A device with three hands, which is away, and what lets it be found.
+fn away() -> (DeviceThreads<u32>, Arc<AtomicUsize>, mpsc::Sender<()>) {
+    let (open, gate) = mpsc::channel();
+    let looks = Arc::new(AtomicUsize::new(0));
+    let device = Away {
+        state: Arc::new(Mutex::new(DeviceState::Absent)),
+        looks: Arc::clone(&looks),
+        gate: Arc::new(Mutex::new(gate)),
+        hands: 2,
+    };
+    let threads = DeviceThreads::spawn(Box::new(device), LIMITS).unwrap();
+    (threads, looks, open)
+}
+
+#[tokio::test]
+async fn a_device_that_is_away_is_looked_at_first_by_one_of_its_hands() {
+    let (threads, looks, open) = away();
+    let handle = threads.handle();
+    assert_eq!(handle.info().state, DeviceState::Absent);
+    let bell = Arc::new(Notify::new());
+    handle.ring_when_ready(Arc::clone(&bell));
+    let seen = enqueue(handle.seen()).await;
+    open.send(()).unwrap();
+    assert_eq!(seen.await.state, DeviceState::Ready);
+    bell.notified().await;
+    // It is ready: nobody looks again.
+    let jobs = (0..20).map(|n| handle.run(n, Priority::Interactive, later(), |_| Ok(())));
+    for job in jobs {
+        job.await.unwrap();
+    }
+    assert_eq!(looks.load(Ordering::SeqCst), 1);
+    threads.shut_down();
+}
+
+#[tokio::test]
+async fn all_hands_work_at_once() {
+    let (threads, _, open) = away();
+    let handle = threads.handle();
+    open.send(()).unwrap();
+    handle.seen().await;
+    // Each waits for the two others.
+    let together = Arc::new(std::sync::Barrier::new(3));
+    let job = |owner| {
+        let together = Arc::clone(&together);
+        handle.run(owner, Priority::Interactive, later(), move |_| {
+            together.wait();
+            Ok(())
+        })
+    };
+    let (one, two, three) = tokio::join!(job(1), job(2), job(3));
+    one.and(two).and(three).unwrap();
+    threads.shut_down();
+}
+
+#[tokio::test]
+async fn one_hand_that_panics_ends_the_device() {
+    let (threads, _, open) = away();
+    let handle = threads.handle();
+    open.send(()).unwrap();
+    handle.seen().await;
+    let panics = |_: &mut dyn Device| -> Result<(), DeviceError> { panic!("a test's") };
+    let answer = handle.run(1, Priority::Interactive, later(), panics).await;
+    assert!(answer.is_err());
+    let next = handle.run(1, Priority::Interactive, later(), |_| Ok(()));
+    assert!(next.await.is_err());
+    assert_eq!(handle.info().state, DeviceState::Failed);
+    threads.shut_down();
 }
