@@ -9,6 +9,9 @@ const MAX_OBJECTS: usize = 1024;
 /// Most unwrapped keys, each an object of a session in the token's memory.
 const MAX_UNWRAPPED: usize = 256;
 
+/// Most generations that are remembered as destroyed: longer than a call lasts.
+const MAX_DESTROYED: usize = 64;
+
 /// What a handle is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Of {
@@ -24,6 +27,9 @@ pub(super) enum Of {
 pub(super) struct Handles<H> {
     objects: Known<H>,
     unwrapped: Known<H>,
+    /// Generations that were destroyed last: a key of one that another session
+    /// was just unwrapping is not kept.
+    destroyed: VecDeque<[u8; 16]>,
 }
 
 struct Known<H> {
@@ -45,6 +51,7 @@ impl<H: Copy> Default for Handles<H> {
         Self {
             objects: Known::new(),
             unwrapped: Known::new(),
+            destroyed: VecDeque::new(),
         }
     }
 }
@@ -76,6 +83,9 @@ impl<H: Copy> Handles<H> {
         handle: H,
         session: u64,
     ) -> Option<H> {
+        if self.destroyed.contains(&generation) {
+            return Some(handle);
+        }
         let entry = Entry {
             handle,
             generation,
@@ -108,8 +118,13 @@ impl<H: Copy> Handles<H> {
         taken.into_values().map(|entry| entry.handle).collect()
     }
 
-    /// Forgets all of a generation; answers its unwrapped keys, to be destroyed.
+    /// Forgets all of a generation, for good; answers its unwrapped keys, to be
+    /// destroyed.
     pub(super) fn take_generation(&mut self, generation: [u8; 16]) -> Vec<H> {
+        self.destroyed.push_back(generation);
+        if self.destroyed.len() > MAX_DESTROYED {
+            self.destroyed.pop_front();
+        }
         let of_it = |entry: &Entry<H>| entry.generation == generation;
         self.objects.retain(|_, entry| !of_it(entry));
         let unwrapped = self.unwrapped.entries.values();
@@ -208,6 +223,9 @@ mod tests {
             assert_eq!(handles.get(gone), None);
         }
         assert_eq!(handles.get(two), Some(2));
+        // What was just being unwrapped.
+        assert_eq!(handles.put_unwrapped(three, id(7), 6, 2), Some(6));
+        assert_eq!(handles.get(three), None);
     }
 
     #[test]
