@@ -1,7 +1,7 @@
 //! What a device's offers mean for MLS: which cipher suites (RFC 9420, 17.1) it
 //! serves, and at which tier.
 
-use mlskeyd_protocol::v1::{Algorithm, DeviceInfo, Kem, SignatureScheme, Tier};
+use mlskeyd_protocol::v1::{Algorithm, DeviceInfo, DeviceState, Kem, SignatureScheme, Tier};
 
 /// The cipher suites of custody, with the algorithms of their keys.
 const SUITES: [(u16, SignatureScheme, Kem); 3] = [
@@ -19,8 +19,11 @@ pub(super) struct Suite {
     pub(super) why: Vec<String>,
 }
 
-/// All suites on a device.
+/// All suites on a device; none while nobody knows what it can do.
 pub(super) fn of(device: &DeviceInfo) -> Vec<Suite> {
+    if device.offers.is_empty() && device.state != DeviceState::Ready {
+        return Vec::new();
+    }
     let best = |algorithm: Algorithm| {
         let offers = device
             .offers

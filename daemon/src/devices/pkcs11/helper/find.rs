@@ -48,9 +48,18 @@ impl TokenSession {
 
     /// Is it kept as a key that was made for the daemon?
     fn check(&self, private: ObjectHandle, algorithm: Algorithm) -> Result<(), TokenError> {
-        let curve = template::curve(algorithm).to_vec();
+        let own = [template::curve(algorithm)];
+        let names = own.iter().chain(template::other_names(algorithm));
+        let mut is_of_it = false;
+        for name in names {
+            is_of_it = is_of_it || self.has(private, &[Attribute::EcParams(name.to_vec())])?;
+        }
+        if !is_of_it {
+            return Err(unsuitable(
+                "it is of another curve than the signature scheme",
+            ));
+        }
         let wanted = [
-            (Attribute::EcParams(curve), "it is of another curve"),
             (Attribute::Sign(true), "it does not sign"),
             (Attribute::Sensitive(true), "it can be read"),
             (

@@ -22,6 +22,24 @@ pub(super) const fn curve(algorithm: Algorithm) -> &'static [u8] {
     }
 }
 
+/// The other names that programs give the curve of a signature key in
+/// CKA_EC_PARAMS: a PrintableString (PKCS#11 3.1, 6.3.3), or an older OID.
+pub(super) const fn other_names(algorithm: Algorithm) -> &'static [&'static [u8]] {
+    match algorithm {
+        Algorithm::Signature(SignatureScheme::Ed25519) => &[
+            b"\x13\x0cedwards25519",
+            // 1.3.6.1.4.1.11591.15.1
+            &[
+                0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0xda, 0x47, 0x0f, 0x01,
+            ],
+        ],
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => {
+            &[b"\x13\x09secp256r1", b"\x13\x0aprime256v1"]
+        }
+        Algorithm::Hpke(_) => &[],
+    }
+}
+
 /// The label of all objects of a generation: by it they are found and
 /// destroyed.
 pub(super) fn label(generation: [u8; 16]) -> Attribute {
