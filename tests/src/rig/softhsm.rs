@@ -62,7 +62,7 @@ impl SoftHsm {
     }
 
     /// What reaches its tokens.
-    pub(super) const fn library(&self) -> &Library {
+    pub const fn library(&self) -> &Library {
         &self.library
     }
 

@@ -4,9 +4,7 @@
 use std::path::Path;
 
 use mlskeyd::devices::conformance;
-use mlskeyd::devices::pkcs11::{HelperConfig, Pkcs11Device};
-use mlskeyd::devices::{Algorithm, Device, Kem, SignatureScheme, Tier};
-use mlskeyd::store_key::StoreKey;
+use mlskeyd::devices::{Algorithm, Kem, SignatureScheme, Tier};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::mls_run::{Plan, Remains, Run, seed};
 use mlskeyd_tests::programs;
@@ -16,7 +14,8 @@ use openmls::prelude::{
 };
 use openmls_memory_storage::MemoryStorage;
 use openmls_rust_crypto::OpenMlsRustCrypto;
-use secrecy::SecretBox;
+
+use super::bench::Bench;
 
 const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
 const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
@@ -32,20 +31,8 @@ const ALL: [Algorithm; 4] = [
 /// The suite of all devices, on the token `mlskeyd` of a module that keeps these
 /// keys in hardware, and no others; and all others' in tier `sealed`, if it can.
 fn conform(stage: &Stage, library: &Library, kept: &[Algorithm], seals: bool) {
-    let token = library.device_config("mlskeyd");
-    let directory = stage.path("hsm");
-    let open = || -> Box<dyn Device> {
-        let helper = HelperConfig {
-            program: stage.programs().pkcs11.clone(),
-            module: library.module().to_owned(),
-            environment: library.environment(),
-        };
-        let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
-        let device = Pkcs11Device::new("hsm", &token, helper, &directory, &store_key);
-        let mut device = device.unwrap();
-        device.probe();
-        Box::new(device)
-    };
+    let bench = Bench::new(stage, library, "mlskeyd");
+    let open = || bench.open();
     let info = open().info();
     for algorithm in ALL {
         let mut expected = Vec::new();

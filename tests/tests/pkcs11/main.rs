@@ -1,8 +1,10 @@
 //! PKCS#11 tokens as devices: on SoftHSM, and with `full` on modules of others.
 
+mod bench;
 mod conformance;
 mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
 mod matrix;
+mod modes;
