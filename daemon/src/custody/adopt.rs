@@ -21,7 +21,12 @@ impl Request for AdoptIdentity {
     const ACTION: Action = Action::AdoptIdentity;
     const LEAVES_TRACES: bool = true;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Place, Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<Place, Failure> {
         check_name("an identity's name", &self.name)?;
         check_name("an app's name", &self.owner.app)?;
         check_name("a device's name", &self.device)?;

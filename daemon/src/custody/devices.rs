@@ -119,13 +119,16 @@ impl Devices {
         &self,
         placement: &Placement,
         algorithm: Algorithm,
+        call: &Call,
     ) -> Result<(String, Tier), Failure> {
         let name = placement.device.as_deref().unwrap_or(&self.default);
-        let info = self.get(name)?.seen().await;
-        check_usable(&info)?;
-        if info.state == DeviceState::Locked && info.support.is_empty() {
-            return Err(still_locked(&info));
+        let device = self.get(name)?;
+        let mut info = device.seen().await;
+        if info.support.is_empty() {
+            // One that was locked from the start has not shown it yet.
+            info = unlocked(device, name, call).await?;
         }
+        check_usable(&info)?;
         let tiers = info.tiers(algorithm);
         let tier = match placement.tier {
             Some(tier) => tiers.iter().find(|has| **has == tier),
@@ -146,17 +149,7 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        let info = device.seen().await;
-        check_usable(&info)?;
-        if info.state == DeviceState::Locked {
-            let until = wait_for_a_person(name, call)?;
-            call.progress.send(Progress::Locked {
-                device: name.to_owned(),
-            });
-            let unlocked = tokio::time::timeout_at(until.into(), device.unlocked()).await;
-            unlocked.map_err(|_| still_locked(&device.info()))?;
-            check_usable(&device.info())?;
-        }
+        check_usable(&*unlocked(device, name, call).await?)?;
         let deadline = call.deadline;
         let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
@@ -211,6 +204,26 @@ fn own_place() -> Owner {
 fn own_deadline() -> Instant {
     let now = Instant::now();
     now.checked_add(OWN_DEADLINE).unwrap_or(now)
+}
+
+/// The device, when nobody has to unlock it any more; as long as the call may
+/// wait for that.
+async fn unlocked(
+    device: &DeviceHandle<Owner>,
+    name: &str,
+    call: &Call,
+) -> Result<Arc<DeviceInfo>, Failure> {
+    let info = device.seen().await;
+    if info.state != DeviceState::Locked {
+        return Ok(info);
+    }
+    let until = wait_for_a_person(name, call)?;
+    call.progress.send(Progress::Locked {
+        device: name.to_owned(),
+    });
+    let unlocked = tokio::time::timeout_at(until.into(), device.unlocked()).await;
+    unlocked.map_err(|_| still_locked(&device.info()))?;
+    Ok(device.info())
 }
 
 fn still_locked(info: &DeviceInfo) -> Failure {
@@ -388,9 +401,11 @@ mod tests {
     #[tokio::test]
     async fn a_key_goes_to_the_named_tier_or_the_best_and_never_to_a_lower_one() {
         let (devices, _threads) = devices(DeviceState::Ready);
+        let (reporter, _) = Reporter::channel();
+        let call = call(&reporter, Interaction::Never, LONG);
         let place = async |tier, algorithm| {
             let placement = placement(None, tier);
-            devices.place(&placement, algorithm).await
+            devices.place(&placement, algorithm, &call).await
         };
         let chip = |tier| ("chip".to_owned(), tier);
         assert_eq!(place(None, P256).await.unwrap(), chip(Tier::Hardware));
@@ -415,9 +430,11 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_or_absent_device_is_named_and_no_other_is_taken() {
         let (devices, _threads) = devices(DeviceState::Ready);
+        let (reporter, _) = Reporter::channel();
+        let call = call(&reporter, Interaction::Never, LONG);
         let place = async |name| {
             let placement = placement(Some(name), None);
-            devices.place(&placement, P256).await
+            devices.place(&placement, P256, &call).await
         };
         let absent = place("gone").await.unwrap_err();
         assert_eq!(absent.code, FailureCode::DeviceAbsent);

@@ -19,8 +19,20 @@ impl Request for GenerateHpke {
     const ACTION: Action = Action::GenerateHpke;
     const LEAVES_TRACES: bool = true;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Place, Failure> {
-        read_place(session, &self.placement, Algorithm::Hpke(self.kem), subject).await
+    async fn read(
+        &self,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> Result<Place, Failure> {
+        read_place(
+            session,
+            call,
+            &self.placement,
+            Algorithm::Hpke(self.kem),
+            subject,
+        )
+        .await
     }
 
     async fn perform(
@@ -44,6 +56,7 @@ impl Request for GenerateHpke {
 /// Finds the place of a new key, within the bounds of a name.
 pub(super) async fn read_place(
     session: &Session,
+    call: &Call,
     placement: &Placement,
     algorithm: Algorithm,
     subject: &mut Subject,
@@ -54,7 +67,7 @@ pub(super) async fn read_place(
     let (device, tier) = session
         .custody()
         .devices
-        .place(placement, algorithm)
+        .place(placement, algorithm, call)
         .await?;
     subject.device = Some(device.clone());
     Ok(Place { device, tier })

@@ -26,7 +26,12 @@ impl Request for CreateIdentity {
     const ACTION: Action = Action::CreateIdentity;
     const LEAVES_TRACES: bool = true;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Identity, Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> Result<Identity, Failure> {
         check_name("an identity's name", &self.name)?;
         check_credential(&self.credential)?;
         subject.identity = Some(self.name.clone());
@@ -41,7 +46,7 @@ impl Request for CreateIdentity {
             }
             None => {
                 let algorithm = Algorithm::Signature(self.scheme);
-                let place = read_place(session, &self.placement, algorithm, subject).await;
+                let place = read_place(session, call, &self.placement, algorithm, subject).await;
                 place.map(Identity::New)
             }
         }

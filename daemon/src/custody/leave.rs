@@ -15,7 +15,12 @@ impl Request for LeaveCustody {
     const ACTION: Action = Action::LeaveCustody;
     const LEAVES_TRACES: bool = true;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<(), Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
         check_name("an identity's name", &self.identity)?;
         if self.group.len() > MAX_GROUP_ID || self.signature_key.len() > MAX_PUBLIC_KEY {
             return Err(failure::too_much("a group id or public key", MAX_GROUP_ID));

@@ -67,7 +67,12 @@ impl Request for Prepare {
     const ACTION: Action = Action::Prepare;
     const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<(), Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
         subject.durability = None;
         check_name("an identity's name", &self.0)?;
         let known = session.identity(&self.0).await?;

@@ -273,7 +273,7 @@ impl Session {
     ) -> Result<R::Reply, Failure> {
         let custody = self.custody();
         custody.can_record()?;
-        let mut read = request.read(self, subject).await?;
+        let mut read = request.read(self, call, subject).await?;
         custody.permit(self.caller(), subject)?;
         request.check(&mut read, subject)?;
         custody.guard.reserve(subject).await?;

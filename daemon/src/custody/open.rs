@@ -35,7 +35,12 @@ impl Request for Open {
         Some(self.key)
     }
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<OpenRead, Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<OpenRead, Failure> {
         let longest = [&self.info, &self.aad, &self.ciphertext].map(|part| part.len());
         if self.enc.len() > MAX_PUBLIC_KEY || longest.iter().any(|len| *len > MAX_CONTENT) {
             return Err(failure::too_much("a part of the request", MAX_CONTENT));

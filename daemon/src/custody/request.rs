@@ -51,10 +51,12 @@ pub trait Request: Send + Sync + 'static {
     }
 
     /// Reads the request within its bounds, with what the registry knows, and
-    /// says what it is about. Touches no device and changes nothing.
+    /// says what it is about. Asks no device and changes nothing; it may wait
+    /// until it is known what a device can do.
     fn read(
         &self,
         session: &Session,
+        call: &Call,
         subject: &mut Subject,
     ) -> impl Future<Output = Result<Self::Read, Failure>> + Send;
 
@@ -107,7 +109,7 @@ impl<R: RegistryRequest> Request for R {
     const ACTION: Action = R::ACTION;
     const LEAVES_TRACES: bool = R::RECORDED;
 
-    async fn read(&self, _: &Session, subject: &mut Subject) -> Result<(), Failure> {
+    async fn read(&self, _: &Session, _: &Call, subject: &mut Subject) -> Result<(), Failure> {
         subject.durability = R::RECORDED.then_some(Durability::Now);
         self.bounds()
     }

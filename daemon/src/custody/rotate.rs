@@ -34,7 +34,12 @@ impl Request for RotateIdentity {
     const ACTION: Action = Action::RotateIdentity;
     const LEAVES_TRACES: bool = true;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<Rotating, Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        call: &Call,
+        subject: &mut Subject,
+    ) -> Result<Rotating, Failure> {
         check_name("an identity's name", &self.name)?;
         if self.grace.is_some_and(|grace| grace > MAX_GRACE) {
             return Err(failure::bad_request(
@@ -71,7 +76,14 @@ impl Request for RotateIdentity {
             let full = StoreError::Limit("keys of one identity that retire");
             return Err(failure::of_store(full));
         }
-        let place = place_after(&old, &self.placement, identity.scheme, session, subject).await?;
+        let place = place_after(
+            &old,
+            &self.placement,
+            identity.scheme,
+            (session, call),
+            subject,
+        )
+        .await?;
         Ok(Rotating {
             scheme: identity.scheme,
             old,
@@ -151,7 +163,7 @@ async fn place_after(
     old: &KeyRecord,
     placement: &Placement,
     scheme: SignatureScheme,
-    session: &Session,
+    (session, call): (&Session, &Call),
     subject: &mut Subject,
 ) -> Result<Place, Failure> {
     let device = placement.device.as_ref().unwrap_or(&old.device);
@@ -160,7 +172,14 @@ async fn place_after(
         device: Some(device.clone()),
         tier: placement.tier.or_else(|| stays.then_some(old.tier)),
     };
-    let place = read_place(session, &wanted, Algorithm::Signature(scheme), subject).await;
+    let place = read_place(
+        session,
+        call,
+        &wanted,
+        Algorithm::Signature(scheme),
+        subject,
+    )
+    .await;
     let place = place.map_err(|failure| match failure.code {
         FailureCode::DeviceAbsent | FailureCode::DeviceFailed if stays => Failure {
             advice: "bring it back, or name another device for the new key (--device); \

@@ -33,7 +33,12 @@ impl Request for Sign {
         Some(self.key)
     }
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<SignRead, Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<SignRead, Failure> {
         let content = self.content.expose();
         if content.is_empty() || content.len() > MAX_CONTENT {
             return Err(failure::too_much("the content to be signed", MAX_CONTENT));

@@ -16,7 +16,12 @@ impl Request for Unlock {
     const ACTION: Action = Action::UnlockDevice;
     const LEAVES_TRACES: bool = true;
 
-    async fn read(&self, session: &Session, subject: &mut Subject) -> Result<(), Failure> {
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
         check_name("a device's name", &self.device)?;
         session.custody().devices.get(&self.device)?;
         subject.device = Some(self.device.clone());

@@ -13,7 +13,7 @@ use mlskeyd::config::{PinSource, Pkcs11Config, TokenChoice};
 use super::Stage;
 
 /// A module, and what its tokens are reached with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Library {
     module: PathBuf,
     environment: Vec<(String, String)>,

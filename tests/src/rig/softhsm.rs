@@ -15,7 +15,7 @@ const MODULES: [&str; 3] = [
 ];
 
 /// A SoftHSM of its own, with its tokens in the test's directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SoftHsm {
     library: Library,
     config: PathBuf,
@@ -76,8 +76,13 @@ impl SoftHsm {
         self.library.pin_file()
     }
 
-    /// How many objects all tokens have: each is a file.
+    /// How many objects all tokens have.
     pub fn objects(&self) -> usize {
+        self.object_files().len()
+    }
+
+    /// Each object of a token is a file.
+    fn object_files(&self) -> Vec<PathBuf> {
         let read = |directory: &Path| {
             let entries = std::fs::read_dir(directory).expect("a token's directory");
             entries.map(|entry| entry.expect("an entry").path())
@@ -87,8 +92,17 @@ impl SoftHsm {
                 && path.file_name().is_some_and(|name| name != "token.object")
         };
         read(&self.tokens)
-            .map(|token| read(&token).filter(is_object).count())
-            .sum()
+            .flat_map(|token| read(&token).filter(is_object).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// All objects' files, with what is in them.
+    pub fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let read = |path: PathBuf| {
+            let content = std::fs::read(&path).expect("an object's file");
+            (path, content)
+        };
+        self.object_files().into_iter().map(read).collect()
     }
 
     /// Takes all tokens away, as if they were unplugged.

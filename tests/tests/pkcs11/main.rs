@@ -8,3 +8,5 @@ mod foreign;
 mod life;
 mod matrix;
 mod modes;
+mod people;
+mod scene;

@@ -1,0 +1,262 @@
+//! What people do with a token: unlock it, and bring keys of their own.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+
+use mlskeyd_faulty_module::Function;
+use mlskeyd_protocol::v1::{Progress, Tier};
+use mlskeyd_provider::CustodyProvider;
+use mlskeyd_tests::programs;
+use mlskeyd_tests::rig::{FaultyHsm, SoftHsm, Stage};
+use openmls::prelude::Ciphersuite;
+use openmls_memory_storage::MemoryStorage;
+
+use super::scene::{App, Scene};
+
+const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
+const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
+
+/// The configuration of a device without its PIN.
+fn without_pin(device: &str) -> String {
+    let lines = device.lines().filter(|line| !line.starts_with("pin_file"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+fn with_input(mut command: Command, input: &str) -> Output {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+/// `mlskeyctl unlock`; or why not.
+fn unlock(scene: &Scene, pin: &str) -> Result<(), String> {
+    let output = with_input(scene.daemon.ctl_command(&["unlock", "hsm"]), pin);
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn what_waits_for_a_locked_token_goes_on_when_somebody_unlocks_it() {
+    let stage = Stage::new(programs!());
+    let softhsm = SoftHsm::new(&stage);
+    softhsm.add_token("mlskeyd");
+    let device = without_pin(&softhsm.device("hsm", "mlskeyd"));
+    let mut scene = Scene::with(stage, softhsm, device);
+    let (state, detail) = scene.state();
+    assert_eq!(state, "locked");
+    assert!(detail.contains("waits for its PIN"), "{detail}");
+    unlock(&scene, SoftHsm::PIN).unwrap();
+    scene.app("app", "hsm").key_package().unwrap();
+
+    // What a person gave is not kept.
+    scene.daemon.stop();
+    scene.daemon.restart(&scene.options);
+    assert_eq!(scene.state().0, "locked");
+    let (told, tells) = mpsc::channel();
+    let provider = CustodyProvider::builder()
+        .socket(scene.daemon.socket())
+        .storage("app", MemoryStorage::default())
+        .device("hsm")
+        .on_progress(move |progress| {
+            if matches!(progress, Progress::Locked { .. }) {
+                told.send(()).unwrap();
+            }
+        })
+        .build()
+        .unwrap();
+    std::thread::scope(|scope| {
+        let signing = scope.spawn(move || {
+            let identity = provider.identity("app").unwrap();
+            let app = App {
+                provider,
+                identity,
+                suite: P256,
+            };
+            app.key_package()
+        });
+        tells.recv().unwrap();
+        unlock(&scene, SoftHsm::PIN).unwrap();
+        signing.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_wrong_pin_of_a_person_reaches_the_token_once() {
+    let stage = Stage::new(programs!());
+    let hsm = FaultyHsm::new(&stage);
+    hsm.softhsm().add_token("mlskeyd");
+    let device = without_pin(&hsm.device("hsm", "mlskeyd"));
+    let logins = || hsm.control().calls(Function::Login);
+    let state = stage.path("daemon/state");
+    let mut scene = Scene::with(stage, hsm.softhsm().clone(), device);
+    assert_eq!((scene.state().0.as_str(), logins()), ("locked", 0));
+    let refused = unlock(&scene, "31337042").unwrap_err();
+    assert!(refused.contains("the PIN is wrong"), "{refused}");
+    for _ in 0..2 {
+        assert_eq!(logins(), 1);
+        let refused = unlock(&scene, "31337042").unwrap_err();
+        assert!(refused.contains("give another one"), "{refused}");
+        scene.daemon.stop();
+        scene.daemon.restart(&scene.options);
+    }
+    unlock(&scene, SoftHsm::PIN).unwrap();
+    assert_eq!(logins(), 2);
+    scene.await_state("ready");
+    scene.daemon.stop();
+    let log = scene.daemon.log();
+    for pin in ["31337042", SoftHsm::PIN] {
+        assert!(!log.contains(pin));
+        assert!(!is_anywhere(&state, pin.as_bytes()), "{pin}");
+    }
+}
+
+/// Is it in a file of this directory, or below?
+fn is_anywhere(directory: &Path, bytes: &[u8]) -> bool {
+    let mut entries = std::fs::read_dir(directory).unwrap();
+    entries.any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return is_anywhere(&path, bytes);
+        }
+        let content = std::fs::read(path).unwrap();
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+/// Somebody else's program.
+fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
+    let output = Command::new("pkcs11-tool")
+        .arg("--module")
+        .arg(SoftHsm::module())
+        .args(["--token-label", "mlskeyd", "--login", "--pin"])
+        .arg(SoftHsm::PIN)
+        .args(arguments)
+        .envs(softhsm.environment())
+        .output()
+        .expect("pkcs11-tool (package opensc) starts");
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
+fn make_pair(softhsm: &SoftHsm, kind: &str, label: &str, more: &[&str]) {
+    let pair = ["--keypairgen", "--key-type", kind, "--label", label];
+    tool(softhsm, &[&pair, more].concat());
+}
+
+/// A private key that was made elsewhere.
+fn import(softhsm: &SoftHsm, label: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key.der");
+    let made = Command::new("openssl")
+        .args(["ecparam", "-name", "prime256v1", "-genkey", "-noout"])
+        .args(["-outform", "DER", "-out"])
+        .arg(&file)
+        .status()
+        .expect("openssl starts");
+    assert!(made.success());
+    let file = file.to_str().unwrap();
+    let key = ["--type", "privkey", "--id", "05", "--label", label];
+    tool(
+        softhsm,
+        &[&["--write-object", file], key.as_slice()].concat(),
+    );
+}
+
+/// `mlskeyctl identities adopt` for the apps of this user; or why not.
+fn adopt(scene: &Scene, name: &str, label: &str, scheme: &str) -> Result<(), String> {
+    let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+    let mut arguments = vec!["identities", "adopt", &owner, name, "--device", "hsm"];
+    arguments.extend(["--label", label, "--scheme", scheme]);
+    scene.daemon.ctl(&arguments).map(|_| ())
+}
+
+#[test]
+fn keys_that_are_there_are_adopted_and_never_touched() {
+    let mut scene = Scene::new(&["mlskeyd"], "");
+    scene.await_state("ready");
+    make_pair(&scene.softhsm, "EC:prime256v1", "work", &["--id", "01"]);
+    make_pair(
+        &scene.softhsm,
+        "EC:edwards25519",
+        "edwards",
+        &["--id", "02"],
+    );
+    let foreign = scene.softhsm.files();
+    adopt(&scene, "alice", "work", "p256").unwrap();
+    adopt(&scene, "bob", "edwards", "ed25519").unwrap();
+    let app = |scene: &Scene, name: &str, suite| {
+        let provider = CustodyProvider::builder()
+            .socket(scene.daemon.socket())
+            .storage(name, MemoryStorage::default())
+            .device("hsm")
+            .build()
+            .unwrap();
+        let identity = provider.identity(name).unwrap();
+        assert_eq!(identity.info().tier, Tier::Hardware);
+        App {
+            provider,
+            identity,
+            suite,
+        }
+    };
+    for (name, suite) in [("alice", P256), ("bob", CURVE25519)] {
+        app(&scene, name, suite).key_package().unwrap();
+    }
+    scene.daemon.stop();
+    scene.daemon.restart(&scene.options);
+    for (name, suite) in [("alice", P256), ("bob", CURVE25519)] {
+        app(&scene, name, suite).key_package().unwrap();
+    }
+    // The old key ends here, and stays there.
+    let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+    let rotate = ["identities", "rotate", &owner, "alice", "--grace", "0s"];
+    scene.daemon.ctl(&rotate).unwrap();
+    scene.daemon.ctl(&["keys", "sweep"]).unwrap();
+    let keys = scene.daemon.ctl(&["keys"]).unwrap();
+    let adopted = keys.as_array().unwrap().iter();
+    let adopted: Vec<_> = adopted.filter(|key| key["adopted"] == true).collect();
+    assert_eq!(adopted.len(), 1, "{keys}");
+    assert_eq!(adopted[0]["identity"], "bob");
+    let now = scene.softhsm.files();
+    for file in &foreign {
+        assert!(now.contains(file), "{:?} was changed", file.0);
+    }
+    app(&scene, "alice", P256).key_package().unwrap();
+}
+
+#[test]
+fn keys_that_are_not_suitable_are_not_adopted() {
+    let scene = Scene::new(&["mlskeyd"], "");
+    scene.await_state("ready");
+    let softhsm = &scene.softhsm;
+    make_pair(softhsm, "EC:prime256v1", "twice", &["--id", "01"]);
+    make_pair(softhsm, "EC:prime256v1", "twice", &["--id", "02"]);
+    make_pair(
+        softhsm,
+        "EC:prime256v1",
+        "extractable",
+        &["--id", "03", "--extractable"],
+    );
+    make_pair(softhsm, "EC:secp384r1", "other curve", &["--id", "04"]);
+    make_pair(softhsm, "EC:prime256v1", "nameless", &[]);
+    import(softhsm, "imported");
+    for (label, why) in [
+        ("nowhere", "no private key of this label"),
+        ("twice", "several"),
+        ("extractable", "can be taken from the token"),
+        ("other curve", "of another curve"),
+        ("nameless", "CKA_ID"),
+        ("imported", "could once be read"),
+    ] {
+        let refused = adopt(&scene, "alice", label, "p256").expect_err(label);
+        assert!(refused.contains(why), "{label}: {refused}");
+    }
+    assert_eq!(scene.daemon.ctl(&["keys"]).unwrap(), serde_json::json!([]));
+    assert_eq!(scene.state().0, "ready");
+}
