@@ -1,7 +1,9 @@
 //! PKCS#11 tokens as devices: on SoftHSM, and with `full` on modules of others.
 
+mod bulk;
 mod conformance;
 mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
+mod soak;
