@@ -9,19 +9,23 @@ use mlskeyd_tests::vitals::Vitals;
 use p256::ecdsa::signature::Verifier as _;
 use rustix::process::Pid;
 
-/// Signatures and opens. With all of them a leak of 50 bytes for each would be
-/// 3 MB from the half to the end.
+/// Signatures and opens.
 #[cfg(feature = "full")]
 const REQUESTS: [usize; 2] = [100_000, 20_000];
 #[cfg(not(feature = "full"))]
 const REQUESTS: [usize; 2] = [1_000, 200];
 
 /// By how much memory may grow from the half to the end, in bytes: what
-/// allocators do not give back of what they had for a moment.
+/// allocators do not give back of what they had for a moment. With all requests
+/// a leak of 36 bytes for each would be twice that.
 #[cfg(feature = "full")]
-const GROWTH: u64 = 2 << 20;
+const GROWTH: usize = 1 << 20;
 #[cfg(not(feature = "full"))]
-const GROWTH: u64 = 8 << 20;
+const GROWTH: usize = 4 << 20;
+
+/// SoftHSM 2.6 does not give back some 240 bytes of each session object, and so
+/// of each open, to whoever uses it, until the process ends.
+const LOST_BY_SOFTHSM: usize = 300;
 
 const CLIENTS: usize = 8;
 
@@ -162,9 +166,14 @@ fn nothing_is_left_of_many_requests() {
         scene.softhsm.objects()
     );
 
-    for ((who, half), whole) in ["daemon", "helper"].iter().zip(half).zip(whole) {
-        let growth = whole.memory.saturating_sub(half.memory);
-        assert!(growth < GROWTH, "the {who} has grown by {growth} bytes");
+    let lost = [0, REQUESTS[1] / 2 * LOST_BY_SOFTHSM];
+    for (n, who) in ["daemon", "helper"].into_iter().enumerate() {
+        let growth = whole[n].memory.saturating_sub(half[n].memory);
+        let most = GROWTH + lost[n];
+        assert!(
+            growth < most as u64,
+            "the {who} has grown by {growth} bytes"
+        );
     }
     assert_eq!(sessions(whole), SESSIONS);
     let held = |vitals: [Vitals; 2]| vitals.map(|of| (of.descriptors, of.threads));
