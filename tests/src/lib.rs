@@ -4,8 +4,14 @@
 
 pub mod books;
 pub mod failpoints;
+pub mod forge;
+pub mod member;
 pub mod mls_run;
+pub mod numbers;
+pub mod planted_keys;
 pub mod registry_keys;
 pub mod rig;
 pub mod scan;
 pub mod stock;
+pub mod suite;
+pub mod vitals;

@@ -1,5 +1,6 @@
 //! The project's own commands, started as `cargo xtask COMMAND`.
 
+mod bench;
 mod demo;
 mod kryoptic;
 mod setup;
@@ -18,6 +19,7 @@ usage: cargo xtask demo [--yes] [--device software|pkcs11]
                                           three people chat, with their keys in a private daemon;
                                           pkcs11: in a token of SoftHSM
        cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
+       cargo xtask bench [--yes]          what requests and keys cost (docs/performance.md)
        cargo xtask setup [--yes] [--full] only the packages that the others need";
 
 /// What was asked for on the command line.
@@ -25,6 +27,7 @@ usage: cargo xtask demo [--yes] [--device software|pkcs11]
 enum Command {
     Demo(demo::Device),
     Test { full: bool },
+    Bench,
     Setup { full: bool },
     Help,
 }
@@ -39,7 +42,9 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
             "--yes" | "-y" => yes = true,
             "--full" => full = true,
             "--help" | "-h" | "help" => return Ok((Command::Help, false)),
-            "demo" | "test" | "setup" if command.is_none() => command = Some(word.as_str()),
+            "demo" | "test" | "bench" | "setup" if command.is_none() => {
+                command = Some(word.as_str())
+            }
             other => return Err(format!("unexpected argument '{other}'")),
         }
     }
@@ -50,6 +55,7 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
         (Some("test"), full) => Ok((Command::Test { full }, yes)),
         (Some("setup"), full) => Ok((Command::Setup { full }, yes)),
         (_, true) => Err("--full goes with test and setup only".to_owned()),
+        (Some("bench"), _) => Ok((Command::Bench, yes)),
         (Some("demo"), _) => Ok((Command::Demo(device.unwrap_or_default()), yes)),
         _ => Err("which command?".to_owned()),
     }
@@ -89,6 +95,9 @@ fn main() -> ExitCode {
         Ok((Command::Test { full }, yes)) => setup::packages(packages_of_tests(full), yes)
             .and_then(|()| setup::components(yes))
             .and_then(|()| test::run(full)),
+        Ok((Command::Bench, yes)) => {
+            setup::packages(packages_of_tests(false), yes).and_then(|()| bench::run())
+        }
         Err(wrong) => {
             eprintln!("cargo xtask: {wrong}\n\n{USAGE}");
             return ExitCode::from(2);
@@ -132,6 +141,7 @@ mod tests {
             parsed("--yes test --full"),
             Ok((Command::Test { full: true }, true))
         );
+        assert_eq!(parsed("bench --yes"), Ok((Command::Bench, true)));
         let setup = |full| Ok((Command::Setup { full }, false));
         assert_eq!(parsed("setup"), setup(false));
         assert_eq!(parsed("setup --full"), setup(true));
@@ -147,6 +157,7 @@ mod tests {
             "demo --device",
             "demo --device tpm",
             "test --device pkcs11",
+            "bench --full",
             "demo test",
             "demo extra",
             "test --ful",

@@ -7,6 +7,7 @@ use std::process::{Command, ExitStatus};
 use rustix::process::Pid;
 
 use super::{Process, Programs, Stage};
+use crate::vitals;
 
 /// How a daemon is started.
 #[derive(Clone, Debug, Default)]
@@ -135,18 +136,7 @@ impl Daemon {
 
     /// The most memory that was ever resident, in bytes.
     pub fn peak_memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.pid().as_raw_nonzero());
-        let status = std::fs::read_to_string(path).expect("the daemon runs");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .expect("VmHWM");
-        let kilobytes: u64 = line
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .expect("a number");
-        kilobytes * 1024
+        vitals::memory(self.pid(), "VmHWM")
     }
 
     /// Runs `mlskeyctl --json` with these arguments.

@@ -11,8 +11,8 @@ use mlskeyd_protocol::v1::*;
 use serde_json::Value;
 
 use crate::forge::*;
-use crate::house::{App, House, failure, sealed};
-use crate::suite::{SUITE_1, Suite, for_each_suite};
+use crate::house::{App, House, failure};
+use crate::suite::{SUITE_1, Suite, for_each_suite, sealed};
 
 for_each_suite!(
     unknown_and_destroyed_keys_serve_nothing,

@@ -9,12 +9,10 @@ use mlskeyd::config::Config;
 use mlskeyd::daemon::{Daemon, Running};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
 use mlskeyd_protocol::v1::*;
-use openmls_rust_crypto::RustCrypto;
-use openmls_traits::crypto::OpenMlsCrypto;
 use tempfile::TempDir;
 
 use crate::forge::{self, Leaf, Source};
-use crate::suite::{self, OwnKey, Suite};
+use crate::suite::{self, OwnKey, Suite, sealed};
 
 /// A daemon, its directory and its configuration.
 pub struct House {
@@ -230,23 +228,6 @@ impl App {
     pub fn open_with(&self, request: Open) -> Result<Vec<u8>, Failure> {
         let opened = self.client.open(request, &Call::default());
         opened.map(SecretBytes::into_inner).map_err(failure)
-    }
-}
-
-/// A request to open what is sealed to `key`.
-pub fn sealed(suite: Suite, key: &GeneratedHpke, info: &[u8], plaintext: &[u8]) -> Open {
-    let crypto = RustCrypto::default();
-    let config = suite.hpke_config();
-    let sealed = crypto.hpke_seal(config, &key.public_key, info, &[], plaintext);
-    let sealed = sealed.unwrap();
-    Open {
-        key: key.key,
-        kem: suite.kem,
-        aead: suite.aead,
-        enc: Bytes::from(sealed.kem_output.as_slice()),
-        info: Bytes::from(info),
-        aad: Bytes::default(),
-        ciphertext: Bytes::from(sealed.ciphertext.as_slice()),
     }
 }
 

@@ -6,7 +6,6 @@
 mod bad_input;
 mod bounds;
 mod callers;
-mod forge;
 mod house;
 mod leave;
 mod open;
@@ -15,3 +14,5 @@ mod races;
 mod scene;
 mod sign;
 mod suite;
+
+use mlskeyd_tests::forge;

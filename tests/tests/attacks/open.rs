@@ -5,9 +5,9 @@ use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::*;
 
 use crate::forge::*;
-use crate::house::{App, House, sealed};
+use crate::house::{App, House};
 use crate::p256_only::wrong_points;
-use crate::suite::{SUITE_1, SUITE_2, SUITE_3, Suite, for_each_suite};
+use crate::suite::{SUITE_1, SUITE_2, SUITE_3, Suite, for_each_suite, sealed};
 
 for_each_suite!(
     each_key_opens_what_it_is_for_and_nothing_else,

@@ -7,10 +7,10 @@ use p256::elliptic_curve::Curve;
 use p256::elliptic_curve::bigint::{Encoding, Limb, U256};
 
 use crate::forge::*;
-use crate::house::{App, House, sealed};
+use crate::house::{App, House};
 use crate::leave::{self, ALLOWED, leaving_leaf, leaving_with};
 use crate::scene::{RULE, Scene};
-use crate::suite::{SUITE_2, Suite, own_hpke};
+use crate::suite::{SUITE_2, Suite, own_hpke, sealed};
 
 /// A point in the encodings that MLS does not have (RFC 9420, 5.1.1), and what
 /// is no point of the curve.

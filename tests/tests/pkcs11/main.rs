@@ -1,6 +1,7 @@
 //! PKCS#11 tokens as devices: on SoftHSM, and with `full` on modules of others.
 
 mod bench;
+mod bulk;
 mod conformance;
 mod faults;
 #[cfg(feature = "full")]
@@ -10,3 +11,4 @@ mod matrix;
 mod modes;
 mod people;
 mod scene;
+mod soak;

@@ -4,10 +4,10 @@ use crate::suite::Suite;
 
 /// `opaque value<V>`: a length of one, two or four bytes, then the value.
 pub fn opaque(value: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(value.len()).unwrap();
+    let length = u32::try_from(value.len()).expect("no structure is that long");
     let prefix = match length {
-        0..0x40 => vec![u8::try_from(length).unwrap()],
-        0x40..0x4000 => (0x4000 | u16::try_from(length).unwrap())
+        0..0x40 => vec![u8::try_from(length).expect("below 0x40")],
+        0x40..0x4000 => (0x4000 | u16::try_from(length).expect("below 0x4000"))
             .to_be_bytes()
             .into(),
         _ => (0x8000_0000 | length).to_be_bytes().into(),

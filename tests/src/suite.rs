@@ -1,0 +1,108 @@
+//! The cipher suites of custody (RFC 9420, 17.1), and keys of them that an app
+//! makes itself.
+
+use mlskeyd_protocol::v1::*;
+use openmls_rust_crypto::RustCrypto;
+use openmls_traits::crypto::OpenMlsCrypto;
+use openmls_traits::types::{self, HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
+
+/// A cipher suite, in the protocol's words and in those of OpenMLS.
+#[derive(Clone, Copy)]
+pub struct Suite {
+    pub number: u16,
+    pub scheme: SignatureScheme,
+    pub kem: Kem,
+    pub aead: Aead,
+}
+
+pub const SUITE_1: Suite = Suite {
+    number: 0x0001,
+    scheme: SignatureScheme::Ed25519,
+    kem: Kem::DhKemX25519,
+    aead: Aead::Aes128Gcm,
+};
+
+pub const SUITE_2: Suite = Suite {
+    number: 0x0002,
+    scheme: SignatureScheme::EcdsaP256Sha256,
+    kem: Kem::DhKemP256,
+    aead: Aead::Aes128Gcm,
+};
+
+pub const SUITE_3: Suite = Suite {
+    number: 0x0003,
+    scheme: SignatureScheme::Ed25519,
+    kem: Kem::DhKemX25519,
+    aead: Aead::ChaCha20Poly1305,
+};
+
+impl Suite {
+    pub fn hpke_config(self) -> HpkeConfig {
+        let kem = match self.kem {
+            Kem::DhKemP256 => HpkeKemType::DhKemP256,
+            Kem::DhKemX25519 => HpkeKemType::DhKem25519,
+        };
+        let aead = match self.aead {
+            Aead::Aes128Gcm => HpkeAeadType::AesGcm128,
+            Aead::ChaCha20Poly1305 => HpkeAeadType::ChaCha20Poly1305,
+        };
+        HpkeConfig(kem, HpkeKdfType::HkdfSha256, aead)
+    }
+}
+
+/// A signature key of the app's own.
+pub struct OwnKey {
+    scheme: types::SignatureScheme,
+    private: Vec<u8>,
+    pub public: Vec<u8>,
+}
+
+impl OwnKey {
+    pub fn new(suite: Suite) -> Self {
+        let scheme = match suite.scheme {
+            SignatureScheme::Ed25519 => types::SignatureScheme::ED25519,
+            SignatureScheme::EcdsaP256Sha256 => types::SignatureScheme::ECDSA_SECP256R1_SHA256,
+        };
+        let (private, public) = RustCrypto::default()
+            .signature_key_gen(scheme)
+            .expect("RustCrypto has the suite");
+        Self {
+            scheme,
+            private,
+            public,
+        }
+    }
+
+    pub fn sign(&self, content: &[u8]) -> Vec<u8> {
+        let crypto = RustCrypto::default();
+        crypto
+            .sign(self.scheme, content, &self.private)
+            .expect("RustCrypto has the suite")
+    }
+}
+
+/// An HPKE key pair of the app's own.
+pub fn own_hpke(suite: Suite, seed: u8) -> GeneratedHpke {
+    let pair = RustCrypto::default().derive_hpke_keypair(suite.hpke_config(), &[seed; 32]);
+    GeneratedHpke {
+        key: KeyId::from_bytes([seed; 16]),
+        public_key: Bytes(pair.expect("RustCrypto has the suite").public),
+    }
+}
+
+/// A request to open what is sealed to `key` here.
+pub fn sealed(suite: Suite, key: &GeneratedHpke, info: &[u8], plaintext: &[u8]) -> Open {
+    let crypto = RustCrypto::default();
+    let config = suite.hpke_config();
+    let sealed = crypto.hpke_seal(config, &key.public_key, info, &[], plaintext);
+    let sealed = sealed.expect("anybody can seal");
+    Open {
+        key: key.key,
+        kem: suite.kem,
+        aead: suite.aead,
+        enc: Bytes::from(sealed.kem_output.as_slice()),
+        info: Bytes::from(info),
+        aad: Bytes::default(),
+        ciphertext: Bytes::from(sealed.ciphertext.as_slice()),
+    }
+}
