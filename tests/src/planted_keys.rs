@@ -85,6 +85,7 @@ async fn copy(registry: &Registry, pattern: &KeyRecord) -> (KeyId, Bytes) {
         identity: None,
         connection: None,
         created: pattern.created,
+        adopted: false,
     };
     registry.begin_create(new).await.expect("it is journalled");
     let half: [u8; 32] = rand::random();
