@@ -260,6 +260,33 @@ pub struct StoredKey {
     pub blob: KeyBlob,
 }
 
+impl StoredKey {
+    /// Everything that a blob is for, as a device of this kind authenticates it,
+    /// so that a blob serves nothing else. Written to disks: it never changes.
+    /// Each part has a fixed length, save the last.
+    fn binding(&self, kind: &str) -> Vec<u8> {
+        // The code points of TLS's SignatureScheme and of HPKE's KEMs.
+        let (purpose, code) = match self.algorithm {
+            Algorithm::Signature(SignatureScheme::Ed25519) => (b's', 0x0807_u16),
+            Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => (b's', 0x0403),
+            Algorithm::Hpke(Kem::DhKemP256) => (b'h', 0x0010),
+            Algorithm::Hpke(Kem::DhKemX25519) => (b'h', 0x0020),
+        };
+        let tier = match self.tier {
+            Tier::Software => 1,
+            Tier::Sealed => 2,
+            Tier::Hardware => 3,
+        };
+        let mut binding = format!("mlskeyd v1 {kind} key").into_bytes();
+        binding.extend_from_slice(self.id.as_bytes());
+        binding.extend_from_slice(self.generation.as_bytes());
+        binding.extend_from_slice(&[purpose, tier]);
+        binding.extend_from_slice(&code.to_be_bytes());
+        binding.extend_from_slice(&self.public);
+        binding
+    }
+}
+
 /// What a device wants stored for a key: a wrapped private key, or where to
 /// find it. Only the device knows the format; it authenticates it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

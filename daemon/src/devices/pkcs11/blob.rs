@@ -1,5 +1,11 @@
 //! What the registry keeps for a key of a token: where it is, and a MAC over
 //! that and all that it is for.
+//!
+//! ```text
+//! version 1 (1 byte) | MAC (32) | Whereabouts (postcard)
+//! ```
+//!
+//! It is on disks for years, so it never changes: see the test.
 
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
@@ -11,7 +17,7 @@ use crate::devices::{DeviceError, KeyBlob, StoredKey};
 use crate::store_key::Subkey;
 
 /// Where a private key is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Whereabouts {
     /// In the token, or wrapped by it.
     InToken(Place),
@@ -19,11 +25,8 @@ pub(super) enum Whereabouts {
     Sealed(Sealed),
 }
 
-#[derive(Serialize, Deserialize)]
-struct Blob {
-    whereabouts: Whereabouts,
-    mac: [u8; 32],
-}
+const VERSION: u8 = 1;
+const MAC_LEN: usize = 32;
 
 /// Writes and reads what the registry keeps.
 pub(super) struct Blobs {
@@ -41,37 +44,129 @@ impl Blobs {
         key: &StoredKey,
         whereabouts: Whereabouts,
     ) -> Result<KeyBlob, DeviceError> {
-        let mac = self.mac(key, &whereabouts)?.finalize().into_bytes().into();
-        let blob = postcard::to_stdvec(&Blob { whereabouts, mac }).map_err(|_| misfit())?;
-        Ok(KeyBlob::new(blob))
+        let written = postcard::to_stdvec(&whereabouts).map_err(|_| misfit())?;
+        let mac = self.mac(key, &written)?.finalize().into_bytes();
+        Ok(KeyBlob::new(
+            [&[VERSION], mac.as_slice(), &written].concat(),
+        ))
     }
 
     /// Where a key is, if its blob is as it was written for it.
     pub(super) fn read(&self, key: &StoredKey) -> Result<Whereabouts, DeviceError> {
-        let bytes = key.blob.as_bytes();
-        let blob: Blob = postcard::from_bytes(bytes).map_err(|_| DeviceError::BadBlob)?;
-        // Postcard writes in one way, and reads in several.
-        if postcard::to_stdvec(&blob).is_ok_and(|written| written != bytes) {
-            return Err(DeviceError::BadBlob);
-        }
-        self.mac(key, &blob.whereabouts)?
-            .verify_slice(&blob.mac)
+        let blob = key.blob.as_bytes();
+        let rest = blob.strip_prefix(&[VERSION]).ok_or(DeviceError::BadBlob)?;
+        let (mac, written) = rest
+            .split_first_chunk::<MAC_LEN>()
+            .ok_or(DeviceError::BadBlob)?;
+        self.mac(key, written)?
+            .verify_slice(mac)
             .map_err(|_| DeviceError::BadBlob)?;
-        Ok(blob.whereabouts)
+        postcard::from_bytes(written).map_err(|_| DeviceError::BadBlob)
     }
 
-    /// Over everything that a blob is for, so that it serves nothing else.
-    fn mac(&self, key: &StoredKey, whereabouts: &Whereabouts) -> Result<Hmac<Sha256>, DeviceError> {
+    fn mac(&self, key: &StoredKey, written: &[u8]) -> Result<Hmac<Sha256>, DeviceError> {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose()).map_err(|_| misfit())?;
-        let about = (
-            key.id,
-            key.generation,
-            key.algorithm,
-            key.tier,
-            &key.public,
-            whereabouts,
+        let binding = key.binding("pkcs11");
+        // The lengths of both are in there, so none can be taken for the other.
+        mac.update(&[VERSION]);
+        mac.update(
+            &u64::try_from(binding.len())
+                .unwrap_or(u64::MAX)
+                .to_be_bytes(),
         );
-        mac.update(&postcard::to_stdvec(&about).map_err(|_| misfit())?);
+        mac.update(&binding);
+        mac.update(written);
         Ok(mac)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretBox;
+
+    use super::*;
+    use crate::devices::pkcs11::wire::Wrapped;
+    use crate::devices::{Algorithm, GenerationId, Kem, KeyId, Tier};
+    use crate::store_key::StoreKey;
+
+    fn blobs() -> Blobs {
+        let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
+        Blobs::new(store_key.subkey("mlskeyd v1 test").unwrap())
+    }
+
+    fn key() -> StoredKey {
+        StoredKey {
+            id: KeyId::from_bytes([2; 16]),
+            algorithm: Algorithm::Hpke(Kem::DhKemP256),
+            tier: Tier::Hardware,
+            generation: GenerationId::from_bytes([3; 16]),
+            public: vec![4; 65],
+            blob: KeyBlob::new(Vec::new()),
+        }
+    }
+
+    /// Each form, as this version writes it. A change here makes the keys of all
+    /// users unreadable.
+    #[test]
+    fn what_is_on_disks_stays_readable() {
+        let iv = [8; 16];
+        let bytes = vec![9; 3];
+        let id = vec![7];
+        let label = "work".to_owned();
+        let forms = [
+            (
+                Whereabouts::InToken(Place::Object),
+                "019a4cfe4f65f52c5fbf4e47a179f306c1f8d8cdd4c782885650d17c61c1dfc1890000",
+            ),
+            (
+                Whereabouts::InToken(Place::Wrapped(Wrapped::KeyWrapPad(bytes.clone()))),
+                "01dc03e01d83574a994c516c01155f9f19eba9a8f7b770d5f1708a49d8bae3106300010003090909",
+            ),
+            (
+                Whereabouts::InToken(Place::Wrapped(Wrapped::KeyWrap(bytes.clone()))),
+                "019ce37e35d613b0633446ccb489e779f93a4aa956a18958c7dba05c16e1196d6500010103090909",
+            ),
+            (
+                Whereabouts::InToken(Place::Wrapped(Wrapped::CbcPad {
+                    iv,
+                    bytes: bytes.clone(),
+                })),
+                "01e3d80d76b3379644f52fb2e64e170f66a7fa18a46c9e2a900f0ed649ce1ec0fa0001020808080808080808080808080808080803090909",
+            ),
+            (
+                Whereabouts::InToken(Place::Adopted { label, id }),
+                "016cab88b7ceda63aa75075fc3175ae4be9f21215b6cce67db8ebc02feba2367b3000204776f726b0107",
+            ),
+            (
+                Whereabouts::Sealed(Sealed { iv, bytes }),
+                "013ba78128e3eb94344e30c294eaa88b5b9ef298d24cd4fa309351663c9bc01845010808080808080808080808080808080803090909",
+            ),
+        ];
+        for (whereabouts, expected) in forms {
+            let mut key = key();
+            key.blob = blobs().write(&key, whereabouts.clone()).unwrap();
+            assert_eq!(hex::encode(key.blob.as_bytes()), expected);
+            assert_eq!(blobs().read(&key).unwrap(), whereabouts);
+        }
+    }
+
+    #[test]
+    fn a_blob_is_of_one_key_alone() {
+        let mut key = key();
+        let whereabouts = Whereabouts::InToken(Place::Object);
+        key.blob = blobs().write(&key, whereabouts).unwrap();
+        let changes: [fn(&mut StoredKey); 6] = [
+            |key| key.id = KeyId::from_bytes([9; 16]),
+            |key| key.algorithm = Algorithm::Hpke(Kem::DhKemX25519),
+            |key| key.tier = Tier::Sealed,
+            |key| key.generation = GenerationId::from_bytes([9; 16]),
+            |key| key.public.push(0),
+            |key| key.blob = KeyBlob::new(key.blob.as_bytes()[1..].to_vec()),
+        ];
+        for change in changes {
+            let mut other = key.clone();
+            change(&mut other);
+            blobs().read(&other).unwrap_err();
+        }
     }
 }

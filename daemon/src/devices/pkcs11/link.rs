@@ -60,6 +60,8 @@ struct Seen {
     plan: Option<(String, Arc<Plan>)>,
     /// When one that failed is looked at again, and how long to wait then.
     back_off: (Instant, Duration),
+    /// What went wrong last with a request.
+    last_fault: String,
 }
 
 /// The right to log in.
@@ -105,6 +107,7 @@ impl Link {
                 info: Arc::new(info),
                 plan: None,
                 back_off: (Instant::now(), BACK_OFF.0),
+                last_fault: String::new(),
             }),
         }
     }
@@ -184,7 +187,9 @@ impl Link {
                 if matches!(error, TokenError::Gone(_)) {
                     self.close_idle();
                 }
-                Err(of_token(error))
+                let error = of_token(error);
+                self.log_fault(&error);
+                Err(error)
             }
             Ok(reply) => {
                 if fits(request, &reply) {
@@ -197,8 +202,21 @@ impl Link {
             Err(error) => {
                 drop(in_use);
                 self.close_idle();
+                self.log_fault(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// Says what goes wrong with a token that is there, once as long as it stays
+    /// the same.
+    fn log_fault(&self, error: &DeviceError) {
+        let fault = error.to_string();
+        let mut seen = lock(&self.seen);
+        if seen.last_fault != fault {
+            let device = &seen.info.name;
+            tracing::warn!(device, fault, "the token did not do what it was asked for");
+            seen.last_fault = fault;
         }
     }
 
@@ -452,7 +470,7 @@ impl Link {
 
 impl Seen {
     fn note(&mut self, state: DeviceState, reason: String) {
-        if self.info.state != state {
+        if self.info.state != state || self.info.reason != reason {
             let device = &self.info.name;
             if state == DeviceState::Ready {
                 tracing::info!(device, "the token is ready");

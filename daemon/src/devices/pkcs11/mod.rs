@@ -420,30 +420,10 @@ impl Adopt for Pkcs11Device {
         // Not of any MLS structure: no such label begins with this.
         let content = [b"mlskeyd adopts ".as_slice(), key.id.as_bytes()].concat();
         let signature = self.sign_in_token(request.scheme, kept(&key, place.clone()), &content)?;
-        if !verifies(request.scheme, &key.public, &content, &signature) {
+        if !crate::mls::verify(request.scheme, &key.public, &content, &signature) {
             return Err(refused("its public key is not its own".to_owned()));
         }
         key.blob = self.blobs.write(&key, Whereabouts::InToken(place))?;
         Ok(key)
-    }
-}
-
-fn verifies(scheme: SignatureScheme, public: &[u8], content: &[u8], signature: &[u8]) -> bool {
-    use p256::ecdsa::signature::Verifier as _;
-
-    match scheme {
-        SignatureScheme::Ed25519 => {
-            let key = public.try_into().ok();
-            let key = key.and_then(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).ok());
-            let signature = ed25519_dalek::Signature::from_slice(signature).ok();
-            key.zip(signature)
-                .is_some_and(|(key, signature)| key.verify_strict(content, &signature).is_ok())
-        }
-        SignatureScheme::EcdsaP256Sha256 => {
-            let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(public).ok();
-            let signature = p256::ecdsa::Signature::from_der(signature).ok();
-            key.zip(signature)
-                .is_some_and(|(key, signature)| key.verify(content, &signature).is_ok())
-        }
     }
 }

@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// The version of all this. Sent with each connection, so that a daemon and a
-/// helper of different builds do not misunderstand each other.
+/// The version of all this, to be raised with every change of a type here. Sent
+/// with each connection, so that a daemon and a helper of different builds do not
+/// misunderstand each other.
 pub(crate) const VERSION: u8 = 1;
 
 /// Longest frame, in bytes: the content of an Ed25519 signature goes whole.
@@ -118,18 +119,14 @@ pub(crate) struct Kept {
     pub(crate) place: Place,
 }
 
-/// Where a private key is.
+/// Where a private key is. The registry keeps this (see `blob`): variants may be
+/// added at the end, and nothing else may change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Place {
     /// An object of the token with the key's id as its CKA_ID.
     Object,
     /// Wrapped by its generation's key.
-    Wrapped {
-        /// By which mechanism.
-        by: Wrapping,
-        /// The wrapped key.
-        bytes: Vec<u8>,
-    },
+    Wrapped(Wrapped),
     /// An object of the token that somebody else made.
     Adopted {
         /// Its CKA_LABEL.
@@ -156,8 +153,30 @@ pub(crate) enum Wrapping {
     KeyWrapPad,
     /// CKM_AES_KEY_WRAP.
     KeyWrap,
-    /// CKM_AES_CBC_PAD, with a random IV.
-    CbcPad([u8; 16]),
+    /// CKM_AES_CBC_PAD.
+    CbcPad,
+}
+
+impl Wrapping {
+    /// All of them, the best first: the last one does not authenticate what it
+    /// wraps (the daemon does).
+    pub(crate) const ALL: [Self; 3] = [Self::KeyWrapPad, Self::KeyWrap, Self::CbcPad];
+}
+
+/// A wrapped key, by its mechanism.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wrapped {
+    /// By CKM_AES_KEY_WRAP_PAD.
+    KeyWrapPad(Vec<u8>),
+    /// By CKM_AES_KEY_WRAP.
+    KeyWrap(Vec<u8>),
+    /// By CKM_AES_CBC_PAD.
+    CbcPad {
+        /// The random IV.
+        iv: [u8; 16],
+        /// The wrapped key.
+        bytes: Vec<u8>,
+    },
 }
 
 /// What shows that a generation exists.
@@ -179,7 +198,7 @@ pub(crate) enum Keep {
         /// Most private keys that the token may hold, ours and others'.
         most: u32,
     },
-    /// Wrapped by its generation's key; of the mechanism only the kind counts.
+    /// Wrapped by its generation's key.
     Wrapped(Wrapping),
 }
 
@@ -291,7 +310,7 @@ pub(crate) enum TokenError {
     /// The token has no room, for now or for good.
     #[error("the token is out of memory ({0})")]
     Memory(String),
-    /// The token refused the peer's key or the wrapped key.
+    /// The token refused the wrapped key.
     #[error("the token refused it ({0})")]
     Refused(String),
     /// The key that was to be found is not suitable.

@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
-    GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, StoredKey,
-    Support, Tier, private_key,
+    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, StoredKey, Support, Tier,
+    private_key,
 };
 use crate::store_key::StoreKey;
 
@@ -92,7 +92,7 @@ impl SoftwareDevice {
 
     fn unseal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let generation = self.generations.key(key.generation)?;
-        sealing::open(generation, &blob_context(key), key.blob.as_bytes())
+        sealing::open(generation, &key.binding("software"), key.blob.as_bytes())
             .map_err(|sealing::Unauthentic| DeviceError::BadBlob)
     }
 }
@@ -168,7 +168,7 @@ impl Generate for SoftwareDevice {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        let blob = sealing::seal(generation_key, &blob_context(&unsealed), &private)?;
+        let blob = sealing::seal(generation_key, &unsealed.binding("software"), &private)?;
         Ok(StoredKey {
             blob: KeyBlob::new(blob),
             ..unsealed
@@ -180,27 +180,4 @@ impl Destroy for SoftwareDevice {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         self.generations.destroy(id)
     }
-}
-
-/// Everything that a blob is for, so that it opens for nothing else. Each part
-/// has a fixed length, save the last.
-fn blob_context(key: &StoredKey) -> Vec<u8> {
-    let (purpose, code) = match key.algorithm {
-        Algorithm::Signature(SignatureScheme::Ed25519) => (b's', 0x0807_u16),
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => (b's', 0x0403),
-        Algorithm::Hpke(Kem::DhKemP256) => (b'h', 0x0010),
-        Algorithm::Hpke(Kem::DhKemX25519) => (b'h', 0x0020),
-    };
-    let tier = match key.tier {
-        Tier::Software => 1,
-        Tier::Sealed => 2,
-        Tier::Hardware => 3,
-    };
-    let mut context = b"mlskeyd v1 software key".to_vec();
-    context.extend_from_slice(key.id.as_bytes());
-    context.extend_from_slice(key.generation.as_bytes());
-    context.extend_from_slice(&[purpose, tier]);
-    context.extend_from_slice(&code.to_be_bytes());
-    context.extend_from_slice(&key.public);
-    context
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use secrecy::SecretBox;
 
 use super::*;
-use crate::devices::{KeyId, conformance};
+use crate::devices::{Kem, KeyId, SignatureScheme, conformance};
 
 struct Rig {
     directory: PathBuf,

@@ -6,9 +6,8 @@ use cryptoki::mechanism::elliptic_curve::{EcKdf, Ecdh1DeriveParams};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use mlskeyd_protocol::v1::{Algorithm, Kem, SecretBytes, SignatureScheme};
 
-use super::super::wire::{Kept, Place, TokenError, Wrapping};
+use super::super::wire::{Kept, Place, TokenError, Wrapped};
 use super::handles::Of;
-use super::make::mechanism;
 use super::template::{self, Guarded};
 use super::token::{TokenSession, is_full, is_stale, of_module};
 
@@ -47,11 +46,11 @@ impl TokenSession {
                 let found = self.object(of, key.generation)?;
                 found.ok_or_else(|| self.not_found())
             }
-            Place::Wrapped { by, bytes } => {
+            Place::Wrapped(wrapped) => {
                 if let Some(known) = self.token.handles().get(of) {
                     return Ok(known);
                 }
-                self.unwrap_kept(key, *by, bytes)
+                self.unwrap_kept(key, wrapped)
             }
             Place::Adopted { label, id } => {
                 if let Some(known) = self.token.handles().get(of) {
@@ -66,16 +65,11 @@ impl TokenSession {
         }
     }
 
-    fn unwrap_kept(
-        &self,
-        key: &Kept,
-        by: Wrapping,
-        bytes: &[u8],
-    ) -> Result<ObjectHandle, TokenError> {
+    fn unwrap_kept(&self, key: &Kept, wrapped: &Wrapped) -> Result<ObjectHandle, TokenError> {
         let unwrap = || {
             let wrapper = self.object(Of::Anchor(key.generation), key.generation)?;
             let wrapper = wrapper.ok_or_else(|| self.not_found())?;
-            self.unwrap(key.algorithm, by, wrapper, bytes, Guarded::WHOLLY)
+            self.unwrap(key.algorithm, wrapper, wrapped, Guarded::WHOLLY)
         };
         let object = match unwrap() {
             Err(TokenError::Memory(_)) => {
@@ -106,18 +100,21 @@ impl TokenSession {
     pub(super) fn unwrap(
         &self,
         algorithm: Algorithm,
-        by: Wrapping,
         wrapper: ObjectHandle,
-        wrapped: &[u8],
+        wrapped: &Wrapped,
         guarded: Guarded,
     ) -> Result<ObjectHandle, TokenError> {
+        let (mechanism, bytes) = match wrapped {
+            Wrapped::KeyWrapPad(bytes) => (Mechanism::AesKeyWrapPad, bytes),
+            Wrapped::KeyWrap(bytes) => (Mechanism::AesKeyWrap, bytes),
+            Wrapped::CbcPad { iv, bytes } => (Mechanism::AesCbcPad(*iv), bytes),
+        };
         let mut last = TokenError::Unsupported("no key type".to_owned());
         for key_type in key_types(algorithm) {
             let template = template::unwrapped(algorithm, *key_type, guarded);
-            let mechanism = mechanism(by);
             match self
                 .session
-                .unwrap_key(&mechanism, wrapper, wrapped, &template)
+                .unwrap_key(&mechanism, wrapper, bytes, &template)
             {
                 Ok(private) => return Ok(private),
                 Err(error) => last = of_module(error),

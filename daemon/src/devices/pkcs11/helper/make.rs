@@ -7,9 +7,9 @@ use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use mlskeyd_protocol::v1::{Algorithm, Kem, SignatureScheme};
 use rand_core::{OsRng, RngCore};
 
-use super::super::wire::{self, Anchor, Keep, TokenError, Wrapping};
+use super::super::wire::{self, Anchor, Keep, TokenError, Wrapped, Wrapping};
 use super::handles::Of;
-use super::template::{self, Leaves, Place, UnwrapTemplate};
+use super::template::{self, Leaves, Place};
 use super::token::{TokenSession, of_module};
 
 impl TokenSession {
@@ -46,10 +46,11 @@ impl TokenSession {
         anchor: Anchor,
         place: Place,
     ) -> Result<ObjectHandle, TokenError> {
-        let unwrap = (anchor == Anchor::WrappingKey).then(UnwrapTemplate::new);
-        let template = template::wrapping_key(generation, place, unwrap.as_ref());
-        let made = self.session.generate_key(&Mechanism::AesKeyGen, &template);
-        made.map_err(of_module)
+        let enforced = anchor == Anchor::WrappingKey;
+        template::with_wrapping_key(generation, place, enforced, |template| {
+            let made = self.session.generate_key(&Mechanism::AesKeyGen, template);
+            made.map_err(of_module)
+        })
     }
 
     /// Does the token say that nobody reads the key? Asked after making it, since
@@ -123,18 +124,13 @@ impl TokenSession {
         by: Wrapping,
         wrapper: ObjectHandle,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
-        let by = match by {
-            Wrapping::CbcPad(_) => Wrapping::CbcPad(random_iv()?),
-            other => other,
-        };
         let (public, private) =
             self.generate_pair(algorithm, key, generation, Leaves::Wrapped, Place::Session)?;
         let point = self.point(algorithm, public);
-        let bytes = self.wrap(by, wrapper, private);
+        let wrapped = self.wrap(by, wrapper, private);
         self.destroy(public)?;
         self.destroy(private)?;
-        let bytes = bytes?;
-        Ok((point?, wire::Place::Wrapped { by, bytes }))
+        Ok((point?, wire::Place::Wrapped(wrapped?)))
     }
 
     /// Both halves. Modules name Curve25519 in several ways, and some keep public
@@ -199,9 +195,22 @@ impl TokenSession {
         by: Wrapping,
         wrapper: ObjectHandle,
         private: ObjectHandle,
-    ) -> Result<Vec<u8>, TokenError> {
-        let wrapped = self.session.wrap_key(&mechanism(by), wrapper, private);
-        wrapped.map_err(of_module)
+    ) -> Result<Wrapped, TokenError> {
+        let wrap = |mechanism| {
+            let wrapped = self.session.wrap_key(&mechanism, wrapper, private);
+            wrapped.map_err(of_module)
+        };
+        Ok(match by {
+            Wrapping::KeyWrapPad => Wrapped::KeyWrapPad(wrap(Mechanism::AesKeyWrapPad)?),
+            Wrapping::KeyWrap => Wrapped::KeyWrap(wrap(Mechanism::AesKeyWrap)?),
+            Wrapping::CbcPad => {
+                let iv = random_iv()?;
+                Wrapped::CbcPad {
+                    iv,
+                    bytes: wrap(Mechanism::AesCbcPad(iv))?,
+                }
+            }
+        })
     }
 
     /// Takes room for one more private key on the token. They are counted once,
@@ -248,14 +257,6 @@ pub(super) fn random_iv() -> Result<[u8; 16], TokenError> {
     Ok(iv)
 }
 
-fn gives_away() -> TokenError {
+pub(super) fn gives_away() -> TokenError {
     TokenError::Failed("it made a key that it would give away".to_owned())
-}
-
-pub(super) fn mechanism(by: Wrapping) -> Mechanism<'static> {
-    match by {
-        Wrapping::KeyWrapPad => Mechanism::AesKeyWrapPad,
-        Wrapping::KeyWrap => Mechanism::AesKeyWrap,
-        Wrapping::CbcPad(iv) => Mechanism::AesCbcPad(iv),
-    }
 }

@@ -9,7 +9,7 @@ use mlskeyd_protocol::v1::SecretBytes;
 
 use super::super::wire::{Sealed, TokenError};
 use super::handles::Of;
-use super::make::random_iv;
+use super::make::{gives_away, random_iv};
 use super::template::{self, Place};
 use super::token::{TokenSession, of_module};
 
@@ -61,9 +61,7 @@ impl TokenSession {
             return Ok(made);
         }
         self.destroy(made)?;
-        Err(TokenError::Failed(
-            "it made a key that it would give away".to_owned(),
-        ))
+        Err(gives_away())
     }
 
     pub(super) fn encrypt(

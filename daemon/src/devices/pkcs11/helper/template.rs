@@ -212,16 +212,24 @@ fn aes_key(generation: [u8; 16], id: Vec<u8>, place: Place, does: Does) -> Vec<A
     ]
 }
 
-/// The key that wraps a generation: it does nothing else, and with `unwrap` what
-/// it unwraps does not leave the token.
-pub(super) fn wrapping_key(
+/// Works with the template of the key that wraps a generation: it does nothing
+/// else, and if that is `enforced` what it unwraps does not leave the token.
+pub(super) fn with_wrapping_key<T>(
     generation: [u8; 16],
     place: Place,
-    unwrap: Option<&UnwrapTemplate>,
-) -> Vec<Attribute> {
+    enforced: bool,
+    work: impl FnOnce(&[Attribute]) -> T,
+) -> T {
     let mut template = aes_key(generation, generation.to_vec(), place, Does::Wrap);
-    template.extend(unwrap.map(UnwrapTemplate::attribute));
-    template
+    if !enforced {
+        return work(&template);
+    }
+    // It points to this, so nobody may keep it for longer.
+    let unwrap = UnwrapTemplate::new();
+    template.push(unwrap.attribute());
+    let done = work(&template);
+    drop(unwrap);
+    done
 }
 
 /// The key that encrypts the daemon's keys under a generation.
@@ -253,7 +261,7 @@ const CKO_PRIVATE_KEY: c_ulong = 0x3;
 /// EXTRACTABLE. cryptoki has no such attribute, so this writes the array of
 /// CK_ATTRIBUTE itself: on Linux three machine words each (type, address of the
 /// value, its length).
-pub(super) struct UnwrapTemplate {
+struct UnwrapTemplate {
     /// What the array points to; must not move while it is used.
     values: Box<Values>,
 }
@@ -265,7 +273,7 @@ struct Values {
 }
 
 impl UnwrapTemplate {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self {
             values: Box::new(Values {
                 class: CKO_PRIVATE_KEY.to_ne_bytes(),

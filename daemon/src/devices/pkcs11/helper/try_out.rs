@@ -10,6 +10,17 @@ use super::make::random_iv;
 use super::template::{Guarded, Leaves, Place};
 use super::token::{TokenSession, of_module};
 
+impl TokenError {
+    /// The fault, with what was being tried.
+    fn over(self, what: &str) -> Self {
+        match self {
+            Self::Failed(text) => Self::Failed(format!("trying {what}: {text}")),
+            Self::Memory(text) => Self::Memory(format!("trying {what}: {text}")),
+            other => other,
+        }
+    }
+}
+
 /// The label of what is tried on the token itself.
 const TRIAL: [u8; 16] = *b"mlskeyd's trial.";
 
@@ -32,13 +43,16 @@ const fn is_signature(algorithm: Algorithm) -> bool {
 
 impl TokenSession {
     pub(super) fn try_out(&self) -> Result<Abilities, TokenError> {
-        let (anchor, wrapper) = self.try_anchors()?;
+        let anchors = self.try_anchors();
+        let (anchor, wrapper) = anchors.map_err(|fault| fault.over("AES that wraps"))?;
         let mut algorithms = Vec::new();
         for algorithm in ALGORITHMS {
+            let object = tried(self.try_object(algorithm));
+            let wrapped = self.try_wrapped(algorithm, &wrapper);
             algorithms.push(TokenSupport {
                 algorithm,
-                object: tried(self.try_object(algorithm))?,
-                wrapped: self.try_wrapped(algorithm, &wrapper)?,
+                object: object.map_err(|fault| fault.over(&format!("{algorithm} as an object")))?,
+                wrapped: wrapped.map_err(|fault| fault.over(&format!("{algorithm} wrapped")))?,
             });
         }
         if let Ok(wrapper) = wrapper {
@@ -46,7 +60,7 @@ impl TokenSession {
         }
         Ok(Abilities {
             anchor,
-            seals: tried(self.try_sealing())?,
+            seals: tried(self.try_sealing()).map_err(|fault| fault.over("AES that encrypts"))?,
             algorithms,
         })
     }
@@ -136,11 +150,7 @@ impl TokenSession {
             Err(why) => return Ok(Err(why)),
         };
         let mut result = Err(String::new());
-        for by in [
-            Wrapping::KeyWrapPad,
-            Wrapping::KeyWrap,
-            Wrapping::CbcPad(random_iv()?),
-        ] {
+        for by in Wrapping::ALL {
             result = tried(self.wrap_and_unwrap(algorithm, by, wrapper, public, private))?;
             if result.is_ok() {
                 break;
@@ -162,14 +172,14 @@ impl TokenSession {
         private: ObjectHandle,
     ) -> Result<Wraps, TokenError> {
         let wrapped = self.wrap(by, wrapper, private)?;
-        let back = self.unwrap(algorithm, by, wrapper, &wrapped, Guarded::WHOLLY)?;
+        let back = self.unwrap(algorithm, wrapper, &wrapped, Guarded::WHOLLY)?;
         let works = self.try_use(algorithm, public, back);
         let kept = self.is_kept(back);
         self.destroy(back)?;
         works?;
         let mut enforced = kept?;
         for guarded in Guarded::NOT_WHOLLY {
-            match self.unwrap(algorithm, by, wrapper, &wrapped, guarded) {
+            match self.unwrap(algorithm, wrapper, &wrapped, guarded) {
                 Ok(bare) => {
                     self.destroy(bare)?;
                     enforced = false;
