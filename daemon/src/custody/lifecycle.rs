@@ -320,7 +320,13 @@ impl Custody {
         match self.registry.begin_destroy(id, Cause::Due).await {
             Ok(key) => {
                 self.finish_destroying(&key).await?;
-                self.destroy_if_idle(key.generation).await?;
+                let idle = self.registry.generation_to_destroy(key.generation).await;
+                let idle = idle.map_err(failure::of_store)?;
+                if idle.is_empty() {
+                    self.give_back_room(&key).await;
+                } else {
+                    self.destroy_generations(idle).await?;
+                }
                 Ok(true)
             }
             // A claim, or another sweep, came first.
@@ -350,15 +356,26 @@ impl Custody {
             .map_err(failure::of_store)
     }
 
-    /// Destroys a generation if its last key has gone: only then nothing of
-    /// its keys is left, whatever copies of the registry there are.
-    async fn destroy_if_idle(&self, generation: GenerationId) -> Result<Stuck, Failure> {
-        let idle = self.registry.generation_to_destroy(generation).await;
-        self.destroy_generations(idle.map_err(failure::of_store)?)
-            .await
+    /// Gives back what a destroyed key takes on its device, whose generation lives
+    /// on. If the device does not answer, that is given back with the generation.
+    async fn give_back_room(&self, key: &KeyRecord) {
+        if !self.devices.is_there(&key.device).await {
+            return;
+        }
+        let stored = key.stored();
+        let destroy = move |device: &mut dyn devices::Device| match device.destroyer() {
+            Some(destroyer) => destroyer.destroy_key(&stored),
+            None => Ok(()),
+        };
+        if let Err(error) = self.devices.run_own(&key.device, destroy).await {
+            tracing::warn!(key = %key.id, device = key.device, %error,
+                "what a destroyed key takes on its device is given back with its generation");
+        }
     }
 
-    /// The same for all of them, and for those whose device did not answer.
+    /// Destroys the generations whose last key has gone, and those whose device did
+    /// not answer: only then nothing of their keys is left, whatever copies of the
+    /// registry there are.
     async fn destroy_all_idle(&self) -> Result<Stuck, Failure> {
         let idle = self.registry.generations_to_destroy().await;
         self.destroy_generations(idle.map_err(failure::of_store)?)

@@ -46,6 +46,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("keys outlive a restart", keys_outlive_a_restart),
     ("generations are made once", generations_are_made_once),
     ("destroyed is destroyed", destroyed_is_destroyed),
+    ("one key is destroyed alone", one_key_is_destroyed_alone),
 ];
 
 /// Runs the suite. It makes and destroys generations of its own and leaves
@@ -388,6 +389,23 @@ fn generations_are_made_once(open: Open<'_>) {
             matches!(orphan, DeviceError::GenerationGone(id) if id == never_made),
             "{orphan}"
         );
+    }
+}
+
+fn one_key_is_destroyed_alone(open: Open<'_>) {
+    let mut device = open();
+    for (algorithm, tier) in supported(&*device) {
+        let generation = create_generation(&mut *device);
+        let [dead, neighbour] =
+            [(); 2].map(|()| generate(&mut *device, algorithm, tier, generation).unwrap());
+        use_key(&mut *device, &dead).unwrap();
+        for _ in 0..2 {
+            device.destroyer().unwrap().destroy_key(&dead).unwrap();
+        }
+        use_key(&mut *device, &neighbour).unwrap();
+        let destroyer = device.destroyer().unwrap();
+        destroyer.destroy_generation(generation).unwrap();
+        use_key(&mut *device, &neighbour).unwrap_err();
     }
 }
 

@@ -123,8 +123,8 @@ pub trait Agree {
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError>;
 }
 
-/// Making generations and keys. A lost call is never repeated; its generation
-/// is destroyed instead.
+/// Making generations and keys. A lost call is never repeated: what came of it is
+/// destroyed with its generation.
 pub trait Generate {
     /// Makes a generation, durably. `id` has to be random and new.
     ///
@@ -151,6 +151,15 @@ pub trait Destroy {
     /// # Errors
     /// What the device says; the generation must then be taken for alive.
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
+
+    /// Gives back what one key takes on the device, if it takes anything there by
+    /// itself, before its generation ends. One that is gone is a success.
+    ///
+    /// # Errors
+    /// What the device says; it is then given back with the generation.
+    fn destroy_key(&mut self, _: &StoredKey) -> Result<(), DeviceError> {
+        Ok(())
+    }
 }
 
 /// Unlocking by a person. Never repeated: the device counts wrong PINs.
@@ -186,7 +195,7 @@ pub struct Adoption {
     pub label: String,
     /// What it has to sign.
     pub scheme: SignatureScheme,
-    /// The generation that it is listed under, which was made for it.
+    /// The generation that it is listed under, of which the device knows nothing.
     pub generation: GenerationId,
 }
 

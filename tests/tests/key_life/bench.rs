@@ -27,6 +27,8 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tls_codec::{Deserialize as _, Serialize as _};
 
+use crate::device::Device;
+
 pub const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -40,13 +42,37 @@ pub struct Bench {
     pub daemon: TestDaemon,
     state: PathBuf,
     apps: TempDir,
+    device: Device,
+}
+
+impl Drop for Bench {
+    /// What is due is destroyed, and then the device has what living keys need.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        loop {
+            let swept = self.sweep();
+            if (swept.destroyed, swept.stuck) == (0, 0) {
+                break;
+            }
+        }
+        let living = self.living_keys();
+        self.device.check(&self.state, living);
+    }
 }
 
 impl Bench {
     pub fn new() -> Self {
         let mut state = PathBuf::new();
-        let daemon = TestDaemon::start_with(|config| state.clone_from(&config.state_dir)).unwrap();
+        let device = Device::new();
+        let daemon = TestDaemon::start_with(|config| {
+            state.clone_from(&config.state_dir);
+            device.configure(config);
+        });
+        let daemon = daemon.unwrap();
         Self {
+            device,
             daemon,
             state,
             apps: tempfile::tempdir().unwrap(),
@@ -92,6 +118,11 @@ impl Bench {
             .filter(|key| key.purpose != Purpose::Signature && key.state != KeyState::Destroyed)
             .map(|key| key.id)
             .collect()
+    }
+
+    fn living_keys(&self) -> usize {
+        let keys = self.keys().into_values();
+        keys.filter(|key| key.state != KeyState::Destroyed).count()
     }
 
     /// The one key that is there now and is not among those `before`.

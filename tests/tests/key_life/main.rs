@@ -3,6 +3,7 @@
 //! when a test says so, and never within an operation.
 
 mod bench;
+mod device;
 mod groups;
 mod storages;
 mod transactions;

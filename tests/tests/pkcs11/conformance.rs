@@ -20,6 +20,11 @@ fn scene() -> (Bench, SoftHsm, Stage) {
 #[test]
 fn softhsm_conforms() {
     let (bench, _softhsm, _stage) = scene();
+    let info = bench.open().info();
+    for support in &info.support {
+        let both = [Tier::Hardware, Tier::Sealed];
+        assert_eq!(support.tiers, both, "{}", support.algorithm);
+    }
     conformance::run(&|| bench.open());
 }
 

@@ -567,7 +567,9 @@ const fn fits(request: &Request, reply: &Reply) -> bool {
                 Reply::Bytes(_)
             )
             | (
-                Request::CreateGeneration { .. } | Request::DestroyGeneration { .. },
+                Request::CreateGeneration { .. }
+                    | Request::DestroyGeneration { .. }
+                    | Request::DestroyKey { .. },
                 Reply::Done
             )
     )

@@ -383,6 +383,21 @@ impl Destroy for Pkcs11Device {
             _ => Ok(()),
         }
     }
+
+    fn destroy_key(&mut self, key: &StoredKey) -> Result<(), DeviceError> {
+        let place = match self.blobs.read(key)? {
+            // Somebody else's.
+            Whereabouts::InToken(wire::Place::Adopted { .. }) | Whereabouts::Sealed(_) => {
+                return Ok(());
+            }
+            Whereabouts::InToken(place) => place,
+        };
+        let key = kept(key, place);
+        match self.link.ask(&Request::DestroyKey { key }, true)? {
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Unlock for Pkcs11Device {

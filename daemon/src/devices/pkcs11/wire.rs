@@ -96,6 +96,11 @@ pub(crate) enum Request {
         /// The generation's 16 bytes.
         generation: [u8; 16],
     },
+    /// Destroys one key's object, or its unwrapped copy in a session.
+    DestroyKey {
+        /// Which key; none that was adopted.
+        key: Kept,
+    },
     /// Finds a signature key that somebody else made, and checks that it is
     /// suitable.
     Find {
@@ -223,7 +228,7 @@ pub(crate) enum Reply {
     Sealed(Sealed),
     /// To `Sign` (64 bytes), `Agree` and `Unseal` (32 bytes).
     Bytes(SecretBytes),
-    /// To `CreateGeneration` and `DestroyGeneration`.
+    /// To `CreateGeneration`, `DestroyGeneration` and `DestroyKey`.
     Done,
     /// It did not work.
     Failed(TokenError),

@@ -107,6 +107,13 @@ impl<H: Copy> Handles<H> {
         self.unwrapped.retain(|other, _| other != of);
     }
 
+    /// Forgets an unwrapped key; answers it, to be destroyed.
+    pub(super) fn take(&mut self, of: Of) -> Option<H> {
+        let taken = self.unwrapped.entries.remove(&of);
+        self.unwrapped.order.retain(|other| *other != of);
+        taken.map(|entry| entry.handle)
+    }
+
     /// Forgets the unwrapped keys of a session that has ended.
     pub(super) fn forget_session(&mut self, session: u64) {
         self.unwrapped.retain(|_, entry| entry.session != session);
@@ -226,6 +233,7 @@ mod tests {
         // What was just being unwrapped.
         assert_eq!(handles.put_unwrapped(three, id(7), 6, 2), Some(6));
         assert_eq!(handles.get(three), None);
+        assert_eq!((handles.take(two), handles.take(two)), (Some(2), None));
     }
 
     #[test]

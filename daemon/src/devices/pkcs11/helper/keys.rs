@@ -197,6 +197,34 @@ impl TokenSession {
             .ok_or_else(|| TokenError::Failed("it gave no shared secret of 32 bytes".to_owned()))
     }
 
+    /// Destroys a key's object; of one that is kept wrapped, what was unwrapped.
+    pub(super) fn destroy_key(&self, key: &Kept) -> Result<(), TokenError> {
+        let of = Of::Private(key.key);
+        match key.place {
+            Place::Adopted { .. } => Err(TokenError::Protocol),
+            Place::Wrapped(_) => {
+                let unwrapped = self.token.handles().take(of);
+                if let Some(object) = unwrapped {
+                    self.let_go(object);
+                }
+                Ok(())
+            }
+            Place::Object => {
+                // As it is now: a handle may be stale.
+                self.token.handles().forget(of);
+                match self.object(of, key.generation)? {
+                    Some(object) => {
+                        self.token.handles().forget(of);
+                        self.destroy(object)?;
+                        self.give_room_back(1);
+                        Ok(())
+                    }
+                    None => self.check_present(),
+                }
+            }
+        }
+    }
+
     /// Destroys all objects of a generation, and what was unwrapped of it here.
     pub(super) fn destroy_generation(&self, generation: [u8; 16]) -> Result<(), TokenError> {
         let unwrapped = self.token.handles().take_generation(generation);

@@ -172,6 +172,10 @@ fn serve_one(session: &TokenSession, request: Request) -> Result<Reply, TokenErr
             session.destroy_generation(generation)?;
             Ok(Reply::Done)
         }
+        Request::DestroyKey { key } => {
+            session.destroy_key(&key)?;
+            Ok(Reply::Done)
+        }
         Request::Find { label, algorithm } => {
             let (public, place) = session.find(&label, algorithm)?;
             Ok(Reply::Made { public, place })
