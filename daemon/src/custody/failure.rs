@@ -133,14 +133,18 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         DeviceError::Absent { .. } => FailureCode::DeviceAbsent,
         DeviceError::Locked { .. } => FailureCode::DeviceLocked,
         DeviceError::Full { .. } => FailureCode::LimitReached,
-        DeviceError::Missing { .. } | DeviceError::BadBlob => FailureCode::KeyMissing,
-        DeviceError::GenerationGone(_) => FailureCode::Destroyed,
+        // Nothing is asked of a device about keys that the registry knows to be
+        // destroyed.
+        DeviceError::Missing { .. } | DeviceError::BadBlob | DeviceError::GenerationGone(_) => {
+            FailureCode::KeyMissing
+        }
         DeviceError::WrongKeyType { .. }
         | DeviceError::BadPeerKey { .. }
         | DeviceError::NotAdopted { .. } => FailureCode::BadRequest,
         DeviceError::Unsupported { .. } | DeviceError::CannotDo(_) => FailureCode::Unsupported,
-        DeviceError::Failed { .. } | DeviceError::GenerationExists(_) | DeviceError::Io { .. } => {
-            FailureCode::DeviceFailed
-        }
+        DeviceError::Failed { .. }
+        | DeviceError::Lost { .. }
+        | DeviceError::GenerationExists(_)
+        | DeviceError::Io { .. } => FailureCode::DeviceFailed,
     }
 }

@@ -27,6 +27,9 @@ const SWEEP_BATCH: usize = 64;
 /// destroyed before it is in there.
 const GENERATION_TRIES: u32 = 3;
 
+/// How long generations wait whose device failed to destroy them.
+const STUCK_PERIOD: Duration = Duration::from_secs(60);
+
 /// What repair at start found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
@@ -532,7 +535,7 @@ impl Custody {
     /// and for ever while nothing can be.
     pub async fn run_lifecycle(self: Arc<Self>) {
         // What the devices' own threads have found out before.
-        self.destroy_what_waited().await;
+        let mut stuck = self.destroy_what_waited().await;
         loop {
             let next = self.registry.next_due().await;
             let sleep = async {
@@ -543,26 +546,38 @@ impl Custody {
             };
             tokio::select! {
                 () = sleep => {
-                    if let Err(error) = self.sweep().await {
-                        tracing::warn!(%error, "the sweep of due keys stopped");
-                        // What made it fail is told by a request or a restart.
-                        self.due.notified().await;
+                    match self.sweep().await {
+                        Ok(swept) => stuck = swept.stuck,
+                        Err(error) => {
+                            tracing::warn!(%error, "the sweep of due keys stopped");
+                            // What made it fail is told by a request or a restart.
+                            self.due.notified().await;
+                        }
                     }
                 }
-                () = self.devices.one_is_ready() => self.destroy_what_waited().await,
+                () = self.devices.one_is_ready() => stuck = self.destroy_what_waited().await,
+                // Of a device that is ready, and failed to do it.
+                () = tokio::time::sleep(STUCK_PERIOD), if stuck > 0 => {
+                    stuck = self.destroy_what_waited().await;
+                }
                 () = self.due.notified() => {}
             }
         }
     }
 
-    /// Destroys on the devices what they could not be asked for earlier.
-    async fn destroy_what_waited(&self) {
+    /// Destroys on the devices what they could not be asked for earlier. Counts
+    /// what is stuck still.
+    async fn destroy_what_waited(&self) -> Stuck {
         if self.registry.read_only_reason().is_some() {
-            return;
+            return 0;
         }
         let _turn = self.sweeping.lock().await;
-        if let Err(error) = self.destroy_all_idle().await {
-            tracing::warn!(%error, "destroyed keys wait for the next sweep to be destroyed on their device");
+        match self.destroy_all_idle().await {
+            Ok(stuck) => stuck,
+            Err(error) => {
+                tracing::warn!(%error, "destroyed keys wait for the next sweep to be destroyed on their device");
+                0
+            }
         }
     }
 }

@@ -26,6 +26,12 @@ pub enum DeviceError {
         /// What is known about it.
         reason: String,
     },
+    /// What was asked of it got lost: it hung, or its program died.
+    #[error("the device was lost while it was asked: {reason}")]
+    Lost {
+        /// How that shows.
+        reason: String,
+    },
     /// The device takes no more keys.
     #[error("the device takes no more keys: {reason}")]
     Full {
@@ -106,13 +112,18 @@ impl DeviceError {
             Self::Failed { .. } => {
                 "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
             }
+            Self::Lost { .. } => {
+                "repeat the request; if it is lost again, see what the module says in the daemon's log"
+            }
             Self::Missing { .. } => {
                 "put the device's data back; the keys are kept as missing until then"
             }
             Self::Full { .. } => {
                 "use a cipher suite whose keys the device wraps, or have the administrator allow more"
             }
-            Self::GenerationGone(_) => "the key cannot come back; create a new one",
+            Self::GenerationGone(_) => {
+                "put the device's data back if it was restored or reset; else the key is gone, and a new one is needed"
+            }
             Self::GenerationExists(_) => "choose a new random name for the generation",
             Self::WrongKeyType { .. } => "use a key of the right purpose and algorithm",
             Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",

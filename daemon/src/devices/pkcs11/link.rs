@@ -19,7 +19,7 @@ use crate::devices::{DeviceError, DeviceInfo, DeviceState};
 use crate::store_key::Subkey;
 
 /// How long a token that failed is left alone, at first and at most.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(60));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(2));
 
 /// How long it is believed that a token gives no more sessions.
 const NO_MORE_SESSIONS: Duration = Duration::from_secs(60);
@@ -81,7 +81,7 @@ impl Link {
         config: &Pkcs11Config,
         helper: HelperConfig,
         directory: &Path,
-        pin_key: Subkey,
+        pin_keys: (Subkey, Subkey),
     ) -> Self {
         let info = DeviceInfo {
             name: name.to_owned(),
@@ -96,7 +96,7 @@ impl Link {
                 TokenChoice::Label(label) => TokenName::Label(label.clone()),
                 TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
             },
-            pins: Pins::new(config.pin.clone(), directory.join("pin-tried"), pin_key),
+            pins: Pins::new(config.pin.clone(), directory, pin_keys),
             patience: config.call_timeout,
             max_objects: config.max_objects,
             sessions: config.sessions,
@@ -118,6 +118,11 @@ impl Link {
 
     pub(super) fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&lock(&self.seen).info)
+    }
+
+    /// Can it be ready again without somebody?
+    pub(super) fn comes_back(&self) -> bool {
+        self.pins.has_source() || self.info().state != DeviceState::Locked
     }
 
     /// What the token can do; it is connected for that if need be.
@@ -145,6 +150,8 @@ impl Link {
         };
         if worth_while && let Ok(connection) = self.take() {
             connection.give_back();
+            // It may have been an idle one.
+            lock(&self.seen).note(DeviceState::Ready, String::new());
         }
     }
 
@@ -166,7 +173,7 @@ impl Link {
         let first = self.ask_once(request);
         let lost = matches!(
             first,
-            Err(DeviceError::Absent { .. } | DeviceError::Io { .. })
+            Err(DeviceError::Absent { .. } | DeviceError::Lost { .. })
         );
         if lost && harmless {
             return self.ask_once(request);
@@ -424,9 +431,8 @@ impl Link {
                     None => source,
                 }
             };
-            DeviceError::Io {
-                what: "asking the module's helper",
-                source,
+            DeviceError::Lost {
+                reason: format!("asking the module's helper: {source}"),
             }
         })
     }

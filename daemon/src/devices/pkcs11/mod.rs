@@ -74,7 +74,13 @@ impl Pkcs11Device {
                 reason: error.to_string(),
             })
         };
-        let link = Link::new(name, config, helper, directory, subkey("pin")?);
+        let link = Link::new(
+            name,
+            config,
+            helper,
+            directory,
+            (subkey("pin")?, subkey("given pin")?),
+        );
         Ok(Self {
             link: Arc::new(link),
             blobs: Arc::new(Blobs::new(subkey("blob")?)),
@@ -259,7 +265,7 @@ impl Device for Pkcs11Device {
     }
 
     fn comes_back(&self) -> bool {
-        true
+        self.link.comes_back()
     }
 
     fn probe(&mut self) {

@@ -9,7 +9,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::SecretBytes;
@@ -28,33 +28,44 @@ const MAX_UNANSWERED: (u8, u8) = (1, 2);
 /// Where the PIN of one token comes from.
 pub(super) struct Pins {
     source: PinSource,
-    note: Note,
+    /// Of the PIN from there, and of the one that a person gave last: what happens
+    /// to one must not make the other forgotten.
+    configured: Note,
+    given: Note,
 }
 
 /// A PIN, noted as tried.
 pub(super) struct Trial<'a> {
     pub(super) pin: SecretBytes,
     pins: &'a Pins,
+    note: &'a Note,
     before: Known,
 }
 
 impl Pins {
-    pub(super) const fn new(source: PinSource, note: PathBuf, key: Subkey) -> Self {
+    /// What was tried is noted in this directory.
+    pub(super) fn new(source: PinSource, directory: &Path, keys: (Subkey, Subkey)) -> Self {
         Self {
             source,
-            note: Note::new(note, key),
+            configured: Note::new(directory.join("pin-tried"), keys.0),
+            given: Note::new(directory.join("pin-given"), keys.1),
         }
+    }
+
+    /// Is there one without a person?
+    pub(super) fn has_source(&self) -> bool {
+        self.source != PinSource::None
     }
 
     /// The PIN to log in with, noted before it is used; `None`: the token needs
     /// none.
     pub(super) fn try_one(&self) -> Result<Option<Trial<'_>>, DeviceError> {
-        let Some(pin) = self.given()? else {
+        let Some(pin) = self.from_source()? else {
             return Ok(None);
         };
         let known = self.known(&pin)?;
         check(known)?;
-        self.try_it(pin, known).map(Some)
+        self.try_it(&self.configured, pin, known).map(Some)
     }
 
     /// A PIN that a person gives, noted before it is used. One that was wrong is
@@ -62,13 +73,23 @@ impl Pins {
     /// somebody decided to try it.
     pub(super) fn try_this(&self, pin: &SecretBytes) -> Result<Trial<'_>, DeviceError> {
         let known = self.known(pin)?;
-        if known == Known::Wrong {
-            return Err(was_wrong());
-        }
-        self.try_it(SecretBytes::new(pin.expose().to_vec()), known)
+        self.try_it(&self.given, SecretBytes::new(pin.expose().to_vec()), known)
     }
 
-    fn try_it(&self, pin: SecretBytes, before: Known) -> Result<Trial<'_>, DeviceError> {
+    /// Is there a PIN that may be tried?
+    pub(super) fn has_another(&self) -> bool {
+        let may_be_tried = |pin: &SecretBytes| self.known(pin).and_then(check).is_ok();
+        let given = self.from_source();
+        given.is_ok_and(|pin| pin.as_ref().is_some_and(may_be_tried))
+    }
+
+    /// Notes that a PIN is tried, of which this is known.
+    fn try_it<'a>(
+        &'a self,
+        note: &'a Note,
+        pin: SecretBytes,
+        before: Known,
+    ) -> Result<Trial<'a>, DeviceError> {
         let tried = match before {
             Known::Wrong => return Err(was_wrong()),
             Known::Tried {
@@ -79,30 +100,38 @@ impl Pins {
                 unanswered: unanswered.saturating_add(1),
             },
         };
-        self.write(&pin, tried)?;
+        note.write(&pin, tried).map_err(of_note)?;
         Ok(Trial {
             pin,
             pins: self,
+            note,
             before,
         })
     }
 
-    /// Is there a PIN that may be tried?
-    pub(super) fn has_another(&self) -> bool {
-        let may_be_tried = |pin: &SecretBytes| self.known(pin).and_then(check).is_ok();
-        let given = self.given();
-        given.is_ok_and(|pin| pin.as_ref().is_some_and(may_be_tried))
-    }
-
+    /// What is known of a PIN, wherever it came from: the worse.
     fn known(&self, pin: &SecretBytes) -> Result<Known, DeviceError> {
-        self.note.read(pin).map_err(of_note)
+        let configured = self.configured.read(pin).map_err(of_note)?;
+        let given = self.given.read(pin).map_err(of_note)?;
+        Ok(match (configured, given) {
+            (
+                Known::Tried {
+                    was_right,
+                    unanswered,
+                },
+                Known::Tried {
+                    was_right: also_right,
+                    unanswered: also_unanswered,
+                },
+            ) => Known::Tried {
+                was_right: was_right || also_right,
+                unanswered: unanswered.max(also_unanswered),
+            },
+            _ => Known::Wrong,
+        })
     }
 
-    fn write(&self, pin: &SecretBytes, known: Known) -> Result<(), DeviceError> {
-        self.note.write(pin, known).map_err(of_note)
-    }
-
-    fn given(&self) -> Result<Option<SecretBytes>, DeviceError> {
+    fn from_source(&self) -> Result<Option<SecretBytes>, DeviceError> {
         match &self.source {
             PinSource::None => Ok(None),
             PinSource::File(path) => read(path, Access::Ours).map(Some),
@@ -120,17 +149,22 @@ impl Pins {
 impl Trial<'_> {
     /// The token took it.
     pub(super) fn was_right(&self) -> Result<(), DeviceError> {
-        self.pins.write(&self.pin, Known::RIGHT)
+        for note in [&self.pins.configured, &self.pins.given] {
+            if note.read(&self.pin).map_err(of_note)? != Known::NOTHING {
+                note.write(&self.pin, Known::RIGHT).map_err(of_note)?;
+            }
+        }
+        Ok(())
     }
 
     /// The token was not asked.
     pub(super) fn was_not_used(&self) -> Result<(), DeviceError> {
-        self.pins.write(&self.pin, self.before)
+        self.note.write(&self.pin, self.before).map_err(of_note)
     }
 
     /// The token refused it.
     pub(super) fn was_wrong(&self) -> Result<(), DeviceError> {
-        self.pins.write(&self.pin, Known::Wrong)
+        self.note.write(&self.pin, Known::Wrong).map_err(of_note)
     }
 }
 
@@ -161,8 +195,9 @@ fn read(path: &Path, access: Access) -> Result<SecretBytes, DeviceError> {
             "{error}; give the file mode 0600 and to the daemon's user"
         ))
     })?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PIN));
-    file.take(MAX_PIN as u64)
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_PIN.saturating_add(2)));
+    // One more than a newline after the longest: what is cut would be a wrong one.
+    file.take(MAX_PIN.saturating_add(2) as u64)
         .read_to_end(&mut bytes)
         .map_err(|error| failed(error.to_string()))?;
     if bytes.last() == Some(&b'\n') {
@@ -170,6 +205,9 @@ fn read(path: &Path, access: Access) -> Result<SecretBytes, DeviceError> {
     }
     if bytes.is_empty() {
         return Err(failed("it is empty".to_owned()));
+    }
+    if bytes.len() > MAX_PIN {
+        return Err(failed(format!("it is longer than {MAX_PIN} bytes")));
     }
     Ok(SecretBytes::new(bytes.to_vec()))
 }
@@ -195,6 +233,7 @@ fn of_note(source: io::Error) -> DeviceError {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
 
     use secrecy::SecretBox;
 
@@ -214,10 +253,11 @@ mod tests {
             fs::write(&file, pin).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
             let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
-            let note = directory.path().join("device/pin-tried");
-            let key = store_key.subkey("mlskeyd v1 test").unwrap();
+            let note = directory.path().join("device");
+            let key = |purpose| store_key.subkey(purpose).unwrap();
+            let keys = (key("mlskeyd v1 test"), key("mlskeyd v1 test, given"));
             Self {
-                pins: Pins::new(PinSource::File(file.clone()), note, key),
+                pins: Pins::new(PinSource::File(file.clone()), &note, keys),
                 file,
                 _directory: directory,
             }
@@ -268,6 +308,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_person_tries_makes_no_wrong_pin_forgotten() {
+        let bench = Bench::new("1234");
+        bench.pins.try_one().unwrap().unwrap().was_wrong().unwrap();
+        let given = |pin: &str| SecretBytes::new(pin.as_bytes().to_vec());
+        bench
+            .pins
+            .try_this(&given("0000"))
+            .unwrap()
+            .was_wrong()
+            .unwrap();
+        bench
+            .pins
+            .try_this(&given("4321"))
+            .unwrap()
+            .was_right()
+            .unwrap();
+        assert!(bench.refusal().contains("was wrong"));
+        let refused = bench.pins.try_this(&given("1234")).err().unwrap();
+        assert!(refused.to_string().contains("was wrong"), "{refused}");
+    }
+
+    #[test]
     fn a_pin_that_the_token_did_not_see_does_not_count() {
         let bench = Bench::new("1234");
         for _ in 0..10 {
@@ -289,6 +351,10 @@ mod tests {
     fn a_pin_is_read_from_a_private_file_only() {
         let bench = Bench::new("");
         assert!(bench.refusal().contains("empty"));
+        fs::write(&bench.file, "1".repeat(MAX_PIN + 1)).unwrap();
+        assert!(bench.refusal().contains("longer"));
+        fs::write(&bench.file, "1".repeat(MAX_PIN) + "\n").unwrap();
+        assert!(bench.pins.has_another());
         fs::write(&bench.file, "1234").unwrap();
         fs::set_permissions(&bench.file, fs::Permissions::from_mode(0o604)).unwrap();
         assert!(bench.refusal().contains("0600"));

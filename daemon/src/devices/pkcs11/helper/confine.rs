@@ -34,7 +34,10 @@ pub(super) fn confine() -> io::Result<()> {
         },
     )?;
     // The PIN is in it, and what the module makes of that.
-    daemon::lock_memory()?;
+    if let Err(error) = daemon::lock_memory() {
+        // Not all sandboxes allow it.
+        eprintln!("mlskeyd-pkcs11: memory could not be locked: {error}");
+    }
     // Last: what comes before may have needed one.
     Ok(set_capabilities(None, none)?)
 }

@@ -15,6 +15,9 @@ impl TokenSession {
         label: &str,
         algorithm: Algorithm,
     ) -> Result<(Vec<u8>, Place), TokenError> {
+        if template::is_label_of_ours(label) {
+            return Err(unsuitable("it is one of the daemon's own"));
+        }
         let labelled = |class| {
             [
                 Attribute::Class(class),

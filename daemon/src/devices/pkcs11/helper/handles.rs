@@ -10,7 +10,7 @@ const MAX_OBJECTS: usize = 1024;
 const MAX_UNWRAPPED: usize = 256;
 
 /// Most generations that are remembered as destroyed: longer than a call lasts.
-const MAX_DESTROYED: usize = 64;
+const MAX_DESTROYED: usize = 1024;
 
 /// What a handle is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +56,7 @@ impl<H: Copy> Default for Handles<H> {
     }
 }
 
-impl<H: Copy> Handles<H> {
+impl<H: Copy + PartialEq> Handles<H> {
     pub(super) fn get(&mut self, of: Of) -> Option<H> {
         let found = self.objects.get(of).or_else(|| self.unwrapped.get(of));
         found.map(|entry| entry.handle)
@@ -101,10 +101,17 @@ impl<H: Copy> Handles<H> {
         None
     }
 
-    /// Forgets one that turned out to be wrong.
-    pub(super) fn forget(&mut self, of: Of) {
-        self.objects.retain(|other, _| other != of);
-        self.unwrapped.retain(|other, _| other != of);
+    /// Forgets one that turned out to be wrong, if it is still this one.
+    pub(super) fn forget(&mut self, of: Of, wrong: H) {
+        let keep = |other: Of, entry: &Entry<H>| other != of || entry.handle != wrong;
+        self.objects.retain(keep);
+        self.unwrapped.retain(keep);
+    }
+
+    /// Was the generation destroyed here? What is made under it meanwhile must not
+    /// stay: its making was given up.
+    pub(super) fn is_destroyed(&self, generation: [u8; 16]) -> bool {
+        self.destroyed.contains(&generation)
     }
 
     /// Forgets an unwrapped key; answers it, to be destroyed.
@@ -234,6 +241,18 @@ mod tests {
         assert_eq!(handles.put_unwrapped(three, id(7), 6, 2), Some(6));
         assert_eq!(handles.get(three), None);
         assert_eq!((handles.take(two), handles.take(two)), (Some(2), None));
+        assert!(handles.is_destroyed(id(7)) && !handles.is_destroyed(id(8)));
+    }
+
+    #[test]
+    fn only_the_handle_that_was_wrong_is_forgotten() {
+        let mut handles = Handles::default();
+        let key = Of::Private(id(1));
+        handles.put_unwrapped(key, id(0), 2, 1);
+        handles.forget(key, 1);
+        assert_eq!(handles.get(key), Some(2));
+        handles.forget(key, 2);
+        assert_eq!(handles.get(key), None);
     }
 
     #[test]

@@ -24,10 +24,7 @@ impl TokenSession {
         let handle = self.handle(key)?;
         match work(handle) {
             Err(error) if is_stale(&error) => {
-                let mut handles = self.token.handles();
-                handles.forget(Of::Private(key.key));
-                handles.forget(Of::Anchor(key.generation));
-                drop(handles);
+                self.token.handles().forget(Of::Private(key.key), handle);
                 work(self.handle(key)?).map_err(of_module)
             }
             Err(error) if is_full(&error) => {
@@ -78,8 +75,11 @@ impl TokenSession {
             }
             // The wrapping key's handle may be the stale one.
             Err(TokenError::Gone(_)) => {
+                let anchor = Of::Anchor(key.generation);
                 let mut handles = self.token.handles();
-                handles.forget(Of::Anchor(key.generation));
+                if let Some(stale) = handles.get(anchor) {
+                    handles.forget(anchor, stale);
+                }
                 drop(handles);
                 unwrap()?
             }
@@ -211,10 +211,14 @@ impl TokenSession {
             }
             Place::Object => {
                 // As it is now: a handle may be stale.
-                self.token.handles().forget(of);
+                let mut handles = self.token.handles();
+                if let Some(known) = handles.get(of) {
+                    handles.forget(of, known);
+                }
+                drop(handles);
                 match self.object(of, key.generation)? {
                     Some(object) => {
-                        self.token.handles().forget(of);
+                        self.token.handles().forget(of, object);
                         self.destroy(object)?;
                         self.give_room_back(1);
                         Ok(())
@@ -238,13 +242,19 @@ impl TokenSession {
             label.clone(),
         ];
         let keys = self.session.find_objects(&private).map_err(of_module)?;
-        let found = self.session.find_objects(&[label]).map_err(of_module)?;
-        if found.is_empty() {
-            self.check_present()?;
+        // Until nothing is shown: some modules show what they find by and by.
+        loop {
+            let label = std::slice::from_ref(&label);
+            let found = self.session.find_objects(label).map_err(of_module)?;
+            if found.is_empty() {
+                break;
+            }
+            for object in found {
+                self.destroy(object)?;
+            }
         }
-        for object in found {
-            self.destroy(object)?;
-        }
+        // A session that was logged out meanwhile shows nothing, either.
+        self.check_present()?;
         self.give_room_back(keys.len());
         Ok(())
     }

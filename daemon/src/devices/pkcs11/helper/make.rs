@@ -30,14 +30,31 @@ impl TokenSession {
         self.check_present()?;
         if anchor == Anchor::Data {
             let made = self.session.create_object(&template::data(generation));
-            return made.map(|_| ()).map_err(of_module);
+            return self.still_wanted(generation, &[made.map_err(of_module)?]);
         }
         let made = self.wrapping_key(generation, anchor, Place::Token)?;
+        self.still_wanted(generation, &[made])?;
         if self.is_kept(made)? {
             return Ok(());
         }
         self.destroy(made)?;
         Err(gives_away())
+    }
+
+    /// Whoever asked for these may have given up meanwhile, and another session has
+    /// destroyed the generation before they were in it: then they go, too.
+    pub(super) fn still_wanted(
+        &self,
+        generation: [u8; 16],
+        made: &[ObjectHandle],
+    ) -> Result<(), TokenError> {
+        if !self.token.handles().is_destroyed(generation) {
+            return Ok(());
+        }
+        for object in made {
+            self.destroy(*object)?;
+        }
+        Err(TokenError::NotFound)
     }
 
     pub(super) fn wrapping_key(
@@ -104,6 +121,7 @@ impl TokenSession {
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
         let (public, private) =
             self.generate_pair(algorithm, key, generation, Leaves::Never, Place::Token)?;
+        self.still_wanted(generation, &[public, private])?;
         let point = self.point(algorithm, public);
         self.destroy(public)?;
         let point = point?;

@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -47,7 +47,7 @@ pub enum HelperError {
 /// A loaded module, and its token once a session has found it.
 struct Module {
     pkcs11: Pkcs11,
-    token: Mutex<Option<Arc<Token>>>,
+    token: Mutex<Weak<Token>>,
 }
 
 /// Serves a module until the daemon closes standard input.
@@ -184,12 +184,17 @@ fn serve_one(session: &TokenSession, request: Request) -> Result<Reply, TokenErr
 }
 
 impl Module {
-    /// The token that sessions share: the one before, if it is still that one.
+    /// The token that sessions share: the one of the sessions that there are, if
+    /// it is still that one. With the last of them all handles are forgotten.
     fn token(&self, found: Token) -> Arc<Token> {
         let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*token {
-            Some(known) if known.is(&found) => Arc::clone(known),
-            _ => Arc::clone(token.insert(Arc::new(found))),
+        match token.upgrade() {
+            Some(known) if known.is(&found) => known,
+            _ => {
+                let found = Arc::new(found);
+                *token = Arc::downgrade(&found);
+                found
+            }
         }
     }
 }

@@ -44,6 +44,7 @@ impl TokenSession {
         }
         self.check_present()?;
         let made = self.make_sealing_key(generation, Place::Token)?;
+        self.still_wanted(generation, &[made])?;
         let mut handles = self.token.handles();
         handles.put_object(Of::Sealing(generation), generation, made);
         Ok(made)

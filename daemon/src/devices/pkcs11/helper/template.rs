@@ -47,6 +47,11 @@ pub(super) fn label(generation: [u8; 16]) -> Attribute {
     Attribute::Label(name.into_bytes())
 }
 
+/// Is it such a label?
+pub(super) fn is_label_of_ours(label: &str) -> bool {
+    label.starts_with("mlskeyd ")
+}
+
 /// The CKA_ID of a generation's key that seals.
 pub(super) fn sealing_id(generation: [u8; 16]) -> Vec<u8> {
     [generation.as_slice(), b" seals"].concat()
@@ -253,6 +258,7 @@ pub(super) fn data(generation: [u8; 16]) -> Vec<Attribute> {
 /// CKA_UNWRAP_TEMPLATE (PKCS#11 3.1, 4.10.3), and what is in it.
 const CKA_UNWRAP_TEMPLATE: c_ulong = 0x4000_0212;
 const CKA_CLASS: c_ulong = 0x0;
+const CKA_TOKEN: c_ulong = 0x1;
 const CKA_SENSITIVE: c_ulong = 0x103;
 const CKA_EXTRACTABLE: c_ulong = 0x162;
 const CKO_PRIVATE_KEY: c_ulong = 0x3;
@@ -268,6 +274,7 @@ struct UnwrapTemplate {
 
 struct Values {
     class: [u8; size_of::<c_ulong>()],
+    token: [u8; 1],
     sensitive: [u8; 1],
     extractable: [u8; 1],
 }
@@ -277,6 +284,8 @@ impl UnwrapTemplate {
         Self {
             values: Box::new(Values {
                 class: CKO_PRIVATE_KEY.to_ne_bytes(),
+                // On the token it would outlive its generation.
+                token: [0],
                 sensitive: [1],
                 extractable: [0],
             }),
@@ -285,8 +294,9 @@ impl UnwrapTemplate {
 
     /// Valid as long as this lives.
     fn attribute(&self) -> Attribute {
-        let values: [(c_ulong, &[u8]); 3] = [
+        let values: [(c_ulong, &[u8]); 4] = [
             (CKA_CLASS, &self.values.class),
+            (CKA_TOKEN, &self.values.token),
             (CKA_SENSITIVE, &self.values.sensitive),
             (CKA_EXTRACTABLE, &self.values.extractable),
         ];

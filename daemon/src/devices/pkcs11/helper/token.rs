@@ -133,9 +133,21 @@ impl TokenSession {
             }
         };
         if let Some(handle) = found {
+            if !matches!(of, Of::Private(_)) && !self.is_trusted(handle)? {
+                return Err(TokenError::Failed(
+                    "a key of ours was replaced by one that was not made on the token".to_owned(),
+                ));
+            }
             self.token.handles().put_object(of, generation, handle);
         }
         Ok(found)
+    }
+
+    /// Is it as the token made it, and no other key of the same name, by which
+    /// somebody could unwrap what we wrap? A data object wraps nothing.
+    fn is_trusted(&self, object: ObjectHandle) -> Result<bool, TokenError> {
+        Ok(self.has(object, &[Attribute::Class(ObjectClass::DATA)])?
+            || self.was_always_kept(object)?)
     }
 
     fn find_one(
@@ -265,7 +277,7 @@ fn log_in(
     match session.login_with_raw(UserType::User, &pin) {
         Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
         Err(error) => Err(match of_module(error) {
-            said @ (TokenError::WrongPin | TokenError::PinLocked | TokenError::Gone(_)) => said,
+            said @ (TokenError::WrongPin | TokenError::PinLocked) => said,
             // Whether the token has looked at the PIN nobody knows.
             other => TokenError::LoginFailed(other.to_string()),
         }),
