@@ -76,6 +76,22 @@ impl SoftHsm {
         self.library.pin_file()
     }
 
+    /// The serial numbers of all tokens.
+    pub fn serials(&self) -> Vec<String> {
+        let output = Command::new("softhsm2-util")
+            .arg("--show-slots")
+            .env("SOFTHSM2_CONF", &self.config)
+            .output()
+            .expect("softhsm2-util (package softhsm2) starts");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let lines = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Serial number:"));
+        let serials = lines.map(|serial| serial.trim().to_owned());
+        // The slot of the next token has none.
+        serials.filter(|serial| !serial.is_empty()).collect()
+    }
+
     /// How many objects all tokens have.
     pub fn objects(&self) -> usize {
         self.object_files().len()

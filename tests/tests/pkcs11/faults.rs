@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use mlskeyd_provider::CustodyProvider;
-use mlskeyd_tests::rig::SoftHsm;
+use mlskeyd_tests::programs;
+use mlskeyd_tests::rig::{FaultyHsm, SoftHsm, Stage};
 use openmls::prelude::*;
 use openmls_memory_storage::MemoryStorage;
 use rustix::process::{Signal, kill_process};
@@ -173,4 +174,45 @@ fn a_token_that_is_unplugged_takes_no_key_with_it() {
     scene.softhsm.plug_in();
     scene.await_state("ready");
     app.key_package().unwrap();
+}
+
+#[test]
+fn one_token_in_trouble_is_no_trouble_for_another() {
+    let stage = Stage::new(programs!());
+    let hsm = FaultyHsm::new(&stage);
+    hsm.softhsm().add_token("mlskeyd");
+    hsm.softhsm().add_token("second");
+    // The same tokens, one by the module that fails and one without.
+    let devices = hsm.device("hsm", "mlskeyd") + &hsm.softhsm().device("second", "second");
+    let control = hsm.control();
+    let scene = Scene::with(stage, hsm.softhsm().clone(), devices);
+    scene.await_state("ready");
+    let (one, other) = (scene.app("one", "hsm"), scene.app("other", "second"));
+    one.key_package().unwrap();
+    control.take_out();
+    while scene.state().0 == "ready" {
+        one.key_package().unwrap_err();
+        other.key_package().unwrap();
+    }
+    for _ in 0..5 {
+        other.key_package().unwrap();
+    }
+    control.put_back();
+    scene.await_state("ready");
+    one.key_package().unwrap();
+}
+
+#[test]
+fn a_token_is_chosen_by_its_serial_number() {
+    let stage = Stage::new(programs!());
+    let softhsm = SoftHsm::new(&stage);
+    // Labels may repeat.
+    softhsm.add_token("mlskeyd");
+    let serial = softhsm.serials().pop().unwrap();
+    softhsm.add_token("mlskeyd");
+    let device = softhsm.device("hsm", "mlskeyd");
+    let device = device.replace("token = \"mlskeyd\"", &format!("serial = {serial:?}"));
+    let scene = Scene::with(stage, softhsm, device);
+    scene.await_state("ready");
+    scene.app("app", "hsm").key_package().unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mlskeyd_protocol::v1::Interaction;
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
@@ -96,6 +97,8 @@ impl App {
             .socket(socket)
             .storage(name, MemoryStorage::default())
             .device(device)
+            // Nobody comes to unlock it.
+            .interaction(Interaction::UpTo(100))
             .build()
             .unwrap();
         let credential = BasicCredential::new(name.as_bytes().to_vec()).into();

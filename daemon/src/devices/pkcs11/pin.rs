@@ -60,7 +60,7 @@ impl Pins {
     /// The PIN to log in with, noted before it is used; `None`: the token needs
     /// none.
     pub(super) fn try_one(&self) -> Result<Option<Trial<'_>>, DeviceError> {
-        let Some(pin) = self.from_source()? else {
+        let Some(pin) = self.configured_pin()? else {
             return Ok(None);
         };
         let known = self.known(&pin)?;
@@ -79,7 +79,7 @@ impl Pins {
     /// Is there a PIN that may be tried?
     pub(super) fn has_another(&self) -> bool {
         let may_be_tried = |pin: &SecretBytes| self.known(pin).and_then(check).is_ok();
-        let given = self.from_source();
+        let given = self.configured_pin();
         given.is_ok_and(|pin| pin.as_ref().is_some_and(may_be_tried))
     }
 
@@ -131,7 +131,7 @@ impl Pins {
         })
     }
 
-    fn from_source(&self) -> Result<Option<SecretBytes>, DeviceError> {
+    fn configured_pin(&self) -> Result<Option<SecretBytes>, DeviceError> {
         match &self.source {
             PinSource::None => Ok(None),
             PinSource::File(path) => read(path, Access::Ours).map(Some),
