@@ -51,6 +51,7 @@ check_test() {
     maps_users || need "several user ids (newuidmap, a line for this user in /etc/subuid, and unprivileged user namespaces), or root" \
         uidmap shadow-utils shadow shadow
     softhsm
+    has pkcs11-tool || need "pkcs11-tool (somebody else's program on a token)" opensc opensc opensc opensc
     has git || need "git (cargo and the tests use it)" git git git git
 }
 
@@ -80,7 +81,6 @@ check_full() {
     builds_openssl || need "make and Perl with its modules (Kryoptic, a PKCS#11 token, is built with OpenSSL)" \
         "make perl" "make perl" "make perl" "make perl"
     libclang || need "libclang (Kryoptic is built with it)" libclang-dev clang-devel clang clang-devel
-    has pkcs11-tool || need "pkcs11-tool (it initialises tokens)" opensc opensc opensc opensc
     has swtpm || need "swtpm (a TPM in software)" swtpm swtpm swtpm swtpm
     tpm2_pkcs11 || need "tpm2-pkcs11 (a PKCS#11 module on a TPM)" libtpm2-pkcs11-1 tpm2-pkcs11 tpm2-pkcs11 tpm2-pkcs11
     { abrmd && tcti tabrmd && tcti swtpm; } || need "tpm2-abrmd (it shares a TPM out)" \

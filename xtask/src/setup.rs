@@ -110,6 +110,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("cc", FINE),
             ("git", FINE),
             ("softhsm2-util", FINE),
+            ("pkcs11-tool", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -123,6 +124,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("cc", FINE),
             ("git", FINE),
             ("softhsm2-util", FINE),
+            ("pkcs11-tool", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -143,6 +145,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
         let machine = Machine::with(&[
             ("git", FINE),
             ("softhsm2-util", FINE),
+            ("pkcs11-tool", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -159,6 +162,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
         let machine = Machine::with(&[
             ("git", FINE),
             ("softhsm2-util", FINE),
+            ("pkcs11-tool", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -180,6 +184,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
         let machine = Machine::with(&[
             ("git", FINE),
             ("softhsm2-util", FINE),
+            ("pkcs11-tool", FINE),
             USER,
             sudo,
             ("dnf", INSTALLS),
