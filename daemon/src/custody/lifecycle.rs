@@ -279,7 +279,8 @@ impl Custody {
         match current.map_err(failure::of_store)? {
             CurrentGeneration::Existing(id) => Ok(id),
             CurrentGeneration::CreateNew(id) => {
-                self.devices
+                let made = self
+                    .devices
                     .run(device, owner, call, move |device| {
                         let generator = device
                             .generator()
@@ -289,7 +290,11 @@ impl Custody {
                             result => result,
                         }
                     })
-                    .await?;
+                    .await;
+                if let Err(failure) = made {
+                    self.undo_generation(id).await;
+                    return Err(failure);
+                }
                 crate::failpoint::hit("custody.generation.made");
                 self.registry
                     .finish_generation(id)
@@ -298,6 +303,22 @@ impl Custody {
                 self.due.notify_one();
                 Ok(id)
             }
+        }
+    }
+
+    /// Takes back a generation that the device did not make, or made without an
+    /// answer.
+    async fn undo_generation(&self, id: GenerationId) {
+        let undo = async {
+            let begun = self.registry.begin_destroy_generation(id).await;
+            begun.map_err(failure::of_store)?;
+            let idle = self.registry.generations_to_destroy().await;
+            let mut idle = idle.map_err(failure::of_store)?;
+            idle.retain(|generation| generation.id == id);
+            self.destroy_generations(idle).await
+        };
+        if let Err(error) = undo.await {
+            tracing::warn!(generation = %id, %error, "a generation that could not be made is undone at the next start");
         }
     }
 

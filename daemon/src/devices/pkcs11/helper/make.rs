@@ -28,6 +28,7 @@ impl TokenSession {
             });
         }
         self.check_present()?;
+        let _turn = self.token.turn_to_make();
         if anchor == Anchor::Data {
             let made = self.session.create_object(&template::data(generation));
             return self.still_wanted(generation, &[made.map_err(of_module)?]);
@@ -119,6 +120,7 @@ impl TokenSession {
         generation: [u8; 16],
         algorithm: Algorithm,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
+        let _turn = self.token.turn_to_make();
         let (public, private) =
             self.generate_pair(algorithm, key, generation, Leaves::Never, Place::Token)?;
         self.still_wanted(generation, &[public, private])?;

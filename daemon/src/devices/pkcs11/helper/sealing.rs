@@ -1,8 +1,6 @@
 //! The daemon's own keys, encrypted by a key of the token: for curves that it
 //! does not know.
 
-use std::sync::PoisonError;
-
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use mlskeyd_protocol::v1::SecretBytes;
@@ -37,8 +35,7 @@ impl TokenSession {
 
     /// The generation's key that seals, made for the first secret.
     fn sealing_key(&self, generation: [u8; 16]) -> Result<ObjectHandle, TokenError> {
-        let _turn = self.token.making_sealing_key.lock();
-        let _turn = _turn.unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.token.turn_to_make();
         if let Some(made) = self.object(Of::Sealing(generation), generation)? {
             return Ok(made);
         }

@@ -24,8 +24,10 @@ pub(super) struct Token {
     handles: Mutex<Handles<ObjectHandle>>,
     /// Private keys that are objects of the token, once they were counted.
     pub(super) objects: Mutex<Option<u32>>,
-    /// One session at a time makes a generation's key that seals.
-    pub(super) making_sealing_key: Mutex<()>,
+    /// One session at a time makes objects on the token: SoftHSM fails now and then
+    /// over several at once, and of two keys that seal one generation one is too
+    /// many.
+    making_objects: Mutex<()>,
     next_session: AtomicU64,
 }
 
@@ -45,6 +47,12 @@ impl Token {
 
     pub(super) fn mechanisms(&self) -> Result<Vec<MechanismType>, TokenError> {
         self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
+    }
+
+    /// The turn to make objects on the token.
+    pub(super) fn turn_to_make(&self) -> MutexGuard<'_, ()> {
+        let turn = self.making_objects.lock();
+        turn.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn handles(&self) -> MutexGuard<'_, Handles<ObjectHandle>> {
@@ -79,7 +87,7 @@ impl TokenSession {
             serial: info.serial_number().to_owned(),
             handles: Mutex::default(),
             objects: Mutex::default(),
-            making_sealing_key: Mutex::default(),
+            making_objects: Mutex::default(),
             next_session: AtomicU64::new(1),
         });
         Ok(Self {
