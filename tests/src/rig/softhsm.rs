@@ -97,6 +97,24 @@ impl SoftHsm {
         self.object_files().len()
     }
 
+    /// How many objects the token with this label shows to another program. A
+    /// process that is killed while SoftHSM writes one leaves a file that is none.
+    pub fn shown(&self, label: &str) -> usize {
+        let output = Command::new("pkcs11-tool")
+            .arg("--module")
+            .arg(Self::module())
+            .args(["--token-label", label, "--login", "--pin", Self::PIN])
+            .arg("--list-objects")
+            .env("SOFTHSM2_CONF", &self.config)
+            .output()
+            .expect("pkcs11-tool (package opensc) starts");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines()
+            .filter(|line| line.contains(" Object; ") || line.starts_with("Data object"))
+            .count()
+    }
+
     /// Each object of a token is a file.
     fn object_files(&self) -> Vec<PathBuf> {
         let read = |directory: &Path| {

@@ -130,8 +130,10 @@ impl Scene {
             .filter(|owned| owned.key.device == "hsm" && owned.key.purpose != Purpose::Signature)
             .collect();
         assert!(left.is_empty(), "{left:?}");
-        let objects = self.hsm.softhsm().objects();
-        assert_eq!(objects, APPS * OBJECTS_OF_IDENTITY, "on the token");
+        let softhsm = self.hsm.softhsm();
+        let shown = softhsm.shown("mlskeyd");
+        assert_eq!(shown, APPS * OBJECTS_OF_IDENTITY, "on the token");
+        println!("{} files of {shown} objects", softhsm.objects());
         assert_eq!(self.hsm.control().finds_unfinished(), 0);
     }
 
