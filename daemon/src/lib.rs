@@ -8,6 +8,7 @@
 //! on record).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod attest;
 pub mod audit;
 pub mod caller;
 pub mod config;

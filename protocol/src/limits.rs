@@ -32,6 +32,12 @@ pub const MAX_GRACE: u64 = 10 * 365 * 24 * 60 * 60;
 /// Longest PIN, in bytes.
 pub const MAX_PIN: usize = 256;
 
+/// Shortest nonce of a verifier, in bytes: nobody guesses it.
+pub const MIN_NONCE: usize = 16;
+
+/// Longest nonce of a verifier, in bytes.
+pub const MAX_NONCE: usize = 64;
+
 /// Longest MLS group id, in bytes.
 pub const MAX_GROUP_ID: usize = 1024;
 

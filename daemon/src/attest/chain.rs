@@ -1,0 +1,126 @@
+//! From a certificate to a root that the verifier trusts.
+//!
+//! The certificates here belong to chips, not to servers. Whether one was revoked is not known here: that
+//! takes a network.
+
+use pki_types::pem::PemObject;
+use pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
+
+use super::signatures::ALGORITHMS;
+
+/// Most certificates between a chip's and a root.
+pub(super) const MAX_INTERMEDIATES: usize = 6;
+
+/// The certificates that the verifier trusts, whoever issued them.
+#[derive(Clone, Debug)]
+pub struct Roots(Vec<CertificateDer<'static>>);
+
+/// Why a file names no roots.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RootsError {
+    /// It is not PEM.
+    #[error("it is not PEM: {0}")]
+    Pem(String),
+    /// There is none in it.
+    #[error("there is no certificate in it")]
+    None,
+    /// One of them cannot be read.
+    #[error("its certificate number {number} cannot be read: {why}")]
+    Unreadable {
+        /// Counted from 1.
+        number: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Roots {
+    /// Reads certificates in PEM.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, RootsError> {
+        let mut roots = Vec::new();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|error| RootsError::Pem(error.to_string()))?;
+            if let Err(error) = webpki::anchor_from_trusted_cert(&certificate) {
+                return Err(RootsError::Unreadable {
+                    number: roots.len().saturating_add(1),
+                    why: error.to_string(),
+                });
+            }
+            roots.push(certificate);
+        }
+        if roots.is_empty() {
+            return Err(RootsError::None);
+        }
+        Ok(Self(roots))
+    }
+}
+
+/// Why a certificate leads to no root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ChainError {
+    /// It cannot be read.
+    Unreadable(String),
+    /// It, or one above it, is not valid at that time.
+    Validity(&'static str),
+    /// It, or one above it, is for another use.
+    Usage,
+    /// There is no way from it to a root.
+    NoWay(String),
+}
+
+impl From<webpki::Error> for ChainError {
+    fn from(error: webpki::Error) -> Self {
+        use webpki::Error as E;
+        match error {
+            E::CertNotValidYet { .. } => Self::Validity("it begins later"),
+            E::CertExpired { .. } => Self::Validity("it has ended"),
+            E::InvalidCertValidity => Self::Validity("it ends before it begins"),
+            E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Self::Usage,
+            E::UnknownIssuer => Self::NoWay("nobody known issued it".to_owned()),
+            E::InvalidSignatureForPublicKey => Self::NoWay("a signature is wrong".to_owned()),
+            other => Self::NoWay(other.to_string()),
+        }
+    }
+}
+
+/// Finds the way from a certificate to a root, and answers the certificate's `SubjectPublicKeyInfo`.
+///
+/// The certificate has to be for the use with this object identifier; those above it, if they are
+/// restricted to any.
+pub(super) fn verify(
+    certificate: &[u8],
+    intermediates: &[&[u8]],
+    roots: &Roots,
+    usage: &'static [u8],
+    now: UnixTime,
+) -> Result<Vec<u8>, ChainError> {
+    let certificate = CertificateDer::from(certificate);
+    let end = EndEntityCert::try_from(&certificate)
+        .map_err(|error| ChainError::Unreadable(error.to_string()))?;
+    let anchor = |root| webpki::anchor_from_trusted_cert(root).ok();
+    let anchors: Vec<_> = roots.0.iter().filter_map(anchor).collect();
+    let intermediates: Vec<_> = intermediates
+        .iter()
+        .map(|der| CertificateDer::from(*der))
+        .collect();
+
+    let whole = KeyUsage::required_if_present(usage);
+    let path =
+        end.verify_for_usage(ALGORITHMS, &anchors, &intermediates, now, whole, None, None)?;
+    // Once more from its issuer, which is trusted now: the use is required of the certificate itself.
+    let issuer = [issuer_of(&path)?];
+    let own = KeyUsage::required(usage);
+    end.verify_for_usage(ALGORITHMS, &issuer, &[], now, own, None, None)?;
+    Ok(end.subject_public_key_info().to_vec())
+}
+
+fn issuer_of(path: &VerifiedPath<'_>) -> Result<TrustAnchor<'static>, webpki::Error> {
+    match path.intermediate_certificates().next() {
+        Some(issuer) => Ok(webpki::anchor_from_trusted_cert(&issuer.der())?.to_owned()),
+        None => Ok(path.anchor().to_owned()),
+    }
+}
