@@ -58,13 +58,17 @@ pub enum Action {
     AdoptIdentity,
     /// Unlocks a device.
     UnlockDevice,
+    /// Makes evidence that an identity's signature key is in hardware.
+    AttestIdentity,
+    /// Answers a verifier's challenge for such evidence.
+    AnswerChallenge,
     /// Looks at, and manages, what all callers own.
     Administer,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -91,6 +95,8 @@ impl Action {
         Self::RotateIdentity,
         Self::AdoptIdentity,
         Self::UnlockDevice,
+        Self::AttestIdentity,
+        Self::AnswerChallenge,
         Self::Administer,
     ];
 
@@ -124,6 +130,8 @@ impl Action {
             Self::RotateIdentity => "RotateIdentity",
             Self::AdoptIdentity => "AdoptIdentity",
             Self::UnlockDevice => "UnlockDevice",
+            Self::AttestIdentity => "AttestIdentity",
+            Self::AnswerChallenge => "AnswerChallenge",
             Self::Administer => "Administer",
         }
     }

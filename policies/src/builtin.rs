@@ -107,6 +107,8 @@ const fn needs(action: Action) -> Needs {
         Action::RotateIdentity
         | Action::AdoptIdentity
         | Action::UnlockDevice
+        | Action::AttestIdentity
+        | Action::AnswerChallenge
         | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
@@ -166,10 +168,12 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 4] = [
+    const ADMINISTRATORS: [Action; 6] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::UnlockDevice,
+        Action::AttestIdentity,
+        Action::AnswerChallenge,
         Action::Administer,
     ];
 

@@ -38,6 +38,9 @@ pub const MIN_NONCE: usize = 16;
 /// Longest nonce of a verifier, in bytes.
 pub const MAX_NONCE: usize = 64;
 
+/// Longest challenge of a verifier, in bytes.
+pub const MAX_CHALLENGE: usize = 16 * 1024;
+
 /// Longest MLS group id, in bytes.
 pub const MAX_GROUP_ID: usize = 1024;
 

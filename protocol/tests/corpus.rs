@@ -412,6 +412,21 @@ fn admin_requests() -> Vec<AdminRequest> {
                 last_try: true,
             },
         },
+        R::AttestIdentity {
+            options,
+            request: AttestIdentity {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                nonce: Bytes(vec![0x42; 32]),
+            },
+        },
+        R::AnswerChallenge {
+            options,
+            request: AnswerChallenge {
+                device: "tpm".into(),
+                challenge: bytes("a challenge"),
+            },
+        },
     ]
 }
 
@@ -468,6 +483,8 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::RotateIdentity(Ok(identity())),
         R::AdoptIdentity(Ok(identity())),
         R::Unlock(Ok(device)),
+        R::AttestIdentity(Ok(bytes("evidence"))),
+        R::AnswerChallenge(Ok(bytes("a response"))),
     ]
 }
 

@@ -85,6 +85,9 @@ pub enum Refusal {
     /// The verifier's secret belongs to other evidence.
     #[error("the secret was made for other evidence")]
     OtherSecret,
+    /// The response is none.
+    #[error("the response cannot be read: {0}")]
+    Response(DocumentError),
     /// The response belongs to other evidence.
     #[error("the response is for other evidence: it is old, or of another device")]
     OtherResponse,
@@ -119,15 +122,10 @@ impl Refusal {
             Self::KeyUse => "key-use",
             Self::KeyPublic => "key-public",
             Self::OtherSecret => "other-secret",
+            Self::Response(_) => "response",
             Self::OtherResponse => "other-response",
             Self::WrongResponse => "wrong-response",
         }
-    }
-}
-
-impl From<DocumentError> for Refusal {
-    fn from(error: DocumentError) -> Self {
-        Self::Document(error)
     }
 }
 

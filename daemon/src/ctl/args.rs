@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use mlskeyd_protocol::v1::{Owner, SignatureScheme, Tier};
 
+use crate::attest::is_nonce;
 use crate::config::parse_duration;
 
 const EXIT_CODES: &str = "\
@@ -15,8 +16,11 @@ Exit codes:
   2  wrong usage
   3  the daemon cannot be reached, or its version does not fit
   4  denied
+  5  attestation: the evidence is refused
+  6  attestation: the AK is not bound to this TPM
 
-Only root and the daemon's own user are served.";
+Only root and the daemon's own user are served. `attest challenge` and `attest
+verify` are for whoever trusts neither: they need no daemon and no device.";
 
 const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -44,7 +48,13 @@ JSON (with --json; fields are only ever added):
   keys sweep      {\"destroyed\", \"waiting\", \"stuck\"}
   storage list    [{\"owner\": OWNER, \"name\", \"attached\", \"records\", \"keys\",
                     \"last_attached\": seconds since 1970}]
-  storage forget  {\"records\"}";
+  storage forget  {\"records\"}
+  attest evidence, attest activate   a document: docs/attestation.md
+  attest challenge, attest verify
+                  {\"verdict\": \"accepted|ak-not-bound|refused\", \"reason\": code or null,
+                   \"detail\": text, \"evidence\": its digest in hex, or null,
+                   \"ek_certificate\": its SHA-256 in hex, or null,
+                   \"claims\": as in the evidence, or null if it is refused}";
 
 /// Shows what mlskeyd keeps, and looks after it.
 #[derive(Debug, Parser)]
@@ -91,6 +101,14 @@ pub(super) enum Command {
         /// Try the PIN even if one more wrong one would lock the device for good
         #[arg(long)]
         last_try: bool,
+    },
+    /// Evidence that keys are in hardware, for whoever does not trust this machine
+    ///
+    /// The verifier chooses a nonce; the machine makes evidence with it; the verifier
+    /// makes a challenge for that; the machine answers it; the verifier judges.
+    Attest {
+        #[command(subcommand)]
+        command: AttestCommand,
     },
     /// The apps' storages, whose records say which keys are needed
     Storage {
@@ -166,6 +184,63 @@ pub(super) enum KeysCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum AttestCommand {
+    /// The machine: make evidence that an identity's signature key is in hardware
+    Evidence {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        identity: String,
+        /// What the verifier chose: 16 to 64 bytes
+        #[arg(long, value_name = "HEX", value_parser = nonce())]
+        nonce: Vec<u8>,
+    },
+    /// The verifier: make a challenge for the device that evidence came from
+    Challenge {
+        /// The evidence
+        evidence: PathBuf,
+        /// Certificates of the makers that are trusted, in PEM
+        #[arg(long, value_name = "PEM")]
+        roots: PathBuf,
+        /// Where the challenge goes; it must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out_challenge: PathBuf,
+        /// Where the secret goes that the answer is checked with; it must not be there
+        /// yet, and stays with the verifier
+        #[arg(long, value_name = "FILE")]
+        out_secret: PathBuf,
+    },
+    /// The machine: answer a challenge
+    Activate {
+        /// The device that the evidence came from
+        device: String,
+        /// The challenge
+        challenge: PathBuf,
+    },
+    /// The verifier: judge evidence
+    ///
+    /// Without the response to a challenge it is not shown that the attestation key is in
+    /// a TPM at all, so the verdict is no better than `ak-not-bound`.
+    Verify {
+        /// The evidence
+        evidence: PathBuf,
+        /// Certificates of the makers that are trusted, in PEM
+        #[arg(long, value_name = "PEM")]
+        roots: PathBuf,
+        /// What the verifier chose
+        #[arg(long, value_name = "HEX", value_parser = nonce())]
+        nonce: Vec<u8>,
+        /// The secret of the challenge
+        #[arg(long, value_name = "FILE", requires = "response")]
+        secret: Option<PathBuf>,
+        /// The answer to the challenge
+        #[arg(long, value_name = "FILE", requires = "secret")]
+        response: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum StorageCommand {
     /// List storages (the default)
     List,
@@ -203,6 +278,14 @@ fn grace(text: &str) -> Result<u64, String> {
         "a duration is a number and a unit, as in 30s, 15m, 24h or 90d (10 years at most)",
     )?;
     Ok(duration.as_secs())
+}
+
+/// Its type is named by a function, or clap would take a list of values.
+fn nonce() -> impl TypedValueParser<Value = Vec<u8>> {
+    NonEmptyStringValueParser::new().try_map(|text| match hex::decode(&text) {
+        Ok(nonce) if is_nonce(&nonce) => Ok(nonce),
+        _ => Err("a nonce is 16 to 64 bytes in hexadecimal digits"),
+    })
 }
 
 fn owner(text: &str) -> Result<Owner, String> {

@@ -2,9 +2,11 @@
 //!
 //! It asks the running daemon over its socket, and knows nothing by itself:
 //! `args` is what can be asked, `run` asks it, `json` and `table` show it, and
-//! `pin` reads the one secret that it is told.
+//! `pin` reads the one secret that it is told. Only a verifier of evidence asks no
+//! daemon (`attest`).
 
 mod args;
+mod attest;
 mod json;
 mod pin;
 mod run;
@@ -12,6 +14,7 @@ mod suites;
 mod table;
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,11 +28,27 @@ use args::Args;
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match run::run(&args) {
-        Ok(text) => print(&text),
+        Ok(shown) => match print(&shown.text) {
+            ExitCode::SUCCESS => ExitCode::from(shown.exit_code),
+            failed => failed,
+        },
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "mlskeyctl: {error}");
             error.exit_code()
         }
+    }
+}
+
+/// What a command has to show.
+struct Shown {
+    text: String,
+    /// As `--help` documents it: 0 for all but a verifier's verdicts.
+    exit_code: u8,
+}
+
+impl From<String> for Shown {
+    fn from(text: String) -> Self {
+        Self { text, exit_code: 0 }
     }
 }
 
@@ -46,6 +65,10 @@ enum CtlError {
     Terminal(std::io::Error),
     #[error("cannot read the PIN: {0}")]
     Pin(std::io::Error),
+    #[error("{}: {why}", path.display())]
+    File { path: PathBuf, why: String },
+    #[error("the system has no randomness for a challenge")]
+    Randomness,
 }
 
 impl CtlError {
@@ -60,7 +83,12 @@ impl CtlError {
             ) => 3,
             Self::Call(CallError::Refused(_)) => 4,
             Self::Call(CallError::Failure(failure)) if failure.code == FailureCode::Denied => 4,
-            Self::Call(_) | Self::NotConfirmed | Self::Terminal(_) | Self::Pin(_) => 1,
+            Self::Call(_)
+            | Self::NotConfirmed
+            | Self::Terminal(_)
+            | Self::Pin(_)
+            | Self::File { .. }
+            | Self::Randomness => 1,
         })
     }
 }

@@ -12,10 +12,10 @@ use serde_json::Value;
 
 use super::args::{Args, Command, IdentitiesCommand, KeysCommand, StorageCommand};
 use super::table::{date, duration, printable, table};
-use super::{CtlError, confirm, json, pin, suites};
+use super::{CtlError, Shown, attest, confirm, json, pin, suites};
 
 /// Does what the command line asks, and answers what to print.
-pub(super) fn run(args: &Args) -> Result<String, CtlError> {
+pub(super) fn run(args: &Args) -> Result<Shown, CtlError> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
     let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
     let client = AdminClient::new(ClientConfig::new(socket, software));
@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
             text
         }
     };
-    Ok(match &args.command {
+    Ok(Shown::from(match &args.command {
         Command::Status => {
             let status = client.status(&call)?;
             show(json::status(&status), status_text(&status))
@@ -107,6 +107,7 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
             let text = format!("device {} is {}\n", printable(&device.name), device.state);
             show(json::device(&device), text)
         }
+        Command::Attest { command } => return attest::run(command, &client, &call, show),
         Command::Keys {
             command: Some(KeysCommand::Sweep),
             ..
@@ -147,7 +148,7 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
                 format!("{records} records forgotten\n"),
             )
         }
-    })
+    }))
 }
 
 /// All pages.

@@ -140,8 +140,11 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         }
         DeviceError::WrongKeyType { .. }
         | DeviceError::BadPeerKey { .. }
-        | DeviceError::NotAdopted { .. } => FailureCode::BadRequest,
-        DeviceError::Unsupported { .. } | DeviceError::CannotDo(_) => FailureCode::Unsupported,
+        | DeviceError::NotAdopted { .. }
+        | DeviceError::ForeignChallenge => FailureCode::BadRequest,
+        DeviceError::Unsupported { .. }
+        | DeviceError::CannotDo(_)
+        | DeviceError::NotAttested { .. } => FailureCode::Unsupported,
         DeviceError::Failed { .. }
         | DeviceError::Lost { .. }
         | DeviceError::GenerationExists(_)

@@ -10,6 +10,7 @@
 
 mod admin;
 mod adopt;
+mod attest;
 mod bindings;
 mod devices;
 mod failure;

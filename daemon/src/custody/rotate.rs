@@ -206,7 +206,7 @@ async fn place_after(
     Ok(place)
 }
 
-fn no_such_identity(owner: &Owner, name: &str) -> Failure {
+pub(super) fn no_such_identity(owner: &Owner, name: &str) -> Failure {
     Failure::new(
         FailureCode::NotFound,
         format!("{owner} has no identity {name:?}"),

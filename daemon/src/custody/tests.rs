@@ -1,6 +1,8 @@
 //! What administrators do to identities and devices, on the one path, with
 //! devices that a test can lock, take away, and put keys on beforehand.
 
+mod attest;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,6 +86,10 @@ impl Device for Token {
     }
 
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
+        Some(self)
+    }
+
+    fn attester(&mut self) -> Option<&mut dyn devices::Attest> {
         Some(self)
     }
 }

@@ -73,6 +73,15 @@ pub enum DeviceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The device has nothing that shows others that the key is in it.
+    #[error("the device cannot show that the key is in it: {reason}")]
+    NotAttested {
+        /// What it lacks.
+        reason: String,
+    },
+    /// A challenge is not for this device, or not for evidence that it made.
+    #[error("the challenge is for another device, or for evidence that this one did not make")]
+    ForeignChallenge,
     /// The stored key is not as the device made it, or belongs to another key.
     #[error("the stored key does not authenticate")]
     BadBlob,
@@ -128,6 +137,10 @@ impl DeviceError {
             Self::WrongKeyType { .. } => "use a key of the right purpose and algorithm",
             Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",
             Self::NotAdopted { .. } => "name a key that is suitable, or create a new one",
+            Self::NotAttested { .. } => "use a device that its maker certified",
+            Self::ForeignChallenge => {
+                "have the verifier make a challenge for evidence of this device"
+            }
             Self::BadBlob => "restore the registry from a copy that is intact, or create a new key",
             Self::Unsupported { .. } => {
                 "choose another tier, another cipher suite or another device"

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::attest::{Claims, DeviceChallenge, Evidence};
+
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
@@ -92,6 +94,11 @@ pub trait Device: Send {
 
     /// Takes over signature keys that are there already.
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
+        None
+    }
+
+    /// Shows others that its keys are in it.
+    fn attester(&mut self) -> Option<&mut dyn Attest> {
         None
     }
 }
@@ -183,6 +190,21 @@ pub trait Adopt {
     /// # Errors
     /// [`DeviceError::NotAdopted`] with the reason; and what the device says.
     fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError>;
+}
+
+/// Showing others that keys are in the device. Repeating a lost call is harmless.
+pub trait Attest {
+    /// What proves these claims of a key in tier `hardware`.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotAttested`] with the reason; and as [`Sign::sign`].
+    fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError>;
+
+    /// Opens a challenge for such evidence; answers the secret in it.
+    ///
+    /// # Errors
+    /// [`DeviceError::ForeignChallenge`]; and what the device says.
+    fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError>;
 }
 
 /// A signature key to be taken over.

@@ -4,11 +4,11 @@
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    Admin, AdoptIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, Custody,
-    DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
-    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, Looked, Open, Outcome, OwnedIdentity, OwnedKey,
-    Owner, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
-    Unlock,
+    Admin, AdoptIdentity, AnswerChallenge, AttestIdentity, Bytes, CallOptions, Claim, Claimed,
+    CreateIdentity, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke,
+    GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, Looked, Open,
+    Outcome, OwnedIdentity, OwnedKey, Owner, Report, RotateIdentity, SecretBytes, ServiceStatus,
+    Settle, Sign, StorageInfo, Swept, Unlock,
 };
 use tarpc::context::Context;
 
@@ -266,6 +266,24 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: Unlock,
     ) -> Outcome<DeviceInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn attest_identity(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: AttestIdentity,
+    ) -> Outcome<Bytes> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn answer_challenge(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: AnswerChallenge,
+    ) -> Outcome<Bytes> {
         self.0.go(context, options, request).await
     }
 }

@@ -169,4 +169,8 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     adopt_identity = AdoptIdentity(request: AdoptIdentity) -> IdentityInfo, Never;
     /// Unlocks a device. Never repeated: the device counts wrong PINs.
     unlock = Unlock(request: Unlock) -> DeviceInfo, Never;
+    /// Evidence that an identity's signature key is in hardware.
+    attest_identity = AttestIdentity(request: AttestIdentity) -> Bytes, Harmless;
+    /// Has a device answer a challenge for such evidence.
+    answer_challenge = AnswerChallenge(request: AnswerChallenge) -> Bytes, Harmless;
 }

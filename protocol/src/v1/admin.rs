@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Algorithm, CallOptions, Credential, DeviceState, IdentityInfo, KeyId, KeyInfo, Outcome,
+    Algorithm, Bytes, CallOptions, Credential, DeviceState, IdentityInfo, KeyId, KeyInfo, Outcome,
     Placement, SecretBytes, SignatureScheme, Tier,
 };
 
@@ -169,6 +169,30 @@ pub struct Unlock {
     pub last_try: bool,
 }
 
+/// Asks for evidence that an identity's signature key is in hardware, for whoever
+/// does not trust this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttestIdentity {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// What the verifier chose, so that the evidence cannot be older:
+    /// [`MIN_NONCE`](crate::limits::MIN_NONCE) to
+    /// [`MAX_NONCE`](crate::limits::MAX_NONCE) bytes.
+    pub nonce: Bytes,
+}
+
+/// Has a device answer a challenge that a verifier made for its evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerChallenge {
+    /// The device's name.
+    pub device: String,
+    /// The challenge, a document of at most
+    /// [`MAX_CHALLENGE`](crate::limits::MAX_CHALLENGE) bytes.
+    pub challenge: Bytes,
+}
+
 /// What administrators ask: root or the daemon's own user only.
 #[tarpc::service]
 pub trait Admin {
@@ -196,4 +220,9 @@ pub trait Admin {
     async fn adopt_identity(options: CallOptions, request: AdoptIdentity) -> Outcome<IdentityInfo>;
     /// Unlocks a device; answers what it is then.
     async fn unlock(options: CallOptions, request: Unlock) -> Outcome<DeviceInfo>;
+    /// Evidence that an identity's signature key is in hardware: a document of a
+    /// format of its own, which this version does not know.
+    async fn attest_identity(options: CallOptions, request: AttestIdentity) -> Outcome<Bytes>;
+    /// Answers a challenge for such evidence; a document, too.
+    async fn answer_challenge(options: CallOptions, request: AnswerChallenge) -> Outcome<Bytes>;
 }

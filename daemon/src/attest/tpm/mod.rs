@@ -15,6 +15,7 @@ use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{Signature, VerifyingKey};
 use pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use mlskeyd_protocol::v1::{Algorithm, Kem, SignatureScheme};
 
@@ -88,6 +89,12 @@ pub(super) struct Examined {
 }
 
 impl Keys {
+    /// What names the TPM: the SHA-256 of its endorsement key's certificate.
+    #[must_use]
+    pub fn fingerprint(&self) -> Hash {
+        Sha256::digest(&self.ek_certificate).into()
+    }
+
     /// What the TPM has to put into its certification: the hash of everything that the signature would
     /// else not cover.
     #[must_use]

@@ -1,0 +1,238 @@
+//! Attestation: what the machine makes, and what a verifier makes of it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use mlskeyd_protocol::client::{AdminClient, Call};
+use mlskeyd_protocol::v1::{AnswerChallenge, AttestIdentity, Bytes};
+use pki_types::UnixTime;
+use serde_json::{Value, json};
+
+use super::args::AttestCommand;
+use super::table::printable;
+use super::{CtlError, Shown};
+use crate::attest::{
+    Activation, DocumentError, Envelope, Evidence, MAX_DOCUMENT, Refusal, Response, Roots, Secret,
+    Verdict, challenge, verify,
+};
+use crate::private_file;
+
+/// Exit codes, as `--help` documents them.
+const REFUSED: u8 = 5;
+const NOT_BOUND: u8 = 6;
+
+/// Longest file of trusted certificates: all makers' together have less.
+const MAX_ROOTS: usize = 4 * 1024 * 1024;
+
+pub(super) fn run(
+    command: &AttestCommand,
+    client: &AdminClient,
+    call: &Call<'_>,
+    show: impl Fn(Value, String) -> String,
+) -> Result<Shown, CtlError> {
+    match command {
+        AttestCommand::Evidence {
+            owner,
+            identity,
+            nonce,
+        } => {
+            let request = AttestIdentity {
+                owner: owner.clone(),
+                name: identity.clone(),
+                nonce: Bytes(nonce.clone()),
+            };
+            Ok(document(&client.attest_identity(request, call)?))
+        }
+        AttestCommand::Activate { device, challenge } => {
+            let request = AnswerChallenge {
+                device: device.clone(),
+                challenge: Bytes(read(challenge, MAX_DOCUMENT)?),
+            };
+            Ok(document(&client.answer_challenge(request, call)?))
+        }
+        AttestCommand::Challenge {
+            evidence,
+            roots,
+            out_challenge,
+            out_secret,
+        } => {
+            let (evidence, roots) = (read(evidence, MAX_DOCUMENT)?, read_roots(roots)?);
+            let made = Envelope::read(&evidence)
+                .map_err(Refusal::Document)
+                .and_then(|envelope| {
+                    let made = challenge(&envelope, &roots, UnixTime::now())?;
+                    Ok((envelope, made))
+                });
+            let (envelope, made) = match made {
+                Ok(made) => made,
+                Err(refusal) => return Ok(Judged::refused(refusal).shown(show)),
+            };
+            let (challenge, secret) = made.ok_or(CtlError::Randomness)?;
+            keep(out_secret, out_challenge, &secret, &challenge.write())?;
+            // The challenge is made, which is all that was asked.
+            Ok(Shown {
+                exit_code: 0,
+                ..Judged::believed(envelope, Verdict::AkNotBound).shown(show)
+            })
+        }
+        AttestCommand::Verify {
+            evidence,
+            roots,
+            nonce,
+            secret,
+            response,
+        } => {
+            let (evidence, roots) = (read(evidence, MAX_DOCUMENT)?, read_roots(roots)?);
+            let answer = match secret.as_deref().zip(response.as_deref()) {
+                None => None,
+                Some((secret, response)) => {
+                    Some((read_secret(secret)?, read(response, MAX_DOCUMENT)?))
+                }
+            };
+            let judged = judge(&evidence, nonce, &roots, answer.as_ref());
+            Ok(judged.unwrap_or_else(Judged::refused).shown(show))
+        }
+    }
+}
+
+/// What a verifier makes of evidence, and of the answer to its challenge.
+fn judge(
+    evidence: &[u8],
+    nonce: &[u8],
+    roots: &Roots,
+    answer: Option<&(Secret, Vec<u8>)>,
+) -> Result<Judged, Refusal> {
+    let envelope = Envelope::read(evidence).map_err(Refusal::Document)?;
+    let response = answer.map(|(_, response)| Response::read(response));
+    let response = response.transpose().map_err(Refusal::Response)?;
+    let activation = answer.zip(response.as_ref());
+    let activation = activation.map(|((secret, _), response)| Activation { secret, response });
+    let verdict = verify(&envelope, nonce, roots, UnixTime::now(), activation)?;
+    Ok(Judged::believed(envelope, verdict))
+}
+
+/// What there is to say about evidence.
+struct Judged {
+    verdict: Result<Verdict, Refusal>,
+    /// What may be believed, if it is not refused: who does not look at the verdict must not find claims
+    /// that nobody believes.
+    envelope: Option<Envelope>,
+}
+
+impl Judged {
+    const fn refused(refusal: Refusal) -> Self {
+        Self {
+            verdict: Err(refusal),
+            envelope: None,
+        }
+    }
+
+    const fn believed(envelope: Envelope, verdict: Verdict) -> Self {
+        Self {
+            verdict: Ok(verdict),
+            envelope: Some(envelope),
+        }
+    }
+
+    fn shown(self, show: impl Fn(Value, String) -> String) -> Shown {
+        let (verdict, exit_code) = match &self.verdict {
+            Ok(Verdict::Accepted) => ("accepted", 0),
+            Ok(Verdict::AkNotBound) => ("ak-not-bound", NOT_BOUND),
+            Err(_) => ("refused", REFUSED),
+        };
+        let detail = match &self.verdict {
+            Ok(Verdict::Accepted) => "the key is in this TPM, and nowhere else".to_owned(),
+            Ok(Verdict::AkNotBound) => {
+                "the AK is not bound to this TPM: that takes a challenge, and its answer".to_owned()
+            }
+            Err(refusal) => refusal.to_string(),
+        };
+        let reason = self.verdict.as_ref().err().map(Refusal::code);
+        let envelope = self.envelope.as_ref();
+        let fingerprint = envelope.map(|envelope| {
+            let Evidence::Tpm2(evidence) = &envelope.evidence;
+            hex::encode(evidence.keys.fingerprint())
+        });
+        let json = json!({
+            "verdict": verdict,
+            "reason": reason,
+            "detail": detail,
+            "evidence": envelope.map(|envelope| hex::encode(envelope.digest())),
+            "ek_certificate": fingerprint,
+            "claims": envelope.map(|envelope| &envelope.claims),
+        });
+        let because = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+        let mut text = format!("{verdict}{because}: {}\n", printable(&detail));
+        if let Some((envelope, fingerprint)) = envelope.zip(fingerprint) {
+            let claims = &envelope.claims;
+            text.push_str(&format!(
+                "identity    {} of {}/{}\npublic key  {}\nTPM         {fingerprint} (SHA-256 of its EK certificate)\n",
+                printable(&claims.identity),
+                claims.uid,
+                printable(&claims.app),
+                hex::encode(&claims.public_key),
+            ));
+        }
+        Shown {
+            text: show(json, text),
+            exit_code,
+        }
+    }
+}
+
+/// A document of the daemon's, for a pipe or a file: it is JSON with and without `--json`.
+fn document(bytes: &[u8]) -> Shown {
+    String::from_utf8_lossy(bytes).into_owned().into()
+}
+
+fn read_roots(path: &Path) -> Result<Roots, CtlError> {
+    let pem = read(path, MAX_ROOTS)?;
+    Roots::from_pem(&pem).map_err(|error| at(path, error))
+}
+
+fn read_secret(path: &Path) -> Result<Secret, CtlError> {
+    let document = zeroize::Zeroizing::new(read(path, MAX_DOCUMENT)?);
+    Secret::read(&document).map_err(|error: DocumentError| at(path, printable(&error.to_string())))
+}
+
+/// Reads a file of at most so many bytes.
+fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CtlError> {
+    let file = File::open(path).map_err(|error| at(path, error))?;
+    let mut bytes = Vec::new();
+    let most = u64::try_from(limit).unwrap_or(u64::MAX);
+    let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|error| at(path, error))?;
+    if bytes.len() > limit {
+        return Err(at(path, format!("longer than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Writes a secret and its challenge, each into a file that must not be there: neither is of use without the
+/// other.
+fn keep(
+    secret_path: &Path,
+    challenge_path: &Path,
+    secret: &Secret,
+    challenge: &str,
+) -> Result<(), CtlError> {
+    let secret = secret.write();
+    private_file::create(secret_path, secret.as_bytes()).map_err(|error| at(secret_path, error))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(challenge_path);
+    let written = file.and_then(|mut file| file.write_all(challenge.as_bytes()));
+    written.map_err(|error| {
+        let _ = std::fs::remove_file(secret_path);
+        at(challenge_path, error)
+    })
+}
+
+fn at(path: &Path, why: impl ToString) -> CtlError {
+    CtlError::File {
+        path: path.to_owned(),
+        why: why.to_string(),
+    }
+}
