@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use mlskeyd::config::{Tcti, Tpm2Config};
-use mlskeyd::devices::{DeviceError, Start};
+use mlskeyd::devices::tpm2::Tpm2Device;
+use mlskeyd::devices::{DeviceError, Generate as _, KeyId, NewKey, Start, StoredKey};
 use mlskeyd_tests::failpoints;
 
 use super::bench::{self, Bench, KINDS, destroy, make, use_key};
@@ -14,17 +15,30 @@ use super::bench::{self, Bench, KINDS, destroy, make, use_key};
 const TCTI: &str = "MLSKEYD_TEST_TCTI";
 const DIRECTORY: &str = "MLSKEYD_TEST_DIRECTORY";
 
-/// Each with the times that it is passed in one life of a generation.
-const POINTS: &[(&str, u64)] = &[
+/// Passed when the device is set up: each with how often.
+const SETUP: &[(&str, u64)] = &[
     ("tpm2.index-made", 1),
     ("tpm2.root-made", 1),
-    // The empty file, what is pinned, the generation, the file without it.
-    ("tpm2.file-written", 4),
-    ("tpm2.file-named", 4),
+    // The file without generations, and what is pinned.
+    ("tpm2.file-written", 2),
+    ("tpm2.file-named", 2),
+];
+
+/// Passed in the life of a generation.
+const LIFE: &[(&str, u64)] = &[
+    // The file with it, and the one without it.
+    ("tpm2.file-written", 2),
+    ("tpm2.file-named", 2),
     ("tpm2.generations-moved", 1),
     ("tpm2.root-replaced", 1),
     ("tpm2.generation-destroyed", 1),
 ];
+
+/// Each time that a point is passed, as the environment names it.
+fn each_time(points: &[(&'static str, u64)]) -> impl Iterator<Item = String> {
+    let times = points.to_vec().into_iter();
+    times.flat_map(|(point, times)| (1..=times).map(move |time| format!("{point}:{time}")))
+}
 
 /// Runs in a process of its own, which the tests below start and kill.
 #[test]
@@ -55,46 +69,54 @@ fn run_child(bench: &Bench, failpoint: &str) -> ExitStatus {
 }
 
 #[test]
-fn a_crash_between_any_two_steps_is_repaired() {
-    for (point, times) in POINTS {
+fn a_set_up_that_died_is_made_again() {
+    for failpoint in each_time(SETUP) {
         let bench = Bench::new();
-        for time in 1..=*times {
-            let _ = std::fs::remove_dir_all(&bench.directory);
-            let failpoint = format!("{point}:{time}");
-            let status = run_child(&bench, &failpoint);
-            assert_eq!(status.signal(), Some(9), "{failpoint}: {status}");
-
-            // As custody repairs it: by destroying what its journal names.
-            let mut device = bench.first();
-            destroy(&mut device, 1).unwrap();
-            let gone = device_has(&mut device);
-            assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
-            let key = make(&mut device, 1, KINDS[0]).unwrap();
-            use_key(&mut device, &key).unwrap();
-            drop(device);
-            // The set-up, and what lives, outlive the next start.
-            let mut device = bench.reopen();
-            use_key(&mut device, &key).unwrap();
-            destroy(&mut device, 1).unwrap();
-            assert_eq!(files(&bench.directory), 2, "{failpoint}");
-            drop(device);
-            assert_eq!(bench.tpm.indices().len(), 1, "{failpoint}");
-        }
+        let status = run_child(&bench, &failpoint);
+        assert_eq!(status.signal(), Some(9), "{failpoint}: {status}");
+        let mut device = bench.first();
+        let key = make(&mut device, 1, KINDS[0]).unwrap();
+        drop(device);
+        use_key(&mut bench.reopen(), &key).unwrap();
+        assert_eq!(files(&bench.directory), 2, "{failpoint}");
+        assert_eq!(bench.tpm.indices().len(), 1, "{failpoint}");
     }
     assert!(run_child(&Bench::new(), "no-such-point").success());
 }
 
-/// Does the generation of the tests still take keys?
-fn device_has(device: &mut mlskeyd::devices::tpm2::Tpm2Device) -> DeviceError {
-    use mlskeyd::devices::{Generate as _, KeyId, NewKey};
+#[test]
+fn a_crash_between_any_two_steps_is_repaired_and_costs_no_other_key() {
+    for failpoint in each_time(LIFE) {
+        let bench = Bench::new();
+        let survivor = make(&mut bench.first(), 9, KINDS[0]).unwrap();
+        let status = run_child(&bench, &failpoint);
+        assert_eq!(status.signal(), Some(9), "{failpoint}: {status}");
+
+        let mut device = bench.reopen();
+        use_key(&mut device, &survivor).unwrap_or_else(|error| panic!("{failpoint}: {error}"));
+        // As custody repairs it: by destroying what its journal names.
+        destroy(&mut device, 1).unwrap();
+        let gone = generate(&mut device).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+        let key = make(&mut device, 1, KINDS[0]).unwrap();
+        drop(device);
+        let mut device = bench.reopen();
+        for key in [&key, &survivor] {
+            use_key(&mut device, key).unwrap();
+        }
+        assert_eq!(files(&bench.directory), 2, "{failpoint}");
+    }
+}
+
+/// A key in the generation of the child.
+fn generate(device: &mut Tpm2Device) -> Result<StoredKey, DeviceError> {
     let (algorithm, tier) = KINDS[0];
-    let request = NewKey {
+    device.generate(NewKey {
         id: KeyId::from_bytes([2; 16]),
         algorithm,
         tier,
         generation: bench::generation(1),
-    };
-    device.generate(request).unwrap_err()
+    })
 }
 
 /// What is pinned, and the generations.
@@ -120,7 +142,8 @@ fn what_a_dead_predecessor_left_loaded_is_flushed() {
 
 #[test]
 fn every_failpoint_of_a_tpm_has_its_crash() {
-    let tested: BTreeSet<String> = POINTS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let points = SETUP.iter().chain(LIFE);
+    let tested: BTreeSet<String> = points.map(|(name, _)| (*name).to_owned()).collect();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src/devices/tpm2");
     assert_eq!(failpoints::in_source(&source), tested);
 }

@@ -343,7 +343,10 @@ fn connect(tcti: &Tcti) -> std::result::Result<Context, DeviceError> {
     }
     let opened = TctiNameConf::from_str(tcti.as_str()).and_then(Context::new);
     opened.map_err(|error| DeviceError::Absent {
-        reason: format!("{tcti} does not answer ({error}); is it there, and TSS's library for it?"),
+        reason: format!(
+            "{tcti} does not answer ({}); is it there, and TSS's library for it?",
+            failure::name(error)
+        ),
     })
 }
 

@@ -88,10 +88,7 @@ pub(super) fn verdict(error: Error) -> Verdict {
 
 /// What is said of it.
 pub(super) fn describe(error: Error) -> DeviceError {
-    let reason = |text: &str| match code(error) {
-        Some(code) => format!("{text} (code {code:#x})"),
-        None => format!("{text} ({error})"),
-    };
+    let reason = |text: &str| format!("{text} ({})", name(error));
     match verdict(error) {
         Verdict::Lost => {
             return DeviceError::Lost {
@@ -128,6 +125,14 @@ pub(super) fn describe(error: Error) -> DeviceError {
             failed("the TPM refuses our authorisation value")
         }
         _ => failed("the TPM refuses"),
+    }
+}
+
+/// What to look for: TSS says little of most.
+pub(super) fn name(error: Error) -> String {
+    match code(error) {
+        Some(code) => format!("code {code:#x}"),
+        None => error.to_string(),
     }
 }
 
