@@ -21,9 +21,9 @@ use secrecy::SecretBox;
 use super::*;
 use crate::audit;
 use crate::devices::queue::{DeviceThreads, Limits};
-use crate::devices::software::{SoftwareDevice, Start};
+use crate::devices::software::SoftwareDevice;
 use crate::devices::{
-    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, GenerationId, KeyBlob,
+    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, GenerationId, KeyBlob, Start,
     StoredKey, Support,
 };
 use crate::store::{self, SystemClock, TimeSource};

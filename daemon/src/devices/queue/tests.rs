@@ -8,7 +8,8 @@ use std::time::Duration;
 use secrecy::SecretBox;
 
 use super::*;
-use crate::devices::software::{SoftwareDevice, Start};
+use crate::devices::Start;
+use crate::devices::software::SoftwareDevice;
 use crate::store_key::StoreKey;
 
 const LIMITS: Limits = Limits {

@@ -24,24 +24,14 @@ use zeroize::Zeroizing;
 use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
-    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, StoredKey, Support, Tier,
-    private_key,
+    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
+    private_key, sealing,
 };
 use crate::store_key::StoreKey;
 
 mod generations;
-mod sealing;
 #[cfg(test)]
 mod tests;
-
-/// Whether the device may make its directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// There may be nothing yet: make it. For a registry without any key.
-    CreateIfAbsent,
-    /// It must be there: without it every key of the registry is missing.
-    MustExist,
-}
 
 /// The software device.
 pub struct SoftwareDevice {
@@ -92,7 +82,7 @@ impl SoftwareDevice {
 
     fn unseal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let generation = self.generations.key(key.generation)?;
-        sealing::open(generation, &key.binding("software"), key.blob.as_bytes())
+        sealing::open_array(generation, &key.binding("software"), key.blob.as_bytes())
             .map_err(|sealing::Unauthentic| DeviceError::BadBlob)
     }
 }
@@ -168,7 +158,11 @@ impl Generate for SoftwareDevice {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        let blob = sealing::seal(generation_key, &unsealed.binding("software"), &private)?;
+        let blob = sealing::seal(
+            generation_key,
+            &unsealed.binding("software"),
+            private.as_slice(),
+        )?;
         Ok(StoredKey {
             blob: KeyBlob::new(blob),
             ..unsealed
