@@ -10,7 +10,7 @@ use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use super::signatures::ALGORITHMS;
 
 /// Most certificates between a chip's and a root.
-pub(super) const MAX_INTERMEDIATES: usize = 6;
+pub const MAX_INTERMEDIATES: usize = 6;
 
 /// The certificates that the verifier trusts, whoever issued them.
 #[derive(Clone, Debug)]

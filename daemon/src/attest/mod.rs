@@ -16,7 +16,7 @@ mod tests;
 pub mod tpm;
 mod transcript;
 
-pub use chain::{Roots, RootsError};
+pub use chain::{MAX_INTERMEDIATES, Roots, RootsError};
 pub use challenge::{Challenge, DeviceChallenge, Response, Secret};
 pub use document::{DocumentError, MAX_DOCUMENT};
 pub use envelope::{Claims, Envelope, Evidence, is_nonce};

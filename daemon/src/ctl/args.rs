@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use mlskeyd_protocol::v1::{Owner, SignatureScheme, Tier};
 
@@ -193,8 +193,8 @@ pub(super) enum AttestCommand {
         /// The identity's name
         identity: String,
         /// What the verifier chose: 16 to 64 bytes
-        #[arg(long, value_name = "HEX", value_parser = nonce())]
-        nonce: Vec<u8>,
+        #[arg(long, value_name = "HEX", value_parser = nonce)]
+        nonce: Nonce,
     },
     /// The verifier: make a challenge for the device that evidence came from
     Challenge {
@@ -229,8 +229,8 @@ pub(super) enum AttestCommand {
         #[arg(long, value_name = "PEM")]
         roots: PathBuf,
         /// What the verifier chose
-        #[arg(long, value_name = "HEX", value_parser = nonce())]
-        nonce: Vec<u8>,
+        #[arg(long, value_name = "HEX", value_parser = nonce)]
+        nonce: Nonce,
         /// The secret of the challenge
         #[arg(long, value_name = "FILE", requires = "response")]
         secret: Option<PathBuf>,
@@ -280,12 +280,15 @@ fn grace(text: &str) -> Result<u64, String> {
     Ok(duration.as_secs())
 }
 
-/// Its type is named by a function, or clap would take a list of values.
-fn nonce() -> impl TypedValueParser<Value = Vec<u8>> {
-    NonEmptyStringValueParser::new().try_map(|text| match hex::decode(&text) {
-        Ok(nonce) if is_nonce(&nonce) => Ok(nonce),
-        _ => Err("a nonce is 16 to 64 bytes in hexadecimal digits"),
-    })
+/// What a verifier chose. (Of bytes alone clap would make a list of values.)
+#[derive(Clone, Debug)]
+pub(super) struct Nonce(pub(super) Vec<u8>);
+
+fn nonce(text: &str) -> Result<Nonce, String> {
+    match hex::decode(text) {
+        Ok(nonce) if is_nonce(&nonce) => Ok(Nonce(nonce)),
+        _ => Err("a nonce is 16 to 64 bytes in hexadecimal digits".to_owned()),
+    }
 }
 
 fn owner(text: &str) -> Result<Owner, String> {
@@ -319,6 +322,38 @@ mod tests {
                     }
                 )
         );
+    }
+
+    #[test]
+    fn a_nonce_is_bytes_in_hexadecimal() {
+        let given = |nonce: &str| {
+            let evidence = [
+                "mlskeyctl",
+                "attest",
+                "evidence",
+                "0/app",
+                "alice",
+                "--nonce",
+            ];
+            Args::try_parse_from(evidence.iter().chain([&nonce]))
+        };
+        for right in ["00".repeat(16), "Ff".repeat(64)] {
+            let Command::Attest {
+                command: AttestCommand::Evidence { nonce, .. },
+            } = given(&right).unwrap().command
+            else {
+                panic!("another command")
+            };
+            assert_eq!(nonce.0, hex::decode(right).unwrap());
+        }
+        for wrong in [
+            "00".repeat(15),
+            "00".repeat(65),
+            "0".repeat(33),
+            "x".repeat(32),
+        ] {
+            assert!(given(&wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

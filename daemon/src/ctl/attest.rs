@@ -40,7 +40,7 @@ pub(super) fn run(
             let request = AttestIdentity {
                 owner: owner.clone(),
                 name: identity.clone(),
-                nonce: Bytes(nonce.clone()),
+                nonce: Bytes(nonce.0.clone()),
             };
             Ok(document(&client.attest_identity(request, call)?))
         }
@@ -90,7 +90,7 @@ pub(super) fn run(
                     Some((read_secret(secret)?, read(response, MAX_DOCUMENT)?))
                 }
             };
-            let judged = judge(&evidence, nonce, &roots, answer.as_ref());
+            let judged = judge(&evidence, &nonce.0, &roots, answer.as_ref());
             Ok(judged.unwrap_or_else(Judged::refused).shown(show))
         }
     }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use mlskeyd::config::{Tcti, Tpm2Config};
 
-use super::{Process, Stage};
+use super::{Maker, Process, Stage};
 
 /// Below the ports that systems give away by themselves.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -44,8 +44,21 @@ impl Swtpm {
     /// # Panics
     /// As [`Self::new`].
     pub fn named(stage: &Stage, name: &str) -> Self {
+        Self::prepared(stage, name, |_| {})
+    }
+
+    /// The same, with an endorsement key that this maker certified.
+    ///
+    /// # Panics
+    /// As [`Self::new`], and if swtpm-tools are not installed.
+    pub fn made_by(maker: &Maker, stage: &Stage, name: &str) -> Self {
+        Self::prepared(stage, name, |state| maker.make_tpm(state))
+    }
+
+    fn prepared(stage: &Stage, name: &str, prepare: impl FnOnce(&Path)) -> Self {
         let state = stage.path(name);
         std::fs::create_dir(&state).expect("the TPM's directory");
+        prepare(&state);
         let log = stage.path(format!("{name}.log"));
         loop {
             let ports = Ports::claim();

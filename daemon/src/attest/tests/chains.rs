@@ -85,6 +85,21 @@ fn an_authority_vouches_for_no_more_below_it_than_it_may() {
 }
 
 #[test]
+fn a_chain_is_no_longer_than_any_makers() {
+    let mut scene = Scene::new();
+    let other = scene.maker.below("other", |_| {});
+    for (length, is_one) in [(MAX_INTERMEDIATES, true), (MAX_INTERMEDIATES + 1, false)] {
+        scene.chip.chain = vec![other.certificate.clone(); length];
+        let envelope = scene.chip.speech().sign().write();
+        assert_eq!(
+            Envelope::read(envelope.as_bytes()).is_ok(),
+            is_one,
+            "{length}"
+        );
+    }
+}
+
+#[test]
 fn makers_sign_on_curves_up_to_p521() {
     use rand_core::OsRng;
     let mut scene = Scene::new();

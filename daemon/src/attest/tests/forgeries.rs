@@ -2,6 +2,7 @@
 
 use mlskeyd_protocol::v1::{Algorithm, Kem, SignatureScheme, Tier};
 
+use super::authority::{Order, spki};
 use super::chip::{AK, KEY, Speech, point};
 use super::*;
 use crate::attest::tpm::attribute as a;
@@ -150,6 +151,16 @@ fn what_is_claimed_is_what_was_certified() {
         });
         assert_eq!(refusal, "claims", "change {n}");
     }
+    // Another certificate for the same key.
+    let refusal = refused(|scene, speech| {
+        speech.data = Some(data(speech));
+        let order = Order {
+            years: (-1, 20),
+            ..Order::ek(spki(&scene.chip.ek.public_key()))
+        };
+        speech.ek_certificate = scene.maker.issue(&order);
+    });
+    assert_eq!(refusal, "claims");
     // The nonce is one of them: nobody signs anew for a verifier what was signed for another.
     let scene = Scene::new();
     let mut speech = scene.chip.speech();
@@ -209,12 +220,14 @@ fn a_key_has_the_use_of_its_algorithm_and_no_other() {
 fn the_endorsement_key_is_the_certified_one_and_as_its_maker_made_it() {
     let refusal = refused(|scene, speech| speech.ek = Chip::of(&scene.maker).ek_public());
     assert_eq!(refusal, "ek-key");
-    let changes: [fn(&mut Speech); 4] = [
+    let changes: [fn(&mut Speech); 5] = [
         |speech| speech.ek.attributes |= a::USER_WITH_AUTH,
         |speech| speech.ek.attributes &= !a::RESTRICTED,
         |speech| speech.ek.policy[0] ^= 1,
         // No storage key.
         |speech| speech.ek.algorithms = vec![0, 0x10, 0, 0x10],
+        // Of one use only.
+        |speech| speech.ek.algorithms = vec![0, 6, 0, 128, 0, 0x43, 0, 0x19, 0, 0x0b],
     ];
     for change in changes {
         assert_eq!(refused(|_, speech| change(speech)), "ek-template");

@@ -69,6 +69,7 @@ proptest! {
 #[test]
 fn a_document_is_read_whole_and_says_what_it_is() {
     let document = HONEST.write();
+    let public_key = hex::encode(&HONEST.claims.public_key);
     let refused = |document: &str| Envelope::read(document.as_bytes()).unwrap_err().to_string();
     let with = |from: &str, to: &str| {
         assert!(document.contains(from), "{from}");
@@ -97,6 +98,8 @@ fn a_document_is_read_whole_and_says_what_it_is() {
         ("\"default\"", "\"\""),
         ("\"default\"", "\"a\\nb\""),
         ("alice@bank.example", &"a".repeat(256)),
+        (&public_key, ""),
+        (&public_key, &"04".repeat(134)),
         (&hex::encode(NONCE), "4242"),
         (&hex::encode(NONCE), &"42".repeat(65)),
         (

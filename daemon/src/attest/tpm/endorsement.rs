@@ -4,6 +4,7 @@ use p256::pkcs8::EncodePublicKey as _;
 use rsa::BoxedUint;
 use rsa::pkcs8::EncodePublicKey as _;
 
+use super::EkKind;
 use super::public::{Public, PublicKey, Scheme, Symmetric, attribute};
 
 /// The attributes of the default templates (TCG EK Credential Profile, B.3).
@@ -20,6 +21,14 @@ pub const POLICY: [u8; 32] = [
     0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24,
     0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
 ];
+
+/// Which endorsement key this public area is of; `None` if it was not made by one of
+/// the default templates.
+#[must_use]
+pub fn kind(public: &[u8]) -> Option<EkKind> {
+    let public = Public::parse(public).ok()?;
+    EndorsementKey::of(&public).map(|key| key.kind())
+}
 
 /// The exponent of RSA keys here.
 const RSA_EXPONENT: u64 = 65_537;
@@ -53,6 +62,13 @@ impl EndorsementKey {
                 let key = p256::PublicKey::from_sec1_bytes(point);
                 key.ok().map(Self::P256)
             }
+        }
+    }
+
+    pub(super) const fn kind(&self) -> EkKind {
+        match self {
+            Self::Rsa2048(_) => EkKind::Rsa2048,
+            Self::P256(_) => EkKind::EccP256,
         }
     }
 

@@ -235,10 +235,7 @@ impl Examined {
     pub(super) fn challenge(&self, secret: &[u8; 32]) -> Option<Tpm2Challenge> {
         let credential = credential::make(&self.endorsement, &self.ak_name, secret)?;
         Some(Tpm2Challenge {
-            ek: match self.endorsement {
-                EndorsementKey::Rsa2048(_) => EkKind::Rsa2048,
-                EndorsementKey::P256(_) => EkKind::EccP256,
-            },
+            ek: self.endorsement.kind(),
             credential: credential.object,
             encrypted_seed: credential.seed,
         })

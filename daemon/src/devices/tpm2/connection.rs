@@ -133,6 +133,17 @@ impl Connection {
         secrecy: Secrecy,
         command: impl FnOnce(&mut Context) -> Result<T>,
     ) -> Result<T> {
+        self.run_with(secrecy, None, command)
+    }
+
+    /// The same for a command on two objects, the second of which another session
+    /// authorises.
+    pub(super) fn run_with<T>(
+        &mut self,
+        secrecy: Secrecy,
+        second: Option<AuthSession>,
+        command: impl FnOnce(&mut Context) -> Result<T>,
+    ) -> Result<T> {
         let session = self.session;
         let (attributes, mask) = SessionAttributesBuilder::new()
             .with_continue_session(true)
@@ -142,7 +153,10 @@ impl Connection {
         let done = self
             .context
             .tr_sess_set_attributes(session, attributes, mask)
-            .and_then(|()| self.context.execute_with_session(Some(session), command));
+            .and_then(|()| {
+                let sessions = (Some(session), second, None);
+                self.context.execute_with_sessions(sessions, command)
+            });
         self.noted(done)
     }
 
@@ -195,7 +209,7 @@ impl Connection {
     }
 
     /// Notes what an error says of the connection.
-    fn noted<T>(&mut self, done: Result<T>) -> Result<T> {
+    pub(super) fn noted<T>(&mut self, done: Result<T>) -> Result<T> {
         if let Err(error) = done {
             match failure::verdict(error) {
                 Verdict::Lost => self.condition = Condition::Lost,
@@ -333,7 +347,7 @@ impl Connection {
     }
 }
 
-fn session_handle(session: AuthSession) -> ObjectHandle {
+pub(super) fn session_handle(session: AuthSession) -> ObjectHandle {
     SessionHandle::from(session).into()
 }
 
@@ -402,7 +416,7 @@ pub(super) fn is_there(context: &mut Context, handle: TpmHandle) -> Result<bool>
 }
 
 /// A property as it is now; the crate's own way remembers what was.
-fn property(context: &mut Context, tag: PropertyTag) -> Result<Option<u32>> {
+pub(super) fn property(context: &mut Context, tag: PropertyTag) -> Result<Option<u32>> {
     let (found, _) = context.execute_without_session(|context| {
         context.get_capability(CapabilityType::TpmProperties, tag.into(), 1)
     })?;

@@ -86,6 +86,19 @@ pub(super) fn verdict(error: Error) -> Verdict {
     }
 }
 
+/// Is it what the TPM was given that it does not like?
+pub(super) fn is_of_parameter(error: Error) -> bool {
+    code(error).is_some_and(|code| {
+        let wanted = FORMAT_ONE | OF_PARAMETER;
+        is_of_tpm(code) && of_tpm(code) & wanted == wanted
+    })
+}
+
+/// Does the TPM say that it failed itself?
+pub(super) fn is_own_fault(error: Error) -> bool {
+    code(error).is_some_and(|code| is_of_tpm(code) && of_tpm(code) == FAILURE)
+}
+
 /// What is said of it.
 pub(super) fn describe(error: Error) -> DeviceError {
     let reason = |text: &str| format!("{text} ({})", name(error));
@@ -191,6 +204,18 @@ mod tests {
             (0x1df, Verdict::Other),
         ] {
             assert_eq!(verdict(error(number)), expected, "{number:#x}");
+        }
+    }
+
+    #[test]
+    fn what_the_tpm_was_given_is_told_from_what_it_is() {
+        // TPM_RC_INTEGRITY of parameter 1, also by a resource manager.
+        assert!(is_of_parameter(error(0x1df)) && is_of_parameter(error(0xb_01df)));
+        assert!(is_own_fault(error(0x101)) && is_own_fault(error(0xb_0101)));
+        assert!(!is_own_fault(error(0x1df)) && !is_own_fault(error(0x7_0101)));
+        // Of a session, of a handle, of nothing, of another layer.
+        for other in [0x98e, 0x18b, 0x101, 0x7_01df] {
+            assert!(!is_of_parameter(error(other)), "{other:#x}");
         }
     }
 

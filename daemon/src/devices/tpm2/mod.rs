@@ -18,18 +18,22 @@ use std::time::{Duration, Instant};
 use p256::ecdsa::Signature;
 use sha2::{Digest, Sha256};
 use tss_esapi::handles::ObjectHandle;
+use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
-    GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, Start,
-    StoredKey, Support, Tier, check_public, private_key,
+    ALGORITHMS, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo, DeviceState,
+    Generate, GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme,
+    Start, StoredKey, Support, Tier, check_public, private_key,
 };
+use crate::attest::{Claims, DeviceChallenge, Evidence};
 use crate::config::Tpm2Config;
 use crate::failpoint;
 use crate::store_key::{StoreKey, Subkey};
 
+mod attest;
 mod blob;
 mod connection;
+mod endorsement;
 mod failure;
 mod files;
 mod generations;
@@ -365,6 +369,18 @@ impl Open {
         }
     }
 
+    fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
+        let secret = self.generations.secret(key.generation)?;
+        let Kept::InTpm(object) = blob::read(secret, key)? else {
+            return Err(DeviceError::NotAttested {
+                reason: "the TPM seals it, and does not use it itself".to_owned(),
+            });
+        };
+        let auth = secret.of_key(key.id)?;
+        let name = (key.generation, key.id);
+        self.connection.attest(name, object, &auth, claims)
+    }
+
     fn generate(&mut self, request: &NewKey, making: Making) -> Result<StoredKey, DeviceError> {
         let secret = self.generations.secret(request.generation)?;
         let auth = secret.of_key(request.id)?;
@@ -465,6 +481,10 @@ impl Device for Tpm2Device {
     fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
         Some(self)
     }
+
+    fn attester(&mut self) -> Option<&mut dyn Attest> {
+        Some(self)
+    }
 }
 
 impl Sign for Tpm2Device {
@@ -502,6 +522,17 @@ impl Generate for Tpm2Device {
             });
         }
         self.ask(false, |open, _| open.generate(&request, making))
+    }
+}
+
+impl Attest for Tpm2Device {
+    fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
+        self.ask(true, |open, _| open.attest(key, claims))
+    }
+
+    fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        let DeviceChallenge::Tpm2(challenge) = challenge;
+        self.ask(true, |open, _| open.connection.activate(challenge))
     }
 }
 

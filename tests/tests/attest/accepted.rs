@@ -1,0 +1,151 @@
+//! What an honest machine shows, and what it cannot show.
+
+use mlskeyd_protocol::v1::SignatureScheme;
+use mlskeyd_tests::rig::{Maker, Swtpm};
+use serde_json::Value;
+
+use super::scene::{ACCEPTED, Machine, NONCE, NOT_BOUND, Verifier, made, stage};
+
+/// From the evidence to the verdict.
+fn is_accepted(machine: &mut Machine, verifier: &Verifier<'_>, through_a_restart: bool) -> Value {
+    let evidence = machine.evidence("alice", NONCE, "evidence").unwrap();
+    let (code, json) = verifier.verify(&evidence, None);
+    assert_eq!(
+        (code, &json["verdict"]),
+        (NOT_BOUND, &"ak-not-bound".into())
+    );
+    assert!(
+        json["detail"]
+            .as_str()
+            .unwrap()
+            .contains("the AK is not bound to this TPM")
+    );
+    let asked = verifier.challenge(&evidence, "asked").unwrap();
+    if through_a_restart {
+        machine.daemon.stop();
+        machine.tpm.kill();
+        machine.tpm.start();
+        machine.daemon.restart(&machine.options);
+    }
+    let response = machine.activate(&asked.challenge, "response").unwrap();
+    let secret = std::fs::read_to_string(&asked.secret).unwrap();
+    let secret: Value = serde_json::from_str(&secret).unwrap();
+    let secret = secret["content"]["secret"].as_str().unwrap();
+    let answered = std::fs::read_to_string(&response).unwrap();
+    assert!(!answered.contains(secret), "it does not travel back");
+    let (code, json) = verifier.verify(&evidence, Some((&asked, &response)));
+    assert_eq!(
+        (code, &json["verdict"]),
+        (ACCEPTED, &"accepted".into()),
+        "{json}"
+    );
+    json
+}
+
+/// What is in the TPM for good: nobody may be connected.
+fn permanent(tpm: &Swtpm) -> (Vec<String>, String) {
+    (tpm.indices(), tpm.tool(&["getcap", "handles-persistent"]))
+}
+
+#[test]
+fn a_key_is_accepted_beside_an_rsa_key_that_its_maker_certified() {
+    let (mut machine, maker) = made();
+    let stage = stage();
+    let verifier = Verifier::new(&stage, maker.authority());
+    let judged = is_accepted(&mut machine, &verifier, false);
+    let identities = machine.daemon.ctl(&["identities"]).unwrap();
+    let claims = &judged["claims"];
+    assert_eq!(claims["public_key"], identities[0]["public_key"]);
+    assert_eq!(claims["key"], identities[0]["key"]);
+    assert_eq!(claims["identity"], "alice");
+    assert_eq!(claims["device"], "tpm");
+    assert_eq!(claims["tier"], "hardware");
+    assert_eq!(claims["algorithm"], "ecdsa-p256-sha256");
+    assert_eq!(claims["nonce"], NONCE);
+    assert_eq!(claims["uid"], rustix::process::geteuid().as_raw());
+    assert_eq!(claims["app"], "default");
+}
+
+#[test]
+fn a_key_is_accepted_beside_a_p256_key_whose_certificates_are_in_the_tpm() {
+    let stage = stage();
+    let maker = Maker::new(&stage, "maker");
+    let tpm = Swtpm::made_by(&maker, &stage, "tpm");
+    maker.certify_p256(&tpm);
+    let verifiers = super::scene::stage();
+    let verifier = Verifier::new(&verifiers, maker.root());
+    let mut machine = Machine::new(stage, tpm);
+    // Its seed makes the same keys again.
+    is_accepted(&mut machine, &verifier, true);
+}
+
+#[test]
+fn attestation_leaves_nothing_in_the_tpm() {
+    let (mut machine, maker) = made();
+    machine.daemon.stop();
+    let before = permanent(&machine.tpm);
+    machine.daemon.restart(&machine.options);
+    let stage = stage();
+    let verifier = Verifier::new(&stage, maker.authority());
+    is_accepted(&mut machine, &verifier, false);
+    // It is refused after the session for the endorsement key has begun.
+    let evidence = machine.evidence("alice", NONCE, "more").unwrap();
+    let asked = verifier.challenge(&evidence, "more").unwrap();
+    let spoilt = spoil(&asked.challenge);
+    for _ in 0..4 {
+        let refused = machine.activate(&spoilt, "refused").unwrap_err();
+        assert!(refused.contains("for another device"), "{refused}");
+    }
+    machine.activate(&asked.challenge, "answered").unwrap();
+    machine.daemon.stop();
+    assert_eq!(machine.tpm.loaded(), [""; 0]);
+    assert_eq!(permanent(&machine.tpm), before);
+}
+
+/// The same challenge with one bit of its credential changed.
+fn spoil(challenge: &std::path::Path) -> std::path::PathBuf {
+    let mut json: Value = serde_json::from_slice(&std::fs::read(challenge).unwrap()).unwrap();
+    let credential = &mut json["content"]["challenge"]["tpm2"]["credential"];
+    let mut bytes = hex::decode(credential.as_str().unwrap()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    *credential = hex::encode(bytes).into();
+    let spoilt = challenge.with_extension("spoilt");
+    std::fs::write(&spoilt, json.to_string()).unwrap();
+    spoilt
+}
+
+#[test]
+fn a_tpm_that_nobody_certified_says_so() {
+    let stage = stage();
+    let tpm = Swtpm::new(&stage);
+    let machine = Machine::new(stage, tpm);
+    let refused = machine.evidence("alice", NONCE, "evidence").unwrap_err();
+    assert!(refused.contains("no certificate of its maker"), "{refused}");
+}
+
+#[test]
+fn a_password_of_the_endorsement_hierarchy_is_named() {
+    let stage = stage();
+    let maker = Maker::new(&stage, "maker");
+    let tpm = Swtpm::made_by(&maker, &stage, "tpm");
+    tpm.tool(&["changeauth", "-c", "endorsement", "hush"]);
+    let machine = Machine::new(stage, tpm);
+    let refused = machine.evidence("alice", NONCE, "evidence").unwrap_err();
+    assert!(
+        refused.contains("endorsement hierarchy has a password"),
+        "{refused}"
+    );
+    assert!(!refused.contains("hush"), "{refused}");
+    // All else works.
+    machine.add("bob", SignatureScheme::EcdsaP256Sha256);
+}
+
+#[test]
+fn a_sealed_key_is_not_attested() {
+    let (machine, _maker) = made();
+    machine.add("bob", SignatureScheme::Ed25519);
+    let refused = machine.evidence("bob", NONCE, "evidence").unwrap_err();
+    assert!(refused.contains("kept in tier sealed"), "{refused}");
+    let nobody = machine.evidence("nobody", NONCE, "evidence").unwrap_err();
+    assert!(nobody.contains("has no identity"), "{nobody}");
+}
