@@ -6,6 +6,7 @@ mod chains;
 mod chip;
 mod forgeries;
 mod mutations;
+mod recorded;
 
 use std::time::Duration;
 
