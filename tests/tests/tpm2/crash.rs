@@ -35,9 +35,11 @@ const LIFE: &[(&str, u64)] = &[
 ];
 
 /// Each time that a point is passed, as the environment names it.
-fn each_time(points: &[(&'static str, u64)]) -> impl Iterator<Item = String> {
-    let times = points.to_vec().into_iter();
-    times.flat_map(|(point, times)| (1..=times).map(move |time| format!("{point}:{time}")))
+fn each_time(points: &'static [(&str, u64)]) -> impl Iterator<Item = String> {
+    let time = |(point, times): &'static (&str, u64)| {
+        (1..=*times).map(move |time| format!("{point}:{time}"))
+    };
+    points.iter().flat_map(time)
 }
 
 /// Runs in a process of its own, which the tests below start and kill.
