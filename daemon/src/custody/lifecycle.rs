@@ -69,7 +69,7 @@ impl Session {
             subject.denied = Some(("rule/owner".into(), "the key is another caller's".into()));
             return Err(failure::not_found("key").about_key(id));
         }
-        usable(key)
+        self.custody().usable(key)
     }
 
     /// The caller's identity with this name, and its key.
@@ -263,7 +263,35 @@ impl Custody {
     /// A key that is there and usable, whoever owns it.
     pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
         let key = self.registry.key(id).await.map_err(failure::of_store)?;
-        usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
+        self.usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
+    }
+
+    /// Does a signature key still sign?
+    pub(super) fn signs(&self, key: &KeyRecord) -> bool {
+        key.is_active() && !self.registry.has_ended(key)
+    }
+
+    /// The key, unless it is dead, or over. That it is over is judged on the key
+    /// itself, not on what the sweep has found: whoever writes the registry's file
+    /// could hide it from that.
+    fn usable(&self, key: Arc<KeyRecord>) -> Result<Arc<KeyRecord>, Failure> {
+        let failure = match key.state {
+            LifeState::Active if self.registry.has_ended(&key) => has_ended(&key),
+            LifeState::Active => return Ok(key),
+            LifeState::Creating => failure::not_found("key"),
+            LifeState::Destroying | LifeState::Destroyed if key.is_retiring() => has_ended(&key),
+            LifeState::Destroying | LifeState::Destroyed => Failure::new(
+                FailureCode::Destroyed,
+                "the key was destroyed",
+                "it cannot come back; make a new one",
+            ),
+            LifeState::Missing => Failure::new(
+                FailureCode::KeyMissing,
+                "the registry's entry of this key cannot be used",
+                "have the administrator see `mlskeyctl keys`; nothing was deleted",
+            ),
+        };
+        Err(failure.about_key(key.id))
     }
 
     /// The generation that new HPKE keys of a device go under, made if need be.
@@ -627,22 +655,15 @@ fn why_destroyed(key: &KeyRecord) -> &'static str {
     }
 }
 
-fn usable(key: Arc<KeyRecord>) -> Result<Arc<KeyRecord>, Failure> {
-    let failure = match key.state {
-        LifeState::Active => return Ok(key),
-        LifeState::Creating => failure::not_found("key"),
-        LifeState::Destroying | LifeState::Destroyed => Failure::new(
-            FailureCode::Destroyed,
-            "the key was destroyed",
-            "it cannot come back; make a new one",
-        ),
-        LifeState::Missing => Failure::new(
-            FailureCode::KeyMissing,
-            "the registry's entry of this key cannot be used",
-            "have the administrator see `mlskeyctl keys`; nothing was deleted",
-        ),
-    };
-    Err(failure.about_key(key.id))
+/// Of a signature key whose identity has another one.
+fn has_ended(key: &KeyRecord) -> Failure {
+    let identity = key.identity.as_deref().unwrap_or_default();
+    Failure::new(
+        FailureCode::Destroyed,
+        format!("identity {identity:?} got another signature key, and the grace of this one is over"),
+        "have the app ask for the identity again and sign with its present key; a group that knows \
+         this one only has to be joined anew, by an external commit",
+    )
 }
 
 fn random_id() -> [u8; 16] {

@@ -65,12 +65,12 @@ impl Request for RotateIdentity {
         if matches!(identity.credential, Credential::X509(_)) {
             return Err(in_a_certificate(&self.name));
         }
-        let mut retiring = usize::from(old.is_active());
+        let custody = session.custody();
+        let mut retiring = usize::from(custody.signs(&old));
         for id in &identity.retiring {
             let key = registry.key(*id).await;
-            retiring = retiring.saturating_add(usize::from(
-                key.is_ok_and(|key| key.is_some_and(|key| key.is_active())),
-            ));
+            let signs = key.is_ok_and(|key| key.is_some_and(|key| custody.signs(&key)));
+            retiring = retiring.saturating_add(usize::from(signs));
         }
         if retiring > MAX_RETIRING {
             let full = StoreError::Limit("keys of one identity that retire");

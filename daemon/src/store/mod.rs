@@ -21,6 +21,7 @@ mod keys;
 mod mac;
 mod open;
 mod reader;
+mod row;
 mod scrub;
 #[cfg(test)]
 mod tests;
@@ -259,14 +260,14 @@ impl Registry {
     pub async fn pending(&self) -> Result<Pending, StoreError> {
         self.write(|tx| {
             let mut pending = Pending::default();
-            for key in keys::select(tx.conn, tx.mac, "state IN (0, 2)", [])? {
+            for key in row::select::<KeyRecord>(tx, "state IN (0, 2)", [])? {
                 match key.state {
                     LifeState::Creating => pending.creating.push(key),
                     LifeState::Destroying => pending.destroying.push(key),
                     _ => {}
                 }
             }
-            for generation in generations::select(tx.conn, tx.mac, "state IN (0, 3)", [])? {
+            for generation in row::select::<Generation>(tx, "state IN (0, 3)", [])? {
                 match generation.state {
                     GenerationState::Creating => pending.generations_creating.push(generation),
                     GenerationState::Destroying => pending.generations_destroying.push(generation),
@@ -689,6 +690,15 @@ impl Registry {
         self.read(|reading| reading.counts()).await
     }
 
+    /// Is the key's end over, as its own authenticated row says? It may not be
+    /// destroyed yet, and if somebody hid it from the sweep it never is. Judged by
+    /// observed time, so that no date ends a key or keeps it.
+    #[must_use]
+    pub fn has_ended(&self, key: &KeyRecord) -> bool {
+        let clock = self.shared.clock.as_ref();
+        key.is_retiring() && clock.is_some_and(|clock| key.has_ended(clock.now().observed))
+    }
+
     /// The key as apps and administrators see it.
     #[must_use]
     pub fn info(&self, key: &KeyRecord) -> KeyInfo {
@@ -713,10 +723,16 @@ impl Registry {
     /// Verifies the next `batch` rows; for a background pass over all.
     ///
     /// # Errors
-    /// As any reading. Rows that do not verify are no error but listed.
+    /// As any reading. Rows that do not verify are no error but listed; so are those
+    /// that are misplaced, which are then put right.
     pub async fn scrub(&self, from: ScrubPosition, batch: u32) -> Result<Scrubbed, StoreError> {
-        self.read(move |reading| scrub::scrub(reading, from, batch))
-            .await
+        let scrubbed = self.read(move |reading| scrub::scrub(reading, from, batch));
+        let (scrubbed, disorder) = scrubbed.await?;
+        if let Some(disorder) = disorder {
+            self.write(move |tx| scrub::put_right(tx, &disorder))
+                .await?;
+        }
+        Ok(scrubbed)
     }
 }
 
