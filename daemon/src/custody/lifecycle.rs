@@ -660,7 +660,9 @@ fn has_ended(key: &KeyRecord) -> Failure {
     let identity = key.identity.as_deref().unwrap_or_default();
     Failure::new(
         FailureCode::Destroyed,
-        format!("identity {identity:?} got another signature key, and the grace of this one is over"),
+        format!(
+            "identity {identity:?} got another signature key, and the grace of this one is over"
+        ),
         "have the app ask for the identity again and sign with its present key; a group that knows \
          this one only has to be joined anew, by an external commit",
     )

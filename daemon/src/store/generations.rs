@@ -151,7 +151,10 @@ pub(super) fn begin_key(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError
 }
 
 /// A key of it was not made after all. Answers the generation.
-pub(super) fn abandon_key(tx: &Tx<'_>, id: &GenerationId) -> Result<Option<Generation>, StoreError> {
+pub(super) fn abandon_key(
+    tx: &Tx<'_>,
+    id: &GenerationId,
+) -> Result<Option<Generation>, StoreError> {
     one_less(tx, id, |generation| generation.has_dead)
 }
 

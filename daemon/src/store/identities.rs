@@ -164,7 +164,7 @@ fn finish_key(
     }
 }
 
-fn put(tx: &Tx<'_>, identity: &IdentityRecord) -> Result<(), StoreError> {
+pub(super) fn put(tx: &Tx<'_>, identity: &IdentityRecord) -> Result<(), StoreError> {
     let id = name_id(&(&identity.owner, &identity.name))?;
     row::put(tx.conn, tx.mac, Value::Blob(id.to_vec()), identity)
 }

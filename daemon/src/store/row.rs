@@ -224,6 +224,10 @@ pub(super) fn check_next<R: Row>(
 }
 
 /// Puts right what stands beside the bodies of these rows, if they verify.
-pub(super) fn put_right<R: Row>(tx: &Tx<'_>, after: &Value, last: &Value) -> Result<(), StoreError> {
+pub(super) fn put_right<R: Row>(
+    tx: &Tx<'_>,
+    after: &Value,
+    last: &Value,
+) -> Result<(), StoreError> {
     select::<R>(tx, "id > ?1 AND id <= ?2", params![after, last]).map(|_| ())
 }

@@ -82,10 +82,7 @@ fn ending(tx: &Tx<'_>, storage: u64) -> Result<Vec<Bytes>, StoreError> {
         "storage = ?1 AND ending < ?2 LIMIT ?3",
         params![column(storage), column(before), MAX_RECORDS],
     )?;
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| row.group)
-        .collect())
+    Ok(rows.into_iter().filter_map(|row| row.group).collect())
 }
 
 /// What this storage is to look for, and where.

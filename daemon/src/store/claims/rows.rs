@@ -100,7 +100,9 @@ impl RecordRow {
 
 impl Row for RecordRow {
     const TABLE: &'static str = "records";
-    const COLUMNS: &'static [&'static str] = &["storage", "name_id", "kind", "group_id", "dead", "joined", "unbound", "ending"];
+    const COLUMNS: &'static [&'static str] = &[
+        "storage", "name_id", "kind", "group_id", "dead", "joined", "unbound", "ending",
+    ];
 
     fn columns(&self) -> Result<Vec<Value>, StoreError> {
         Ok(vec![
