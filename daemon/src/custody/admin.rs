@@ -10,6 +10,7 @@ use mlskeyd_protocol::v1::{
 };
 
 use super::generate::check_name;
+use super::sweep::PORTION;
 use super::{Custody, RegistryRequest, Session, failure};
 use crate::devices;
 use crate::store::{KeyRecord, StoreError};
@@ -43,7 +44,7 @@ pub struct ForgetStorage {
     pub name: String,
 }
 
-/// Destroy what is due now.
+/// Destroy a portion of what is due now.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep;
 
@@ -163,7 +164,7 @@ impl RegistryRequest for Sweep {
     const RECORDED: bool = true;
 
     async fn run(self, session: &Session) -> Result<Swept, Failure> {
-        session.custody().sweep().await
+        session.custody().sweep(PORTION).await
     }
 }
 

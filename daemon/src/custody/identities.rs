@@ -45,6 +45,9 @@ impl Request for CreateIdentity {
                 Ok(Identity::Known(Box::new(info)))
             }
             None => {
+                let registry = &session.custody().registry;
+                let room = registry.check_takes_identity(&session.caller().owner);
+                room.await.map_err(failure::of_store)?;
                 let algorithm = Algorithm::Signature(self.scheme);
                 let place = read_place(session, call, &self.placement, algorithm, subject).await;
                 place.map(Identity::New)

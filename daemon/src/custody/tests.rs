@@ -1,6 +1,8 @@
 //! What administrators do to identities and devices, on the one path, with
 //! devices that a test can lock, take away, and put keys on beforehand.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -423,9 +425,11 @@ async fn so_many_keys_retire_at_a_time_and_no_more() {
         assert_eq!(rotated.retiring.len(), n);
         info = Some(rotated);
     }
+    let before = bench.generations();
     let full = bench.serve(to_software()).await.unwrap_err();
     assert_eq!(full.code, FailureCode::LimitReached);
     assert!(full.advice.contains("mlskeyctl identities"), "{full}");
+    assert_eq!(bench.generations(), before, "no key was begun");
     bench.assert_finished().await;
 
     bench.clock.0.fetch_add(1_001, Ordering::SeqCst);

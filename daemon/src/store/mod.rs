@@ -424,11 +424,23 @@ impl Registry {
 
 /// Identities, permits to leave, guard marks.
 impl Registry {
+    /// Has the owner room for one more identity? To be asked before a device makes
+    /// a key in vain; [`Self::create_identity`] asks again.
+    ///
+    /// # Errors
+    /// [`StoreError::Limit`] if not.
+    pub async fn check_takes_identity(&self, owner: &Owner) -> Result<(), StoreError> {
+        let owner = owner.clone();
+        self.read(move |reading| identities::check_takes_one_more(reading.conn, &owner))
+            .await
+    }
+
     /// Makes a journalled signature key visible, together with its identity.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if there is an identity of this name: the key
-    /// stays journalled, and is to be destroyed and abandoned.
+    /// [`StoreError::Conflict`] if there is an identity of this name,
+    /// [`StoreError::Limit`] if there are too many: the key stays journalled, and is
+    /// to be destroyed and abandoned.
     pub async fn create_identity(
         &self,
         identity: IdentityRecord,
