@@ -77,22 +77,10 @@ impl RegistryRequest for AllIdentities {
             .identities(None)
             .await
             .map_err(failure::of_store)?;
-        let mut all = Vec::with_capacity(records.len());
-        for record in records {
-            match custody.key(record.key).await {
-                Ok(key) => all.push(OwnedIdentity {
-                    owner: record.owner.clone(),
-                    identity: custody.identity_info(&record, &key).await,
-                }),
-                // One that cannot be used must not hide the others; `keys` shows
-                // it as missing.
-                Err(error) => {
-                    tracing::error!(identity = record.name, owner = %record.owner, %error,
-                    "an identity is left out of the list")
-                }
-            }
-        }
-        Ok(all)
+        let infos = custody.identity_infos(records).await.into_iter();
+        Ok(infos
+            .map(|(owner, identity)| OwnedIdentity { owner, identity })
+            .collect())
     }
 }
 

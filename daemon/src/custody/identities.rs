@@ -3,7 +3,7 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
-    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo,
+    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo, Owner,
 };
 
 use super::generate::{Place, check_name, read_place};
@@ -108,6 +108,28 @@ impl Custody {
                 Err(error)
             }
         }
+    }
+
+    /// Identities with their keys. One whose key cannot be used is left out: it must
+    /// not hide the others.
+    pub(super) async fn identity_infos(
+        &self,
+        records: Vec<IdentityRecord>,
+    ) -> Vec<(Owner, IdentityInfo)> {
+        let mut infos = Vec::with_capacity(records.len());
+        for record in records {
+            match self.key(record.key).await {
+                Ok(key) => {
+                    let info = self.identity_info(&record, &key).await;
+                    infos.push((record.owner, info));
+                }
+                Err(error) => {
+                    tracing::error!(identity = record.name, owner = %record.owner, %error,
+                        "an identity is left out of the list");
+                }
+            }
+        }
+        infos
     }
 
     /// An identity with its keys, as apps see it.

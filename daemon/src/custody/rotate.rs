@@ -60,7 +60,7 @@ impl Request for RotateIdentity {
             .key(identity.key)
             .await
             .map_err(failure::of_store)?
-            .ok_or_else(failure::internal)?;
+            .ok_or_else(|| no_entry(&self.name))?;
         subject.about_key(Arc::clone(&old));
         if matches!(identity.credential, Credential::X509(_)) {
             return Err(in_a_certificate(&self.name));
@@ -211,6 +211,14 @@ fn no_such_identity(owner: &Owner, name: &str) -> Failure {
         FailureCode::NotFound,
         format!("{owner} has no identity {name:?}"),
         "`mlskeyctl identities` shows those that are there",
+    )
+}
+
+fn no_entry(name: &str) -> Failure {
+    Failure::new(
+        FailureCode::KeyMissing,
+        format!("the registry's entry of the key of {name:?} is gone"),
+        "have the administrator restore the registry from a copy; nothing was deleted by the daemon",
     )
 }
 

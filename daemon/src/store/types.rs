@@ -346,13 +346,14 @@ pub struct Generation {
 impl Generation {
     /// Is it to be destroyed, or does that go on? It has no living key, and does
     /// not merely wait for its first one: the current one, too, once all of its
-    /// keys have died.
+    /// keys have died, and one whose only key was given up while it was made.
     #[must_use]
     pub(super) const fn is_idle(&self) -> bool {
         let waits_for_keys = match self.state {
-            GenerationState::Creating | GenerationState::Destroyed => true,
+            GenerationState::Creating => !self.own,
             GenerationState::Current => !self.own && !self.has_dead,
             GenerationState::Retired | GenerationState::Destroying => false,
+            GenerationState::Destroyed => return false,
         };
         self.living == 0 && !waits_for_keys
     }

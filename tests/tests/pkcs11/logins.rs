@@ -251,7 +251,10 @@ fn a_token_that_somebody_else_logged_out_is_logged_in_again_and_no_other_is_touc
         }
         assert_eq!(hsm.logins(), before + 1, "{function:?}, {said:?}");
         seat.speak(&client);
+        let derived = control.calls(Function::DeriveKey);
         seat.open(&client);
+        // By no handle of before the login: it could be another key's now.
+        assert_eq!(control.calls(Function::DeriveKey), derived + 1);
         member.key_package(&client);
         other.key_package().unwrap();
         assert_eq!(hsm.logins(), before + 1, "{function:?}, {said:?}");

@@ -8,7 +8,7 @@ use mlskeyd_faulty_module::Function;
 use mlskeyd_protocol::v1::{Progress, Tier};
 use mlskeyd_provider::CustodyProvider;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{FaultyHsm, SoftHsm, Stage};
+use mlskeyd_tests::rig::{FaultyHsm, Options, SoftHsm, Stage};
 use openmls::prelude::Ciphersuite;
 use openmls_memory_storage::MemoryStorage;
 
@@ -200,6 +200,47 @@ fn keys_that_are_there_are_adopted_and_never_touched() {
         assert!(now.contains(file), "{:?} was changed", file.0);
     }
     app(&scene, "alice", P256).key_package().unwrap();
+}
+
+#[test]
+fn an_adoption_that_a_crash_cut_off_is_whole_or_did_not_happen() {
+    for (point, is_whole) in [
+        ("store.begin_create.after_commit", false),
+        ("custody.create.made", false),
+        ("store.create_identity.before_commit", false),
+        ("store.create_identity.after_commit", true),
+    ] {
+        let mut scene = Scene::new(&["mlskeyd"], "");
+        scene.await_state("ready");
+        make_pair(&scene.softhsm, "EC:prime256v1", "work", &["--id", "01"]);
+        let foreign = scene.softhsm.files();
+        scene.daemon.stop();
+        let armed = Options {
+            failpoint: Some(point.to_owned()),
+            ..scene.options.clone()
+        };
+        scene.daemon.restart(&armed);
+        scene.await_state("ready");
+        adopt(&scene, "alice", "work", "p256").expect_err(point);
+        scene.daemon.wait();
+        scene.daemon.restart(&scene.options);
+        scene.await_state("ready");
+        let adopted = scene.daemon.ctl(&["identities"]).unwrap();
+        assert_eq!(
+            adopted.as_array().unwrap().len(),
+            usize::from(is_whole),
+            "{point}"
+        );
+        if !is_whole {
+            assert_eq!(scene.daemon.ctl(&["keys"]).unwrap(), serde_json::json!([]));
+            adopt(&scene, "bob", "work", "p256").unwrap();
+        }
+        adopt(&scene, "carol", "work", "p256").expect_err("it has an identity");
+        for file in &foreign {
+            let now = scene.softhsm.files();
+            assert!(now.contains(file), "{point}: {:?} was changed", file.0);
+        }
+    }
 }
 
 #[test]

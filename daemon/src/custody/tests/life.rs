@@ -43,6 +43,12 @@ impl Bench {
         count.unwrap()
     }
 
+    /// The device's thread looks at it.
+    async fn look_at(&self, device: &str) {
+        let looked = self.custody.devices.run_own(device, |_| Ok(())).await;
+        looked.unwrap();
+    }
+
     async fn sign(&self, key: KeyId) -> Failure {
         let content = SecretBytes::new(b"of no known structure".to_vec());
         let request = Sign { key, content };
@@ -211,4 +217,91 @@ async fn a_damaged_row_of_a_key_that_was_being_made_does_not_keep_the_daemon_fro
     assert_eq!(bench.sql("UPDATE keys SET mac = x'00'"), 1);
     let repaired = bench.custody.repair().await.unwrap();
     assert_eq!(repaired, Repaired::default());
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_in_the_middle_of_a_rotation_keeps_no_key() {
+    for makes in [Makes::ThenIsThere, Makes::ThenIsAway] {
+        let bench = Bench::new();
+        let before = bench.serve(adoption("alice", "first")).await.unwrap();
+        bench.seen.lock().unwrap().makes = Some(makes);
+        let lost = bench.serve(rotation(None, None)).await.unwrap_err();
+        assert_eq!(lost.code, FailureCode::DeviceFailed);
+        let listed = bench.serve(AllIdentities).await.unwrap();
+        assert_eq!(listed[0].identity, before);
+        assert_eq!(bench.keys().await.len(), 1);
+        let is_away = matches!(makes, Makes::ThenIsAway);
+        assert_eq!(bench.seen.lock().unwrap().destroyed.is_empty(), is_away);
+
+        // It comes back.
+        bench.seen.lock().unwrap().away = false;
+        bench.look_at("token").await;
+        assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
+        let seen = bench.seen.lock().unwrap();
+        assert_eq!((seen.made.len(), &seen.made), (1, &seen.destroyed));
+        drop(seen);
+        bench.assert_finished().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_given_up_while_it_was_made_does_not_wait_for_a_restart() {
+    let bench = Bench::new();
+    let generation = GenerationId::from_bytes([2; 16]);
+    let new = NewKey {
+        id: KeyId::from_bytes([1; 16]),
+        owner: alice(),
+        algorithm: ED25519,
+        device: "token".to_owned(),
+        tier: Tier::Hardware,
+        generation: Under::Own(generation),
+        identity: Some("alice".to_owned()),
+        adopted: false,
+        connection: None,
+        created: 1,
+    };
+    let registry = &bench.custody.registry;
+    registry.begin_create(new.clone()).await.unwrap();
+    assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
+    assert_eq!(bench.seen.lock().unwrap().destroyed, []);
+    // The disk is full just then, and no more is on record.
+    registry.abandon_create(new.id).await.unwrap();
+    assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
+    assert_eq!(bench.seen.lock().unwrap().destroyed, [generation]);
+    bench.assert_finished().await;
+}
+
+#[tokio::test]
+async fn an_identity_whose_key_is_gone_hides_no_other_and_says_what_it_lacks() {
+    let bench = Bench::new();
+    let uid = own().uid;
+    let alice = bench.serve_for(uid, identity("alice")).await.unwrap();
+    let bob = bench.serve_for(uid, identity("bob")).await.unwrap();
+    let destroyed = bench
+        .custody
+        .registry
+        .begin_destroy(bob.key, store::Cause::Ordered);
+    destroyed.await.unwrap();
+    let listed = bench.serve_for(uid, Identities).await.unwrap();
+    assert_eq!(listed, std::slice::from_ref(&alice));
+    // Somebody takes the row away, and the daemon forgets what it remembers.
+    bench
+        .custody
+        .registry
+        .finish_destroy(bob.key)
+        .await
+        .unwrap();
+    let carol = bench.serve_for(uid, identity("carol")).await.unwrap();
+    let sql = format!("DELETE FROM keys WHERE id = x'{}'", carol.key);
+    bench.sql(&sql);
+    let _session = bench.unclaimed(CACHED + 1).await;
+    let listed = bench.serve_for(uid, Identities).await.unwrap();
+    assert_eq!(listed, [alice]);
+    let rotation = RotateIdentity {
+        owner: own(),
+        name: "carol".to_owned(),
+        ..to_software()
+    };
+    let refused = bench.serve(rotation).await.unwrap_err();
+    assert_eq!(refused.code, FailureCode::KeyMissing, "{refused}");
 }
