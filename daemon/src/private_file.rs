@@ -1,4 +1,4 @@
-//! Small files of one fixed length that hold secrets: read with distrust,
+//! Small files that hold secrets, most of one fixed length: read with distrust,
 //! written durably.
 
 use std::fs::{File, OpenOptions};
@@ -33,6 +33,7 @@ pub(crate) enum PrivateFileError {
     LoosePermissions { mode: u32 },
     #[error("it is not exactly {expected} bytes long")]
     Length { expected: usize },
+    #[cfg(feature = "tpm2")]
     #[error("it is longer than {most} bytes")]
     TooLong { most: usize },
     #[error(transparent)]
@@ -58,7 +59,9 @@ pub(crate) fn read<const N: usize>(
     Ok(bytes)
 }
 
-/// Reads a file of at most `most` bytes.
+/// Reads a file of at most `most` bytes. On the way its content may be copied to
+/// memory that is not wiped, so it has to be encrypted.
+#[cfg(feature = "tpm2")]
 pub(crate) fn read_up_to(
     path: &Path,
     access: Access,

@@ -1,12 +1,13 @@
 //! The command `mlskeyctl`.
 //!
 //! It asks the running daemon over its socket, and knows nothing by itself:
-//! `args` is what can be asked, `run` asks it, `json` and `table` show it, and
-//! `pin` reads the one secret that it is told.
+//! `args` is what can be asked, `run` asks it, `json` and `table` show it,
+//! `progress` what takes long, and `pin` reads the one secret that it is told.
 
 mod args;
 mod json;
 mod pin;
+mod progress;
 mod run;
 mod suites;
 mod table;
@@ -46,12 +47,18 @@ enum CtlError {
     Terminal(std::io::Error),
     #[error("cannot read the PIN: {0}")]
     Pin(std::io::Error),
+    #[error("{source}; {destroyed} keys were destroyed before that, the others are due still")]
+    Swept {
+        destroyed: u64,
+        source: Box<CtlError>,
+    },
 }
 
 impl CtlError {
     /// The exit code, as `--help` documents it.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Swept { source, .. } => return source.exit_code(),
             Self::Usage(_) => 2,
             Self::Call(
                 CallError::NotInstalled { .. }

@@ -6,11 +6,12 @@ use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AdoptIdentity, Algorithm, Credential, DaemonStatus, DeviceInfo, IdentityInfo, Interaction,
     KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity,
-    StorageInfo, Tier, Unlock,
+    StorageInfo, Swept, Tier, Unlock,
 };
 use serde_json::Value;
 
 use super::args::{Args, Command, IdentitiesCommand, KeysCommand, StorageCommand};
+use super::progress::Progress;
 use super::table::{date, duration, printable, table};
 use super::{CtlError, confirm, json, pin, suites};
 
@@ -111,7 +112,7 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
             command: Some(KeysCommand::Sweep),
             ..
         } => {
-            let swept = client.sweep(&call)?;
+            let swept = sweep(&client, args.json, &call)?;
             let mut text = format!(
                 "{} keys destroyed; {} wait until their storage is connected\n",
                 swept.destroyed, swept.waiting
@@ -148,6 +149,23 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
             )
         }
     })
+}
+
+/// All portions. Each is whole by itself: whoever has enough may end the command.
+fn sweep(client: &AdminClient, json: bool, call: &Call<'_>) -> Result<Swept, CtlError> {
+    let mut progress = Progress::new(json);
+    let mut destroyed = 0;
+    let swept = client.sweep_all(call, |so_far| {
+        destroyed = so_far.destroyed;
+        progress.show(&format!("{destroyed} keys destroyed, and there are more"));
+    });
+    match swept {
+        Err(error) if destroyed > 0 => Err(CtlError::Swept {
+            destroyed,
+            source: Box::new(error.into()),
+        }),
+        swept => Ok(swept?),
+    }
 }
 
 /// All pages.

@@ -1,6 +1,8 @@
 //! A daemon with a token, and apps with keys on it.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 
 use mlskeyd_protocol::v1::Interaction;
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
@@ -79,9 +81,31 @@ impl Scene {
         }
     }
 
+    /// `mlskeyctl unlock` with this PIN; or why not.
+    pub fn unlock(&self, pin: &str, more: &[&str]) -> Result<(), String> {
+        let arguments = [&["unlock", "hsm"], more].concat();
+        let mut command = self.daemon.ctl_command(&arguments);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(pin.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     pub fn app(&self, name: &str, device: &str) -> App {
         App::new(&self.daemon.socket(), name, device)
     }
+}
+
+/// The configuration of a device without its PIN.
+pub fn without_pin(device: &str) -> String {
+    let lines = device.lines().filter(|line| !line.starts_with("pin_file"));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// An app that makes KeyPackages: two HPKE keys and two signatures each.
