@@ -9,6 +9,7 @@ mod foreign;
 mod life;
 mod matrix;
 mod modes;
+mod offers;
 mod people;
 mod scene;
 mod soak;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlskeyd_protocol::v1::Interaction;
+use mlskeyd_protocol::v1::{Interaction, Tier};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
@@ -55,11 +55,17 @@ impl Scene {
     }
 
     fn state_now(&self) -> (String, String) {
-        let devices = self.daemon.ctl(&["devices"]).unwrap();
-        let mut devices = devices.as_array().unwrap().iter();
-        let hsm = devices.find(|device| device["name"] == "hsm").unwrap();
+        let hsm = self.hsm();
         let text = |field: &str| hsm[field].as_str().unwrap_or_default().to_owned();
         (text("state"), text("detail"))
+    }
+
+    /// The token, as `mlskeyctl devices` shows it.
+    pub fn hsm(&self) -> serde_json::Value {
+        let devices = self.daemon.ctl(&["devices"]).unwrap();
+        let mut devices = devices.as_array().unwrap().iter();
+        let hsm = devices.find(|device| device["name"] == "hsm");
+        hsm.unwrap().clone()
     }
 
     /// Asks until the token is in this state: nobody else says when.
@@ -93,22 +99,36 @@ pub struct App {
 
 impl App {
     pub fn new(socket: &Path, name: &str, device: &str) -> Self {
-        let provider = CustodyProvider::builder()
+        Self::with(socket, name, device, SUITE, None).unwrap()
+    }
+
+    /// With keys of this suite, in this tier if one is named; or why not.
+    pub fn with(
+        socket: &Path,
+        name: &str,
+        device: &str,
+        suite: Ciphersuite,
+        tier: Option<Tier>,
+    ) -> Result<Self, String> {
+        let mut builder = CustodyProvider::builder()
             .socket(socket)
             .storage(name, MemoryStorage::default())
             .device(device)
             // Nobody comes to unlock it.
-            .interaction(Interaction::UpTo(100))
-            .build()
-            .unwrap();
+            .interaction(Interaction::UpTo(100));
+        if let Some(tier) = tier {
+            builder = builder.tier(tier);
+        }
+        let provider = builder.build().unwrap();
         let credential = BasicCredential::new(name.as_bytes().to_vec()).into();
-        let scheme = SUITE.signature_algorithm();
-        let identity = provider.create_identity(name, &credential, scheme).unwrap();
-        Self {
+        let scheme = suite.signature_algorithm();
+        let identity = provider.create_identity(name, &credential, scheme);
+        let identity = identity.map_err(|error| error.to_string())?;
+        Ok(Self {
             provider,
             identity,
-            suite: SUITE,
-        }
+            suite,
+        })
     }
 
     /// Makes a KeyPackage that others accept; or the reason why not.
