@@ -186,7 +186,7 @@ pub(super) fn sample() -> DeviceInfo {
         offers: offers.collect(),
         remarks: vec![(
             Algorithm::Hpke(Kem::DhKemX25519),
-            "in hardware 936 at most: keys are not wrapped (C_WrapKey: KeyNotWrappable)".to_owned(),
+            "in hardware 936 at most: keys are not wrapped (WrapKey: MechanismInvalid)".to_owned(),
         )],
         hpke_tier: None,
         default: true,
@@ -223,10 +223,10 @@ hsm *  pkcs11  ready
 
   SUITE   TIER      WHY NO BETTER
   0x0001  hardware  DHKEM X25519: in hardware 936 at most: keys are not wrapped
-                    (C_WrapKey: KeyNotWrappable)
+                    (WrapKey: MechanismInvalid)
   0x0002  hardware
   0x0003  hardware  DHKEM X25519: in hardware 936 at most: keys are not wrapped
-                    (C_WrapKey: KeyNotWrappable)
+                    (WrapKey: MechanismInvalid)
 ";
         assert_eq!(text(&[sample()], Some(80)), shown);
         for room in [40, 80, 200] {

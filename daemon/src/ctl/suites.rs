@@ -49,9 +49,20 @@ pub(super) fn of(device: &DeviceInfo) -> Vec<Suite> {
             };
             why.push(format!("{hpke}: `hpke_tier` is {set}{unless}"));
         }
-        let remarks = device.remarks.iter();
-        let remarks = remarks.filter(|(of, _)| [signature, hpke].contains(of));
-        why.extend(remarks.map(|(algorithm, remark)| format!("{algorithm}: {remark}")));
+        let remark = |of: Algorithm| {
+            let mut remarks = device.remarks.iter();
+            let found = remarks.find(|(algorithm, _)| *algorithm == of);
+            found.map(|(_, remark)| remark.as_str())
+        };
+        match (remark(signature), remark(hpke)) {
+            (Some(one), Some(other)) if one == other => {
+                why.push(format!("{signature}, {hpke}: {one}"));
+            }
+            (one, other) => {
+                why.extend(one.map(|remark| format!("{signature}: {remark}")));
+                why.extend(other.map(|remark| format!("{hpke}: {remark}")));
+            }
+        }
         Suite {
             number,
             tier: tiers(signature)
@@ -91,6 +102,11 @@ mod tests {
         assert_eq!(told(&device, 2), (Some(Tier::Hardware), String::new()));
         device.offers.retain(|offer| offer.algorithm != ed25519);
         assert_eq!(told(&device, 3).0, None);
+        // The same reason for both is told once.
+        let x25519 = Algorithm::Hpke(Kem::DhKemX25519);
+        device.remarks.push((x25519, "no such curve".to_owned()));
+        let (_, why) = told(&device, 3);
+        assert_eq!(why, "Ed25519, DHKEM X25519: no such curve");
     }
 
     #[test]
