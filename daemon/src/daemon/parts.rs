@@ -219,6 +219,7 @@ impl Unopened {
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),
+            facts: Vec::new(),
             support: Vec::new(),
         }))
     }
