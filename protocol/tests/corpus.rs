@@ -422,11 +422,23 @@ fn admin_responses() -> Vec<AdminResponse> {
         kind: "software".into(),
         state: DeviceState::Locked,
         detail: Some("insert it".into()),
-        offers: vec![(
-            Algorithm::Signature(SignatureScheme::Ed25519),
-            Tier::Software,
-        )],
+        facts: vec![Fact {
+            name: "serial".into(),
+            value: "4711".into(),
+        }],
+        counts: vec![Count {
+            name: "sessions".into(),
+            used: Some(1),
+            peak: Some(3),
+            most: 300,
+        }],
+        offers: vec![Offer {
+            algorithm: Algorithm::Signature(SignatureScheme::Ed25519),
+            tier: Tier::Software,
+            how: "encrypted".into(),
+        }],
         remarks: vec![(Algorithm::Hpke(Kem::DhKemX25519), "no such curve".into())],
+        hpke_tier: Some(Tier::Sealed),
         default: true,
     };
     vec![
@@ -468,7 +480,10 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::RotateIdentity(Ok(identity())),
         R::AdoptIdentity(Ok(identity())),
-        R::Unlock(Ok(device)),
+        R::Unlock(Ok(Unlocked {
+            device,
+            pin_tried: true,
+        })),
     ]
 }
 

@@ -34,7 +34,7 @@ mod unlock;
 pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
 };
-pub use devices::Devices;
+pub use devices::{Configured, Devices};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use request::{Call, RegistryRequest, Request};

@@ -24,7 +24,7 @@ use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::SoftwareDevice;
 use crate::devices::{
     self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate, GenerationId,
-    KeyBlob, Start, StoredKey, Support,
+    KeyBlob, Start, StoredKey, Support, Unlocking, Way,
 };
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
@@ -71,9 +71,13 @@ impl Token {
                 kind: "stub",
                 state,
                 reason: format!("it is {state}"),
+                facts: Vec::new(),
                 support: vec![Support {
                     algorithm: ED25519,
-                    tiers: vec![Tier::Hardware],
+                    ways: vec![Way {
+                        tier: Tier::Hardware,
+                        how: "in a stub".to_owned(),
+                    }],
                     why_no_other: String::new(),
                 }],
             }),
@@ -134,7 +138,11 @@ impl Destroy for Token {
 }
 
 impl devices::Unlock for Token {
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
+        if self.info.reason.is_empty() {
+            // By what is below.
+            return Ok(Unlocking::WasUnlocked);
+        }
         self.seen.lock().unwrap().pins.push(pin.expose().to_vec());
         if pin.expose() != PIN || !last_try {
             let reason = "the PIN is wrong, or this is the last try".to_owned();
@@ -145,7 +153,7 @@ impl devices::Unlock for Token {
             reason: String::new(),
             ..DeviceInfo::clone(&self.info)
         });
-        Ok(())
+        Ok(Unlocking::ByThePin)
     }
 }
 
@@ -226,7 +234,11 @@ impl Bench {
         for device in devices {
             let name = device.info().name.clone();
             let thread = DeviceThreads::spawn(device, limits).unwrap();
-            handles.insert(name, thread.handle());
+            let configured = Configured {
+                handle: thread.handle(),
+                hpke_tier: None,
+            };
+            handles.insert(name, configured);
             threads.push(thread);
         }
         let policy = Policy::builtin(PolicySettings {
@@ -573,11 +585,17 @@ async fn who_unlocks_a_device_is_on_record_and_the_pin_is_not() {
     );
     let failed = bench.record("UnlockDevice");
     assert_eq!(failed.device.as_deref(), Some("token"));
-    let info = unlock(PIN, true).await.unwrap();
+    let unlocked = unlock(PIN, true).await.unwrap();
+    let info = unlocked.device;
     assert_eq!((info.state, info.detail), (DeviceState::Ready, None));
+    assert!(unlocked.pin_tried);
     let served = bench.record("UnlockDevice");
     assert_eq!(served.device.as_deref(), Some("locked"));
     assert_eq!(served.caller.unwrap().owner.uid, 0);
+    // Who comes too late is told that his PIN may be wrong as well.
+    let again = unlock(b"another", true).await.unwrap();
+    assert_eq!(again.device.state, DeviceState::Ready);
+    assert!(!again.pin_tried);
     // Each PIN was tried once.
     assert_eq!(bench.seen.lock().unwrap().pins, [PIN, b"another", PIN]);
 

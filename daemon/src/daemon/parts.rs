@@ -231,6 +231,7 @@ impl Unopened {
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),
+            facts: Vec::new(),
             support: Vec::new(),
         }))
     }

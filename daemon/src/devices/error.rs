@@ -119,7 +119,7 @@ impl DeviceError {
                 "put the device's data back; the keys are kept as missing until then"
             }
             Self::Full { .. } => {
-                "use a cipher suite whose keys the device wraps, or have the administrator allow more"
+                "use a cipher suite whose keys the device wraps, or tier sealed; or have the administrator set `hpke_tier` for the device, or allow more"
             }
             Self::GenerationGone(_) => {
                 "put the device's data back if it was restored or reset; else the key is gone, and a new one is needed"

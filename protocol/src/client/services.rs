@@ -194,5 +194,5 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     /// when the reply is lost: the second one would meet the first.
     adopt_identity = AdoptIdentity(request: AdoptIdentity) -> IdentityInfo, Never;
     /// Unlocks a device. Never repeated: the device counts wrong PINs.
-    unlock = Unlock(request: Unlock) -> DeviceInfo, Never;
+    unlock = Unlock(request: Unlock) -> Unlocked, Never;
 }

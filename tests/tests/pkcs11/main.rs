@@ -10,6 +10,7 @@ mod life;
 mod logins;
 mod matrix;
 mod modes;
+mod offers;
 mod people;
 mod scene;
 mod soak;

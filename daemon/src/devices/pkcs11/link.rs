@@ -12,10 +12,10 @@ use super::abilities::Plan;
 use super::pin::{Pins, Trial};
 use super::process::{Connection, HelperConfig, HelperProcess};
 use super::timed::{self, Timed};
-use super::wire::{self, Reply, Request, TokenError, TokenName};
+use super::wire::{self, Answer, Reply, Request, TokenError, TokenName};
 use super::{misfit, of_token};
 use crate::config::{Pkcs11Config, TokenChoice};
-use crate::devices::{DeviceError, DeviceInfo, DeviceState};
+use crate::devices::{Count, DeviceError, DeviceInfo, DeviceState, Meter, Unlocking};
 use crate::store_key::Subkey;
 
 /// How long a token that failed is left alone, at first and at most.
@@ -33,6 +33,8 @@ pub(super) struct Link {
     patience: Duration,
     /// Most private keys on the token.
     max_objects: u32,
+    /// How many there are, as the helper said last.
+    objects: Mutex<Option<u32>>,
     /// Most sessions.
     sessions: u32,
     pool: Mutex<Pool>,
@@ -49,6 +51,9 @@ struct Pool {
     idle: Vec<Connection>,
     /// The idle ones, and those in use.
     open: u32,
+    /// Those of them that are logged in, and the most that were at once.
+    logged_in: u32,
+    peak: u32,
     /// As many as the token gives, until that is asked again.
     given: Option<(u32, Instant)>,
 }
@@ -88,6 +93,7 @@ impl Link {
             kind: "pkcs11",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
+            facts: Vec::new(),
             support: Vec::new(),
         };
         Self {
@@ -99,6 +105,7 @@ impl Link {
             pins: Pins::new(config.pin.clone(), directory, pin_keys),
             patience: config.call_timeout,
             max_objects: config.max_objects,
+            objects: Mutex::default(),
             sessions: config.sessions,
             pool: Mutex::default(),
             freed: Condvar::new(),
@@ -156,15 +163,20 @@ impl Link {
     }
 
     /// Unlocks the token with a PIN that a person gave.
-    pub(super) fn unlock(&self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    pub(super) fn unlock(
+        &self,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError> {
         let mut in_use = self.reserve(&mut lock(&self.pool));
         let connected = {
             let turn = lock(&self.logging_in);
             self.connect(&turn, Some((pin, last_try)))
         };
-        in_use.connection = Some(self.noted(connected.map_err(DeviceError::from))?);
+        let (connection, how) = self.noted(connected.map_err(DeviceError::from))?;
+        in_use.holds(connection);
         in_use.give_back();
-        Ok(())
+        Ok(how)
     }
 
     /// One request and its reply, on a connection that is logged in. If it turns
@@ -244,11 +256,12 @@ impl Link {
                 drop(pool);
                 match self.log_in() {
                     Ok(connection) => {
-                        in_use.connection = Some(connection);
+                        in_use.holds(connection);
                         return Ok(in_use);
                     }
                     Err(Refusal::NoSession(error)) => {
                         drop(in_use);
+                        self.log_fault(&error);
                         pool = lock(&self.pool);
                         if pool.open == 0 {
                             return Err(error);
@@ -306,7 +319,7 @@ impl Link {
                 noted.map_err(Refusal::NoSession)
             }
             Err(Refusal::Other(error)) => self.noted(Err(error)).map_err(Refusal::Other),
-            Ok(connection) => self.noted(Ok(connection)).map_err(Refusal::Other),
+            Ok((connection, _)) => self.noted(Ok(connection)).map_err(Refusal::Other),
         }
     }
 
@@ -316,7 +329,7 @@ impl Link {
         &self,
         turn: &Turn<'_>,
         given: Option<(&SecretBytes, bool)>,
-    ) -> Result<Connection, Refusal> {
+    ) -> Result<(Connection, Unlocking), Refusal> {
         let connected = self.helper.connect().and_then(|connection| {
             timed::limit(&connection.stream, self.patience)?;
             Ok(connection)
@@ -327,6 +340,7 @@ impl Link {
         })?;
         // First without: the helper may be logged in, and the token may not be
         // there at all.
+        let mut how = Unlocking::WasUnlocked;
         let serial = match self.open(turn, &mut connection, None, false)? {
             Ok(serial) => serial,
             Err(error @ (TokenError::Locked | TokenError::LastTry)) => {
@@ -339,6 +353,7 @@ impl Link {
                     None => self.pins.try_one()?,
                 };
                 let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
+                how = Unlocking::ByThePin;
                 self.open_with(turn, &mut connection, &trial, last_try)?
             }
             Err(error @ TokenError::NoSession(_)) => {
@@ -349,13 +364,13 @@ impl Link {
         let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == serial);
         if !is_known(&lock(&self.seen)) {
             let plan = match self.converse(&mut connection, &Request::TryOut, Some(turn))? {
-                Reply::Abilities(found) => Plan::new(&found, self.max_objects)?,
+                Reply::Abilities(found) => Plan::new(&found, &serial, self.max_objects)?,
                 Reply::Failed(error) => return Err(of_token(error).into()),
                 _ => return Err(misfit().into()),
             };
             lock(&self.seen).plan = Some((serial, Arc::new(plan)));
         }
-        Ok(connection)
+        Ok((connection, how))
     }
 
     fn open_with(
@@ -412,10 +427,14 @@ impl Link {
         request: &Request,
         turn: Option<&Turn<'_>>,
     ) -> Result<Reply, DeviceError> {
-        let talk = |connection: &Connection| {
+        let talk = |connection: &Connection| -> io::Result<Reply> {
             let mut stream = Timed::new(&connection.stream, self.patience);
             wire::send(&mut stream, request)?;
-            wire::receive(&mut stream)
+            let Answer { objects, reply } = wire::receive(&mut stream)?;
+            if objects.is_some() {
+                *lock(&self.objects) = objects;
+            }
+            Ok(reply)
         };
         talk(connection).map_err(|source| {
             let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
@@ -443,9 +462,9 @@ impl Link {
     fn close_idle(&self) {
         let mut pool = lock(&self.pool);
         let lost = std::mem::take(&mut pool.idle);
-        pool.open = pool
-            .open
-            .saturating_sub(u32::try_from(lost.len()).unwrap_or(u32::MAX));
+        let count = u32::try_from(lost.len()).unwrap_or(u32::MAX);
+        pool.open = pool.open.saturating_sub(count);
+        pool.logged_in = pool.logged_in.saturating_sub(count);
         drop(pool);
         self.freed.notify_all();
     }
@@ -495,13 +514,14 @@ impl Seen {
             }
             _ => (now, BACK_OFF.0),
         };
-        let support = self.plan.as_ref().map(|(_, plan)| plan.support.clone());
+        let plan = self.plan.as_ref().map(|(_, plan)| plan);
         self.info = Arc::new(DeviceInfo {
             name: self.info.name.clone(),
             kind: self.info.kind,
             state,
             reason,
-            support: support.unwrap_or_default(),
+            facts: plan.map_or_else(Vec::new, |plan| plan.facts.clone()),
+            support: plan.map_or_else(Vec::new, |plan| plan.support.clone()),
         });
     }
 }
@@ -528,7 +548,36 @@ impl From<Refusal> for DeviceError {
     }
 }
 
+impl Meter for Link {
+    fn counts(&self) -> Vec<Count> {
+        let pool = lock(&self.pool);
+        let idle = u32::try_from(pool.idle.len()).unwrap_or(u32::MAX);
+        let sessions = Count {
+            name: "sessions".to_owned(),
+            used: Some(pool.logged_in.saturating_sub(idle)),
+            peak: Some(pool.peak),
+            most: self.sessions,
+        };
+        drop(pool);
+        let objects = Count {
+            name: "objects".to_owned(),
+            used: *lock(&self.objects),
+            peak: None,
+            most: self.max_objects,
+        };
+        vec![sessions, objects]
+    }
+}
+
 impl InUse<'_> {
+    /// It is a connection now.
+    fn holds(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        let mut pool = lock(&self.link.pool);
+        pool.logged_in = pool.logged_in.saturating_add(1);
+        pool.peak = pool.peak.max(pool.logged_in);
+    }
+
     /// Nothing went wrong with it.
     fn give_back(mut self) {
         self.is_sound = true;
@@ -541,7 +590,11 @@ impl Drop for InUse<'_> {
         let mut pool = lock(&self.link.pool);
         match connection {
             Some(connection) if self.is_sound => pool.idle.push(connection),
-            _ => pool.open = pool.open.saturating_sub(1),
+            held => {
+                pool.open = pool.open.saturating_sub(1);
+                let lost = u32::from(held.is_some());
+                pool.logged_in = pool.logged_in.saturating_sub(lost);
+            }
         }
         drop(pool);
         self.link.freed.notify_one();
@@ -558,7 +611,7 @@ const fn is_about_the_request(error: &TokenError) -> bool {
             | TokenError::Refused(_)
             | TokenError::Unsuitable(_)
             | TokenError::Memory(_)
-            | TokenError::Full(_)
+            | TokenError::Full { .. }
     )
 }
 

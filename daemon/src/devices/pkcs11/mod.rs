@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 
 use super::{
     ALGORITHMS, Adopt, Adoption, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo,
-    Generate, GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme,
-    StoredKey, Tier, Unlock, check_public, private_key,
+    Generate, GenerationId, KeyBlob, Meter, NewKey, PeerPublic, SharedSecret, Sign,
+    SignatureScheme, StoredKey, Tier, Unlock, Unlocking, check_public, private_key,
 };
 use crate::config::Pkcs11Config;
 use crate::store_key::StoreKey;
@@ -217,7 +217,7 @@ fn of_token(error: TokenError) -> DeviceError {
         | TokenError::LastTry
         | TokenError::PinPad
         | TokenError::PinLocked => DeviceError::Locked { reason },
-        TokenError::Full(_) => DeviceError::Full { reason },
+        TokenError::Full { .. } => DeviceError::Full { reason },
         _ => DeviceError::Failed { reason },
     }
 }
@@ -240,6 +240,10 @@ fn bounded(text: &str) -> String {
 impl Device for Pkcs11Device {
     fn info(&self) -> Arc<DeviceInfo> {
         self.link.info()
+    }
+
+    fn meter(&self) -> Option<Arc<dyn Meter>> {
+        Some(Arc::clone(&self.link) as Arc<dyn Meter>)
     }
 
     fn comes_back(&self) -> bool {
@@ -339,7 +343,7 @@ impl Generate for Pkcs11Device {
                 return Err(DeviceError::Unsupported {
                     algorithm: request.algorithm,
                     tier: request.tier,
-                    possible: self.link.info().tiers(request.algorithm).to_vec(),
+                    possible: self.link.info().tiers(request.algorithm),
                 });
             }
         };
@@ -385,7 +389,7 @@ impl Destroy for Pkcs11Device {
 }
 
 impl Unlock for Pkcs11Device {
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
         self.link.unlock(pin, last_try)
     }
 }

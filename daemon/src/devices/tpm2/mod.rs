@@ -22,7 +22,7 @@ use tss_esapi::handles::ObjectHandle;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
     GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, Start,
-    StoredKey, Support, Tier, check_public, private_key,
+    StoredKey, Support, Tier, Way, check_public, private_key,
 };
 use crate::config::Tpm2Config;
 use crate::failpoint;
@@ -97,6 +97,7 @@ impl Tpm2Device {
             kind: "tpm2",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
+            facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
         };
         Ok(Self {
@@ -185,9 +186,10 @@ impl Tpm2Device {
         }
         match self.opened() {
             Ok(mut open) => {
-                let (manufacturer, firmware) = open.connection.make();
-                let device = &self.info.name;
-                tracing::info!(device, manufacturer, firmware, "the TPM is connected");
+                self.info = Arc::new(DeviceInfo {
+                    facts: open.connection.facts(),
+                    ..DeviceInfo::clone(&self.info)
+                });
                 self.open = Some(open);
                 // From now on what is missing is not made anew.
                 self.start = Start::MustExist;
@@ -288,7 +290,9 @@ impl Tpm2Device {
     fn note(&mut self, state: DeviceState, reason: String) {
         if self.info.state != state || self.info.reason != reason {
             let device = &self.info.name;
-            if state != DeviceState::Ready {
+            if state == DeviceState::Ready {
+                tracing::info!(device, "the TPM is ready");
+            } else {
                 tracing::warn!(device, %state, reason, "the TPM is not ready");
             }
             self.info = Arc::new(DeviceInfo {
@@ -417,13 +421,22 @@ const fn making(algorithm: Algorithm) -> (Tier, Making) {
 
 fn support(algorithm: Algorithm) -> Support {
     let (tier, making) = making(algorithm);
-    let why_no_other = match making {
-        Making::InTpm(_) => "not sealed: the TPM keeps such keys itself",
-        Making::Sealed => "not hardware: a TPM 2.0 does not know Curve25519",
+    let (how, why_no_other) = match making {
+        Making::InTpm(_) => (
+            "made in the TPM, kept as blobs that only it loads",
+            "not sealed: the TPM keeps such keys itself",
+        ),
+        Making::Sealed => (
+            "sealed by the TPM",
+            "not hardware: a TPM 2.0 does not know Curve25519",
+        ),
     };
     Support {
         algorithm,
-        tiers: vec![tier],
+        ways: vec![Way {
+            tier,
+            how: how.to_owned(),
+        }],
         why_no_other: why_no_other.to_owned(),
     }
 }

@@ -28,7 +28,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 pub use zeroizing_alloc::ZeroAlloc as WipingAlloc;
 
 use self::token::{Token, TokenSession};
-use super::wire::{self, Reply, Request, TokenError};
+use super::wire::{self, Answer, Reply, Request, TokenError};
 
 /// Why the helper ended.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,11 @@ fn converse(module: &Result<Module, TokenError>, stream: &mut UnixStream) -> io:
             (request, Ok(_), Some(session)) => serve_one(session, request),
             (_, Ok(_), None) => Err(TokenError::Protocol),
         };
-        wire::send(stream, &reply.unwrap_or_else(Reply::Failed))?;
+        let answer = Answer {
+            objects: session.as_ref().and_then(TokenSession::objects_counted),
+            reply: reply.unwrap_or_else(Reply::Failed),
+        };
+        wire::send(stream, &answer)?;
     }
 }
 

@@ -12,7 +12,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use mlskeyd_protocol::v1::SecretBytes;
 
-use super::super::wire::{TokenError, TokenName};
+use super::super::wire::{Identity, TokenError, TokenName};
 use super::handles::{Handles, Of};
 use super::{Module, template};
 
@@ -47,6 +47,17 @@ impl Token {
 
     pub(super) fn mechanisms(&self) -> Result<Vec<MechanismType>, TokenError> {
         self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
+    }
+
+    /// What it says that it is.
+    pub(super) fn identity(&self) -> Result<Identity, TokenError> {
+        let info = self.pkcs11.get_token_info(self.slot).map_err(of_module)?;
+        Ok(Identity {
+            label: info.label().to_owned(),
+            manufacturer: info.manufacturer_id().to_owned(),
+            model: info.model().to_owned(),
+            firmware: info.firmware_version().to_string(),
+        })
     }
 
     /// The turn to make objects on the token.
