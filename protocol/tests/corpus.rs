@@ -476,6 +476,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             destroyed: 1,
             waiting: 2,
             stuck: 3,
+            more: true,
         })),
         R::RotateIdentity(Ok(identity())),
         R::AdoptIdentity(Ok(identity())),

@@ -2,12 +2,13 @@
 //!
 //! It asks the running daemon over its socket, and knows nothing by itself:
 //! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
-//! it, and `pin` reads the one secret that it is told.
+//! it, `progress` what takes long, and `pin` reads the one secret that it is told.
 
 mod args;
 mod devices;
 mod json;
 mod pin;
+mod progress;
 mod run;
 mod suites;
 mod table;
@@ -50,12 +51,18 @@ enum CtlError {
     Terminal(std::io::Error),
     #[error("cannot read the PIN: {0}")]
     Pin(std::io::Error),
+    #[error("{source}; {destroyed} keys were destroyed before that, the others are due still")]
+    Swept {
+        destroyed: u64,
+        source: Box<CtlError>,
+    },
 }
 
 impl CtlError {
     /// The exit code, as `--help` documents it.
     fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::Swept { source, .. } => return source.exit_code(),
             Self::Usage(_) => 2,
             Self::Call(
                 CallError::NotInstalled { .. }

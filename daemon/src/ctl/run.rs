@@ -5,12 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AdoptIdentity, Algorithm, Credential, DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo,
-    KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, StorageInfo, Tier, Unlock,
-    Unlocked,
+    KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, StorageInfo, Swept, Tier,
+    Unlock, Unlocked,
 };
 use serde_json::Value;
 
 use super::args::{Args, Command, IdentitiesCommand, KeysCommand, StorageCommand};
+use super::progress::Progress;
 use super::table::{date, duration, printable, table, terminal_width};
 use super::{CtlError, confirm, devices, json, pin};
 
@@ -128,7 +129,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             command: Some(KeysCommand::Sweep),
             ..
         } => {
-            let swept = client.sweep(&call)?;
+            let swept = sweep(&client, args.json, &call)?;
             let mut text = format!(
                 "{} keys destroyed; {} wait until their storage is connected\n",
                 swept.destroyed, swept.waiting
@@ -166,6 +167,23 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
     };
     Ok(Answer { text, code })
+}
+
+/// All portions. Each is whole by itself: whoever has enough may end the command.
+fn sweep(client: &AdminClient, json: bool, call: &Call<'_>) -> Result<Swept, CtlError> {
+    let mut progress = Progress::new(json);
+    let mut destroyed = 0;
+    let swept = client.sweep_all(call, |so_far| {
+        destroyed = so_far.destroyed;
+        progress.show(&format!("{destroyed} keys destroyed, and there are more"));
+    });
+    match swept {
+        Err(error) if destroyed > 0 => Err(CtlError::Swept {
+            destroyed,
+            source: Box::new(error.into()),
+        }),
+        swept => Ok(swept?),
+    }
 }
 
 /// All pages.

@@ -11,6 +11,7 @@ use mlskeyd_protocol::v1::{
 
 use super::devices::Shown;
 use super::generate::check_name;
+use super::sweep::PORTION;
 use super::{Custody, RegistryRequest, Session, failure};
 use crate::store::{KeyRecord, StoreError};
 
@@ -43,7 +44,7 @@ pub struct ForgetStorage {
     pub name: String,
 }
 
-/// Destroy what is due now.
+/// Destroy a portion of what is due now.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep;
 
@@ -76,22 +77,10 @@ impl RegistryRequest for AllIdentities {
             .identities(None)
             .await
             .map_err(failure::of_store)?;
-        let mut all = Vec::with_capacity(records.len());
-        for record in records {
-            match custody.key(record.key).await {
-                Ok(key) => all.push(OwnedIdentity {
-                    owner: record.owner.clone(),
-                    identity: custody.identity_info(&record, &key).await,
-                }),
-                // One that cannot be used must not hide the others; `keys` shows
-                // it as missing.
-                Err(error) => {
-                    tracing::error!(identity = record.name, owner = %record.owner, %error,
-                    "an identity is left out of the list")
-                }
-            }
-        }
-        Ok(all)
+        let infos = custody.identity_infos(records).await.into_iter();
+        Ok(infos
+            .map(|(owner, identity)| OwnedIdentity { owner, identity })
+            .collect())
     }
 }
 
@@ -163,7 +152,7 @@ impl RegistryRequest for Sweep {
     const RECORDED: bool = true;
 
     async fn run(self, session: &Session) -> Result<Swept, Failure> {
-        session.custody().sweep().await
+        session.custody().sweep(PORTION).await
     }
 }
 

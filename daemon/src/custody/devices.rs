@@ -18,8 +18,12 @@ use crate::devices::{Count, Device, DeviceError, DeviceInfo, Unlocking};
 /// the device is busy. An earlier notice would be noise.
 const BUSY_NOTICE: Duration = Duration::from_millis(300);
 
-/// How long the daemon itself waits for a device.
-const OWN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the daemon itself waits for a device: less long than anybody waits for
+/// a sweep. What is to be destroyed is asked for again.
+const OWN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a device may look at a PIN.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The daemon's own place in the devices' queues: no configured app has it.
 const OWN_APP: &str = "mlskeyd";
@@ -217,7 +221,7 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<Unlocking, DeviceError> + Send + 'static,
     ) -> Result<Unlocking, Failure> {
         let device = self.get(name)?;
-        let deadline = deadline.min(own_deadline());
+        let deadline = deadline.min(after(UNLOCK_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
         running.await.map_err(|error| failure::of_run(error, name))
     }
@@ -229,7 +233,8 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        let running = device.run(own_place(), Priority::Background, own_deadline(), job);
+        let deadline = after(OWN_PATIENCE);
+        let running = device.run(own_place(), Priority::Background, deadline, job);
         running.await.map_err(|error| failure::of_run(error, name))
     }
 }
@@ -241,9 +246,9 @@ fn own_place() -> Owner {
     }
 }
 
-fn own_deadline() -> Instant {
+fn after(patience: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(OWN_DEADLINE).unwrap_or(now)
+    now.checked_add(patience).unwrap_or(now)
 }
 
 /// The device, when nobody has to unlock it any more; as long as the call may

@@ -26,6 +26,7 @@ mod scrub;
 mod sign;
 mod storages;
 mod subject;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod unlock;
@@ -66,8 +67,8 @@ pub struct Custody {
     guard: Guard,
     audit: AuditLog,
     settings: Settings,
-    /// One sweep at a time: a second one would meet keys that the first has
-    /// just destroyed.
+    /// One portion of a sweep at a time: a second one would meet keys that the
+    /// first has just destroyed.
     sweeping: tokio::sync::Mutex<()>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,

@@ -1,6 +1,8 @@
 //! What administrators do to identities and devices, on the one path, with
 //! devices that a test can lock, take away, and put keys on beforehand.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +23,17 @@ use crate::audit;
 use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::{SoftwareDevice, Start};
 use crate::devices::{
-    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, GenerationId, KeyBlob,
-    StoredKey, Support, Unlocking, Way,
+    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate, GenerationId,
+    KeyBlob, StoredKey, Support, Unlocking, Way,
 };
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
 
 const PIN: &[u8] = b"a PIN of a person";
+
+/// So many keys the registry has in memory.
+const CACHED: usize = 32;
+
 const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
 
 /// A token: hardware with two keys of somebody else's on it, and a PIN.
@@ -43,6 +49,18 @@ struct Seen {
     destroyed: Vec<GenerationId>,
     /// Was it pulled out?
     away: bool,
+    /// What comes of making a key: `None`, it makes none.
+    makes: Option<Makes>,
+    made: Vec<GenerationId>,
+}
+
+/// A token makes a key, and its answer is lost.
+#[derive(Clone, Copy)]
+enum Makes {
+    /// It is there afterwards.
+    ThenIsThere,
+    /// It is pulled out in the middle.
+    ThenIsAway,
 }
 
 impl Token {
@@ -79,6 +97,11 @@ impl Device for Token {
         })
     }
 
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        let makes = self.seen.lock().unwrap().makes.is_some();
+        makes.then_some(self)
+    }
+
     fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
         Some(self)
     }
@@ -89,6 +112,21 @@ impl Device for Token {
 
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         Some(self)
+    }
+}
+
+impl Generate for Token {
+    fn create_generation(&mut self, _: GenerationId) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn generate(&mut self, request: devices::NewKey) -> Result<StoredKey, DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.made.push(request.generation);
+        seen.away = matches!(seen.makes, Some(Makes::ThenIsAway));
+        Err(DeviceError::Lost {
+            reason: "it was pulled out".to_owned(),
+        })
     }
 }
 
@@ -170,7 +208,10 @@ impl Bench {
         let registry = Registry::open_with_clock(
             &state,
             &[1; 32],
-            store::Settings::default(),
+            store::Settings {
+                cached: CACHED,
+                ..store::Settings::default()
+            },
             Arc::clone(&clock) as _,
         );
         let (audit, _) = AuditLog::open(&state).unwrap();
@@ -435,9 +476,11 @@ async fn so_many_keys_retire_at_a_time_and_no_more() {
         assert_eq!(rotated.retiring.len(), n);
         info = Some(rotated);
     }
+    let before = bench.generations();
     let full = bench.serve(to_software()).await.unwrap_err();
     assert_eq!(full.code, FailureCode::LimitReached);
     assert!(full.advice.contains("mlskeyctl identities"), "{full}");
+    assert_eq!(bench.generations(), before, "no key was begun");
     bench.assert_finished().await;
 
     bench.clock.0.fetch_add(1_001, Ordering::SeqCst);

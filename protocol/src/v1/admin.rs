@@ -149,16 +149,21 @@ pub struct KeyQuery {
     pub destroyed: bool,
 }
 
-/// What a sweep did.
+/// What a portion of a sweep did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Swept {
     /// Keys destroyed.
     pub destroyed: u64,
-    /// Keys that are due and wait for the last look of their storage.
+    /// Keys that are due and wait for the last look of their storage; known when
+    /// there is no more to be done.
     pub waiting: u64,
     /// Generations of destroyed keys that their device has not let go of yet,
-    /// since it is away or failed: it is asked again when it is back.
+    /// since it is away or failed: it is asked again when it is back. Known when
+    /// there is no more to be done.
     pub stuck: u64,
+    /// Is there more to be done? Then it is to be asked for again: no portion takes
+    /// much longer than a second, unless a device does.
+    pub more: bool,
 }
 
 /// Gives an identity a new signature key of the same scheme, for the same
@@ -234,7 +239,7 @@ pub trait Admin {
     /// Drops all claims of a storage whose database is gone; answers how many
     /// records that were. Its keys then go the way of all unclaimed keys.
     async fn forget_storage(options: CallOptions, owner: Owner, name: String) -> Outcome<u32>;
-    /// Destroys what is due now.
+    /// Destroys a portion of what is due now.
     async fn sweep(options: CallOptions) -> Outcome<Swept>;
     /// Gives an identity a new signature key; answers the identity with it.
     async fn rotate_identity(

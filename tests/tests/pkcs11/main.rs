@@ -7,6 +7,7 @@ mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
+mod logins;
 mod matrix;
 mod modes;
 mod offers;

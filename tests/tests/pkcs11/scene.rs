@@ -1,6 +1,8 @@
 //! A daemon with a token, and apps with keys on it.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use mlskeyd_protocol::v1::{Interaction, Tier};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
@@ -85,9 +87,35 @@ impl Scene {
         }
     }
 
+    /// `mlskeyctl unlock` with this PIN; or why not.
+    pub fn unlock(&self, pin: &str, more: &[&str]) -> Result<(), String> {
+        let arguments = [&["unlock", "hsm"], more].concat();
+        let output = with_input(self.daemon.ctl_command(&arguments), pin);
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     pub fn app(&self, name: &str, device: &str) -> App {
         App::new(&self.daemon.socket(), name, device)
     }
+}
+
+/// Runs a command that reads something.
+pub fn with_input(mut command: Command, input: &str) -> Output {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+/// The configuration of a device without its PIN.
+pub fn without_pin(device: &str) -> String {
+    let lines = device.lines().filter(|line| !line.starts_with("pin_file"));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// An app that makes KeyPackages: two HPKE keys and two signatures each.

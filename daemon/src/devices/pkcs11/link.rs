@@ -388,7 +388,9 @@ impl Link {
             Err(error) => {
                 match error {
                     TokenError::WrongPin => trial.was_wrong()?,
-                    TokenError::LoginFailed(_) => {}
+                    // Nobody knows whether that was its last try, or it was not
+                    // looked at: so it is not tried again and again.
+                    TokenError::LoginFailed(_) | TokenError::PinLocked => {}
                     // The token has not looked at it.
                     _ => trial.was_not_used()?,
                 }

@@ -23,6 +23,12 @@ const LAST_BREATH: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
+/// How long a helper that was killed may take to be gone.
+const LAST_CALL: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
 /// What a helper is started with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelperConfig {
@@ -164,10 +170,7 @@ impl Helper {
     /// How it ended, if it has, or does so just now.
     fn ended(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
-        let watched = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let mut end = [PollFd::new(&watched, PollFlags::IN)];
-        poll(&mut end, Some(&LAST_BREATH)).ok()?;
+        is_gone(child, LAST_BREATH).ok()?;
         child.try_wait().ok().flatten()
     }
 }
@@ -179,14 +182,33 @@ impl Drop for Helper {
         };
         // It has nothing to save: what is durable is in the token.
         let _ = child.kill();
-        if let Ok(Some(_)) = child.try_wait() {
+        // A call of the system that it is at, such as writing an object, is still
+        // finished. Its successor must not look before that, or it takes for gone
+        // what is about to appear.
+        if is_gone(&child, LAST_CALL).unwrap_or(false) {
+            let _ = child.wait();
             return;
         }
-        // One that hangs in a driver ends when that lets go, and nobody waits for
-        // it here. Without a thread its remains stay until the daemon ends.
+        tracing::warn!("a helper does not end: it hangs in the system, maybe in a driver");
+        // Nobody waits for it here. Without a thread its remains stay until the
+        // daemon ends.
         let _ = std::thread::Builder::new()
             .name("reaper".to_owned())
             .spawn(move || child.wait());
+    }
+}
+
+/// Waits for a process's end, so long at most: has it come?
+fn is_gone(child: &Child, longest: Timespec) -> io::Result<bool> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("no process id"))?;
+    let watched = pidfd_open(pid, PidfdFlags::empty())?;
+    loop {
+        let mut end = [PollFd::new(&watched, PollFlags::IN)];
+        match poll(&mut end, Some(&longest)) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result? > 0),
+        }
     }
 }
 
@@ -204,4 +226,28 @@ fn hand_over(door: &UnixStream, connection: &OwnedFd) -> io::Result<()> {
         SendFlags::NOSIGNAL,
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_that_was_ended_is_gone() {
+        let helper = HelperProcess::new(HelperConfig {
+            program: "/bin/sleep".into(),
+            module: "1000".into(),
+            environment: Vec::new(),
+        });
+        for _ in 0..20 {
+            helper.connect().unwrap();
+            let pid = {
+                let running = helper.running();
+                let child = running.helper.as_ref().unwrap().child.as_ref();
+                child.unwrap().id()
+            };
+            helper.end_any();
+            assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+        }
+    }
 }

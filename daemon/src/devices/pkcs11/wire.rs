@@ -330,7 +330,10 @@ pub(crate) enum TokenError {
     )]
     LastTry,
     /// Too many wrong PINs.
-    #[error("the token has locked its PIN: have it reset with the vendor's tool")]
+    #[error(
+        "the token has locked its PIN: have it reset with the vendor's tool, then give it with \
+         `mlskeyctl unlock`"
+    )]
     PinLocked,
     /// The generation exists already.
     #[error("the generation exists already")]

@@ -89,9 +89,7 @@ impl TokenSession {
         let pkcs11 = &module.pkcs11;
         let (slot, info) = find(pkcs11, name)?;
         let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
-        if info.login_required() {
-            log_in(&session, &info, pin, last_try)?;
-        }
+        let logged_in = info.login_required() && log_in(&session, &info, pin, last_try)?;
         let token = module.token(Token {
             pkcs11: pkcs11.clone(),
             slot,
@@ -101,6 +99,11 @@ impl TokenSession {
             making_objects: Mutex::default(),
             next_session: AtomicU64::new(1),
         });
+        if logged_in {
+            // Sessions that there are were logged out: what their handles lead to now
+            // nobody knows.
+            token.handles().forget_all();
+        }
         Ok(Self {
             session,
             number: token.next_session.fetch_add(1, Ordering::Relaxed),
@@ -268,16 +271,17 @@ fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenErr
     }
 }
 
-/// Logs in, unless another session of this helper did.
+/// Logs in, unless another session of this helper did; answers whether it was this
+/// one.
 fn log_in(
     session: &Session,
     token: &TokenInfo,
     pin: Option<&SecretBytes>,
     last_try: bool,
-) -> Result<(), TokenError> {
+) -> Result<bool, TokenError> {
     let state = session.get_session_info().map_err(of_module)?;
     if state.session_state() == SessionState::RwUser {
-        return Ok(());
+        return Ok(false);
     }
     // Before a PIN is asked for: none is tried in vain.
     if token.protected_authentication_path() {
@@ -294,7 +298,8 @@ fn log_in(
     };
     let pin = RawAuthPin::from(Box::new(pin.expose().to_vec()));
     match session.login_with_raw(UserType::User, &pin) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
         Err(error) => Err(match of_module(error) {
             said @ (TokenError::WrongPin | TokenError::PinLocked) => said,
             // Whether the token has looked at the PIN nobody knows.
