@@ -9,7 +9,7 @@ use mlskeyd_protocol::v1::{Failure, KeyId, Swept};
 
 use super::{Custody, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
-use crate::devices::{self, DeviceError};
+use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{Cause, Generation, GenerationState, KeyRecord, StoreError};
 
 /// Keys that are destroyed together, at first and at most: each of their steps
@@ -153,29 +153,31 @@ impl Custody {
         keys: Vec<KeyRecord>,
         until: Instant,
     ) -> Result<(), Failure> {
-        let mut idle = BTreeMap::new();
-        let mut answers = self.devices.is_there(&device).await;
+        let mut by_generation: BTreeMap<GenerationId, Vec<KeyRecord>> = BTreeMap::new();
         for key in keys {
-            let of_key = self.registry.generation_to_destroy(key.generation).await;
-            let of_key = of_key.map_err(failure::of_store)?;
-            if of_key.is_empty() && answers {
-                answers = self.give_back_room(&key).await;
+            by_generation.entry(key.generation).or_default().push(key);
+        }
+        let mut idle = Vec::new();
+        let mut answers = self.devices.is_there(&device).await;
+        for (generation, keys) in by_generation {
+            let to_destroy = self.registry.generation_to_destroy(generation).await;
+            let to_destroy = to_destroy.map_err(failure::of_store)?;
+            if to_destroy.is_empty() {
+                for key in &keys {
+                    answers = answers && self.give_back_room(key).await;
+                }
             }
-            idle.extend(
-                of_key
-                    .into_iter()
-                    .map(|generation| (generation.id, generation)),
-            );
+            idle.extend(to_destroy);
         }
         // What is left of them is counted at the end of the sweep.
-        let idle = idle.into_values().collect();
         self.destroy_generations_of(device, idle, Some(until))
             .await?;
         Ok(())
     }
 
     /// Gives back what a destroyed key takes on its device, whose generation lives
-    /// on. If the device does not answer, that is given back with the generation.
+    /// on; answers whether the device did. If it does not, that is given back with the
+    /// generation.
     async fn give_back_room(&self, key: &KeyRecord) -> bool {
         let stored = key.stored();
         let destroy = move |device: &mut dyn devices::Device| match device.destroyer() {

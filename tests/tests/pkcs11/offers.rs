@@ -175,7 +175,7 @@ fn it_shows_that_a_token_gives_fewer_sessions_than_configured() {
     std::thread::scope(|scope| {
         for app in &apps {
             scope.spawn(|| {
-                while sessions()["peak"] != 2 {
+                while sessions()["peak"].as_u64() < Some(2) {
                     app.key_package().unwrap();
                 }
                 (0..10).for_each(|_| app.key_package().unwrap());
