@@ -4,12 +4,12 @@
 //! `hardware`. A TPM knows no Curve25519, so such keys are made here and sealed by
 //! it, and unsealed for one operation: tier `sealed`. Either comes out of the TPM
 //! as a blob that only this TPM loads again, and lives in the registry, so that
-//! their number is not limited ([`blob`]).
+//! their number is not limited (`blob`).
 //!
 //! A key is used with an authorisation value that follows from its generation's
-//! secret; these are what is destroyed ([`generations`]). All commands are
+//! secret; these are what is destroyed (`generations`). All commands are
 //! authorised by one session, whose key only the storage key can open, and which
-//! encrypts what is secret in them ([`connection`]).
+//! encrypts what is secret in them (`connection`).
 
 use std::path::Path;
 use std::sync::Arc;
