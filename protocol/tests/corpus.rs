@@ -412,6 +412,12 @@ fn admin_requests() -> Vec<AdminRequest> {
                 last_try: true,
             },
         },
+        R::AcceptDevice {
+            options,
+            request: AcceptDevice {
+                device: "hsm".into(),
+            },
+        },
     ]
 }
 
@@ -467,7 +473,12 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::RotateIdentity(Ok(identity())),
         R::AdoptIdentity(Ok(identity())),
-        R::Unlock(Ok(device)),
+        R::Unlock(Ok(device.clone())),
+        R::AcceptDevice(Ok(AcceptedDevice {
+            device,
+            serial: "a1b2c3d4".into(),
+            before: Some("0a1b2c3d".into()),
+        })),
     ]
 }
 

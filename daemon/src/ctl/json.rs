@@ -1,8 +1,8 @@
 //! The stable JSON that `--help` documents.
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey, Owner, StorageInfo,
-    Swept, Tier,
+    AcceptedDevice, Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey,
+    Owner, StorageInfo, Swept, Tier,
 };
 use serde_json::{Value, json};
 
@@ -35,6 +35,14 @@ pub(super) fn device(device: &DeviceInfo) -> Value {
             "tier": suite.tier.map(|tier| tier.to_string()),
             "why": suite.why,
         })),
+    })
+}
+
+pub(super) fn accepted(accepted: &AcceptedDevice) -> Value {
+    json!({
+        "device": device(&accepted.device),
+        "serial": accepted.serial,
+        "before": accepted.before,
     })
 }
 

@@ -165,21 +165,21 @@ impl Devices {
         result.map_err(|error| failure::of_run(error, name))
     }
 
-    /// Has a device look at a PIN, in whatever state it seems to be: that is what
-    /// the others wait for.
-    pub(super) async fn unlock(
+    /// Has a device do what an administrator wants of it, in whatever state it seems
+    /// to be: that is what the others wait for.
+    pub(super) async fn attend<T: Send + 'static>(
         &self,
         name: &str,
         deadline: Instant,
-        job: impl FnOnce(&mut dyn Device) -> Result<(), DeviceError> + Send + 'static,
-    ) -> Result<Arc<DeviceInfo>, Failure> {
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<(T, Arc<DeviceInfo>), Failure> {
         let device = self.get(name)?;
         let deadline = deadline.min(own_deadline());
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
-        running
+        let done = running
             .await
             .map_err(|error| failure::of_run(error, name))?;
-        Ok(device.info())
+        Ok((done, device.info()))
     }
 
     /// Runs a job on a device for the daemon itself: nobody waits for it.
@@ -475,7 +475,7 @@ mod tests {
         let unlock = |pin: &'static [u8]| {
             let pin = SecretBytes::new(pin.to_vec());
             let deadline = Instant::now() + LONG;
-            devices.unlock("chip", deadline, move |device| {
+            devices.attend("chip", deadline, move |device| {
                 device.unlocker().unwrap().unlock(&pin, false)
             })
         };
@@ -488,7 +488,7 @@ mod tests {
                 devices.get("chip").unwrap().info().state,
                 DeviceState::Locked
             );
-            let info = unlock(PIN).await.unwrap();
+            let ((), info) = unlock(PIN).await.unwrap();
             assert_eq!(info.state, DeviceState::Ready);
         });
         assert_eq!(served.unwrap(), DeviceState::Ready);
@@ -502,9 +502,9 @@ mod tests {
             None => Err(DeviceError::CannotDo("be unlocked")),
         };
         let deadline = Instant::now() + LONG;
-        let gone = devices.unlock("gone", deadline, unlock).await.unwrap_err();
+        let gone = devices.attend("gone", deadline, unlock).await.unwrap_err();
         assert_eq!(gone.code, FailureCode::Unsupported);
-        let nowhere = devices.unlock("nowhere", deadline, unlock).await;
+        let nowhere = devices.attend("nowhere", deadline, unlock).await;
         assert_eq!(nowhere.unwrap_err().code, FailureCode::DeviceAbsent);
     }
 

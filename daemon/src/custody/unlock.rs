@@ -51,7 +51,7 @@ impl Request for Unlock {
                 .ok_or(DeviceError::CannotDo("be unlocked"))?;
             unlocker.unlock(&pin, last_try)
         };
-        let info = custody.devices.unlock(&name, call.deadline, unlock).await?;
+        let ((), info) = custody.devices.attend(&name, call.deadline, unlock).await?;
         Ok(custody.device_info(&info))
     }
 }

@@ -169,6 +169,26 @@ pub struct Unlock {
     pub last_try: bool,
 }
 
+/// Makes the token that is there the device's own, in the place of the one that its
+/// keys are on: these are missing then, and what waits there to be destroyed counts
+/// as destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptDevice {
+    /// The device's name.
+    pub device: String,
+}
+
+/// A token that was made a device's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedDevice {
+    /// The device, as it is then.
+    pub device: DeviceInfo,
+    /// The token's serial number.
+    pub serial: String,
+    /// The serial number of the one before; `None`: that was not known any more.
+    pub before: Option<String>,
+}
+
 /// What administrators ask: root or the daemon's own user only.
 #[tarpc::service]
 pub trait Admin {
@@ -196,4 +216,6 @@ pub trait Admin {
     async fn adopt_identity(options: CallOptions, request: AdoptIdentity) -> Outcome<IdentityInfo>;
     /// Unlocks a device; answers what it is then.
     async fn unlock(options: CallOptions, request: Unlock) -> Outcome<DeviceInfo>;
+    /// Makes the token that is there the device's own.
+    async fn accept_device(options: CallOptions, request: AcceptDevice) -> Outcome<AcceptedDevice>;
 }
