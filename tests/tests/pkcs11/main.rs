@@ -7,8 +7,11 @@ mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
+mod lost;
 mod matrix;
 mod modes;
+mod own_token;
 mod people;
 mod scene;
 mod soak;
+mod stop;

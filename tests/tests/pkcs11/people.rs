@@ -34,7 +34,7 @@ fn with_input(mut command: Command, input: &str) -> Output {
 }
 
 /// `mlskeyctl unlock`; or why not.
-fn unlock(scene: &Scene, pin: &str) -> Result<(), String> {
+pub fn unlock(scene: &Scene, pin: &str) -> Result<(), String> {
     let output = with_input(scene.daemon.ctl_command(&["unlock", "hsm"]), pin);
     if output.status.success() {
         return Ok(());
@@ -130,8 +130,8 @@ fn is_anywhere(directory: &Path, bytes: &[u8]) -> bool {
     })
 }
 
-/// Somebody else's program.
-fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
+/// Somebody else's program; answers what it says.
+pub fn tool(softhsm: &SoftHsm, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .arg("--module")
         .arg(SoftHsm::module())
@@ -142,6 +142,7 @@ fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
         .output()
         .expect("pkcs11-tool (package opensc) starts");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn make_pair(softhsm: &SoftHsm, kind: &str, label: &str, more: &[&str]) {

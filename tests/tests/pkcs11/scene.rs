@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
 use mlskeyd_protocol::v1::Interaction;
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::programs;
@@ -77,6 +78,18 @@ impl Scene {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// The records of an action, by what is noted in them.
+    pub fn notes(&self, action: &str) -> Vec<String> {
+        let log = self.daemon.state().join(FILE_NAME);
+        let records = Entries::open(&log).unwrap().map(|it| it.unwrap().record);
+        let of_it = records.filter(|record| record.action == action);
+        let note = |record: Record| match record.outcome {
+            AuditOutcome::Noted { note } => note.into_owned(),
+            other => format!("{other:?}"),
+        };
+        of_it.map(note).collect()
     }
 
     pub fn app(&self, name: &str, device: &str) -> App {

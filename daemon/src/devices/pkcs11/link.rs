@@ -175,7 +175,13 @@ impl Link {
     pub(super) fn stop(&self) {
         lock(&self.pool).is_over = true;
         self.close_idle();
-        self.helper.stop();
+        if !self.helper.stop() {
+            let device = &lock(&self.seen).info.name;
+            tracing::warn!(
+                device,
+                "the module did not end in time, and its helper was killed: the token may keep its sessions until they time out there"
+            );
+        }
     }
 
     /// Which token is there, whether or not it is the device's own.

@@ -12,6 +12,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -127,21 +128,24 @@ impl HelperProcess {
     }
 
     /// Lets the helper end in order: it closes its sessions as their connections
-    /// are closed, and then its module. One that takes too long for that is ended,
-    /// and no other is started.
-    pub(super) fn stop(&self) {
+    /// are closed, and then its module. One that takes too long for that is ended
+    /// (`false`), and no other is started.
+    pub(super) fn stop(&self) -> bool {
         let helper = {
             let mut running = self.running();
             running.is_over = true;
             running.helper.take()
         };
-        if let Some(mut helper) = helper {
-            // A helper that has ended has closed it, too.
-            let _ = helper.door.shutdown(Shutdown::Both);
-            if helper.ended(&STOP_TIME).is_none() {
-                helper.cut_off();
-            }
+        let Some(mut helper) = helper else {
+            return true;
+        };
+        // A helper that has ended has closed it, too.
+        let _ = helper.door.shutdown(Shutdown::Both);
+        let in_order = helper.ended(&STOP_TIME).is_some();
+        if !in_order {
+            helper.cut_off();
         }
+        in_order
     }
 
     /// How the helper ended that closed a connection; `None` if it runs, or
@@ -219,7 +223,7 @@ impl Helper {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
         let watched = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         let mut end = [PollFd::new(&watched, PollFlags::IN)];
-        poll(&mut end, Some(within)).ok()?;
+        retry_on_intr(|| poll(&mut end, Some(within))).ok()?;
         child.try_wait().ok().flatten()
     }
 }
@@ -291,7 +295,7 @@ mod tests {
         };
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| (&*connection.stream).read(&mut [0]).unwrap());
-            helper.stop();
+            assert!(!helper.stop());
             assert_eq!(waiting.join().unwrap(), 0);
         });
         kill_process(holder, Signal::KILL).unwrap();
