@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
-    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, StoredKey, Support, Tier, Way,
-    private_key,
+    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
+    Way, private_key,
 };
 use crate::store_key::StoreKey;
 
@@ -33,15 +33,6 @@ mod generations;
 mod sealing;
 #[cfg(test)]
 mod tests;
-
-/// Whether the device may make its directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// There may be nothing yet: make it. For a registry without any key.
-    CreateIfAbsent,
-    /// It must be there: without it every key of the registry is missing.
-    MustExist,
-}
 
 /// The software device.
 pub struct SoftwareDevice {
