@@ -174,10 +174,8 @@ async fn serve_with_clock(
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.
-    let shut_down = move || threads.into_values().for_each(DeviceThreads::shut_down);
-    tokio::task::spawn_blocking(shut_down)
-        .await
-        .map_err(|_| StartError::Fault)
+    let ended = DeviceThreads::shut_down_all(threads.into_values()).await;
+    ended.map_err(|_| StartError::Fault)
 }
 
 fn store_settings(config: &Config) -> store::Settings {
@@ -190,9 +188,9 @@ fn store_settings(config: &Config) -> store::Settings {
     }
 }
 
-/// The devices that may make their directory, since nothing was kept on them so
-/// far. One that lost its directory must not get an empty one while the registry
-/// knows keys on it: they would seem to be gone for good.
+/// The devices that may begin with nothing, since no key was kept on them so far:
+/// with an empty directory, or with whichever token is there. While the registry
+/// knows keys on a device they would seem to be gone for good.
 async fn fresh_devices(
     config: &Config,
     registry: &Registry,

@@ -412,6 +412,12 @@ fn admin_requests() -> Vec<AdminRequest> {
                 last_try: true,
             },
         },
+        R::AcceptDevice {
+            options,
+            request: AcceptDevice {
+                device: "hsm".into(),
+            },
+        },
     ]
 }
 
@@ -481,8 +487,13 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::RotateIdentity(Ok(identity())),
         R::AdoptIdentity(Ok(identity())),
         R::Unlock(Ok(Unlocked {
-            device,
+            device: device.clone(),
             pin_tried: true,
+        })),
+        R::AcceptDevice(Ok(AcceptedDevice {
+            device,
+            serial: "a1b2c3d4".into(),
+            before: Some("0a1b2c3d".into()),
         })),
     ]
 }

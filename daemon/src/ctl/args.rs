@@ -32,7 +32,8 @@ JSON (with --json; fields are only ever added):
                         if not possible, \"why\": [text]}]}
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
                    \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
-  devices         [DEVICE]
+  devices list    [DEVICE]
+  devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
   IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
             \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
             \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\",
@@ -72,7 +73,10 @@ pub(super) enum Command {
     /// The daemon at a glance
     Status,
     /// The devices, and what they offer
-    Devices,
+    Devices {
+        #[command(subcommand)]
+        command: Option<DevicesCommand>,
+    },
     /// The identities, and which keys sign for them
     Identities {
         #[command(subcommand)]
@@ -102,6 +106,27 @@ pub(super) enum Command {
     Storage {
         #[command(subcommand)]
         command: Option<StorageCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DevicesCommand {
+    /// List devices (the default)
+    List,
+    /// Make the token that is there the device's own, in the place of the one that
+    /// its keys are on
+    ///
+    /// A device works with the token that it first worked with, by its serial number,
+    /// and tries no PIN on another. Once another one is accepted, the keys of the one
+    /// before are missing, and what waits there to be destroyed counts as destroyed
+    /// with it. The one before can be accepted again; what counted as destroyed stays
+    /// on it.
+    Accept {
+        /// The device's name
+        device: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 

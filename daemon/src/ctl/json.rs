@@ -1,8 +1,8 @@
 //! The stable JSON that `--help` documents.
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey, Owner, StorageInfo,
-    Swept, Unlocked,
+    AcceptedDevice, Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey,
+    Owner, StorageInfo, Swept, Unlocked,
 };
 use serde_json::{Map, Value, json};
 
@@ -57,6 +57,14 @@ pub(super) fn unlocked(unlocked: &Unlocked) -> Value {
         fields.insert("pin_tried".to_owned(), unlocked.pin_tried.into());
     }
     device
+}
+
+pub(super) fn accepted(accepted: &AcceptedDevice) -> Value {
+    json!({
+        "device": device(&accepted.device),
+        "serial": accepted.serial,
+        "before": accepted.before,
+    })
 }
 
 pub(super) fn identity(owned: &OwnedIdentity) -> Value {

@@ -4,13 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
-    AdoptIdentity, Algorithm, Credential, DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo,
-    KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, StorageInfo, Swept, Tier,
-    Unlock, Unlocked,
+    AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, Credential, DaemonStatus, IdentityInfo,
+    Interaction, KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement,
+    RotateIdentity, StorageInfo, Swept, Tier, Unlock, Unlocked,
 };
 use serde_json::Value;
 
-use super::args::{Args, Command, IdentitiesCommand, KeysCommand, StorageCommand};
+use super::args::{Args, Command, DevicesCommand, IdentitiesCommand, KeysCommand, StorageCommand};
 use super::progress::Progress;
 use super::table::{date, duration, printable, table, terminal_width};
 use super::{CtlError, confirm, devices, json, pin};
@@ -49,13 +49,21 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             let status = client.status(&call)?;
             show(json::status(&status), status_text(&status))
         }
-        Command::Devices => {
+        Command::Devices {
+            command: None | Some(DevicesCommand::List),
+        } => {
             let devices = client.devices(&call)?;
             let text = devices::text(&devices, terminal_width());
             show(
                 json::list(&devices, json::device),
                 or_none(&devices, text, NO_DEVICES),
             )
+        }
+        Command::Devices {
+            command: Some(DevicesCommand::Accept { device, yes }),
+        } => {
+            let accepted = accept(&client, device, *yes, &call)?;
+            show(json::accepted(&accepted), accepted_text(&accepted))
         }
         Command::Identities {
             command: None | Some(IdentitiesCommand::List),
@@ -222,6 +230,39 @@ fn identity_text(owned: &OwnedIdentity) -> String {
         text.push_str(&format!("key {} is {}\n", key.id, state_text(key)));
     }
     text
+}
+
+fn accept(
+    client: &AdminClient,
+    device: &str,
+    yes: bool,
+    call: &Call<'_>,
+) -> Result<AcceptedDevice, CtlError> {
+    if !yes {
+        confirm(&format!(
+            "The keys of the token that device {} had so far will be missing, and what waits there \
+             to be destroyed will count as destroyed. Accept the token that is there now?",
+            printable(device),
+        ))?;
+    }
+    let request = AcceptDevice {
+        device: device.to_owned(),
+    };
+    Ok(client.accept_device(request, call)?)
+}
+
+fn accepted_text(accepted: &AcceptedDevice) -> String {
+    let device = &accepted.device;
+    let before = accepted.before.as_ref().map_or_else(String::new, |before| {
+        format!(", in the place of {}", printable(before))
+    });
+    format!(
+        "the token with serial number {} is the own one of device {}{before}\ndevice {} is {}\n",
+        printable(&accepted.serial),
+        printable(&device.name),
+        printable(&device.name),
+        device.state,
+    )
 }
 
 fn forget(

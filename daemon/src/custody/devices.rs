@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use super::{Call, failure};
 use crate::devices::queue::{DeviceHandle, Priority, RunError};
-use crate::devices::{Count, Device, DeviceError, DeviceInfo, Unlocking};
+use crate::devices::{Count, Device, DeviceError, DeviceInfo};
 
 /// How long a request waits in a device's queue before its caller is told that
 /// the device is busy. An earlier notice would be noise.
@@ -212,14 +212,14 @@ impl Devices {
         result.map_err(|error| failure::of_run(error, name))
     }
 
-    /// Has a device look at a PIN, in whatever state it seems to be: that is what
-    /// the others wait for.
-    pub(super) async fn unlock(
+    /// Has a device do what an administrator wants of it, in whatever state it seems
+    /// to be: that is what the others wait for.
+    pub(super) async fn attend<T: Send + 'static>(
         &self,
         name: &str,
         deadline: Instant,
-        job: impl FnOnce(&mut dyn Device) -> Result<Unlocking, DeviceError> + Send + 'static,
-    ) -> Result<Unlocking, Failure> {
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
         let device = self.get(name)?;
         let deadline = deadline.min(after(UNLOCK_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
@@ -354,7 +354,7 @@ mod tests {
 
     use super::*;
     use crate::devices::queue::{DeviceThreads, Limits};
-    use crate::devices::{Support, Unlock, Way};
+    use crate::devices::{Support, Unlock, Unlocking, Way};
 
     const P256: Algorithm = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
     const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
@@ -580,7 +580,7 @@ mod tests {
         let unlock = |pin: &'static [u8]| {
             let pin = SecretBytes::new(pin.to_vec());
             let deadline = Instant::now() + LONG;
-            devices.unlock("chip", deadline, move |device| {
+            devices.attend("chip", deadline, move |device| {
                 device.unlocker().unwrap().unlock(&pin, false)
             })
         };
@@ -610,9 +610,9 @@ mod tests {
             None => Err(DeviceError::CannotDo("be unlocked")),
         };
         let deadline = Instant::now() + LONG;
-        let gone = devices.unlock("gone", deadline, unlock).await.unwrap_err();
+        let gone = devices.attend("gone", deadline, unlock).await.unwrap_err();
         assert_eq!(gone.code, FailureCode::Unsupported);
-        let nowhere = devices.unlock("nowhere", deadline, unlock).await;
+        let nowhere = devices.attend("nowhere", deadline, unlock).await;
         assert_eq!(nowhere.unwrap_err().code, FailureCode::DeviceAbsent);
     }
 

@@ -8,6 +8,7 @@
 //! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`] that
 //! policies can name, and a line in each door.
 
+mod accept;
 mod admin;
 mod adopt;
 mod bindings;

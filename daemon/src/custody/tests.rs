@@ -12,9 +12,9 @@ use mlskeyd_policies::Settings as PolicySettings;
 use mlskeyd_protocol::limits::{MAX_GRACE, MAX_PIN, MAX_RETIRING};
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState, IdentityInfo,
-    Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity, SecretBytes,
-    SignatureScheme, Tier, Unlock,
+    AcceptDevice, AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState,
+    IdentityInfo, Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity,
+    SecretBytes, SignatureScheme, Tier, Unlock,
 };
 use secrecy::SecretBox;
 
@@ -23,8 +23,8 @@ use crate::audit;
 use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::SoftwareDevice;
 use crate::devices::{
-    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate, GenerationId,
-    KeyBlob, Start, StoredKey, Support, Unlocking, Way,
+    self, Accept, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate,
+    GenerationId, KeyBlob, Newcomer, Start, StoredKey, Support, Unlocking, Way,
 };
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
@@ -52,6 +52,8 @@ struct Seen {
     /// What comes of making a key: `None`, it makes none.
     makes: Option<Makes>,
     made: Vec<GenerationId>,
+    /// Which one was accepted; the one that is there is `new`.
+    own: Option<String>,
 }
 
 /// A token makes a key, and its answer is lost.
@@ -112,6 +114,30 @@ impl Device for Token {
 
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         Some(self)
+    }
+
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
+}
+
+impl Accept for Token {
+    fn look(&mut self) -> Result<Newcomer, DeviceError> {
+        let own = self.seen.lock().unwrap().own.clone();
+        Ok(Newcomer {
+            serial: "new".to_owned(),
+            own: Some(own.unwrap_or_else(|| "old".to_owned())),
+        })
+    }
+
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        if seen.away {
+            let reason = "it was pulled out meanwhile".to_owned();
+            return Err(DeviceError::Absent { reason });
+        }
+        seen.own = Some(serial.to_owned());
+        Ok(())
     }
 }
 
@@ -604,6 +630,61 @@ async fn who_unlocks_a_device_is_on_record_and_the_pin_is_not() {
 }
 
 #[tokio::test]
+async fn another_token_is_on_record_before_it_is_the_devices_own() {
+    let bench = Bench::new();
+    let accept = |device: &str| {
+        bench.serve(AcceptDevice {
+            device: device.to_owned(),
+        })
+    };
+    let noted = |record: &audit::Record| match &record.outcome {
+        AuditOutcome::Noted { note } => note.to_string(),
+        other => panic!("{other:?}"),
+    };
+    bench.seen.lock().unwrap().away = true;
+    assert_eq!(code(accept("token").await), FailureCode::DeviceAbsent);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
+    let note = noted(&bench.record("ReplaceToken"));
+    assert!(
+        note.contains("\"new\"") && note.contains("\"old\""),
+        "{note}"
+    );
+    assert!(bench.record("AcceptDevice").is_refusal());
+
+    bench.seen.lock().unwrap().away = false;
+    let accepted = accept("token").await.unwrap();
+    assert_eq!(accepted.device.name, "token");
+    let serials = (accepted.serial.as_str(), accepted.before.as_deref());
+    assert_eq!(serials, ("new", Some("old")));
+    let records = bench.records();
+    let [.., before, served] = records.as_slice() else {
+        panic!("{records:?}")
+    };
+    assert_eq!(
+        (&*before.action, &*served.action),
+        ("ReplaceToken", "AcceptDevice")
+    );
+    assert!(!served.is_refusal());
+    for record in [before, served] {
+        assert_eq!(record.device.as_deref(), Some("token"));
+        assert_eq!(record.caller.as_ref().unwrap().owner.uid, 0);
+    }
+
+    // Nothing is to be accepted; or cannot be.
+    for (device, expected) in [
+        ("token", FailureCode::Conflict),
+        ("software", FailureCode::Unsupported),
+        ("nowhere", FailureCode::DeviceAbsent),
+        ("\n", FailureCode::BadRequest),
+    ] {
+        assert_eq!(code(accept(device).await), expected, "{device}");
+    }
+    let mut records = bench.records();
+    records.retain(|record| record.action == "ReplaceToken");
+    assert_eq!(records.len(), 2);
+}
+
+#[tokio::test]
 async fn each_of_these_is_an_administrators() {
     let bench = Bench::new();
     bench.serve(adoption("alice", "first")).await.unwrap();
@@ -613,13 +694,18 @@ async fn each_of_these_is_an_administrators() {
         last_try: true,
     };
     let alice = alice().uid;
+    let accept = AcceptDevice {
+        device: "token".to_owned(),
+    };
     for refused in [
         code(bench.serve_for(alice, adoption("mallory", "second")).await),
         code(bench.serve_for(alice, to_software()).await),
         code(bench.serve_for(alice, unlock).await),
+        code(bench.serve_for(alice, accept).await),
     ] {
         assert_eq!(refused, FailureCode::Denied);
     }
     assert_eq!(bench.seen.lock().unwrap().pins.len(), 0);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
     assert_eq!(bench.keys().await.len(), 1);
 }

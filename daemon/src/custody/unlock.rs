@@ -52,7 +52,7 @@ impl Request for Unlock {
                 .ok_or(DeviceError::CannotDo("be unlocked"))?;
             unlocker.unlock(&pin, last_try)
         };
-        let how = custody.devices.unlock(&name, call.deadline, unlock).await?;
+        let how = custody.devices.attend(&name, call.deadline, unlock).await?;
         Ok(Unlocked {
             device: device_info(custody.devices.shown(&name)?),
             pin_tried: how == Unlocking::ByThePin,

@@ -102,6 +102,30 @@ pub trait Device: Send {
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         None
     }
+
+    /// Takes another token for the device's own.
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        None
+    }
+
+    /// Ends what the device has running outside of the daemon.
+    fn stopper(&self) -> Option<Stopper> {
+        None
+    }
+}
+
+/// Ends in order what a device has running outside of the daemon, and by force
+/// what has not ended some seconds later: then calls that hang in there return.
+/// To be called once, when the device gets no more jobs, from any thread.
+pub type Stopper = Box<dyn FnOnce() + Send>;
+
+/// Whether a device may begin with nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// There may be nothing yet: make it. For a registry that knows no key of it.
+    CreateIfAbsent,
+    /// It must be there: without it every key of the registry is missing.
+    MustExist,
 }
 
 /// Tells numbers that change with every job, to whoever asks: from memory, without
@@ -209,6 +233,32 @@ pub trait Adopt {
     fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError>;
 }
 
+/// Taking another token for the device's own, one that was reset or replaced.
+/// Nothing else makes a device work with it.
+pub trait Accept {
+    /// Which one is there. Tries no PIN on it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`], and what the device says.
+    fn look(&mut self) -> Result<Newcomer, DeviceError>;
+
+    /// Makes it the device's own, durably, if it still is the one with this serial
+    /// number that is there. Whether it is ready then is told by the state.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError>;
+}
+
+/// A token that is there, whether or not it is the device's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newcomer {
+    /// Its serial number.
+    pub serial: String,
+    /// The one of the device's own; `None`: that is not known.
+    pub own: Option<String>,
+}
+
 /// A signature key to be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adoption {
@@ -278,15 +328,6 @@ pub struct Way {
     pub tier: Tier,
     /// What the device does, for a person to read.
     pub how: String,
-}
-
-/// Whether a device may make its files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// There may be nothing yet: make it. For a registry without any key.
-    CreateIfAbsent,
-    /// It must be there: without it every key of the registry is missing.
-    MustExist,
 }
 
 /// A key to be made.

@@ -195,4 +195,7 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     adopt_identity = AdoptIdentity(request: AdoptIdentity) -> IdentityInfo, Never;
     /// Unlocks a device. Never repeated: the device counts wrong PINs.
     unlock = Unlock(request: Unlock) -> Unlocked, Never;
+    /// Makes the token that is there the device's own. Not repeated when the reply is
+    /// lost: another one may be there by then.
+    accept_device = AcceptDevice(request: AcceptDevice) -> AcceptedDevice, Never;
 }

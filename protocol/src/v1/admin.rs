@@ -223,6 +223,26 @@ pub struct Unlocked {
     pub pin_tried: bool,
 }
 
+/// Makes the token that is there the device's own, in the place of the one that its
+/// keys are on: these are missing then, and what waits there to be destroyed counts
+/// as destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptDevice {
+    /// The device's name.
+    pub device: String,
+}
+
+/// A token that was made a device's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedDevice {
+    /// The device, as it is then.
+    pub device: DeviceInfo,
+    /// The token's serial number.
+    pub serial: String,
+    /// The serial number of the one before; `None`: that was not known any more.
+    pub before: Option<String>,
+}
+
 /// What administrators ask: root or the daemon's own user only.
 #[tarpc::service]
 pub trait Admin {
@@ -251,4 +271,6 @@ pub trait Admin {
     /// Unlocks a device; answers what it is then, and whether it took the PIN for
     /// that.
     async fn unlock(options: CallOptions, request: Unlock) -> Outcome<Unlocked>;
+    /// Makes the token that is there the device's own.
+    async fn accept_device(options: CallOptions, request: AcceptDevice) -> Outcome<AcceptedDevice>;
 }

@@ -61,9 +61,14 @@ impl SoftHsm {
 
     /// Initialises a token with this label.
     pub fn add_token(&self, label: &str) {
+        self.add_token_with_pin(label, Self::PIN);
+    }
+
+    /// Initialises a token with another user PIN.
+    pub fn add_token_with_pin(&self, label: &str, pin: &str) {
         let output = Command::new("softhsm2-util")
             .args(["--init-token", "--free", "--label", label])
-            .args(["--pin", Self::PIN, "--so-pin", "31415926"])
+            .args(["--pin", pin, "--so-pin", "31415926"])
             .env("SOFTHSM2_CONF", &self.config)
             .output()
             .expect("softhsm2-util (package softhsm2) starts");
@@ -169,6 +174,18 @@ impl SoftHsm {
     pub fn plug_in(&self) {
         std::fs::remove_dir(&self.tokens).expect("the directory is empty");
         std::fs::rename(self.away(), &self.tokens).expect("the tokens are away");
+    }
+
+    /// Takes all tokens away, and brings those that were away.
+    pub fn exchange(&self) {
+        let meanwhile = self.tokens.with_extension("meanwhile");
+        for (from, to) in [
+            (&self.tokens, &meanwhile),
+            (&self.away(), &self.tokens),
+            (&meanwhile, &self.away()),
+        ] {
+            std::fs::rename(from, to).expect("tokens here, and tokens away");
+        }
     }
 
     fn away(&self) -> PathBuf {

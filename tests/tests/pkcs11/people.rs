@@ -137,8 +137,8 @@ fn is_anywhere(directory: &Path, bytes: &[u8]) -> bool {
     })
 }
 
-/// Somebody else's program.
-fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
+/// Somebody else's program; answers what it says.
+pub fn tool(softhsm: &SoftHsm, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .arg("--module")
         .arg(SoftHsm::module())
@@ -149,6 +149,7 @@ fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
         .output()
         .expect("pkcs11-tool (package opensc) starts");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn make_pair(softhsm: &SoftHsm, kind: &str, label: &str, more: &[&str]) {

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
 use mlskeyd_protocol::v1::{Interaction, Tier};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::programs;
@@ -95,6 +96,18 @@ impl Scene {
             return Ok(());
         }
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The records of an action, by what is noted in them.
+    pub fn notes(&self, action: &str) -> Vec<String> {
+        let log = self.daemon.state().join(FILE_NAME);
+        let records = Entries::open(&log).unwrap().map(|it| it.unwrap().record);
+        let of_it = records.filter(|record| record.action == action);
+        let note = |record: Record| match record.outcome {
+            AuditOutcome::Noted { note } => note.into_owned(),
+            other => format!("{other:?}"),
+        };
+        of_it.map(note).collect()
     }
 
     pub fn app(&self, name: &str, device: &str) -> App {

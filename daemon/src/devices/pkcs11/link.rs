@@ -2,21 +2,20 @@
 //! state that it is in. Shared by the device's hands.
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::SecretBytes;
 
 use super::abilities::Plan;
+use super::own_token::{MAX_SERIAL, OwnToken};
 use super::pin::{Pins, Trial};
 use super::process::{Connection, HelperConfig, HelperProcess};
 use super::timed::{self, Timed};
 use super::wire::{self, Answer, Reply, Request, TokenError, TokenName};
-use super::{misfit, of_token};
+use super::{bounded, misfit, of_token};
 use crate::config::{Pkcs11Config, TokenChoice};
-use crate::devices::{Count, DeviceError, DeviceInfo, DeviceState, Meter, Unlocking};
-use crate::store_key::Subkey;
+use crate::devices::{Count, DeviceError, DeviceInfo, DeviceState, Meter, Newcomer, Unlocking};
 
 /// How long a token that failed is left alone, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(2));
@@ -28,6 +27,7 @@ const NO_MORE_SESSIONS: Duration = Duration::from_secs(60);
 pub(super) struct Link {
     helper: HelperProcess,
     token: TokenName,
+    own: OwnToken,
     pins: Pins,
     /// How long a call may take.
     patience: Duration,
@@ -56,6 +56,8 @@ struct Pool {
     peak: u32,
     /// As many as the token gives, until that is asked again.
     given: Option<(u32, Instant)>,
+    /// None is kept any more.
+    is_over: bool,
 }
 
 /// What was seen of the token.
@@ -85,8 +87,8 @@ impl Link {
         name: &str,
         config: &Pkcs11Config,
         helper: HelperConfig,
-        directory: &Path,
-        pin_keys: (Subkey, Subkey),
+        own: OwnToken,
+        pins: Pins,
     ) -> Self {
         let info = DeviceInfo {
             name: name.to_owned(),
@@ -102,7 +104,8 @@ impl Link {
                 TokenChoice::Label(label) => TokenName::Label(label.clone()),
                 TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
             },
-            pins: Pins::new(config.pin.clone(), directory, pin_keys),
+            own,
+            pins,
             patience: config.call_timeout,
             max_objects: config.max_objects,
             objects: Mutex::default(),
@@ -179,6 +182,55 @@ impl Link {
         Ok(how)
     }
 
+    /// Ends the sessions that are not in use and lets the helper end, in order; by
+    /// force what has not ended some seconds later.
+    pub(super) fn stop(&self) {
+        lock(&self.pool).is_over = true;
+        self.close_idle();
+        if !self.helper.stop() {
+            let device = &lock(&self.seen).info.name;
+            tracing::warn!(
+                device,
+                "the module did not end in time, and its helper was killed: the token may keep its sessions until they time out there"
+            );
+        }
+    }
+
+    /// Which token is there, whether or not it is the device's own.
+    pub(super) fn look(&self) -> Result<Newcomer, DeviceError> {
+        let turn = lock(&self.logging_in);
+        let serial = self.seen_on(&turn, &mut self.new_connection()?)?;
+        let own = match self.own.serial() {
+            Err(DeviceError::OwnTokenUnknown { .. }) => None,
+            own => own?,
+        };
+        Ok(Newcomer { serial, own })
+    }
+
+    /// Makes the token that is there the device's own, if it still is this one.
+    pub(super) fn accept(&self, serial: &str) -> Result<(), DeviceError> {
+        let turn = lock(&self.logging_in);
+        let found = self.seen_on(&turn, &mut self.new_connection()?)?;
+        if found != serial {
+            return Err(DeviceError::Failed {
+                reason: format!("meanwhile there is another token, {found:?}"),
+            });
+        }
+        let before = self.own.serial();
+        self.own.set(serial)?;
+        // Where it is not known which one it was before, it may be the same.
+        if before.is_ok_and(|before| before.is_some_and(|before| before != serial)) {
+            self.pins.forget()?;
+        }
+        drop(turn);
+        self.close_idle();
+        // What comes of this is told by the state.
+        if let Ok(connection) = self.take() {
+            connection.give_back();
+        }
+        Ok(())
+    }
+
     /// One request and its reply, on a connection that is logged in. If it turns
     /// out to be dead, the request is repeated if that is `harmless`.
     pub(super) fn ask(&self, request: &Request, harmless: bool) -> Result<Reply, DeviceError> {
@@ -244,6 +296,11 @@ impl Link {
     fn take(&self) -> Result<InUse<'_>, DeviceError> {
         let mut pool = lock(&self.pool);
         loop {
+            if pool.is_over {
+                return Err(DeviceError::Absent {
+                    reason: "the daemon is stopping".to_owned(),
+                });
+            }
             if let Some(connection) = pool.idle.pop() {
                 return Ok(InUse {
                     link: self,
@@ -330,19 +387,17 @@ impl Link {
         turn: &Turn<'_>,
         given: Option<(&SecretBytes, bool)>,
     ) -> Result<(Connection, Unlocking), Refusal> {
-        let connected = self.helper.connect().and_then(|connection| {
-            timed::limit(&connection.stream, self.patience)?;
-            Ok(connection)
-        });
-        let mut connection = connected.map_err(|source| DeviceError::Io {
-            what: "starting the module's helper",
-            source,
-        })?;
+        let known = self.own.serial()?;
+        let mut connection = self.new_connection()?;
+        let own = match &known {
+            Some(serial) => serial.clone(),
+            None => self.seen_on(turn, &mut connection)?,
+        };
         // First without: the helper may be logged in, and the token may not be
-        // there at all.
+        // there at all, or be another one.
         let mut how = Unlocking::WasUnlocked;
-        let serial = match self.open(turn, &mut connection, None, false)? {
-            Ok(serial) => serial,
+        match self.open(turn, &mut connection, &own, None, false)? {
+            Ok(()) => {}
             Err(error @ (TokenError::Locked | TokenError::LastTry)) => {
                 let (pin, last_try) = given.map_or((None, false), |(pin, last)| (Some(pin), last));
                 if matches!(error, TokenError::LastTry) && !last_try {
@@ -354,37 +409,71 @@ impl Link {
                 };
                 let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
                 how = Unlocking::ByThePin;
-                self.open_with(turn, &mut connection, &trial, last_try)?
+                self.open_with(turn, &mut connection, &own, &trial, last_try)?;
             }
             Err(error @ TokenError::NoSession(_)) => {
                 return Err(Refusal::NoSession(of_token(error)));
             }
-            Err(error) => return Err(of_token(error).into()),
-        };
-        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == serial);
+            Err(error) => return Err(self.refused(&own, error).into()),
+        }
+        if known.is_none() {
+            // Before anything is made on it.
+            self.own.set(&own)?;
+        }
+        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == own);
         if !is_known(&lock(&self.seen)) {
             let plan = match self.converse(&mut connection, &Request::TryOut, Some(turn))? {
-                Reply::Abilities(found) => Plan::new(&found, &serial, self.max_objects)?,
+                Reply::Abilities(found) => Plan::new(&found, &own, self.max_objects)?,
                 Reply::Failed(error) => return Err(of_token(error).into()),
                 _ => return Err(misfit().into()),
             };
-            lock(&self.seen).plan = Some((serial, Arc::new(plan)));
+            lock(&self.seen).plan = Some((own, Arc::new(plan)));
         }
         Ok((connection, how))
+    }
+
+    /// A connection that has no session yet.
+    fn new_connection(&self) -> Result<Connection, DeviceError> {
+        let connected = self.helper.connect().and_then(|connection| {
+            timed::limit(&connection.stream, self.patience)?;
+            Ok(connection)
+        });
+        connected.map_err(|source| DeviceError::Io {
+            what: "starting the module's helper",
+            source,
+        })
+    }
+
+    /// The serial number of the token that is there.
+    fn seen_on(&self, turn: &Turn<'_>, connection: &mut Connection) -> Result<String, DeviceError> {
+        let request = Request::Look {
+            token: self.token.clone(),
+        };
+        match self.converse(connection, &request, Some(turn))? {
+            Reply::Seen { serial } if serial.len() <= MAX_SERIAL => Ok(serial),
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Err(misfit()),
+        }
+    }
+
+    /// Why a token was not opened.
+    fn refused(&self, own: &str, error: TokenError) -> DeviceError {
+        match error {
+            TokenError::Other(found) => self.own.other(own, bounded(&found)),
+            error => of_token(error),
+        }
     }
 
     fn open_with(
         &self,
         turn: &Turn<'_>,
         connection: &mut Connection,
+        own: &str,
         trial: &Trial<'_>,
         last_try: bool,
-    ) -> Result<String, DeviceError> {
-        match self.open(turn, connection, Some(&trial.pin), last_try)? {
-            Ok(serial) => {
-                trial.was_right()?;
-                Ok(serial)
-            }
+    ) -> Result<(), DeviceError> {
+        match self.open(turn, connection, own, Some(&trial.pin), last_try)? {
+            Ok(()) => trial.was_right(),
             Err(error) => {
                 match error {
                     TokenError::WrongPin => trial.was_wrong()?,
@@ -394,7 +483,7 @@ impl Link {
                     // The token has not looked at it.
                     _ => trial.was_not_used()?,
                 }
-                Err(of_token(error))
+                Err(self.refused(own, error))
             }
         }
     }
@@ -403,16 +492,18 @@ impl Link {
         &self,
         turn: &Turn<'_>,
         connection: &mut Connection,
+        own: &str,
         pin: Option<&SecretBytes>,
         last_try: bool,
-    ) -> Result<Result<String, TokenError>, DeviceError> {
+    ) -> Result<Result<(), TokenError>, DeviceError> {
         let request = Request::Open {
             token: self.token.clone(),
+            own: own.to_owned(),
             pin: pin.map(|pin| SecretBytes::new(pin.expose().to_vec())),
             last_try,
         };
         match self.converse(connection, &request, Some(turn))? {
-            Reply::Opened { serial } => Ok(Ok(serial)),
+            Reply::Opened { serial } if serial == own => Ok(Ok(())),
             Reply::Failed(error) => Ok(Err(error)),
             _ => Err(misfit()),
         }
@@ -492,6 +583,12 @@ impl Link {
         }
         lock(&self.seen).note(state, reason);
         result
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -589,7 +686,7 @@ impl Drop for InUse<'_> {
         let connection = self.connection.take();
         let mut pool = lock(&self.link.pool);
         match connection {
-            Some(connection) if self.is_sound => pool.idle.push(connection),
+            Some(connection) if self.is_sound && !pool.is_over => pool.idle.push(connection),
             held => {
                 pool.open = pool.open.saturating_sub(1);
                 let lost = u32::from(held.is_some());

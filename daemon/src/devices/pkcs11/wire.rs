@@ -31,13 +31,21 @@ pub(crate) enum TokenName {
     Serial(String),
 }
 
-/// What the daemon asks. The first request of a connection is `Open`.
+/// What the daemon asks. The first request of a connection is `Open`, but for
+/// `Look`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Takes a token and logs in.
+    /// Says which token is there. Opens no session with it.
+    Look {
+        /// The token.
+        token: TokenName,
+    },
+    /// Takes a token and logs in, if it is the device's own.
     Open {
         /// The token.
         token: TokenName,
+        /// The serial number of the device's own.
+        own: String,
         /// The user PIN; `None` asks whether one is needed.
         pin: Option<SecretBytes>,
         /// Log in even if one more wrong PIN would lock the token.
@@ -231,6 +239,11 @@ pub(crate) struct Answer {
 /// A reply to [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// To `Look`.
+    Seen {
+        /// The token's serial number.
+        serial: String,
+    },
     /// To `Open`: it is logged in.
     Opened {
         /// The token's serial number.
@@ -306,6 +319,9 @@ pub(crate) enum TokenError {
     /// No such token.
     #[error("the module shows no token {0}")]
     Absent(String),
+    /// The token is there, and is not the device's own. Nothing was tried on it.
+    #[error("the token has serial number {0:?}, and is not the device's own")]
+    Other(String),
     /// The token is gone, or its session is.
     #[error("the token is gone ({0})")]
     Gone(String),

@@ -123,6 +123,11 @@ impl Connection {
         &self.parent.name
     }
 
+    /// What tells this TPM from others.
+    pub(super) fn serial(&self) -> String {
+        serial(&self.parent.name)
+    }
+
     pub(super) const fn condition(&self) -> Condition {
         self.condition
     }
@@ -326,6 +331,7 @@ impl Connection {
         let firmware = [PropertyTag::FirmwareVersion1, PropertyTag::FirmwareVersion2];
         let [high, low] = firmware.map(|tag| value(tag).unwrap_or_default());
         let facts = [
+            ("serial", self.serial()),
             (
                 "manufacturer",
                 manufacturer
@@ -342,6 +348,12 @@ impl Connection {
         let told = facts.into_iter().filter(|fact| !fact.value.is_empty());
         told.collect()
     }
+}
+
+/// The beginning of the Name of its storage key, after the algorithm of the hash:
+/// a TPM's own number is nothing that it tells without asking its owner.
+pub(super) fn serial(parent: &[u8]) -> String {
+    hex::encode(parent.get(2..18).unwrap_or(parent))
 }
 
 fn session_handle(session: AuthSession) -> ObjectHandle {

@@ -20,9 +20,9 @@ use sha2::{Digest, Sha256};
 use tss_esapi::handles::ObjectHandle;
 
 use super::{
-    ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
-    GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme, Start,
-    StoredKey, Support, Tier, Way, check_public, private_key,
+    ALGORITHMS, Accept, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState,
+    Generate, GenerationId, Kem, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret, Sign,
+    SignatureScheme, Start, StoredKey, Support, Tier, Way, check_public, private_key,
 };
 use crate::config::Tpm2Config;
 use crate::failpoint;
@@ -185,15 +185,8 @@ impl Tpm2Device {
             return Ok(());
         }
         match self.opened() {
-            Ok(mut open) => {
-                self.info = Arc::new(DeviceInfo {
-                    facts: open.connection.facts(),
-                    ..DeviceInfo::clone(&self.info)
-                });
-                self.open = Some(open);
-                // From now on what is missing is not made anew.
-                self.start = Start::MustExist;
-                self.note(DeviceState::Ready, String::new());
+            Ok(open) => {
+                self.serve(open);
                 Ok(())
             }
             Err(error) => {
@@ -208,6 +201,18 @@ impl Tpm2Device {
         }
     }
 
+    /// From now on with this one.
+    fn serve(&mut self, mut open: Open) {
+        self.info = Arc::new(DeviceInfo {
+            facts: open.connection.facts(),
+            ..DeviceInfo::clone(&self.info)
+        });
+        self.open = Some(open);
+        // What is missing is not made anew any more.
+        self.start = Start::MustExist;
+        self.note(DeviceState::Ready, String::new());
+    }
+
     fn opened(&self) -> Result<Open, DeviceError> {
         let is_fresh = self.start == Start::CreateIfAbsent;
         match self.files.pinned()? {
@@ -216,15 +221,20 @@ impl Tpm2Device {
                 Err(error @ DeviceError::Missing { .. }) if is_fresh => {
                     let device = &self.info.name;
                     tracing::warn!(device, %error, "a TPM device without keys is set up anew");
-                    self.set_up()
+                    self.set_up(self.any()?)
                 }
                 found => found,
             },
-            None if is_fresh => self.set_up(),
+            None if is_fresh => self.set_up(self.any()?),
             None => Err(DeviceError::Missing {
                 what: "the directory of the device, or its file `device`,".to_owned(),
             }),
         }
+    }
+
+    /// The TPM that is there, whichever it is.
+    fn any(&self) -> Result<Connection, DeviceError> {
+        Connection::open(&self.config.tcti, None)
     }
 
     /// As it was set up.
@@ -245,22 +255,22 @@ impl Tpm2Device {
         })
     }
 
-    /// For the first time. What a crash leaves in the middle of it is used, or
-    /// written over, by the next one; what says that it is done comes last.
-    fn set_up(&self) -> Result<Open, DeviceError> {
-        self.files.create_directory()?;
-        let mut connection = Connection::open(&self.config.tcti, None)?;
+    /// For the first time with this TPM. What a crash leaves in the middle of it is
+    /// used, or written over, by the next one. Until the TPM is pinned the files of
+    /// another one, which it takes the place of, stay as they are.
+    fn set_up(&self, mut connection: Connection) -> Result<Open, DeviceError> {
         let index = self.set_up_index(&mut connection)?;
         failpoint::hit("tpm2.index-made");
         let count = connection.read_root()?.map_or(0, |root| root.count());
-        let generations = Generations::begin(&self.files, Root::after(count)?)?;
+        let root = Root::after(count.max(self.files.highest_count()?))?;
+        let generations = Generations::begin(&self.files, root)?;
         connection.write_root(generations.root())?;
         failpoint::hit("tpm2.root-made");
-        self.files.remove_others(generations.root())?;
         self.files.pin(&Pinned {
             parent: connection.parent_name().to_vec(),
             index,
         })?;
+        self.files.remove_others(generations.root())?;
         let (device, index) = (&self.info.name, format!("{index:#010x}"));
         tracing::info!(device, index, "the TPM is set up");
         Ok(Open {
@@ -478,6 +488,10 @@ impl Device for Tpm2Device {
     fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
         Some(self)
     }
+
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
 }
 
 impl Sign for Tpm2Device {
@@ -533,6 +547,33 @@ impl Destroy for Tpm2Device {
             open.connection
                 .unload(|name| name == (key.generation, key.id));
         }
+        Ok(())
+    }
+}
+
+impl Accept for Tpm2Device {
+    fn look(&mut self) -> Result<Newcomer, DeviceError> {
+        let own = self.files.pinned()?;
+        let serial = match &self.open {
+            Some(open) => open.connection.serial(),
+            None => self.any()?.serial(),
+        };
+        Ok(Newcomer {
+            serial,
+            own: own.map(|pinned| connection::serial(&pinned.parent)),
+        })
+    }
+
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
+        self.open = None;
+        let connection = self.any()?;
+        if connection.serial() != serial {
+            return Err(DeviceError::Absent {
+                reason: format!("it is the TPM {} that is there", connection.serial()),
+            });
+        }
+        let open = self.set_up(connection)?;
+        self.serve(open);
         Ok(())
     }
 }

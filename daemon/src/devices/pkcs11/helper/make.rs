@@ -99,8 +99,7 @@ impl TokenSession {
         algorithm: Algorithm,
         keep: Keep,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
-        let anchor = self.object(Of::Anchor(generation), generation)?;
-        let anchor = anchor.ok_or_else(|| self.not_found())?;
+        self.anchor(generation)?;
         match keep {
             Keep::Object { most, spare } => {
                 self.take_room(most, spare)?;
@@ -110,8 +109,14 @@ impl TokenSession {
                 }
                 made
             }
-            Keep::Wrapped(by) => self.generate_wrapped(key, generation, algorithm, by, anchor),
+            Keep::Wrapped(by) => self.generate_wrapped(key, generation, algorithm, by),
         }
+    }
+
+    /// What the generation begins with.
+    pub(super) fn anchor(&self, generation: [u8; 16]) -> Result<ObjectHandle, TokenError> {
+        let anchor = self.object(Of::Anchor(generation), generation)?;
+        anchor.ok_or_else(|| self.not_found())
     }
 
     fn generate_object(
@@ -142,12 +147,13 @@ impl TokenSession {
         generation: [u8; 16],
         algorithm: Algorithm,
         by: Wrapping,
-        wrapper: ObjectHandle,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
         let (public, private) =
             self.generate_pair(algorithm, key, generation, Leaves::Wrapped, Place::Session)?;
         let point = self.point(algorithm, public);
-        let wrapped = self.wrap(by, wrapper, private);
+        let wrapped = self.with_fresh(&[Of::Anchor(generation)], || {
+            self.wrap(by, self.anchor(generation)?, private)
+        });
         self.destroy(public)?;
         self.destroy(private)?;
         Ok((point?, wire::Place::Wrapped(wrapped?)))
