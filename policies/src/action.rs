@@ -58,6 +58,9 @@ pub enum Action {
     AdoptIdentity,
     /// Unlocks a device.
     UnlockDevice,
+    /// Makes another token the device's own, in the place of the one that its keys
+    /// are on.
+    AcceptDevice,
     /// Makes evidence that an identity's signature key is in hardware.
     AttestIdentity,
     /// Answers a verifier's challenge for such evidence.
@@ -68,7 +71,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -95,6 +98,7 @@ impl Action {
         Self::RotateIdentity,
         Self::AdoptIdentity,
         Self::UnlockDevice,
+        Self::AcceptDevice,
         Self::AttestIdentity,
         Self::AnswerChallenge,
         Self::Administer,
@@ -130,6 +134,7 @@ impl Action {
             Self::RotateIdentity => "RotateIdentity",
             Self::AdoptIdentity => "AdoptIdentity",
             Self::UnlockDevice => "UnlockDevice",
+            Self::AcceptDevice => "AcceptDevice",
             Self::AttestIdentity => "AttestIdentity",
             Self::AnswerChallenge => "AnswerChallenge",
             Self::Administer => "Administer",

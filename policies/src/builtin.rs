@@ -107,6 +107,7 @@ const fn needs(action: Action) -> Needs {
         Action::RotateIdentity
         | Action::AdoptIdentity
         | Action::UnlockDevice
+        | Action::AcceptDevice
         | Action::AttestIdentity
         | Action::AnswerChallenge
         | Action::Administer => Needs::Administrator,
@@ -168,10 +169,11 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 6] = [
+    const ADMINISTRATORS: [Action; 7] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::UnlockDevice,
+        Action::AcceptDevice,
         Action::AttestIdentity,
         Action::AnswerChallenge,
         Action::Administer,

@@ -9,9 +9,10 @@ use mlskeyd_protocol::v1::{AnswerChallenge, AttestIdentity, Bytes};
 use pki_types::UnixTime;
 use serde_json::{Value, json};
 
+use super::CtlError;
 use super::args::AttestCommand;
+use super::run::Answer;
 use super::table::printable;
-use super::{CtlError, Shown};
 use crate::attest::{
     Activation, DocumentError, Envelope, Evidence, MAX_DOCUMENT, Refusal, Response, Roots, Secret,
     Verdict, challenge, verify,
@@ -19,8 +20,8 @@ use crate::attest::{
 use crate::private_file;
 
 /// Exit codes, as `--help` documents them.
-const REFUSED: u8 = 5;
-const NOT_BOUND: u8 = 6;
+const REFUSED: u8 = 6;
+const NOT_BOUND: u8 = 7;
 
 /// Longest file of trusted certificates: all makers' together have less.
 const MAX_ROOTS: usize = 4 * 1024 * 1024;
@@ -30,7 +31,7 @@ pub(super) fn run(
     client: &AdminClient,
     call: &Call<'_>,
     show: impl Fn(Value, String) -> String,
-) -> Result<Shown, CtlError> {
+) -> Result<Answer, CtlError> {
     match command {
         AttestCommand::Evidence {
             owner,
@@ -66,14 +67,14 @@ pub(super) fn run(
                 });
             let (envelope, made) = match made {
                 Ok(made) => made,
-                Err(refusal) => return Ok(Judged::refused(refusal).shown(show)),
+                Err(refusal) => return Ok(Judged::refused(refusal).answer(show)),
             };
             let (challenge, secret) = made.ok_or(CtlError::Randomness)?;
             keep(out_secret, out_challenge, &secret, &challenge.write())?;
             // The challenge is made, which is all that was asked.
-            Ok(Shown {
-                exit_code: 0,
-                ..Judged::believed(envelope, Verdict::AkNotBound).shown(show)
+            Ok(Answer {
+                code: 0,
+                ..Judged::believed(envelope, Verdict::AkNotBound).answer(show)
             })
         }
         AttestCommand::Verify {
@@ -91,7 +92,7 @@ pub(super) fn run(
                 }
             };
             let judged = judge(&evidence, &nonce.0, &roots, answer.as_ref());
-            Ok(judged.unwrap_or_else(Judged::refused).shown(show))
+            Ok(judged.unwrap_or_else(Judged::refused).answer(show))
         }
     }
 }
@@ -135,8 +136,8 @@ impl Judged {
         }
     }
 
-    fn shown(self, show: impl Fn(Value, String) -> String) -> Shown {
-        let (verdict, exit_code) = match &self.verdict {
+    fn answer(self, show: impl Fn(Value, String) -> String) -> Answer {
+        let (verdict, code) = match &self.verdict {
             Ok(Verdict::Accepted) => ("accepted", 0),
             Ok(Verdict::AkNotBound) => ("ak-not-bound", NOT_BOUND),
             Err(_) => ("refused", REFUSED),
@@ -174,16 +175,19 @@ impl Judged {
                 hex::encode(&claims.public_key),
             ));
         }
-        Shown {
+        Answer {
             text: show(json, text),
-            exit_code,
+            code,
         }
     }
 }
 
 /// A document of the daemon's, for a pipe or a file: it is JSON with and without `--json`.
-fn document(bytes: &[u8]) -> Shown {
-    String::from_utf8_lossy(bytes).into_owned().into()
+fn document(bytes: &[u8]) -> Answer {
+    Answer {
+        text: String::from_utf8_lossy(bytes).into_owned(),
+        code: 0,
+    }
 }
 
 fn read_roots(path: &Path) -> Result<Roots, CtlError> {

@@ -146,6 +146,8 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         | DeviceError::CannotDo(_)
         | DeviceError::NotAttested { .. } => FailureCode::Unsupported,
         DeviceError::Failed { .. }
+        | DeviceError::OtherToken { .. }
+        | DeviceError::OwnTokenUnknown { .. }
         | DeviceError::Lost { .. }
         | DeviceError::GenerationExists(_)
         | DeviceError::Io { .. } => FailureCode::DeviceFailed,

@@ -8,6 +8,7 @@
 //! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`] that
 //! policies can name, and a line in each door.
 
+mod accept;
 mod admin;
 mod adopt;
 mod attest;
@@ -27,6 +28,7 @@ mod scrub;
 mod sign;
 mod storages;
 mod subject;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod unlock;
@@ -34,7 +36,7 @@ mod unlock;
 pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
 };
-pub use devices::Devices;
+pub use devices::{Configured, Devices};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use request::{Call, RegistryRequest, Request};
@@ -67,8 +69,8 @@ pub struct Custody {
     guard: Guard,
     audit: AuditLog,
     settings: Settings,
-    /// One sweep at a time: a second one would meet keys that the first has
-    /// just destroyed.
+    /// One portion of a sweep at a time: a second one would meet keys that the
+    /// first has just destroyed.
     sweeping: tokio::sync::Mutex<()>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,

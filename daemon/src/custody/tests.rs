@@ -2,6 +2,7 @@
 //! devices that a test can lock, take away, and put keys on beforehand.
 
 mod attest;
+mod life;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -12,9 +13,9 @@ use mlskeyd_policies::Settings as PolicySettings;
 use mlskeyd_protocol::limits::{MAX_GRACE, MAX_PIN, MAX_RETIRING};
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState, IdentityInfo,
-    Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity, SecretBytes,
-    SignatureScheme, Tier, Unlock,
+    AcceptDevice, AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState,
+    IdentityInfo, Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity,
+    SecretBytes, SignatureScheme, Tier, Unlock,
 };
 use secrecy::SecretBox;
 
@@ -23,13 +24,17 @@ use crate::audit;
 use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::SoftwareDevice;
 use crate::devices::{
-    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, GenerationId, KeyBlob, Start,
-    StoredKey, Support,
+    self, Accept, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate,
+    GenerationId, KeyBlob, Newcomer, Start, StoredKey, Support, Unlocking, Way,
 };
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
 
 const PIN: &[u8] = b"a PIN of a person";
+
+/// So many keys the registry has in memory.
+const CACHED: usize = 32;
+
 const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
 
 /// A token: hardware with two keys of somebody else's on it, and a PIN.
@@ -45,6 +50,20 @@ struct Seen {
     destroyed: Vec<GenerationId>,
     /// Was it pulled out?
     away: bool,
+    /// What comes of making a key: `None`, it makes none.
+    makes: Option<Makes>,
+    made: Vec<GenerationId>,
+    /// Which one was accepted; the one that is there is `new`.
+    own: Option<String>,
+}
+
+/// A token makes a key, and its answer is lost.
+#[derive(Clone, Copy)]
+enum Makes {
+    /// It is there afterwards.
+    ThenIsThere,
+    /// It is pulled out in the middle.
+    ThenIsAway,
 }
 
 impl Token {
@@ -55,9 +74,13 @@ impl Token {
                 kind: "stub",
                 state,
                 reason: format!("it is {state}"),
+                facts: Vec::new(),
                 support: vec![Support {
                     algorithm: ED25519,
-                    tiers: vec![Tier::Hardware],
+                    ways: vec![Way {
+                        tier: Tier::Hardware,
+                        how: "in a stub".to_owned(),
+                    }],
                     why_no_other: String::new(),
                 }],
             }),
@@ -77,6 +100,11 @@ impl Device for Token {
         })
     }
 
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        let makes = self.seen.lock().unwrap().makes.is_some();
+        makes.then_some(self)
+    }
+
     fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
         Some(self)
     }
@@ -92,6 +120,45 @@ impl Device for Token {
     fn attester(&mut self) -> Option<&mut dyn devices::Attest> {
         Some(self)
     }
+
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
+}
+
+impl Accept for Token {
+    fn look(&mut self) -> Result<Newcomer, DeviceError> {
+        let own = self.seen.lock().unwrap().own.clone();
+        Ok(Newcomer {
+            serial: "new".to_owned(),
+            own: Some(own.unwrap_or_else(|| "old".to_owned())),
+        })
+    }
+
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        if seen.away {
+            let reason = "it was pulled out meanwhile".to_owned();
+            return Err(DeviceError::Absent { reason });
+        }
+        seen.own = Some(serial.to_owned());
+        Ok(())
+    }
+}
+
+impl Generate for Token {
+    fn create_generation(&mut self, _: GenerationId) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn generate(&mut self, request: devices::NewKey) -> Result<StoredKey, DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.made.push(request.generation);
+        seen.away = matches!(seen.makes, Some(Makes::ThenIsAway));
+        Err(DeviceError::Lost {
+            reason: "it was pulled out".to_owned(),
+        })
+    }
 }
 
 impl Destroy for Token {
@@ -102,7 +169,11 @@ impl Destroy for Token {
 }
 
 impl devices::Unlock for Token {
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
+        if self.info.reason.is_empty() {
+            // By what is below.
+            return Ok(Unlocking::WasUnlocked);
+        }
         self.seen.lock().unwrap().pins.push(pin.expose().to_vec());
         if pin.expose() != PIN || !last_try {
             let reason = "the PIN is wrong, or this is the last try".to_owned();
@@ -113,7 +184,7 @@ impl devices::Unlock for Token {
             reason: String::new(),
             ..DeviceInfo::clone(&self.info)
         });
-        Ok(())
+        Ok(Unlocking::ByThePin)
     }
 }
 
@@ -168,7 +239,10 @@ impl Bench {
         let registry = Registry::open_with_clock(
             &state,
             &[1; 32],
-            store::Settings::default(),
+            store::Settings {
+                cached: CACHED,
+                ..store::Settings::default()
+            },
             Arc::clone(&clock) as _,
         );
         let (audit, _) = AuditLog::open(&state).unwrap();
@@ -191,7 +265,11 @@ impl Bench {
         for device in devices {
             let name = device.info().name.clone();
             let thread = DeviceThreads::spawn(device, limits).unwrap();
-            handles.insert(name, thread.handle());
+            let configured = Configured {
+                handle: thread.handle(),
+                hpke_tier: None,
+            };
+            handles.insert(name, configured);
             threads.push(thread);
         }
         let policy = Policy::builtin(PolicySettings {
@@ -429,9 +507,11 @@ async fn so_many_keys_retire_at_a_time_and_no_more() {
         assert_eq!(rotated.retiring.len(), n);
         info = Some(rotated);
     }
+    let before = bench.generations();
     let full = bench.serve(to_software()).await.unwrap_err();
     assert_eq!(full.code, FailureCode::LimitReached);
     assert!(full.advice.contains("mlskeyctl identities"), "{full}");
+    assert_eq!(bench.generations(), before, "no key was begun");
     bench.assert_finished().await;
 
     bench.clock.0.fetch_add(1_001, Ordering::SeqCst);
@@ -536,16 +616,77 @@ async fn who_unlocks_a_device_is_on_record_and_the_pin_is_not() {
     );
     let failed = bench.record("UnlockDevice");
     assert_eq!(failed.device.as_deref(), Some("token"));
-    let info = unlock(PIN, true).await.unwrap();
+    let unlocked = unlock(PIN, true).await.unwrap();
+    let info = unlocked.device;
     assert_eq!((info.state, info.detail), (DeviceState::Ready, None));
+    assert!(unlocked.pin_tried);
     let served = bench.record("UnlockDevice");
     assert_eq!(served.device.as_deref(), Some("locked"));
     assert_eq!(served.caller.unwrap().owner.uid, 0);
+    // Who comes too late is told that his PIN may be wrong as well.
+    let again = unlock(b"another", true).await.unwrap();
+    assert_eq!(again.device.state, DeviceState::Ready);
+    assert!(!again.pin_tried);
     // Each PIN was tried once.
     assert_eq!(bench.seen.lock().unwrap().pins, [PIN, b"another", PIN]);
 
     let log = std::fs::read(bench.dir.path().join("state").join(audit::FILE_NAME)).unwrap();
     assert!(!log.windows(PIN.len()).any(|window| window == PIN));
+}
+
+#[tokio::test]
+async fn another_token_is_on_record_before_it_is_the_devices_own() {
+    let bench = Bench::new();
+    let accept = |device: &str| {
+        bench.serve(AcceptDevice {
+            device: device.to_owned(),
+        })
+    };
+    let noted = |record: &audit::Record| match &record.outcome {
+        AuditOutcome::Noted { note } => note.to_string(),
+        other => panic!("{other:?}"),
+    };
+    bench.seen.lock().unwrap().away = true;
+    assert_eq!(code(accept("token").await), FailureCode::DeviceAbsent);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
+    let note = noted(&bench.record("ReplaceToken"));
+    assert!(
+        note.contains("\"new\"") && note.contains("\"old\""),
+        "{note}"
+    );
+    assert!(bench.record("AcceptDevice").is_refusal());
+
+    bench.seen.lock().unwrap().away = false;
+    let accepted = accept("token").await.unwrap();
+    assert_eq!(accepted.device.name, "token");
+    let serials = (accepted.serial.as_str(), accepted.before.as_deref());
+    assert_eq!(serials, ("new", Some("old")));
+    let records = bench.records();
+    let [.., before, served] = records.as_slice() else {
+        panic!("{records:?}")
+    };
+    assert_eq!(
+        (&*before.action, &*served.action),
+        ("ReplaceToken", "AcceptDevice")
+    );
+    assert!(!served.is_refusal());
+    for record in [before, served] {
+        assert_eq!(record.device.as_deref(), Some("token"));
+        assert_eq!(record.caller.as_ref().unwrap().owner.uid, 0);
+    }
+
+    // Nothing is to be accepted; or cannot be.
+    for (device, expected) in [
+        ("token", FailureCode::Conflict),
+        ("software", FailureCode::Unsupported),
+        ("nowhere", FailureCode::DeviceAbsent),
+        ("\n", FailureCode::BadRequest),
+    ] {
+        assert_eq!(code(accept(device).await), expected, "{device}");
+    }
+    let mut records = bench.records();
+    records.retain(|record| record.action == "ReplaceToken");
+    assert_eq!(records.len(), 2);
 }
 
 #[tokio::test]
@@ -558,13 +699,18 @@ async fn each_of_these_is_an_administrators() {
         last_try: true,
     };
     let alice = alice().uid;
+    let accept = AcceptDevice {
+        device: "token".to_owned(),
+    };
     for refused in [
         code(bench.serve_for(alice, adoption("mallory", "second")).await),
         code(bench.serve_for(alice, to_software()).await),
         code(bench.serve_for(alice, unlock).await),
+        code(bench.serve_for(alice, accept).await),
     ] {
         assert_eq!(refused, FailureCode::Denied);
     }
     assert_eq!(bench.seen.lock().unwrap().pins.len(), 0);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
     assert_eq!(bench.keys().await.len(), 1);
 }

@@ -130,7 +130,7 @@ fn random_key() -> Result<StoreKey, StoreKeyError> {
 /// Starts the thread of every device. One that does not open is there
 /// nevertheless, says why, and keeps no other from its work.
 ///
-/// Those in `fresh` may make their directories.
+/// Those in `fresh` may begin with nothing.
 pub(super) fn devices(
     config: &Config,
     key: &StoreKey,
@@ -194,7 +194,7 @@ fn open_device(
                 module: token.module.clone(),
                 environment: token.environment.clone().into_iter().collect(),
             };
-            let device = Pkcs11Device::new(&device.name, token, helper, &directory, key)?;
+            let device = Pkcs11Device::new(&device.name, token, helper, &directory, key, start)?;
             Ok(Box::new(device))
         }
         #[cfg(feature = "tpm2")]
@@ -231,6 +231,7 @@ impl Unopened {
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),
+            facts: Vec::new(),
             support: Vec::new(),
         }))
     }

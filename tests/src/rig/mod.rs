@@ -19,7 +19,7 @@ pub use kryoptic::Kryoptic;
 pub use library::Library;
 pub use maker::Maker;
 pub use process::Process;
-pub use softhsm::SoftHsm;
+pub use softhsm::{Shown, SoftHsm};
 pub use swtpm::Swtpm;
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 

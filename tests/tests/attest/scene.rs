@@ -13,8 +13,8 @@ pub const NONCE: &str = "00112233445566778899aabbccddeeff00112233445566778899aab
 
 /// Exit codes of a verifier, as `mlskeyctl --help` has them.
 pub const ACCEPTED: i32 = 0;
-pub const REFUSED: i32 = 5;
-pub const NOT_BOUND: i32 = 6;
+pub const REFUSED: i32 = 6;
+pub const NOT_BOUND: i32 = 7;
 
 /// A machine with a TPM, and a daemon with the identity `alice` on it.
 pub struct Machine {

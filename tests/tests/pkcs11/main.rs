@@ -7,8 +7,13 @@ mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
+mod logins;
+mod lost;
 mod matrix;
 mod modes;
+mod offers;
+mod own_token;
 mod people;
 mod scene;
 mod soak;
+mod stop;

@@ -1,6 +1,7 @@
 //! A TPM that goes away, comes back, or is not the one that it was.
 
-use mlskeyd::devices::{Device as _, DeviceError, DeviceState, Generate as _, Start};
+use mlskeyd::devices::{Accept as _, Device as _, DeviceError, DeviceState, Generate as _, Start};
+use mlskeyd_tests::rig::Swtpm;
 
 use super::bench::{Bench, KINDS, destroy, generation, make, state, use_key};
 
@@ -150,4 +151,45 @@ fn a_locked_tpm_serves_keys_without_a_pin() {
     });
     assert!(locked, "the TPM never locks");
     use_key(&mut bench.reopen(), &key).unwrap();
+}
+
+#[test]
+fn another_tpm_takes_its_place_on_order_alone() {
+    let mut bench = Bench::new();
+    let mut device = bench.first();
+    let key = make(&mut device, 1, KINDS[0]).unwrap();
+    let own = device.look().unwrap();
+    assert_eq!(own.own.as_deref(), Some(own.serial.as_str()));
+    drop(device);
+
+    let other = Swtpm::named(&bench.stage, "other");
+    let first = std::mem::replace(&mut bench.config, other.config());
+    let mut device = bench.reopen();
+    assert_eq!(state(&device).0, DeviceState::Failed);
+    let found = device.look().unwrap();
+    assert_eq!(found.own, Some(own.serial.clone()));
+    assert_ne!(found.serial, own.serial);
+    // Not the one that was looked at.
+    device.accept(&own.serial).unwrap_err();
+    assert_eq!(other.indices(), [""; 0]);
+    // Nothing was lost so far.
+    let second = std::mem::replace(&mut bench.config, first);
+    drop(device);
+    use_key(&mut bench.reopen(), &key).unwrap();
+
+    bench.config = second;
+    let mut device = bench.reopen();
+    device.accept(&found.serial).unwrap();
+    assert_eq!(state(&device).0, DeviceState::Ready);
+    for restarted in [false, true] {
+        if restarted {
+            drop(device);
+            device = bench.reopen();
+        }
+        let gone = use_key(&mut device, &key).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+        destroy(&mut device, 1).unwrap();
+    }
+    let key = make(&mut device, 2, KINDS[0]).unwrap();
+    use_key(&mut device, &key).unwrap();
 }

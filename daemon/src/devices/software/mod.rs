@@ -25,7 +25,7 @@ use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
     GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
-    private_key, sealing,
+    Way, private_key, sealing,
 };
 use crate::store_key::StoreKey;
 
@@ -56,7 +56,10 @@ impl SoftwareDevice {
         let generations = Generations::open(directory, store_key, start)?;
         let support = |algorithm| Support {
             algorithm,
-            tiers: vec![Tier::Software],
+            ways: vec![Way {
+                tier: Tier::Software,
+                how: "encrypted under the store key".to_owned(),
+            }],
             why_no_other: "the software device has no hardware to keep or wrap keys".to_owned(),
         };
         let info = Arc::new(DeviceInfo {
@@ -64,6 +67,7 @@ impl SoftwareDevice {
             kind: "software",
             state: DeviceState::Ready,
             reason: String::new(),
+            facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
         });
         Ok(Self { info, generations })
@@ -141,7 +145,7 @@ impl Generate for SoftwareDevice {
             generation,
         } = request;
         if tier != Tier::Software {
-            let possible = self.info.tiers(algorithm).to_vec();
+            let possible = self.info.tiers(algorithm);
             return Err(DeviceError::Unsupported {
                 algorithm,
                 tier,

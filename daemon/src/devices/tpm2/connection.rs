@@ -27,7 +27,7 @@ use super::loaded::Loaded;
 use super::nv::{self, Root};
 use super::parent::{self, Origin, Parent};
 use crate::config::Tcti;
-use crate::devices::DeviceError;
+use crate::devices::{DeviceError, Fact};
 use crate::store_key::Subkey;
 
 /// What a resource manager gives each of its users at least: the kernel's three
@@ -121,6 +121,11 @@ impl Connection {
 
     pub(super) fn parent_name(&self) -> &[u8] {
         &self.parent.name
+    }
+
+    /// What tells this TPM from others.
+    pub(super) fn serial(&self) -> String {
+        serial(&self.parent.name)
     }
 
     pub(super) const fn condition(&self) -> Condition {
@@ -333,18 +338,36 @@ impl Connection {
     }
 
     /// Who made the TPM, and its firmware: as the TPM says.
-    pub(super) fn make(&mut self) -> (String, String) {
+    pub(super) fn facts(&mut self) -> Vec<Fact> {
         let mut value = |tag| property(&mut self.context, tag).ok().flatten();
         let manufacturer = value(PropertyTag::Manufacturer).unwrap_or_default();
-        let is_plain = |c: &char| c.is_ascii_graphic();
         let manufacturer = manufacturer.to_be_bytes().map(char::from);
         let firmware = [PropertyTag::FirmwareVersion1, PropertyTag::FirmwareVersion2];
         let [high, low] = firmware.map(|tag| value(tag).unwrap_or_default());
-        (
-            manufacturer.iter().filter(|c| is_plain(c)).collect(),
-            format!("{high:08x}.{low:08x}"),
-        )
+        let facts = [
+            ("serial", self.serial()),
+            (
+                "manufacturer",
+                manufacturer
+                    .iter()
+                    .filter(|c| c.is_ascii_graphic())
+                    .collect(),
+            ),
+            ("firmware", format!("{high:08x}.{low:08x}")),
+        ];
+        let facts = facts.map(|(name, value)| Fact {
+            name: name.to_owned(),
+            value,
+        });
+        let told = facts.into_iter().filter(|fact| !fact.value.is_empty());
+        told.collect()
     }
+}
+
+/// The beginning of the Name of its storage key, after the algorithm of the hash:
+/// a TPM's own number is nothing that it tells without asking its owner.
+pub(super) fn serial(parent: &[u8]) -> String {
+    hex::encode(parent.get(2..18).unwrap_or(parent))
 }
 
 pub(super) fn session_handle(session: AuthSession) -> ObjectHandle {

@@ -5,9 +5,8 @@
 //! <directory>/generations-<count>   the secrets of all generations, under the root of this count
 //! ```
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,6 @@ use zeroize::Zeroizing;
 
 use super::nv::Root;
 use crate::devices::{DeviceError, sealing};
-use crate::failpoint;
 use crate::private_file::{self, Access, PrivateFileError};
 use crate::store_key::Subkey;
 
@@ -24,6 +22,8 @@ pub(super) const MOST: usize = 4 * 1024 * 1024;
 
 const DEVICE_CONTEXT: &[u8] = b"mlskeyd v1 tpm2 device";
 const GENERATIONS: &str = "generations-";
+
+const WRITING: &str = "writing the device's files";
 
 /// What the device was set up with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,23 +70,7 @@ impl Files {
             reason: "a note could not be encoded".to_owned(),
         })?;
         let sealed = sealing::seal(self.key.expose(), DEVICE_CONTEXT, &written)?;
-        self.replace(&self.device(), &sealed)
-    }
-
-    /// Makes the directory.
-    pub(super) fn create_directory(&self) -> Result<(), DeviceError> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory);
-        made.map_err(io_error("making the device's directory"))?;
-        for directory in self.directory.ancestors().take(3) {
-            if !directory.as_os_str().is_empty() {
-                private_file::sync_directory(directory)
-                    .map_err(io_error("syncing the device's directory"))?;
-            }
-        }
-        Ok(())
+        private_file::replace(&self.device(), &sealed).map_err(io_error(WRITING))
     }
 
     /// The secrets of the generations, as they were written under this root.
@@ -113,42 +97,47 @@ impl Files {
         }
         let encryption = root.of_generations(&self.key)?;
         let sealed = sealing::seal(&encryption, &context(root), secrets)?;
-        self.replace(&self.generations_path(root.count()), &sealed)
+        let path = self.generations_path(root.count());
+        private_file::replace(&path, &sealed).map_err(io_error(WRITING))
     }
 
     /// Removes what no root opens any more: every file of generations but this one.
     pub(super) fn remove_others(&self, root: &Root) -> Result<(), DeviceError> {
-        let failed = io_error("removing the device's old files");
         let keep = self.generations_path(root.count());
         let remove = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.directory)? {
-                let path = entry?.path();
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                if name.starts_with(GENERATIONS) && path != keep {
+            for path in self.all_generations()? {
+                if path != keep {
                     fs::remove_file(&path)?;
                 }
             }
             // Also if there was nothing: a crash may have come just before this.
             private_file::sync_directory(&self.directory)
         };
-        remove().map_err(failed)
+        remove().map_err(io_error("removing the device's old files"))
     }
 
-    /// Puts a file in the place of the one that is there: whole, or not at all.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), DeviceError> {
-        let unfinished = path.with_extension("new");
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("writing the device's files")(error));
-            }
-            _ => {}
-        }
-        private_file::create(&unfinished, bytes).map_err(io_error("writing the device's files"))?;
-        failpoint::hit("tpm2.file-written");
-        fs::rename(&unfinished, path).map_err(io_error("naming the device's files"))?;
-        failpoint::hit("tpm2.file-named");
-        private_file::sync_directory(&self.directory)
-            .map_err(io_error("syncing the device's directory"))
+    /// The highest count of a file of generations, whether or not it can be opened.
+    pub(super) fn highest_count(&self) -> Result<u64, DeviceError> {
+        let paths = match self.all_generations() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            paths => paths.map_err(io_error("reading the device's directory"))?,
+        };
+        let count = |path: &PathBuf| {
+            let name = path.file_name()?.to_str()?;
+            name.strip_prefix(GENERATIONS)?.parse().ok()
+        };
+        Ok(paths.iter().filter_map(count).max().unwrap_or_default())
+    }
+
+    /// The files of generations, the unfinished ones, too.
+    fn all_generations(&self) -> io::Result<Vec<PathBuf>> {
+        let paths = fs::read_dir(&self.directory)?.map(|entry| Ok(entry?.path()));
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(GENERATIONS)
+        };
+        let paths: io::Result<Vec<PathBuf>> = paths.collect();
+        Ok(paths?.into_iter().filter(is_one).collect())
     }
 
     fn device(&self) -> PathBuf {

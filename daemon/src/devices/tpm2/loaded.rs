@@ -16,9 +16,9 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// For so many keys, and at least one.
-    pub(super) fn new(room: usize) -> Self {
+    pub(super) const fn new(room: usize) -> Self {
         Self {
-            room: room.max(1),
+            room,
             keys: Vec::new(),
         }
     }

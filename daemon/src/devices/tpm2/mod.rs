@@ -4,12 +4,12 @@
 //! `hardware`. A TPM knows no Curve25519, so such keys are made here and sealed by
 //! it, and unsealed for one operation: tier `sealed`. Either comes out of the TPM
 //! as a blob that only this TPM loads again, and lives in the registry, so that
-//! their number is not limited ([`blob`]).
+//! their number is not limited (`blob`).
 //!
 //! A key is used with an authorisation value that follows from its generation's
-//! secret; these are what is destroyed ([`generations`]). All commands are
+//! secret; these are what is destroyed (`generations`). All commands are
 //! authorised by one session, whose key only the storage key can open, and which
-//! encrypts what is secret in them ([`connection`]).
+//! encrypts what is secret in them (`connection`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo, DeviceState,
-    Generate, GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme,
-    Start, StoredKey, Support, Tier, check_public, private_key,
+    ALGORITHMS, Accept, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
+    DeviceState, Generate, GenerationId, Kem, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret,
+    Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way, check_public, private_key,
 };
 use crate::attest::{Claims, DeviceChallenge, Evidence};
 use crate::config::Tpm2Config;
@@ -101,6 +101,7 @@ impl Tpm2Device {
             kind: "tpm2",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
+            facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
         };
         Ok(Self {
@@ -188,14 +189,8 @@ impl Tpm2Device {
             return Ok(());
         }
         match self.opened() {
-            Ok(mut open) => {
-                let (manufacturer, firmware) = open.connection.make();
-                let device = &self.info.name;
-                tracing::info!(device, manufacturer, firmware, "the TPM is connected");
-                self.open = Some(open);
-                // From now on what is missing is not made anew.
-                self.start = Start::MustExist;
-                self.note(DeviceState::Ready, String::new());
+            Ok(open) => {
+                self.serve(open);
                 Ok(())
             }
             Err(error) => {
@@ -210,6 +205,18 @@ impl Tpm2Device {
         }
     }
 
+    /// From now on with this one.
+    fn serve(&mut self, mut open: Open) {
+        self.info = Arc::new(DeviceInfo {
+            facts: open.connection.facts(),
+            ..DeviceInfo::clone(&self.info)
+        });
+        self.open = Some(open);
+        // What is missing is not made anew any more.
+        self.start = Start::MustExist;
+        self.note(DeviceState::Ready, String::new());
+    }
+
     fn opened(&self) -> Result<Open, DeviceError> {
         let is_fresh = self.start == Start::CreateIfAbsent;
         match self.files.pinned()? {
@@ -218,15 +225,20 @@ impl Tpm2Device {
                 Err(error @ DeviceError::Missing { .. }) if is_fresh => {
                     let device = &self.info.name;
                     tracing::warn!(device, %error, "a TPM device without keys is set up anew");
-                    self.set_up()
+                    self.set_up(self.any()?)
                 }
                 found => found,
             },
-            None if is_fresh => self.set_up(),
+            None if is_fresh => self.set_up(self.any()?),
             None => Err(DeviceError::Missing {
                 what: "the directory of the device, or its file `device`,".to_owned(),
             }),
         }
+    }
+
+    /// The TPM that is there, whichever it is.
+    fn any(&self) -> Result<Connection, DeviceError> {
+        Connection::open(&self.config.tcti, None)
     }
 
     /// As it was set up.
@@ -247,22 +259,22 @@ impl Tpm2Device {
         })
     }
 
-    /// For the first time. What a crash leaves in the middle of it is used, or
-    /// written over, by the next one; what says that it is done comes last.
-    fn set_up(&self) -> Result<Open, DeviceError> {
-        self.files.create_directory()?;
-        let mut connection = Connection::open(&self.config.tcti, None)?;
+    /// For the first time with this TPM. What a crash leaves in the middle of it is
+    /// used, or written over, by the next one. Until the TPM is pinned the files of
+    /// another one, which it takes the place of, stay as they are.
+    fn set_up(&self, mut connection: Connection) -> Result<Open, DeviceError> {
         let index = self.set_up_index(&mut connection)?;
         failpoint::hit("tpm2.index-made");
         let count = connection.read_root()?.map_or(0, |root| root.count());
-        let generations = Generations::begin(&self.files, Root::after(count)?)?;
+        let root = Root::after(count.max(self.files.highest_count()?))?;
+        let generations = Generations::begin(&self.files, root)?;
         connection.write_root(generations.root())?;
         failpoint::hit("tpm2.root-made");
-        self.files.remove_others(generations.root())?;
         self.files.pin(&Pinned {
             parent: connection.parent_name().to_vec(),
             index,
         })?;
+        self.files.remove_others(generations.root())?;
         let (device, index) = (&self.info.name, format!("{index:#010x}"));
         tracing::info!(device, index, "the TPM is set up");
         Ok(Open {
@@ -292,7 +304,9 @@ impl Tpm2Device {
     fn note(&mut self, state: DeviceState, reason: String) {
         if self.info.state != state || self.info.reason != reason {
             let device = &self.info.name;
-            if state != DeviceState::Ready {
+            if state == DeviceState::Ready {
+                tracing::info!(device, "the TPM is ready");
+            } else {
                 tracing::warn!(device, %state, reason, "the TPM is not ready");
             }
             self.info = Arc::new(DeviceInfo {
@@ -433,13 +447,22 @@ const fn making(algorithm: Algorithm) -> (Tier, Making) {
 
 fn support(algorithm: Algorithm) -> Support {
     let (tier, making) = making(algorithm);
-    let why_no_other = match making {
-        Making::InTpm(_) => "not sealed: the TPM keeps such keys itself",
-        Making::Sealed => "not hardware: a TPM 2.0 does not know Curve25519",
+    let (how, why_no_other) = match making {
+        Making::InTpm(_) => (
+            "made in the TPM, kept as blobs that only it loads",
+            "not sealed: the TPM keeps such keys itself",
+        ),
+        Making::Sealed => (
+            "sealed by the TPM",
+            "not hardware: a TPM 2.0 does not know Curve25519",
+        ),
     };
     Support {
         algorithm,
-        tiers: vec![tier],
+        ways: vec![Way {
+            tier,
+            how: how.to_owned(),
+        }],
         why_no_other: why_no_other.to_owned(),
     }
 }
@@ -483,6 +506,10 @@ impl Device for Tpm2Device {
     }
 
     fn attester(&mut self) -> Option<&mut dyn Attest> {
+        Some(self)
+    }
+
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
         Some(self)
     }
 }
@@ -551,6 +578,33 @@ impl Destroy for Tpm2Device {
             open.connection
                 .unload(|name| name == (key.generation, key.id));
         }
+        Ok(())
+    }
+}
+
+impl Accept for Tpm2Device {
+    fn look(&mut self) -> Result<Newcomer, DeviceError> {
+        let own = self.files.pinned()?;
+        let serial = match &self.open {
+            Some(open) => open.connection.serial(),
+            None => self.any()?.serial(),
+        };
+        Ok(Newcomer {
+            serial,
+            own: own.map(|pinned| connection::serial(&pinned.parent)),
+        })
+    }
+
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
+        self.open = None;
+        let connection = self.any()?;
+        if connection.serial() != serial {
+            return Err(DeviceError::Absent {
+                reason: format!("it is the TPM {} that is there", connection.serial()),
+            });
+        }
+        let open = self.set_up(connection)?;
+        self.serve(open);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use mlskeyd_protocol::v1::SecretBytes;
 
-use super::super::wire::{TokenError, TokenName};
+use super::super::wire::{Identity, TokenError, TokenName};
 use super::handles::{Handles, Of};
 use super::{Module, template};
 
@@ -49,6 +49,17 @@ impl Token {
         self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
     }
 
+    /// What it says that it is.
+    pub(super) fn identity(&self) -> Result<Identity, TokenError> {
+        let info = self.pkcs11.get_token_info(self.slot).map_err(of_module)?;
+        Ok(Identity {
+            label: info.label().to_owned(),
+            manufacturer: info.manufacturer_id().to_owned(),
+            model: info.model().to_owned(),
+            firmware: info.firmware_version().to_string(),
+        })
+    }
+
     /// The turn to make objects on the token.
     pub(super) fn turn_to_make(&self) -> MutexGuard<'_, ()> {
         let turn = self.making_objects.lock();
@@ -68,19 +79,21 @@ impl Drop for TokenSession {
 }
 
 impl TokenSession {
-    /// Finds the token and logs in.
+    /// Finds the token and logs in, if it is the device's own.
     pub(super) fn open(
         module: &Module,
         name: &TokenName,
+        own: &str,
         pin: Option<&SecretBytes>,
         last_try: bool,
     ) -> Result<Self, TokenError> {
         let pkcs11 = &module.pkcs11;
-        let (slot, info) = find(pkcs11, name)?;
-        let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
-        if info.login_required() {
-            log_in(&session, &info, pin, last_try)?;
+        let (slot, info) = find(pkcs11, name, Some(own))?;
+        if info.serial_number() != own {
+            return Err(TokenError::Other(info.serial_number().to_owned()));
         }
+        let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
+        let logged_in = info.login_required() && log_in(&session, &info, pin, last_try)?;
         let token = module.token(Token {
             pkcs11: pkcs11.clone(),
             slot,
@@ -90,6 +103,11 @@ impl TokenSession {
             making_objects: Mutex::default(),
             next_session: AtomicU64::new(1),
         });
+        if logged_in {
+            // Sessions that there are were logged out: what their handles lead to now
+            // nobody knows.
+            token.handles().forget_all();
+        }
         Ok(Self {
             session,
             number: token.next_session.fetch_add(1, Ordering::Relaxed),
@@ -103,6 +121,9 @@ impl TokenSession {
         let gone = |what: String| TokenError::Gone(what);
         let info = self.token.pkcs11.get_token_info(self.token.slot);
         let info = info.map_err(|error| gone(error.to_string()))?;
+        if info.serial_number() != self.token.serial {
+            return Err(gone("another one is in its slot".to_owned()));
+        }
         let session = self.session.get_session_info();
         let session = session.map_err(|error| gone(error.to_string()))?;
         if info.login_required() && session.session_state() != SessionState::RwUser {
@@ -211,8 +232,19 @@ impl TokenSession {
     }
 }
 
-/// The slot of the one token with this name; slots' numbers change.
-fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenError> {
+/// The serial number of the one token with this name.
+pub(super) fn look(module: &Module, name: &TokenName) -> Result<String, TokenError> {
+    let (_, info) = find(&module.pkcs11, name, None)?;
+    Ok(info.serial_number().to_owned())
+}
+
+/// The slot of the one token with this name; slots' numbers change. Of several it
+/// is the device's own.
+fn find(
+    pkcs11: &Pkcs11,
+    name: &TokenName,
+    own: Option<&str>,
+) -> Result<(Slot, TokenInfo), TokenError> {
     let mut found = Vec::new();
     let mut unreadable = None;
     for slot in pkcs11.get_slots_with_token().map_err(of_module)? {
@@ -231,6 +263,10 @@ fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenErr
         if is_it && info.token_initialized() {
             found.push((slot, info));
         }
+    }
+    let is_own = |info: &TokenInfo| own == Some(info.serial_number());
+    if found.iter().any(|(_, info)| is_own(info)) {
+        found.retain(|(_, info)| is_own(info));
     }
     let (by, wanted) = match name {
         TokenName::Label(label) => ("label", label),
@@ -257,16 +293,17 @@ fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenErr
     }
 }
 
-/// Logs in, unless another session of this helper did.
+/// Logs in, unless another session of this helper did; answers whether it was this
+/// one.
 fn log_in(
     session: &Session,
     token: &TokenInfo,
     pin: Option<&SecretBytes>,
     last_try: bool,
-) -> Result<(), TokenError> {
+) -> Result<bool, TokenError> {
     let state = session.get_session_info().map_err(of_module)?;
     if state.session_state() == SessionState::RwUser {
-        return Ok(());
+        return Ok(false);
     }
     // Before a PIN is asked for: none is tried in vain.
     if token.protected_authentication_path() {
@@ -283,7 +320,8 @@ fn log_in(
     };
     let pin = RawAuthPin::from(Box::new(pin.expose().to_vec()));
     match session.login_with_raw(UserType::User, &pin) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
         Err(error) => Err(match of_module(error) {
             said @ (TokenError::WrongPin | TokenError::PinLocked) => said,
             // Whether the token has looked at the PIN nobody knows.
