@@ -80,6 +80,8 @@ check_test() {
     softhsm
     has pkcs11-tool || need "pkcs11-tool (somebody else's program on a token)" opensc opensc opensc opensc
     software_tpm
+    has swtpm_localca || need "swtpm_setup and swtpm_localca (they make TPMs, and certify them)" \
+        swtpm-tools swtpm-tools swtpm swtpm
     has tpm2 || need "tpm2-tools (somebody else's programs on a TPM)" tpm2-tools tpm2-tools tpm2-tools tpm2.0-tools
     has git || need "git (cargo and the tests use it)" git git git git
 }

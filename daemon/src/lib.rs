@@ -5,7 +5,7 @@
 //! doors), [`caller`] (who asks), [`mls`] (what is to be signed or opened),
 //! [`custody`] (the one path, the life of keys, the guard), [`devices`] and
 //! [`hpke`] (where keys work), [`store`] (the registry), [`audit`] (what goes
-//! on record).
+//! on record). Beside them, [`attest`] is what others believe of it.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod attest;

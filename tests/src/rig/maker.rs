@@ -4,6 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pki_types::CertificateDer;
+use pki_types::pem::PemObject;
+
 use super::{Stage, Swtpm};
 
 /// Where a TPM has the certificate of its P-256 key.
@@ -84,14 +87,8 @@ impl Maker {
         command.arg("--optsfile").arg(self.options());
         run(command);
         leave(tpm, P256_CERTIFICATE, "ek.cert");
-        let own = tpm.state().join("issuer.der");
-        let mut command = Command::new("openssl");
-        command.args(["x509", "-outform", "der", "-in"]);
-        command
-            .arg(self.path("issuercert.pem"))
-            .arg("-out")
-            .arg(own);
-        run(command);
+        let own = CertificateDer::from_pem_file(self.authority()).expect("a certificate");
+        std::fs::write(tpm.state().join("issuer.der"), own).expect("the TPM's directory");
         leave(tpm, CHAIN, "issuer.der");
     }
 
