@@ -238,3 +238,37 @@ async fn a_dead_generation_is_not_kept_by_being_hidden() {
     assert_eq!(idle.len(), 1);
     assert_eq!(idle[0].id, generation);
 }
+
+#[tokio::test]
+async fn an_older_row_of_a_generation_that_is_put_back_destroys_no_living_key() {
+    let mut bench = Bench::new();
+    let dying = bench.hpke(None).await;
+    let generation = bench.generation().await;
+    bench.sql("CREATE TABLE older AS SELECT * FROM generations");
+    let living = bench.hpke(None).await;
+    bench.store.close().await;
+    let put_back = "UPDATE generations SET (body, mac) = (SELECT body, mac FROM older)";
+    assert_eq!(bench.sql(put_back), 1);
+    bench.sql("DROP TABLE older");
+    bench.reopen();
+    let destroy = async |key| {
+        let begun = bench.store.begin_destroy(key, Cause::Ordered).await;
+        begun.unwrap();
+        bench.store.finish_destroy(key).await.unwrap();
+    };
+    destroy(dying).await;
+    // So its own row says.
+    assert_eq!(bench.store.generations_to_destroy().await.unwrap().len(), 1);
+    let refused = bench.store.begin_destroy_generation(generation).await;
+    assert_eq!(refused, Err(StoreError::WrongGeneration));
+    assert_eq!(bench.state(living).await, KeyState::Active);
+
+    // What does not verify keeps nothing alive.
+    let junk = "INSERT INTO keys SELECT randomblob(16), uid, app, public_key, generation, state,
+        wait, since, run, connection, not_after, expired, ends, body, mac
+        FROM keys WHERE state = 1";
+    assert_eq!(bench.sql(junk), 1);
+    destroy(living).await;
+    let begun = bench.store.begin_destroy_generation(generation).await;
+    assert_eq!(begun, Ok(()));
+}
