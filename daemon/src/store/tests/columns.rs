@@ -272,3 +272,25 @@ async fn an_older_row_of_a_generation_that_is_put_back_destroys_no_living_key() 
     let begun = bench.store.begin_destroy_generation(generation).await;
     assert_eq!(begun, Ok(()));
 }
+
+#[tokio::test]
+async fn rows_that_only_seem_due_do_not_keep_others_from_their_end() {
+    let mut scene = Scene::new().await;
+    let due = scene.bench.hpke(None).await;
+    // Twenty that do not verify, all due before it.
+    scene.bench.store.close().await;
+    let (claimed, _) = scene.claimed;
+    let junk = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+         INSERT INTO keys SELECT randomblob(16), uid, app, public_key, generation, 1,
+           2, 0, run, connection, not_after, expired, ends, body, mac
+         FROM keys, n WHERE id = x'{claimed}'"
+    );
+    assert_eq!(scene.bench.sql(&junk), 20);
+    scene.bench.reopen();
+    scene.bench.clock.pass(YEAR);
+    let found = scene.bench.store.destroyable(8).await.unwrap();
+    assert_eq!(found, [due]);
+    assert_eq!(scene.bench.sweep().await, [due]);
+    assert_eq!(scene.bench.state(claimed).await, KeyState::Active);
+}
