@@ -318,7 +318,7 @@ pub(super) fn retire(tx: &mut Tx<'_>, id: &KeyId, grace: Duration) -> Result<boo
 }
 
 /// Drops a journalled key that the device did not make, or has destroyed.
-/// Answers the generation that it had of its own.
+/// Answers its generation, if that is to be destroyed now.
 pub(super) fn abandon_create(
     tx: &mut Tx<'_>,
     id: &KeyId,
@@ -334,7 +334,7 @@ pub(super) fn abandon_create(
         .execute([id.as_bytes()])?;
     tx.then(Effect::KeyRemoved(*id));
     let generation = generations::abandon_key(tx, &key.generation)?;
-    Ok(generation.filter(|generation| generation.own))
+    Ok(generation.filter(Generation::is_idle))
 }
 
 /// Journals that a key is to be destroyed: from here on nobody can use it.

@@ -404,3 +404,23 @@ async fn a_device_that_gives_back_no_room_is_not_asked_for_more() {
     assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
     assert_eq!(bench.seen.lock().unwrap().destroyed, [own]);
 }
+
+#[tokio::test]
+async fn the_generation_of_a_key_that_was_not_made_goes_with_it_if_it_was_the_last() {
+    let bench = Bench::new();
+    let registry = &bench.custody.registry;
+    let day = Duration::from_secs(86_400);
+    let current = registry.current_generation("token", day).await.unwrap();
+    let CurrentGeneration::CreateNew(shared) = current else {
+        panic!("{current:?}");
+    };
+    registry.finish_generation(shared).await.unwrap();
+    let first = bench.journalled("token", 1, Under::Shared(shared)).await;
+    let last = bench.journalled("token", 2, Under::Shared(shared)).await;
+    registry.retire_generation(shared).await.unwrap();
+    bench.custody.undo_creation(first).await;
+    assert_eq!(bench.seen.lock().unwrap().destroyed, []);
+    bench.custody.undo_creation(last).await;
+    assert_eq!(bench.seen.lock().unwrap().destroyed, [shared]);
+    bench.assert_finished().await;
+}
