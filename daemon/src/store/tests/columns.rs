@@ -1,5 +1,9 @@
 //! Somebody writes the registry's file, without the store key: the columns beside
-//! the bodies. No key dies of it, and none outlives its end unnoticed.
+//! the bodies. No key dies of a key's or a generation's columns, and none outlives
+//! its end unnoticed. What is not covered, since nothing prevents it: a claim that is
+//! hidden by `claims.key` or `claims.record`, like one that is taken away, is not
+//! counted when another claim of its key is released. The last look then does not ask
+//! for its record, and a key that is needed dies.
 
 use super::*;
 
