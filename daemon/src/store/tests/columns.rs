@@ -287,7 +287,7 @@ async fn rows_that_only_seem_due_do_not_keep_others_from_their_end() {
     let junk = format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
          INSERT INTO keys SELECT randomblob(16), uid, app, public_key, generation, 1,
-           2, 0, run, connection, not_after, expired, ends, body, mac
+           2, -1, run, connection, not_after, expired, ends, body, mac
          FROM keys, n WHERE id = x'{claimed}'"
     );
     assert_eq!(scene.bench.sql(&junk), 20);
