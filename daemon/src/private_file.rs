@@ -34,6 +34,9 @@ pub(crate) enum PrivateFileError {
     LoosePermissions { mode: u32 },
     #[error("it is not exactly {expected} bytes long")]
     Length { expected: usize },
+    #[cfg(feature = "tpm2")]
+    #[error("it is longer than {most} bytes")]
+    TooLong { most: usize },
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -53,6 +56,24 @@ pub(crate) fn read<const N: usize>(
     }
     if file.read(&mut [0])? != 0 {
         return Err(PrivateFileError::Length { expected: N });
+    }
+    Ok(bytes)
+}
+
+/// Reads a file of at most `most` bytes. On the way its content may be copied to
+/// memory that is not wiped, so it has to be encrypted.
+#[cfg(feature = "tpm2")]
+pub(crate) fn read_up_to(
+    path: &Path,
+    access: Access,
+    most: usize,
+) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
+    let file = open_checked(path, access, OpenOptions::new().read(true))?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        return Err(PrivateFileError::TooLong { most });
     }
     Ok(bytes)
 }

@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 
 use super::{
     ALGORITHMS, Accept, Adopt, Adoption, Agree, Algorithm, Destroy, Device, DeviceError,
-    DeviceInfo, Generate, GenerationId, Kem, KeyBlob, Meter, NewKey, Newcomer, PeerPublic,
-    SharedSecret, Sign, SignatureScheme, Start, Stopper, StoredKey, Tier, Unlock, Unlocking,
+    DeviceInfo, Generate, GenerationId, KeyBlob, Meter, NewKey, Newcomer, PeerPublic, SharedSecret,
+    Sign, SignatureScheme, Start, Stopper, StoredKey, Tier, Unlock, Unlocking, check_public,
     private_key,
 };
 use crate::config::Pkcs11Config;
@@ -249,28 +249,6 @@ fn bounded(text: &str) -> String {
         .filter(|c| !c.is_control())
         .take(MOST)
         .collect()
-}
-
-/// A public key that a token made goes out to others, who must not meet one that
-/// is none.
-fn check_public(algorithm: Algorithm, public: &[u8]) -> Result<(), DeviceError> {
-    let is_one = match algorithm {
-        Algorithm::Signature(SignatureScheme::Ed25519) => public
-            .try_into()
-            .is_ok_and(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).is_ok()),
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
-        | Algorithm::Hpke(Kem::DhKemP256) => PeerPublic::parse(Kem::DhKemP256, public).is_ok(),
-        Algorithm::Hpke(Kem::DhKemX25519) => {
-            let peer = PeerPublic::parse(Kem::DhKemX25519, public);
-            peer.is_ok_and(|peer| peer.check_order().is_ok())
-        }
-    };
-    if is_one {
-        return Ok(());
-    }
-    Err(DeviceError::Failed {
-        reason: "it made a public key that is none".to_owned(),
-    })
 }
 
 impl Device for Pkcs11Device {
