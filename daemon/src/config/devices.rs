@@ -1,6 +1,7 @@
 //! The devices, as the configuration names them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{Mistake, count, name, optional_path, positive_duration};
+use super::{Mistake, Tcti, count, name, optional_path, positive_duration};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,22 @@ pub enum DeviceKind {
     Software,
     /// A token of a PKCS#11 module.
     Pkcs11(Box<Pkcs11Config>),
+    /// A TPM 2.0.
+    Tpm2(Tpm2Config),
 }
+
+/// A TPM 2.0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tpm2Config {
+    /// How it is reached.
+    pub tcti: Tcti,
+    /// Where in its permanent memory the device keeps 40 bytes; `None`: at a place
+    /// that follows from the store key and the device's name.
+    pub nv_index: Option<u32>,
+}
+
+/// What the TCG leaves to the owner (Registry of Reserved TPM 2.0 Handles, 2.2.3).
+pub const NV_INDICES_OF_OWNER: RangeInclusive<u32> = 0x0180_0000..=0x01bf_ffff;
 
 /// A token of a PKCS#11 module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +109,8 @@ pub(super) struct DeviceTable {
     max_objects: Option<u32>,
     #[serde(default, deserialize_with = "optional_count")]
     sessions: Option<u32>,
+    tcti: Option<String>,
+    nv_index: Option<u32>,
 }
 
 fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -133,14 +151,38 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 enum Kind {
     Software,
     Pkcs11,
+    Tpm2,
 }
 
 impl DeviceTable {
+    /// Has it a setting of tokens?
+    const fn is_of_token(&self) -> bool {
+        self.module.is_some()
+            || self.token.is_some()
+            || self.serial.is_some()
+            || self.pin_file.is_some()
+            || self.pin_credential.is_some()
+            || self.environment.is_some()
+            || self.call_timeout.is_some()
+            || self.max_objects.is_some()
+            || self.sessions.is_some()
+    }
+
+    /// Has it a setting of TPMs?
+    const fn is_of_tpm(&self) -> bool {
+        self.tcti.is_some() || self.nv_index.is_some()
+    }
+
     fn check(self) -> Result<DeviceConfig, &'static str> {
         match (self.kind, self.hpke_tier) {
             (Kind::Software, Some(_)) => {
                 return Err(
                     "a device of kind \"software\" keeps keys in tier software alone: leave `hpke_tier` out",
+                );
+            }
+            (Kind::Tpm2, Some(_)) => {
+                return Err(
+                    "a TPM keeps the keys of each curve in one tier: leave `hpke_tier` out",
                 );
             }
             (Kind::Pkcs11, Some(Tier::Software)) => {
@@ -151,20 +193,27 @@ impl DeviceTable {
             _ => {}
         }
         let kind = match self.kind {
-            Kind::Software => {
-                let of_tokens = self.module.is_some()
-                    || self.token.is_some()
-                    || self.serial.is_some()
-                    || self.pin_file.is_some()
-                    || self.pin_credential.is_some()
-                    || self.environment.is_some()
-                    || self.call_timeout.is_some()
-                    || self.max_objects.is_some()
-                    || self.sessions.is_some();
-                if of_tokens {
-                    return Err("a device of kind \"software\" has a name and nothing else");
-                }
-                DeviceKind::Software
+            Kind::Software if self.is_of_token() || self.is_of_tpm() => {
+                return Err("a device of kind \"software\" has a name and nothing else");
+            }
+            Kind::Software => DeviceKind::Software,
+            Kind::Tpm2 if self.is_of_token() => {
+                return Err("a device of kind \"tpm2\" has `tcti` and `nv_index`, nothing else");
+            }
+            Kind::Tpm2 => DeviceKind::Tpm2(Tpm2Config {
+                tcti: self
+                    .tcti
+                    .as_deref()
+                    .map_or(Ok(Tcti::default()), Tcti::parse)?,
+                nv_index: match self.nv_index {
+                    Some(index) if !NV_INDICES_OF_OWNER.contains(&index) => {
+                        return Err("`nv_index` is a number from 0x01800000 to 0x01bfffff");
+                    }
+                    index => index,
+                },
+            }),
+            Kind::Pkcs11 if self.is_of_tpm() => {
+                return Err("a device of kind \"pkcs11\" has neither `tcti` nor `nv_index`");
             }
             Kind::Pkcs11 => DeviceKind::Pkcs11(Box::new(Pkcs11Config {
                 module: self
@@ -221,13 +270,11 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
             );
             return Err(Mistake::new(span, message));
         }
-        if let Some(same) = devices
-            .iter()
-            .find(|earlier| is_same_token(earlier, &device))
-        {
-            // They would count each other's keys, and try a wrong PIN twice.
+        if let Some(same) = devices.iter().find(|earlier| is_same(earlier, &device)) {
+            // They would count each other's keys, try a wrong PIN twice, or flush
+            // what the other has loaded.
             let message = format!(
-                "devices {:?} and {:?} are the same token: leave one of them out",
+                "devices {:?} and {:?} are the same one: leave one of them out",
                 same.name, device.name
             );
             return Err(Mistake::new(span, message));
@@ -244,9 +291,13 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
     Ok(devices)
 }
 
-fn is_same_token(one: &DeviceConfig, other: &DeviceConfig) -> bool {
-    let (DeviceKind::Pkcs11(one), DeviceKind::Pkcs11(other)) = (&one.kind, &other.kind) else {
-        return false;
-    };
-    (&one.module, &one.token, &one.environment) == (&other.module, &other.token, &other.environment)
+fn is_same(one: &DeviceConfig, other: &DeviceConfig) -> bool {
+    match (&one.kind, &other.kind) {
+        (DeviceKind::Pkcs11(one), DeviceKind::Pkcs11(other)) => {
+            (&one.module, &one.token, &one.environment)
+                == (&other.module, &other.token, &other.environment)
+        }
+        (DeviceKind::Tpm2(one), DeviceKind::Tpm2(other)) => one.tcti == other.tcti,
+        _ => false,
+    }
 }

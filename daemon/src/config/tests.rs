@@ -199,6 +199,40 @@ fn a_refusal_says_where_and_what_would_be_right() {
 }
 
 #[test]
+fn a_tpm_is_reached_by_a_known_way_and_is_one_device() {
+    let tpm = |more: &str| {
+        parse(&format!(
+            "[[devices]]\nname = \"t\"\nkind = \"tpm2\"\n{more}"
+        ))
+    };
+    let kind = |more: &str| tpm(more).unwrap().devices.remove(0).kind;
+    assert_eq!(kind(""), DeviceKind::Tpm2(Tpm2Config::default()));
+    let tcti = Tcti::parse("device:/dev/tpm0").unwrap();
+    let nv_index = Some(0x0180_0100);
+    assert_eq!(
+        kind("tcti = \"device:/dev/tpm0\"\nnv_index = 0x01800100"),
+        DeviceKind::Tpm2(Tpm2Config { tcti, nv_index })
+    );
+    for (more, words) in [
+        ("tcti = \"/usr/lib/evil.so\"", "`device:` and a path"),
+        ("nv_index = 0x01c00002", "from 0x01800000"),
+        ("hpke_tier = \"sealed\"", "leave `hpke_tier` out"),
+        ("pin_file = \"/p\"", "nothing else"),
+        (
+            "[[devices]]\nname = \"u\"\nkind = \"tpm2\"",
+            "are the same one",
+        ),
+        (
+            "[[devices]]\nname = \"s\"\nkind = \"software\"\ntcti = \"tabrmd\"",
+            "nothing else",
+        ),
+    ] {
+        let message = tpm(more).unwrap_err();
+        assert!(message.contains(words), "{more}\n{message}");
+    }
+}
+
+#[test]
 fn durations_are_a_number_and_a_unit() {
     for (text, seconds) in [
         ("0s", 0),

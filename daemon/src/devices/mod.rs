@@ -27,7 +27,10 @@ mod peer;
 pub mod pkcs11;
 mod private_key;
 pub mod queue;
+mod sealing;
 pub mod software;
+#[cfg(feature = "tpm2")]
+pub mod tpm2;
 
 pub use error::DeviceError;
 pub use mlskeyd_protocol::v1::{
@@ -408,6 +411,28 @@ impl fmt::Debug for KeyBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyBlob({} bytes)", self.0.len())
     }
+}
+
+/// A public key that a device made goes out to others, who must not meet one that
+/// is none.
+fn check_public(algorithm: Algorithm, public: &[u8]) -> Result<(), DeviceError> {
+    let is_one = match algorithm {
+        Algorithm::Signature(SignatureScheme::Ed25519) => public
+            .try_into()
+            .is_ok_and(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).is_ok()),
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
+        | Algorithm::Hpke(Kem::DhKemP256) => PeerPublic::parse(Kem::DhKemP256, public).is_ok(),
+        Algorithm::Hpke(Kem::DhKemX25519) => {
+            let peer = PeerPublic::parse(Kem::DhKemX25519, public);
+            peer.is_ok_and(|peer| peer.check_order().is_ok())
+        }
+    };
+    if is_one {
+        return Ok(());
+    }
+    Err(DeviceError::Failed {
+        reason: "it made a public key that is none".to_owned(),
+    })
 }
 
 /// The random name of a generation of one device: 16 bytes, never used again.

@@ -25,12 +25,11 @@ use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
     GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
-    Way, private_key,
+    Way, private_key, sealing,
 };
 use crate::store_key::StoreKey;
 
 mod generations;
-mod sealing;
 #[cfg(test)]
 mod tests;
 
@@ -87,7 +86,7 @@ impl SoftwareDevice {
 
     fn unseal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let generation = self.generations.key(key.generation)?;
-        sealing::open(generation, &key.binding("software"), key.blob.as_bytes())
+        sealing::open_array(generation, &key.binding("software"), key.blob.as_bytes())
             .map_err(|sealing::Unauthentic| DeviceError::BadBlob)
     }
 }
@@ -163,7 +162,11 @@ impl Generate for SoftwareDevice {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        let blob = sealing::seal(generation_key, &unsealed.binding("software"), &private)?;
+        let blob = sealing::seal(
+            generation_key,
+            &unsealed.binding("software"),
+            private.as_slice(),
+        )?;
         Ok(StoredKey {
             blob: KeyBlob::new(blob),
             ..unsealed
