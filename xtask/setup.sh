@@ -2,7 +2,7 @@
 # Lists the system packages that `cargo xtask demo` or `cargo xtask test` lacks on this
 # machine, and installs them: with --yes, or after asking on a terminal.
 #
-#   setup.sh demo|demo-pkcs11|test|full [--yes]
+#   setup.sh demo|demo-pkcs11|demo-tpm2|test|full [--yes]
 #
 # Exit 0: nothing is missing (any more). Exit 1: something is, and standard error says what.
 # A shell script and no Rust, because the first thing that a fresh machine lacks is the
@@ -30,7 +30,12 @@ has() { command -v "$1" >/dev/null 2>&1; }
 # A compiler without the C library's headers and start files is of no use, so try it.
 compiles() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x c - -o /dev/null 2>/dev/null; }
 
+# The daemon is linked with these four libraries of TSS 2.0.
+tss() { has pkg-config && pkg-config --atleast-version=2.4.6 tss2-sys tss2-esys tss2-tctildr tss2-mu; }
+
 check_demo() {
+    tss || need "pkg-config and TSS 2.0 with its headers (the daemon's way to a TPM)" \
+        "pkg-config libtss2-dev" "pkgconf-pkg-config tpm2-tss-devel" "pkgconf tpm2-tss" "pkgconf-pkg-config tpm2-0-tss-devel"
     compiles || need "a C compiler and the C library's headers (Rust links through it; SQLite is built with it)" \
         "gcc libc6-dev" "gcc glibc-devel" "gcc" "gcc glibc-devel"
 }
@@ -43,6 +48,28 @@ check_demo_pkcs11() {
     softhsm
 }
 
+# Is there a file by one of these names?
+any() {
+    for file; do
+        [ -e "$file" ] && return
+    done
+    return 1
+}
+
+# TSS loads the library that speaks to a TPM by its name.
+tcti() { any "/usr/lib/"*"/libtss2-tcti-$1.so.0" "/usr/lib64/libtss2-tcti-$1.so.0" "/usr/lib/libtss2-tcti-$1.so.0"; }
+
+# A TPM in software, and the library that speaks to it.
+software_tpm() {
+    { has swtpm && tcti swtpm; } || need "swtpm (a TPM in software)" \
+        "swtpm libtss2-tcti-swtpm0" "swtpm tpm2-tss" "swtpm tpm2-tss" "swtpm libtss2-tcti-swtpm0"
+}
+
+check_demo_tpm2() {
+    check_demo
+    software_tpm
+}
+
 # Some tests act as several users: as root, or as root of a user namespace.
 maps_users() { [ "$(id -u)" -eq 0 ] || unshare --user --map-root-user --map-auto true 2>/dev/null; }
 
@@ -52,26 +79,24 @@ check_test() {
         uidmap shadow-utils shadow shadow
     softhsm
     has pkcs11-tool || need "pkcs11-tool (somebody else's program on a token)" opensc opensc opensc opensc
+    software_tpm
+    has tpm2 || need "tpm2-tools (somebody else's programs on a TPM)" tpm2-tools tpm2-tools tpm2-tools tpm2.0-tools
     has git || need "git (cargo and the tests use it)" git git git git
-}
-
-# Is there a file by one of these names?
-any() {
-    for file; do
-        [ -e "$file" ] && return
-    done
-    return 1
 }
 
 # OpenSSL's own build starts with a Perl program, which takes more than distributions' least.
 builds_openssl() { has make && perl -MFile::Compare -MFile::Copy -MFindBin -MIPC::Cmd -e 1 2>/dev/null; }
 
-# A library that bindgen loads; no program need be there.
-libclang() { any /usr/lib/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so*; }
+# A library that bindgen loads; no program need be there. Not libclang-cpp, which is another one.
+libclang() {
+    for folder in /usr/lib/llvm*/lib /usr/lib/* /usr/lib64 /usr/lib; do
+        any "$folder"/libclang.so* "$folder"/libclang-[0-9]*.so* && return
+    done
+    return 1
+}
 
 # Modules, which are not on the PATH.
 tpm2_pkcs11() { any /usr/lib/*/pkcs11/libtpm2_pkcs11.so /usr/lib64/pkcs11/libtpm2_pkcs11.so /usr/lib/pkcs11/libtpm2_pkcs11.so; }
-tcti() { any "/usr/lib/"*"/libtss2-tcti-$1.so.0" "/usr/lib64/libtss2-tcti-$1.so.0" "/usr/lib/libtss2-tcti-$1.so.0"; }
 
 # In sbin, which is not on every PATH.
 abrmd() { any /usr/sbin/tpm2-abrmd /usr/bin/tpm2-abrmd; }
@@ -81,10 +106,9 @@ check_full() {
     builds_openssl || need "make and Perl with its modules (Kryoptic, a PKCS#11 token, is built with OpenSSL)" \
         "make perl" "make perl" "make perl" "make perl"
     libclang || need "libclang (Kryoptic is built with it)" libclang-dev clang-devel clang clang-devel
-    has swtpm || need "swtpm (a TPM in software)" swtpm swtpm swtpm swtpm
     tpm2_pkcs11 || need "tpm2-pkcs11 (a PKCS#11 module on a TPM)" libtpm2-pkcs11-1 tpm2-pkcs11 tpm2-pkcs11 tpm2-pkcs11
-    { abrmd && tcti tabrmd && tcti swtpm; } || need "tpm2-abrmd (it shares a TPM out)" \
-        "tpm2-abrmd libtss2-tcti-tabrmd0 libtss2-tcti-swtpm0" tpm2-abrmd tpm2-abrmd "tpm2.0-abrmd libtss2-tcti-tabrmd0"
+    { abrmd && tcti tabrmd; } || need "tpm2-abrmd (it shares a TPM out)" \
+        "tpm2-abrmd libtss2-tcti-tabrmd0" tpm2-abrmd tpm2-abrmd "tpm2.0-abrmd libtss2-tcti-tabrmd0"
     has dbus-daemon || need "dbus-daemon (tpm2-abrmd is spoken to over a bus)" dbus-daemon dbus-daemon dbus dbus-1
 }
 
@@ -123,12 +147,15 @@ consented() {
 
 # --- the work -------------------------------------------------------------------------
 
-usage="usage: setup.sh demo|demo-pkcs11|test|full [--yes]"
+usage="usage: setup.sh demo|demo-pkcs11|demo-tpm2|test|full [--yes]"
 setup="setup --yes"
 case "${1:-}" in
 demo | test) what=$1 title=$1 ;;
 full) what=full title="test --full" setup="setup --yes --full" ;;
-demo-pkcs11) what=demo_pkcs11 title="demo --device pkcs11" ;; *) fail "$usage" ;; esac
+demo-pkcs11) what=demo_pkcs11 title="demo --device pkcs11" ;;
+demo-tpm2) what=demo_tpm2 title="demo --device tpm2" ;;
+*) fail "$usage" ;;
+esac
 case "${2:-}" in --yes) yes=yes ;; "") yes=no ;; *) fail "$usage" ;; esac
 
 find_manager

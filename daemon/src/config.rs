@@ -2,6 +2,7 @@
 //! `kind` has a default, and unknown keys are refused. `docs/mlskeyd.toml` shows all of it.
 
 mod devices;
+mod tcti;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,10 @@ use serde::de::{Deserializer, Error as _};
 use toml::Spanned;
 
 use self::devices::DeviceTable;
-pub use self::devices::{DeviceConfig, DeviceKind, PinSource, Pkcs11Config, TokenChoice};
+pub use self::devices::{
+    DeviceConfig, DeviceKind, NV_INDICES_OF_OWNER, PinSource, Pkcs11Config, TokenChoice, Tpm2Config,
+};
+pub use self::tcti::Tcti;
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;

@@ -18,7 +18,7 @@ pub use harden::{harden, lock_memory, raise_file_limit};
 
 use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
 use crate::config::Config;
-use crate::custody::{self, Custody, Devices};
+use crate::custody::{self, Configured, Custody, Devices};
 use crate::devices::queue::DeviceThreads;
 use crate::ipc::{self, Socket, SocketError};
 use crate::store::{self, Registry, SystemClock, TimeSource};
@@ -132,13 +132,19 @@ async fn serve_with_clock(
         .append(audit::Record::new("DaemonStarted", note), Durability::Now)
         .await?;
 
-    let handles = threads
-        .iter()
-        .map(|(name, thread)| (name.clone(), thread.handle()))
-        .collect();
+    let devices = threads.iter().map(|(name, thread)| {
+        let mut listed = config.devices.iter();
+        let configured = Configured {
+            handle: thread.handle(),
+            hpke_tier: listed
+                .find(|device| device.name == *name)
+                .and_then(|device| device.hpke_tier),
+        };
+        (name.clone(), configured)
+    });
     let custody = Custody::new(
         registry.clone(),
-        Devices::new(handles, config.default_device.clone()),
+        Devices::new(devices.collect(), config.default_device.clone()),
         Policy::builtin(PolicySettings {
             allow_leave: config.policy.allow_leave,
             daemon_uid: rustix::process::geteuid().as_raw(),

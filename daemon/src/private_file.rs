@@ -34,6 +34,9 @@ pub(crate) enum PrivateFileError {
     LoosePermissions { mode: u32 },
     #[error("it is not exactly {expected} bytes long")]
     Length { expected: usize },
+    #[cfg(feature = "tpm2")]
+    #[error("it is longer than {most} bytes")]
+    TooLong { most: usize },
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -53,6 +56,24 @@ pub(crate) fn read<const N: usize>(
     }
     if file.read(&mut [0])? != 0 {
         return Err(PrivateFileError::Length { expected: N });
+    }
+    Ok(bytes)
+}
+
+/// Reads a file of at most `most` bytes. On the way its content may be copied to
+/// memory that is not wiped, so it has to be encrypted.
+#[cfg(feature = "tpm2")]
+pub(crate) fn read_up_to(
+    path: &Path,
+    access: Access,
+    most: usize,
+) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
+    let file = open_checked(path, access, OpenOptions::new().read(true))?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        return Err(PrivateFileError::TooLong { most });
     }
     Ok(bytes)
 }
@@ -99,6 +120,20 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Opens a file that need not exist, mode 0600, whose content says nothing. Its
+/// directory is made if it is not there.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    make_directory(path.parent().unwrap_or(Path::new("/")))?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
 }
 
 /// Puts a file of this content in the place of the one that may be there, durably:

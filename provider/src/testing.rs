@@ -101,6 +101,7 @@ impl TestDaemon {
             devices: vec![DeviceConfig {
                 name: DEVICE.to_owned(),
                 kind: DeviceKind::Software,
+                hpke_tier: None,
             }],
             default_device: DEVICE.to_owned(),
             lifetimes: Lifetimes::default(),
@@ -164,6 +165,6 @@ impl TestDaemon {
     /// The daemon does not run, or its registry is read-only.
     pub fn sweep(&self) -> Result<Swept, CallError> {
         AdminClient::new(ClientConfig::new(self.socket(), "mlskeyd-provider tests"))
-            .sweep(&Call::default())
+            .sweep_all(&Call::default(), |_| {})
     }
 }

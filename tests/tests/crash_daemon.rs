@@ -98,7 +98,9 @@ fn every_failpoint_of_the_daemon_has_its_crash() {
     ];
     let tested: BTreeSet<String> = lists.concat().into_iter().map(str::to_owned).collect();
     let daemon = Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src");
-    assert_eq!(failpoints::in_source(&daemon), tested);
+    // Those of TPMs have tests of their own.
+    let tpm2 = failpoints::in_source(&daemon.join("devices/tpm2"));
+    assert_eq!(&failpoints::in_source(&daemon) - &tpm2, tested);
 }
 
 #[test]

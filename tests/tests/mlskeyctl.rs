@@ -4,9 +4,15 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use mlskeyd_protocol::client::{Call, Client};
+use mlskeyd_protocol::v1::{GenerateHpke, Kem, Placement};
+use mlskeyd_provider::testing::TestDaemon;
+use mlskeyd_tests::member::client;
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage};
+use rustix::process::{Pid, Signal, kill_process};
 
 const WRONG_USAGE: i32 = 2;
 const NOT_THERE: i32 = 3;
@@ -57,13 +63,22 @@ fn stderr(output: &Output) -> String {
 fn a_person_reads_tables() {
     let scene = Scene::new();
     for (arguments, words) in [
-        (&["status"][..], &["up for", "DEVICE", "ready"][..]),
+        (
+            &["status"][..],
+            &[
+                "up for",
+                "DEVICE",
+                "software *",
+                "ready",
+                "software: Ed25519, ECDSA P-256, DHKEM P-256, DHKEM X25519",
+            ][..],
+        ),
         (
             &["devices"],
             &[
-                "software *",
-                "software: Ed25519, ECDSA P-256, DHKEM P-256, DHKEM X25519",
-                "0x0002",
+                "software *  software  ready",
+                "DHKEM X25519  software  encrypted under the store key",
+                "0x0002  software",
                 "has no hardware",
             ],
         ),
@@ -87,6 +102,12 @@ fn a_program_reads_json() {
     assert_eq!(devices[0]["name"], "software");
     assert_eq!(devices[0]["state"], "ready");
     assert_eq!(devices[0]["offers"].as_array().unwrap().len(), 4);
+    let how = "encrypted under the store key";
+    assert_eq!(devices[0]["offers"][0]["how"], how);
+    assert_eq!(devices[0]["hpke_tier"], serde_json::Value::Null);
+    for none in ["facts", "counts"] {
+        assert_eq!(devices[0][none], serde_json::json!({}));
+    }
     assert_eq!(devices[0]["suites"][0]["suite"], "0x0001");
     assert_eq!(devices[0]["suites"][0]["tier"], "software");
     let identities = json(&["identities"]);
@@ -215,4 +236,70 @@ fn exit_codes_are_those_of_the_help() {
         .output()
         .unwrap();
     assert_eq!(nowhere.status.code(), Some(NOT_THERE));
+}
+
+/// A daemon with so many keys that are due, of which its own timer knows nothing;
+/// and who made them, and lives on without a claim.
+fn with_due_keys(count: usize) -> (TestDaemon, Client) {
+    let daemon = TestDaemon::start().unwrap();
+    let client = client(daemon.socket());
+    for _ in 0..count {
+        let request = GenerateHpke {
+            kem: Kem::DhKemX25519,
+            placement: Placement {
+                device: None,
+                tier: None,
+            },
+        };
+        client.generate_hpke(request, &Call::default()).unwrap();
+    }
+    daemon.pass(Duration::from_secs(8 * 24 * 3600));
+    (daemon, client)
+}
+
+fn sweep(daemon: &TestDaemon) -> Command {
+    let mut command = Command::new(programs!().ctl);
+    command.arg("--socket").arg(daemon.socket());
+    command.args(["keys", "sweep"]);
+    command
+}
+
+fn living(daemon: &TestDaemon) -> usize {
+    let mut command = Command::new(programs!().ctl);
+    command.arg("--socket").arg(daemon.socket());
+    let output = command.args(["keys", "--json"]).output().unwrap();
+    let keys: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    keys.as_array().unwrap().len()
+}
+
+#[test]
+fn a_sweep_says_in_the_end_what_all_its_portions_did() {
+    let (daemon, _client) = with_due_keys(200);
+    let output = sweep(&daemon).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(text.starts_with("200 keys destroyed; 0 wait"), "{text}");
+    // Nobody looks at how far it has come.
+    assert_eq!(stderr(&output), "");
+    assert_eq!(living(&daemon), 0);
+}
+
+#[test]
+fn a_sweep_that_a_person_ends_leaves_the_rest_for_the_next_one() {
+    let (daemon, _client) = with_due_keys(400);
+    let mut begun = sweep(&daemon)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Somewhere in the middle.
+    while living(&daemon) == 400 {
+        std::thread::yield_now();
+    }
+    // It may be done by now.
+    let _ = kill_process(Pid::from_child(&begun), Signal::INT);
+    begun.wait().unwrap();
+    let output = sweep(&daemon).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(living(&daemon), 0);
 }

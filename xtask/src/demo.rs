@@ -6,6 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,7 +24,18 @@ pub(crate) enum Device {
     Software,
     /// In a token of SoftHSM.
     Pkcs11,
+    /// In swtpm, a TPM in software.
+    Tpm2,
 }
+
+/// What a device needs for the configuration, and the program that it is, if it is one.
+struct Prepared {
+    table: String,
+    program: Option<Program>,
+}
+
+/// Where the demo looks for two ports: below those that systems give away.
+const TPM_PORTS: (u16, u16) = (12_320, 12_420);
 
 /// The user PIN of the demo's token.
 const PIN: &str = "271828";
@@ -40,7 +52,8 @@ impl Device {
         match name {
             Some("software") => Ok(Self::Software),
             Some("pkcs11") => Ok(Self::Pkcs11),
-            _ => Err("--device is software or pkcs11".to_owned()),
+            Some("tpm2") => Ok(Self::Tpm2),
+            _ => Err("--device is software, pkcs11 or tpm2".to_owned()),
         }
     }
 
@@ -49,18 +62,75 @@ impl Device {
         match self {
             Self::Software => "demo",
             Self::Pkcs11 => "demo-pkcs11",
+            Self::Tpm2 => "demo-tpm2",
         }
     }
 
-    /// Makes the device, and answers its table in the configuration.
-    fn prepare(self, stage: &Stage) -> Result<String, String> {
+    /// The cipher suite of the demo: MLS's mandatory one, unless the device keeps
+    /// the keys of another one better.
+    fn suite(self) -> &'static str {
         match self {
-            Self::Software => {
-                Ok("[[devices]]\nname = \"software\"\nkind = \"software\"\n".to_owned())
-            }
-            Self::Pkcs11 => prepare_token(stage),
+            Self::Software | Self::Pkcs11 => "1",
+            Self::Tpm2 => "2",
         }
     }
+
+    /// Makes the device.
+    fn prepare(self, stage: &Stage) -> Result<Prepared, String> {
+        let of_files = |table| Prepared {
+            table,
+            program: None,
+        };
+        match self {
+            Self::Software => {
+                let table = "[[devices]]\nname = \"software\"\nkind = \"software\"\n";
+                Ok(of_files(table.to_owned()))
+            }
+            Self::Pkcs11 => prepare_token(stage).map(of_files),
+            Self::Tpm2 => prepare_tpm(stage),
+        }
+    }
+}
+
+/// A fresh TPM.
+fn prepare_tpm(stage: &Stage) -> Result<Prepared, String> {
+    let state = stage.path("tpm");
+    std::fs::create_dir(&state).map_err(|error| format!("cannot make the TPM: {error}"))?;
+    // Two ports, one after the other, which others may take in the meantime.
+    for port in (TPM_PORTS.0..TPM_PORTS.1).step_by(2) {
+        let both = [port, port.saturating_add(1)];
+        if both.iter().any(|&port| is_taken(port)) {
+            continue;
+        }
+        let mut command = Command::new("swtpm");
+        command.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"]);
+        command
+            .arg("--tpmstate")
+            .arg(format!("dir={}", state.display()));
+        for (channel, port) in ["--server", "--ctrl"].iter().zip(both) {
+            let address = format!("type=tcp,port={port},bindaddr=127.0.0.1");
+            command.arg(channel).arg(address);
+        }
+        let mut program = stage.start("swtpm", command)?;
+        // It says to nobody when it listens.
+        while program.runs() {
+            if both.iter().all(|&port| is_taken(port)) {
+                return Ok(Prepared {
+                    table: format!(
+                        "[[devices]]\nname = \"tpm\"\nkind = \"tpm2\"\n\
+                         tcti = \"swtpm:host=127.0.0.1,port={port}\"\n"
+                    ),
+                    program: Some(program),
+                });
+            }
+            std::thread::yield_now();
+        }
+    }
+    Err("swtpm does not start".to_owned())
+}
+
+fn is_taken(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
 }
 
 /// A fresh token of a SoftHSM of its own.
@@ -122,9 +192,11 @@ pub(crate) fn build_and_run(device: Device) -> Result<(), String> {
 /// Runs the demo with the programs that are already built. Its last line is `demo: ok`.
 pub(crate) fn run(device: Device) -> Result<(), String> {
     let stage = Stage::open("mlskeyd-demo")?;
+    let prepared = device.prepare(&stage)?;
     let mut demo = Demo {
-        programs: Programs::built(&stage, device)?,
+        programs: Programs::built(&stage, device, &prepared.table)?,
         device,
+        _tpm: prepared.program,
         stage,
         step: String::new(),
         colours: colours(),
@@ -157,22 +229,22 @@ struct Programs {
     config: PathBuf,
     socket: PathBuf,
     hub: PathBuf,
+    suite: &'static str,
     apps: PathBuf,
 }
 
 impl Programs {
     /// The programs beside this one, and a fresh configuration for the daemon.
-    fn built(stage: &Stage, device: Device) -> Result<Self, String> {
+    fn built(stage: &Stage, device: Device, table: &str) -> Result<Self, String> {
         let this = std::env::current_exe()
             .map_err(|error| format!("cannot find the build directory: {error}"))?;
         let directory = this.parent().unwrap_or(Path::new(".")).to_owned();
         let (config, socket) = (stage.path("mlskeyd.toml"), stage.path("mlskeyd.sock"));
         let text = format!(
-            "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n{}",
+            "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n{table}",
             stage.path("state"),
             socket,
             stage.path("store.key"),
-            device.prepare(stage)?,
         );
         std::fs::write(&config, text)
             .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
@@ -181,6 +253,7 @@ impl Programs {
             config,
             socket,
             hub: stage.path("hub.sock"),
+            suite: device.suite(),
             apps: stage.path("apps"),
         })
     }
@@ -206,7 +279,7 @@ impl Programs {
     fn app(&self, name: &str) -> Command {
         let mut command = self.chat();
         command
-            .args(["--name", name])
+            .args(["--name", name, "--suite", self.suite])
             .arg("--dir")
             .arg(self.apps.join(name));
         command
@@ -242,6 +315,8 @@ struct Person {
 struct Demo {
     device: Device,
     programs: Programs,
+    /// Before the stage, whose directory it uses.
+    _tpm: Option<Program>,
     stage: Stage,
     /// The heading of what is happening, for an error.
     step: String,
@@ -262,6 +337,7 @@ impl Demo {
         let ready = match self.device {
             Device::Software => "ready, with its built-in software device",
             Device::Pkcs11 => "ready, with a token of SoftHSM",
+            Device::Tpm2 => "ready, with a TPM in software (swtpm)",
         };
         self.says("mlskeyd", ready);
         let mut hub = self.stage.start("hub", self.programs.hub())?;
@@ -465,13 +541,17 @@ impl Demo {
         table.lines().for_each(|line| println!("    {line}"));
         let tier = match self.device {
             Device::Software => "software",
-            Device::Pkcs11 => "hardware",
+            Device::Pkcs11 | Device::Tpm2 => "hardware",
         };
         if !table.contains(tier) {
             return Err(format!("mlskeyctl keys shows no key of tier '{tier}'"));
         }
-        if self.device == Device::Pkcs11 {
-            println!("    (As the token says. SoftHSM only plays a token in hardware.)");
+        match self.device {
+            Device::Software => {}
+            Device::Pkcs11 => {
+                println!("    (As the token says. SoftHSM only plays a token in hardware.)");
+            }
+            Device::Tpm2 => println!("    (As the TPM says. swtpm only plays one in hardware.)"),
         }
         Ok(())
     }

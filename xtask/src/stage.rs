@@ -175,6 +175,11 @@ impl Program {
         }
     }
 
+    /// Has it not ended yet?
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Sends one line, and collects the answer: any events, then a line `ok ...`.
     /// A line `error ...` is an error.
     pub(crate) fn ask(&mut self, request: &str) -> Result<Answer, String> {

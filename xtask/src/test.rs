@@ -55,6 +55,18 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
             "warnings",
         ]),
     );
+    steps.command(
+        "clippy, without TPMs",
+        cargo(&[
+            "clippy",
+            "-p",
+            "mlskeyd",
+            "--no-default-features",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    );
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     steps.command("documentation", documentation);
@@ -100,5 +112,6 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
     );
     steps.run("demo", || demo::run(demo::Device::Software));
     steps.run("demo on a token", || demo::run(demo::Device::Pkcs11));
+    steps.run("demo on a TPM", || demo::run(demo::Device::Tpm2));
     steps.finish()
 }

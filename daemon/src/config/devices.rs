@@ -1,13 +1,16 @@
 //! The devices, as the configuration names them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mlskeyd_protocol::v1::Tier;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{Mistake, count, name, optional_path, positive_duration};
+use super::{Mistake, Tcti, count, name, optional_path, positive_duration};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub struct DeviceConfig {
     pub name: String,
     /// What it is.
     pub kind: DeviceKind,
+    /// The tier of HPKE keys for which an app names none; `None`: the best.
+    pub hpke_tier: Option<Tier>,
 }
 
 /// What a device is.
@@ -25,7 +30,22 @@ pub enum DeviceKind {
     Software,
     /// A token of a PKCS#11 module.
     Pkcs11(Box<Pkcs11Config>),
+    /// A TPM 2.0.
+    Tpm2(Tpm2Config),
 }
+
+/// A TPM 2.0.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tpm2Config {
+    /// How it is reached.
+    pub tcti: Tcti,
+    /// Where in its permanent memory the device keeps 40 bytes; `None`: at a place
+    /// that follows from the store key and the device's name.
+    pub nv_index: Option<u32>,
+}
+
+/// What the TCG leaves to the owner (Registry of Reserved TPM 2.0 Handles, 2.2.3).
+pub const NV_INDICES_OF_OWNER: RangeInclusive<u32> = 0x0180_0000..=0x01bf_ffff;
 
 /// A token of a PKCS#11 module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +93,8 @@ pub(super) struct DeviceTable {
     #[serde(deserialize_with = "name")]
     pub(super) name: String,
     kind: Kind,
+    #[serde(default, deserialize_with = "optional_tier")]
+    hpke_tier: Option<Tier>,
     #[serde(default, deserialize_with = "optional_path")]
     module: Option<PathBuf>,
     token: Option<String>,
@@ -87,10 +109,25 @@ pub(super) struct DeviceTable {
     max_objects: Option<u32>,
     #[serde(default, deserialize_with = "optional_count")]
     sessions: Option<u32>,
+    tcti: Option<String>,
+    nv_index: Option<u32>,
 }
 
 fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     count(from).map(Some)
+}
+
+/// A tier by its name, as in `mlskeyctl`.
+fn optional_tier<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tier>, D::Error> {
+    let name = String::deserialize(from)?;
+    let mut tiers = [Tier::Hardware, Tier::Sealed, Tier::Software].into_iter();
+    let named = tiers.find(|tier| tier.to_string() == name);
+    let named = named.ok_or_else(|| {
+        let message =
+            format!("there is no tier {name:?}: a tier is `hardware`, `sealed` or `software`");
+        D::Error::custom(message)
+    });
+    named.map(Some)
 }
 
 fn optional_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -114,25 +151,69 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 enum Kind {
     Software,
     Pkcs11,
+    Tpm2,
 }
 
 impl DeviceTable {
+    /// Has it a setting of tokens?
+    const fn is_of_token(&self) -> bool {
+        self.module.is_some()
+            || self.token.is_some()
+            || self.serial.is_some()
+            || self.pin_file.is_some()
+            || self.pin_credential.is_some()
+            || self.environment.is_some()
+            || self.call_timeout.is_some()
+            || self.max_objects.is_some()
+            || self.sessions.is_some()
+    }
+
+    /// Has it a setting of TPMs?
+    const fn is_of_tpm(&self) -> bool {
+        self.tcti.is_some() || self.nv_index.is_some()
+    }
+
     fn check(self) -> Result<DeviceConfig, &'static str> {
+        match (self.kind, self.hpke_tier) {
+            (Kind::Software, Some(_)) => {
+                return Err(
+                    "a device of kind \"software\" keeps keys in tier software alone: leave `hpke_tier` out",
+                );
+            }
+            (Kind::Tpm2, Some(_)) => {
+                return Err(
+                    "a TPM keeps the keys of each curve in one tier: leave `hpke_tier` out",
+                );
+            }
+            (Kind::Pkcs11, Some(Tier::Software)) => {
+                return Err(
+                    "a token keeps no keys in tier software: `hpke_tier` is \"hardware\" or \"sealed\"",
+                );
+            }
+            _ => {}
+        }
         let kind = match self.kind {
-            Kind::Software => {
-                let of_tokens = self.module.is_some()
-                    || self.token.is_some()
-                    || self.serial.is_some()
-                    || self.pin_file.is_some()
-                    || self.pin_credential.is_some()
-                    || self.environment.is_some()
-                    || self.call_timeout.is_some()
-                    || self.max_objects.is_some()
-                    || self.sessions.is_some();
-                if of_tokens {
-                    return Err("a device of kind \"software\" has a name and nothing else");
-                }
-                DeviceKind::Software
+            Kind::Software if self.is_of_token() || self.is_of_tpm() => {
+                return Err("a device of kind \"software\" has a name and nothing else");
+            }
+            Kind::Software => DeviceKind::Software,
+            Kind::Tpm2 if self.is_of_token() => {
+                return Err("a device of kind \"tpm2\" has `tcti` and `nv_index`, nothing else");
+            }
+            Kind::Tpm2 => DeviceKind::Tpm2(Tpm2Config {
+                tcti: self
+                    .tcti
+                    .as_deref()
+                    .map_or(Ok(Tcti::default()), Tcti::parse)?,
+                nv_index: match self.nv_index {
+                    Some(index) if !NV_INDICES_OF_OWNER.contains(&index) => {
+                        return Err("`nv_index` is a number from 0x01800000 to 0x01bfffff");
+                    }
+                    index => index,
+                },
+            }),
+            Kind::Pkcs11 if self.is_of_tpm() => {
+                return Err("a device of kind \"pkcs11\" has neither `tcti` nor `nv_index`");
             }
             Kind::Pkcs11 => DeviceKind::Pkcs11(Box::new(Pkcs11Config {
                 module: self
@@ -169,6 +250,7 @@ impl DeviceTable {
         Ok(DeviceConfig {
             name: self.name,
             kind,
+            hpke_tier: self.hpke_tier,
         })
     }
 }
@@ -188,13 +270,11 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
             );
             return Err(Mistake::new(span, message));
         }
-        if let Some(same) = devices
-            .iter()
-            .find(|earlier| is_same_token(earlier, &device))
-        {
-            // They would count each other's keys, and try a wrong PIN twice.
+        if let Some(same) = devices.iter().find(|earlier| is_same(earlier, &device)) {
+            // They would count each other's keys, try a wrong PIN twice, or flush
+            // what the other has loaded.
             let message = format!(
-                "devices {:?} and {:?} are the same token: leave one of them out",
+                "devices {:?} and {:?} are the same one: leave one of them out",
                 same.name, device.name
             );
             return Err(Mistake::new(span, message));
@@ -205,14 +285,19 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
         devices.push(DeviceConfig {
             name: "software".into(),
             kind: DeviceKind::Software,
+            hpke_tier: None,
         });
     }
     Ok(devices)
 }
 
-fn is_same_token(one: &DeviceConfig, other: &DeviceConfig) -> bool {
-    let (DeviceKind::Pkcs11(one), DeviceKind::Pkcs11(other)) = (&one.kind, &other.kind) else {
-        return false;
-    };
-    (&one.module, &one.token, &one.environment) == (&other.module, &other.token, &other.environment)
+fn is_same(one: &DeviceConfig, other: &DeviceConfig) -> bool {
+    match (&one.kind, &other.kind) {
+        (DeviceKind::Pkcs11(one), DeviceKind::Pkcs11(other)) => {
+            (&one.module, &one.token, &one.environment)
+                == (&other.module, &other.token, &other.environment)
+        }
+        (DeviceKind::Tpm2(one), DeviceKind::Tpm2(other)) => one.tcti == other.tcti,
+        _ => false,
+    }
 }

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use mlskeyd_protocol::v1::Tier;
+
 use super::*;
 
 const SAMPLE: &str = include_str!("../../../docs/mlskeyd.toml");
@@ -107,6 +109,19 @@ fn values_are_taken() {
 }
 
 #[test]
+fn a_tier_of_hpke_keys_is_of_one_device() {
+    let token = "kind = \"pkcs11\"\nmodule = \"/m.so\"";
+    let text = format!(
+        "[[devices]]\nname = \"a\"\n{token}\ntoken = \"a\"\nhpke_tier = \"sealed\"\n\
+         [[devices]]\nname = \"b\"\n{token}\ntoken = \"b\"\nhpke_tier = \"hardware\"\n\
+         [[devices]]\nname = \"c\"\n{token}\ntoken = \"c\"\n"
+    );
+    let devices = parse(&text).unwrap().devices;
+    let tiers: Vec<_> = devices.iter().map(|device| device.hpke_tier).collect();
+    assert_eq!(tiers, [Some(Tier::Sealed), Some(Tier::Hardware), None]);
+}
+
+#[test]
 fn a_refusal_says_where_and_what_would_be_right() {
     let device = "[[devices]]\nname = \"soft\"\nkind = \"software\"\n";
     let cases = [
@@ -141,6 +156,21 @@ fn a_refusal_says_where_and_what_would_be_right() {
         ("[[devices]]\nname = \"a\"", "1:1:", "missing field `kind`"),
         (&format!("{device}{device}"), "4:1:", "a name of its own"),
         (
+            &format!("{device}hpke_tier = \"hardware\""),
+            "1:1:",
+            "leave `hpke_tier` out",
+        ),
+        (
+            "[[devices]]\nname = \"a\"\nkind = \"pkcs11\"\nhpke_tier = \"software\"",
+            "1:1:",
+            "\"hardware\" or \"sealed\"",
+        ),
+        (
+            "[[devices]]\nname = \"a\"\nkind = \"pkcs11\"\nhpke_tier = \"best\"",
+            "4:13:",
+            "there is no tier \"best\"",
+        ),
+        (
             &format!("default_device = \"sof\"\n{device}"),
             "1:18:",
             "did you mean `soft`?",
@@ -165,6 +195,40 @@ fn a_refusal_says_where_and_what_would_be_right() {
             "{text}\n{message}"
         );
         assert!(message.contains(words), "{text}\n{message}");
+    }
+}
+
+#[test]
+fn a_tpm_is_reached_by_a_known_way_and_is_one_device() {
+    let tpm = |more: &str| {
+        parse(&format!(
+            "[[devices]]\nname = \"t\"\nkind = \"tpm2\"\n{more}"
+        ))
+    };
+    let kind = |more: &str| tpm(more).unwrap().devices.remove(0).kind;
+    assert_eq!(kind(""), DeviceKind::Tpm2(Tpm2Config::default()));
+    let tcti = Tcti::parse("device:/dev/tpm0").unwrap();
+    let nv_index = Some(0x0180_0100);
+    assert_eq!(
+        kind("tcti = \"device:/dev/tpm0\"\nnv_index = 0x01800100"),
+        DeviceKind::Tpm2(Tpm2Config { tcti, nv_index })
+    );
+    for (more, words) in [
+        ("tcti = \"/usr/lib/evil.so\"", "`device:` and a path"),
+        ("nv_index = 0x01c00002", "from 0x01800000"),
+        ("hpke_tier = \"sealed\"", "leave `hpke_tier` out"),
+        ("pin_file = \"/p\"", "nothing else"),
+        (
+            "[[devices]]\nname = \"u\"\nkind = \"tpm2\"",
+            "are the same one",
+        ),
+        (
+            "[[devices]]\nname = \"s\"\nkind = \"software\"\ntcti = \"tabrmd\"",
+            "nothing else",
+        ),
+    ] {
+        let message = tpm(more).unwrap_err();
+        assert!(message.contains(words), "{more}\n{message}");
     }
 }
 

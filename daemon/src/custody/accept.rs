@@ -4,6 +4,7 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{AcceptDevice, AcceptedDevice, Failure, FailureCode};
 
+use super::admin::device_info;
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
@@ -38,7 +39,7 @@ impl Request for AcceptDevice {
         let custody = session.custody();
         let devices = &custody.devices;
         let look = |device: &mut dyn Device| accepter(device)?.look();
-        let (newcomer, _) = devices.attend(&self.device, call.deadline, look).await?;
+        let newcomer = devices.attend(&self.device, call.deadline, look).await?;
         if newcomer.own.as_ref() == Some(&newcomer.serial) {
             return Err(is_own(&self.device, &newcomer.serial));
         }
@@ -47,7 +48,7 @@ impl Request for AcceptDevice {
         session.record_newcomer(&self.device, &newcomer).await?;
         let serial = newcomer.serial.clone();
         let accept = move |device: &mut dyn Device| accepter(device)?.accept(&serial);
-        let ((), info) = devices.attend(&self.device, call.deadline, accept).await?;
+        devices.attend(&self.device, call.deadline, accept).await?;
         tracing::warn!(
             device = self.device,
             serial = ?newcomer.serial,
@@ -55,7 +56,7 @@ impl Request for AcceptDevice {
             "another token is the device's own now, by an administrator's order"
         );
         Ok(AcceptedDevice {
-            device: custody.device_info(&info),
+            device: device_info(devices.shown(&self.device)?),
             serial: newcomer.serial,
             before: newcomer.own,
         })

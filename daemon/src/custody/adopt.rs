@@ -40,6 +40,8 @@ impl Request for AdoptIdentity {
         if known.map_err(failure::of_store)?.is_some() {
             return Err(taken(&self.owner, &self.name));
         }
+        let room = custody.registry.check_takes_identity(&self.owner);
+        room.await.map_err(failure::of_store)?;
         Ok(Place {
             device: self.device.clone(),
             // Until the device has said how it keeps the key, no promise is made.

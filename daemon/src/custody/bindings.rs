@@ -67,7 +67,10 @@ impl Known {
                 .key_by_public(&signer.owner, &Bytes::from(public_key))
                 .await
                 .map_err(failure::of_store)?;
-            let Some(key) = key else { continue };
+            // One that is over is as good as destroyed.
+            let Some(key) = key.filter(|key| !registry.has_ended(key)) else {
+                continue;
+            };
             if let Binding::LeafOfKeyPackage {
                 init: Some(init), ..
             } = &key.binding

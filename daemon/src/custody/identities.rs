@@ -3,7 +3,7 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
-    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo,
+    Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo, Owner,
 };
 
 use super::generate::{Place, check_name, read_place};
@@ -45,6 +45,9 @@ impl Request for CreateIdentity {
                 Ok(Identity::Known(Box::new(info)))
             }
             None => {
+                let registry = &session.custody().registry;
+                let room = registry.check_takes_identity(&session.caller().owner);
+                room.await.map_err(failure::of_store)?;
                 let algorithm = Algorithm::Signature(self.scheme);
                 let place = read_place(session, call, &self.placement, algorithm, subject).await;
                 place.map(Identity::New)
@@ -107,6 +110,28 @@ impl Custody {
         }
     }
 
+    /// Identities with their keys. One whose key cannot be used is left out: it must
+    /// not hide the others.
+    pub(super) async fn identity_infos(
+        &self,
+        records: Vec<IdentityRecord>,
+    ) -> Vec<(Owner, IdentityInfo)> {
+        let mut infos = Vec::with_capacity(records.len());
+        for record in records {
+            match self.key(record.key).await {
+                Ok(key) => {
+                    let info = self.identity_info(&record, &key).await;
+                    infos.push((record.owner, info));
+                }
+                Err(error) => {
+                    tracing::error!(identity = record.name, owner = %record.owner, %error,
+                        "an identity is left out of the list");
+                }
+            }
+        }
+        infos
+    }
+
     /// An identity with its keys, as apps see it.
     pub(super) async fn identity_info(
         &self,
@@ -116,7 +141,7 @@ impl Custody {
         let mut retiring = Vec::new();
         for id in &record.retiring {
             match self.registry.key(*id).await {
-                Ok(Some(key)) if key.is_active() => retiring.push(self.registry.info(&key)),
+                Ok(Some(key)) if self.signs(&key) => retiring.push(self.registry.info(&key)),
                 Ok(_) => {}
                 // The others are of use all the same.
                 Err(error) => tracing::error!(key = %id, %error, "a key that retires is left out"),

@@ -1,13 +1,10 @@
-//! Making and destroying keys, step by step so that no step is lost: journal,
-//! device, registry. And the one task that destroys what is due.
+//! Making keys, step by step so that no step is lost: journal, device, registry;
+//! and which keys may be used. How they are destroyed is told in `sweep`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SignatureScheme, Swept,
-};
+use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SignatureScheme};
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
@@ -16,19 +13,13 @@ use super::{Call, Custody, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{
-    Cause, CurrentGeneration, Generation, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey,
-    StoreError, Under,
+    Cause, CurrentGeneration, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey, StoreError,
+    Under,
 };
-
-/// Most keys that are destroyed between two looks at the clock.
-const SWEEP_BATCH: usize = 64;
 
 /// How often a new key asks for a generation, when the one that it got is
 /// destroyed before it is in there.
 const GENERATION_TRIES: u32 = 3;
-
-/// How long generations wait whose device failed to destroy them.
-const STUCK_PERIOD: Duration = Duration::from_secs(60);
 
 /// What repair at start found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +29,6 @@ pub struct Repaired {
     /// Keys that were being destroyed: destroyed in the registry.
     pub destroyed: u64,
 }
-
-/// How many generations were not destroyed, for the fault of their device.
-type Stuck = u64;
 
 /// A key that is to be made or adopted, and for whom.
 pub(super) struct Order<'a> {
@@ -76,7 +64,7 @@ impl Session {
             subject.denied = Some(("rule/owner".into(), "the key is another caller's".into()));
             return Err(failure::not_found("key").about_key(id));
         }
-        usable(key)
+        self.custody().usable(key)
     }
 
     /// The caller's identity with this name, and its key.
@@ -290,7 +278,35 @@ impl Custody {
     /// A key that is there and usable, whoever owns it.
     pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
         let key = self.registry.key(id).await.map_err(failure::of_store)?;
-        usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
+        self.usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
+    }
+
+    /// Does a signature key still sign?
+    pub(super) fn signs(&self, key: &KeyRecord) -> bool {
+        key.is_active() && !self.registry.has_ended(key)
+    }
+
+    /// The key, unless it is dead, or over. That it is over is judged on the key
+    /// itself, not on what the sweep has found: whoever writes the registry's file
+    /// could hide it from that.
+    fn usable(&self, key: Arc<KeyRecord>) -> Result<Arc<KeyRecord>, Failure> {
+        let failure = match key.state {
+            LifeState::Active if self.registry.has_ended(&key) => has_ended(&key),
+            LifeState::Active => return Ok(key),
+            LifeState::Creating => failure::not_found("key"),
+            LifeState::Destroying | LifeState::Destroyed if key.is_retiring() => has_ended(&key),
+            LifeState::Destroying | LifeState::Destroyed => Failure::new(
+                FailureCode::Destroyed,
+                "the key was destroyed",
+                "it cannot come back; make a new one",
+            ),
+            LifeState::Missing => Failure::new(
+                FailureCode::KeyMissing,
+                "the registry's entry of this key cannot be used",
+                "have the administrator see `mlskeyctl keys`; nothing was deleted",
+            ),
+        };
+        Err(failure.about_key(key.id))
     }
 
     /// The generation that new HPKE keys of a device go under, made if need be.
@@ -375,7 +391,7 @@ impl Custody {
             let idle = self.registry.generations_to_destroy().await;
             let mut idle = idle.map_err(failure::of_store)?;
             idle.retain(|generation| generation.id == id);
-            self.destroy_generations(idle).await
+            self.destroy_generations(idle, None).await
         };
         if let Err(error) = undo.await {
             tracing::warn!(generation = %id, %error, "a generation that could not be made is undone at the next start");
@@ -393,139 +409,9 @@ impl Custody {
     async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
         let own = self.registry.abandon_create(id).await;
         let own = own.map_err(failure::of_store)?;
-        self.destroy_generations(own.into_iter().collect()).await?;
+        let own = own.into_iter().collect();
+        self.destroy_generations(own, None).await?;
         Ok(())
-    }
-
-    /// Destroys a key that is due, durably: tombstone, record, registry,
-    /// device. `false`: it is needed again.
-    async fn destroy_key(&self, id: KeyId) -> Result<bool, Failure> {
-        self.can_record()?;
-        match self.registry.begin_destroy(id, Cause::Due).await {
-            Ok(key) => {
-                self.finish_destroying(&key).await?;
-                let idle = self.registry.generation_to_destroy(key.generation).await;
-                let idle = idle.map_err(failure::of_store)?;
-                if idle.is_empty() {
-                    self.give_back_room(&key).await;
-                } else {
-                    self.destroy_generations(idle).await?;
-                }
-                Ok(true)
-            }
-            // A claim, or another sweep, came first.
-            Err(StoreError::NotDue(_) | StoreError::Destroyed(_)) => Ok(false),
-            Err(error) => Err(failure::of_store(error)),
-        }
-    }
-
-    async fn finish_destroying(&self, key: &KeyRecord) -> Result<(), Failure> {
-        // Before the journal forgets it: rather twice on record than never.
-        let mut record = Record::new(
-            "Destroy",
-            AuditOutcome::Noted {
-                note: why_destroyed(key).into(),
-            },
-        );
-        record.key = Some(key.id);
-        record.identity.clone_from(&key.identity);
-        record.device = Some(key.device.clone());
-        self.audit
-            .append(record, Durability::Now)
-            .await
-            .map_err(failure::of_audit)?;
-        self.registry
-            .finish_destroy(key.id)
-            .await
-            .map_err(failure::of_store)
-    }
-
-    /// Gives back what a destroyed key takes on its device, whose generation lives
-    /// on. If the device does not answer, that is given back with the generation.
-    async fn give_back_room(&self, key: &KeyRecord) {
-        if !self.devices.is_there(&key.device).await {
-            return;
-        }
-        let stored = key.stored();
-        let destroy = move |device: &mut dyn devices::Device| match device.destroyer() {
-            Some(destroyer) => destroyer.destroy_key(&stored),
-            None => Ok(()),
-        };
-        if let Err(error) = self.devices.run_own(&key.device, destroy).await {
-            tracing::warn!(key = %key.id, device = key.device, %error,
-                "what a destroyed key takes on its device is given back with its generation");
-        }
-    }
-
-    /// Destroys the generations whose last key has gone, and those whose device did
-    /// not answer: only then nothing of their keys is left, whatever copies of the
-    /// registry there are.
-    async fn destroy_all_idle(&self) -> Result<Stuck, Failure> {
-        let idle = self.registry.generations_to_destroy().await;
-        self.destroy_generations(idle.map_err(failure::of_store)?)
-            .await
-    }
-
-    /// Each device by itself: one that does not answer keeps its own generations,
-    /// and no other's.
-    async fn destroy_generations(&self, idle: Vec<Generation>) -> Result<Stuck, Failure> {
-        let mut by_device: BTreeMap<String, Vec<Generation>> = BTreeMap::new();
-        for generation in idle {
-            let of_device = by_device.entry(generation.device.clone()).or_default();
-            of_device.push(generation);
-        }
-        let devices = by_device.into_iter();
-        let each = devices.map(|(name, idle)| self.destroy_generations_of(name, idle));
-        let stuck = futures::future::try_join_all(each).await?;
-        Ok(stuck.into_iter().sum())
-    }
-
-    async fn destroy_generations_of(
-        &self,
-        device: String,
-        idle: Vec<Generation>,
-    ) -> Result<Stuck, Failure> {
-        let mut stuck: Stuck = 0;
-        let mut answers = self.devices.is_there(&device).await;
-        for generation in idle {
-            let begun = self.registry.begin_destroy_generation(generation.id).await;
-            match begun {
-                Ok(()) => {}
-                // It got a key meanwhile.
-                Err(StoreError::WrongGeneration) => continue,
-                Err(error) => return Err(failure::of_store(error)),
-            }
-            if !answers {
-                // It is on record that it is to be destroyed, when the device is
-                // ready again or with the next sweep.
-                stuck = stuck.saturating_add(1);
-                continue;
-            }
-            if let Err(error) = self.let_go(&generation).await {
-                tracing::warn!(generation = %generation.id, device, %error,
-                    "destroyed keys can be brought back from an old copy of the registry until their device lets go of them");
-                answers = false;
-                stuck = stuck.saturating_add(1);
-                continue;
-            }
-            crate::failpoint::hit("custody.generation.destroyed");
-            self.registry
-                .finish_destroy_generation(generation.id)
-                .await
-                .map_err(failure::of_store)?;
-        }
-        Ok(stuck)
-    }
-
-    async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
-        let id = generation.id;
-        let destroy = move |device: &mut dyn devices::Device| {
-            let destroyer = device
-                .destroyer()
-                .ok_or(DeviceError::CannotDo("destroy keys"))?;
-            destroyer.destroy_generation(id)
-        };
-        self.devices.run_own(&generation.device, destroy).await
     }
 
     /// Finishes what a dead predecessor began. What might be in use is never
@@ -558,108 +444,16 @@ impl Custody {
         }
         for generation in pending.generations_creating {
             // Nobody knows whether it was made: it is destroyed as if it was.
-            let begun = self.registry.begin_destroy_generation(generation.id).await;
-            begun.map_err(failure::of_store)?;
+            match self.registry.begin_destroy_generation(generation.id).await {
+                Ok(()) => {}
+                // The row of its key does not verify: both are left alone.
+                Err(StoreError::WrongGeneration) => {
+                    tracing::error!(generation = %generation.id, "a generation that was being made has a key that is not known");
+                }
+                Err(error) => return Err(failure::of_store(error)),
+            }
         }
         Ok(repaired)
-    }
-
-    /// Destroys what is due now.
-    ///
-    /// # Errors
-    /// If the registry or the audit log cannot be written, or a key is not
-    /// destroyed: the others are.
-    pub(super) async fn sweep(&self) -> Result<Swept, Failure> {
-        // Two at once would be in each other's way, and count each other's keys.
-        let _turn = self.sweeping.lock().await;
-        let mut swept = Swept::default();
-        let mut failed = None;
-        // What stopped half-way, at a full disk perhaps, goes on now.
-        let pending = self.registry.pending().await.map_err(failure::of_store)?;
-        for key in pending.destroying {
-            let begun = self.registry.begin_destroy(key.id, Cause::Due).await;
-            self.finish_destroying(&begun.map_err(failure::of_store)?)
-                .await?;
-            swept.destroyed = swept.destroyed.saturating_add(1);
-        }
-        loop {
-            let due = self
-                .registry
-                .destroyable(SWEEP_BATCH)
-                .await
-                .map_err(failure::of_store)?;
-            let before = swept.destroyed;
-            for id in due {
-                match self.destroy_key(id).await {
-                    Ok(true) => swept.destroyed = swept.destroyed.saturating_add(1),
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::warn!(key = %id, %error, "a key that is due is not destroyed");
-                        failed = Some(error);
-                    }
-                }
-            }
-            // None is due, or the same would be due for ever.
-            if swept.destroyed == before {
-                break;
-            }
-        }
-        swept.stuck = self.destroy_all_idle().await?;
-        if let Some(failure) = failed {
-            return Err(failure);
-        }
-        swept.waiting = self.registry.waiting().await.map_err(failure::of_store)?;
-        Ok(swept)
-    }
-
-    /// The one task that destroys what is due. It sleeps until something is,
-    /// and for ever while nothing can be.
-    pub async fn run_lifecycle(self: Arc<Self>) {
-        // What the devices' own threads have found out before.
-        let mut stuck = self.destroy_what_waited().await;
-        loop {
-            let next = self.registry.next_due().await;
-            let sleep = async {
-                match next {
-                    Ok(Some(wait)) => tokio::time::sleep(wait).await,
-                    Ok(None) | Err(_) => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = sleep => {
-                    match self.sweep().await {
-                        Ok(swept) => stuck = swept.stuck,
-                        Err(error) => {
-                            tracing::warn!(%error, "the sweep of due keys stopped");
-                            // What made it fail is told by a request or a restart.
-                            self.due.notified().await;
-                        }
-                    }
-                }
-                () = self.devices.one_is_ready() => stuck = self.destroy_what_waited().await,
-                // Of a device that is ready, and failed to do it.
-                () = tokio::time::sleep(STUCK_PERIOD), if stuck > 0 => {
-                    stuck = self.destroy_what_waited().await;
-                }
-                () = self.due.notified() => {}
-            }
-        }
-    }
-
-    /// Destroys on the devices what they could not be asked for earlier. Counts
-    /// what is stuck still.
-    async fn destroy_what_waited(&self) -> Stuck {
-        if self.registry.read_only_reason().is_some() {
-            return 0;
-        }
-        let _turn = self.sweeping.lock().await;
-        match self.destroy_all_idle().await {
-            Ok(stuck) => stuck,
-            Err(error) => {
-                tracing::warn!(%error, "destroyed keys wait for the next sweep to be destroyed on their device");
-                0
-            }
-        }
     }
 }
 
@@ -686,32 +480,17 @@ fn made_key(key: devices::StoredKey) -> MadeKey {
     }
 }
 
-fn why_destroyed(key: &KeyRecord) -> &'static str {
-    match (key.is_retiring(), key.adopted) {
-        (true, false) => "its identity has another key, and its grace is over",
-        (true, true) => {
-            "its identity has another key, and its grace is over; it is forgotten here, and stays on its device"
-        }
-        (false, _) => "the key is no longer needed",
-    }
-}
-
-fn usable(key: Arc<KeyRecord>) -> Result<Arc<KeyRecord>, Failure> {
-    let failure = match key.state {
-        LifeState::Active => return Ok(key),
-        LifeState::Creating => failure::not_found("key"),
-        LifeState::Destroying | LifeState::Destroyed => Failure::new(
-            FailureCode::Destroyed,
-            "the key was destroyed",
-            "it cannot come back; make a new one",
+/// Of a signature key whose identity has another one.
+fn has_ended(key: &KeyRecord) -> Failure {
+    let identity = key.identity.as_deref().unwrap_or_default();
+    Failure::new(
+        FailureCode::Destroyed,
+        format!(
+            "identity {identity:?} got another signature key, and the grace of this one is over"
         ),
-        LifeState::Missing => Failure::new(
-            FailureCode::KeyMissing,
-            "the registry's entry of this key cannot be used",
-            "have the administrator see `mlskeyctl keys`; nothing was deleted",
-        ),
-    };
-    Err(failure.about_key(key.id))
+        "have the app ask for the identity again and sign with its present key; a group that knows \
+         this one only has to be joined anew, by an external commit",
+    )
 }
 
 fn random_id() -> [u8; 16] {

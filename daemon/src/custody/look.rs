@@ -47,17 +47,11 @@ impl RegistryRequest for Identities {
     const ACTION: Action = Action::Look;
 
     async fn run(self, session: &Session) -> Result<Vec<IdentityInfo>, Failure> {
-        let registry = &session.custody().registry;
-        let records = registry
-            .identities(Some(&session.caller().owner))
-            .await
-            .map_err(failure::of_store)?;
-        let mut infos = Vec::with_capacity(records.len());
-        for record in records {
-            let key = session.custody().key(record.key).await?;
-            infos.push(session.custody().identity_info(&record, &key).await);
-        }
-        Ok(infos)
+        let custody = session.custody();
+        let own = custody.registry.identities(Some(&session.caller().owner));
+        let records = own.await.map_err(failure::of_store)?;
+        let infos = custody.identity_infos(records).await.into_iter();
+        Ok(infos.map(|(_, info)| info).collect())
     }
 }
 

@@ -27,6 +27,7 @@ mod scrub;
 mod sign;
 mod storages;
 mod subject;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod unlock;
@@ -34,7 +35,7 @@ mod unlock;
 pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
 };
-pub use devices::Devices;
+pub use devices::{Configured, Devices};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use request::{Call, RegistryRequest, Request};
@@ -67,8 +68,8 @@ pub struct Custody {
     guard: Guard,
     audit: AuditLog,
     settings: Settings,
-    /// One sweep at a time: a second one would meet keys that the first has
-    /// just destroyed.
+    /// One portion of a sweep at a time: a second one would meet keys that the
+    /// first has just destroyed.
     sweeping: tokio::sync::Mutex<()>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,

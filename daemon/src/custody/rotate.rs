@@ -60,17 +60,17 @@ impl Request for RotateIdentity {
             .key(identity.key)
             .await
             .map_err(failure::of_store)?
-            .ok_or_else(failure::internal)?;
+            .ok_or_else(|| no_entry(&self.name))?;
         subject.about_key(Arc::clone(&old));
         if matches!(identity.credential, Credential::X509(_)) {
             return Err(in_a_certificate(&self.name));
         }
-        let mut retiring = usize::from(old.is_active());
+        let custody = session.custody();
+        let mut retiring = usize::from(custody.signs(&old));
         for id in &identity.retiring {
             let key = registry.key(*id).await;
-            retiring = retiring.saturating_add(usize::from(
-                key.is_ok_and(|key| key.is_some_and(|key| key.is_active())),
-            ));
+            let signs = key.is_ok_and(|key| key.is_some_and(|key| custody.signs(&key)));
+            retiring = retiring.saturating_add(usize::from(signs));
         }
         if retiring > MAX_RETIRING {
             let full = StoreError::Limit("keys of one identity that retire");
@@ -211,6 +211,14 @@ fn no_such_identity(owner: &Owner, name: &str) -> Failure {
         FailureCode::NotFound,
         format!("{owner} has no identity {name:?}"),
         "`mlskeyctl identities` shows those that are there",
+    )
+}
+
+fn no_entry(name: &str) -> Failure {
+    Failure::new(
+        FailureCode::KeyMissing,
+        format!("the registry's entry of the key of {name:?} is gone"),
+        "have the administrator restore the registry from a copy; nothing was deleted by the daemon",
     )
 }
 

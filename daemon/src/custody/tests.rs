@@ -1,6 +1,8 @@
 //! What administrators do to identities and devices, on the one path, with
 //! devices that a test can lock, take away, and put keys on beforehand.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +23,17 @@ use crate::audit;
 use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::SoftwareDevice;
 use crate::devices::{
-    self, Accept, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, GenerationId, KeyBlob,
-    Newcomer, Start, StoredKey, Support,
+    self, Accept, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate,
+    GenerationId, KeyBlob, Newcomer, Start, StoredKey, Support, Unlocking, Way,
 };
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
 
 const PIN: &[u8] = b"a PIN of a person";
+
+/// So many keys the registry has in memory.
+const CACHED: usize = 32;
+
 const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
 
 /// A token: hardware with two keys of somebody else's on it, and a PIN.
@@ -43,8 +49,20 @@ struct Seen {
     destroyed: Vec<GenerationId>,
     /// Was it pulled out?
     away: bool,
+    /// What comes of making a key: `None`, it makes none.
+    makes: Option<Makes>,
+    made: Vec<GenerationId>,
     /// Which one was accepted; the one that is there is `new`.
     own: Option<String>,
+}
+
+/// A token makes a key, and its answer is lost.
+#[derive(Clone, Copy)]
+enum Makes {
+    /// It is there afterwards.
+    ThenIsThere,
+    /// It is pulled out in the middle.
+    ThenIsAway,
 }
 
 impl Token {
@@ -55,9 +73,13 @@ impl Token {
                 kind: "stub",
                 state,
                 reason: format!("it is {state}"),
+                facts: Vec::new(),
                 support: vec![Support {
                     algorithm: ED25519,
-                    tiers: vec![Tier::Hardware],
+                    ways: vec![Way {
+                        tier: Tier::Hardware,
+                        how: "in a stub".to_owned(),
+                    }],
                     why_no_other: String::new(),
                 }],
             }),
@@ -75,6 +97,11 @@ impl Device for Token {
             state: DeviceState::Absent,
             ..DeviceInfo::clone(&self.info)
         })
+    }
+
+    fn generator(&mut self) -> Option<&mut dyn Generate> {
+        let makes = self.seen.lock().unwrap().makes.is_some();
+        makes.then_some(self)
     }
 
     fn destroyer(&mut self) -> Option<&mut dyn Destroy> {
@@ -114,6 +141,21 @@ impl Accept for Token {
     }
 }
 
+impl Generate for Token {
+    fn create_generation(&mut self, _: GenerationId) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn generate(&mut self, request: devices::NewKey) -> Result<StoredKey, DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.made.push(request.generation);
+        seen.away = matches!(seen.makes, Some(Makes::ThenIsAway));
+        Err(DeviceError::Lost {
+            reason: "it was pulled out".to_owned(),
+        })
+    }
+}
+
 impl Destroy for Token {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         self.seen.lock().unwrap().destroyed.push(id);
@@ -122,7 +164,11 @@ impl Destroy for Token {
 }
 
 impl devices::Unlock for Token {
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
+        if self.info.reason.is_empty() {
+            // By what is below.
+            return Ok(Unlocking::WasUnlocked);
+        }
         self.seen.lock().unwrap().pins.push(pin.expose().to_vec());
         if pin.expose() != PIN || !last_try {
             let reason = "the PIN is wrong, or this is the last try".to_owned();
@@ -133,7 +179,7 @@ impl devices::Unlock for Token {
             reason: String::new(),
             ..DeviceInfo::clone(&self.info)
         });
-        Ok(())
+        Ok(Unlocking::ByThePin)
     }
 }
 
@@ -188,7 +234,10 @@ impl Bench {
         let registry = Registry::open_with_clock(
             &state,
             &[1; 32],
-            store::Settings::default(),
+            store::Settings {
+                cached: CACHED,
+                ..store::Settings::default()
+            },
             Arc::clone(&clock) as _,
         );
         let (audit, _) = AuditLog::open(&state).unwrap();
@@ -211,7 +260,11 @@ impl Bench {
         for device in devices {
             let name = device.info().name.clone();
             let thread = DeviceThreads::spawn(device, limits).unwrap();
-            handles.insert(name, thread.handle());
+            let configured = Configured {
+                handle: thread.handle(),
+                hpke_tier: None,
+            };
+            handles.insert(name, configured);
             threads.push(thread);
         }
         let policy = Policy::builtin(PolicySettings {
@@ -449,9 +502,11 @@ async fn so_many_keys_retire_at_a_time_and_no_more() {
         assert_eq!(rotated.retiring.len(), n);
         info = Some(rotated);
     }
+    let before = bench.generations();
     let full = bench.serve(to_software()).await.unwrap_err();
     assert_eq!(full.code, FailureCode::LimitReached);
     assert!(full.advice.contains("mlskeyctl identities"), "{full}");
+    assert_eq!(bench.generations(), before, "no key was begun");
     bench.assert_finished().await;
 
     bench.clock.0.fetch_add(1_001, Ordering::SeqCst);
@@ -556,11 +611,17 @@ async fn who_unlocks_a_device_is_on_record_and_the_pin_is_not() {
     );
     let failed = bench.record("UnlockDevice");
     assert_eq!(failed.device.as_deref(), Some("token"));
-    let info = unlock(PIN, true).await.unwrap();
+    let unlocked = unlock(PIN, true).await.unwrap();
+    let info = unlocked.device;
     assert_eq!((info.state, info.detail), (DeviceState::Ready, None));
+    assert!(unlocked.pin_tried);
     let served = bench.record("UnlockDevice");
     assert_eq!(served.device.as_deref(), Some("locked"));
     assert_eq!(served.caller.unwrap().owner.uid, 0);
+    // Who comes too late is told that his PIN may be wrong as well.
+    let again = unlock(b"another", true).await.unwrap();
+    assert_eq!(again.device.state, DeviceState::Ready);
+    assert!(!again.pin_tried);
     // Each PIN was tried once.
     assert_eq!(bench.seen.lock().unwrap().pins, [PIN, b"another", PIN]);
 

@@ -15,6 +15,8 @@ use crate::config::{Config, DeviceConfig, DeviceKind, StoreKeySource};
 use crate::devices::pkcs11::{HelperConfig, Pkcs11Device};
 use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::SoftwareDevice;
+#[cfg(feature = "tpm2")]
+use crate::devices::tpm2::Tpm2Device;
 use crate::devices::{Device, DeviceError, DeviceInfo, Start};
 use crate::store_key::{KEY_LEN, StoreKey, StoreKeyError};
 
@@ -195,6 +197,15 @@ fn open_device(
             let device = Pkcs11Device::new(&device.name, token, helper, &directory, key, start)?;
             Ok(Box::new(device))
         }
+        #[cfg(feature = "tpm2")]
+        DeviceKind::Tpm2(tpm) => {
+            let device = Tpm2Device::new(&device.name, tpm, &directory, key, start)?;
+            Ok(Box::new(device))
+        }
+        #[cfg(not(feature = "tpm2"))]
+        DeviceKind::Tpm2(_) => Err(DeviceError::CannotDo(
+            "be used: this mlskeyd was built without the feature `tpm2`",
+        )),
     }
 }
 
@@ -216,9 +227,11 @@ impl Unopened {
             kind: match &device.kind {
                 DeviceKind::Software => "software",
                 DeviceKind::Pkcs11(_) => "pkcs11",
+                DeviceKind::Tpm2(_) => "tpm2",
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),
+            facts: Vec::new(),
             support: Vec::new(),
         }))
     }

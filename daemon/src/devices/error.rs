@@ -142,7 +142,7 @@ impl DeviceError {
                 "put the file back from a copy of the state directory; or, if the token that is there is the right one, `mlskeyctl devices accept` it"
             }
             Self::Full { .. } => {
-                "use a cipher suite whose keys the device wraps, or have the administrator allow more"
+                "use a cipher suite whose keys the device wraps, or tier sealed; or have the administrator set `hpke_tier` for the device, or allow more"
             }
             Self::GenerationGone(_) => {
                 "put the device's data back if it was restored or reset; else the key is gone, and a new one is needed"

@@ -27,11 +27,14 @@ mod peer;
 pub mod pkcs11;
 mod private_key;
 pub mod queue;
+mod sealing;
 pub mod software;
+#[cfg(feature = "tpm2")]
+pub mod tpm2;
 
 pub use error::DeviceError;
 pub use mlskeyd_protocol::v1::{
-    Aead, Algorithm, DeviceState, Kem, KeyId, SecretBytes, SignatureScheme, Tier,
+    Aead, Algorithm, Count, DeviceState, Fact, Kem, KeyId, SecretBytes, SignatureScheme, Tier,
 };
 pub use peer::{PeerPublic, SharedSecret};
 
@@ -48,6 +51,11 @@ const ALGORITHMS: [Algorithm; 4] = [
 pub trait Device: Send {
     /// What the device is and can do, as it was last seen. Touches no hardware.
     fn info(&self) -> Arc<DeviceInfo>;
+
+    /// What tells how many it has of something, if it has only so many.
+    fn meter(&self) -> Option<Arc<dyn Meter>> {
+        None
+    }
 
     /// Can it come back by itself when it is not ready?
     fn comes_back(&self) -> bool {
@@ -118,6 +126,13 @@ pub enum Start {
     CreateIfAbsent,
     /// It must be there: without it every key of the registry is missing.
     MustExist,
+}
+
+/// Tells numbers that change with every job, to whoever asks: from memory, without
+/// waiting for anything, and least of all for the device.
+pub trait Meter: Send + Sync {
+    /// How many there are of each, as far as it is known.
+    fn counts(&self) -> Vec<Count>;
 }
 
 /// Signing. Repeating a lost call once is harmless.
@@ -194,7 +209,16 @@ pub trait Unlock {
     /// # Errors
     /// [`DeviceError::Locked`] with the reason, [`DeviceError::Absent`], and what
     /// the device says.
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError>;
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError>;
+}
+
+/// How an unlocking went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlocking {
+    /// The device took the PIN.
+    ByThePin,
+    /// It was unlocked already, and has not looked at the PIN.
+    WasUnlocked,
 }
 
 /// Taking over a signature key that somebody else made on the device.
@@ -260,6 +284,9 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// Why it is not ready; empty if it is.
     pub reason: String,
+    /// What it says of itself: for people, so bounded and without control
+    /// characters.
+    pub facts: Vec<Fact>,
     /// Every algorithm that the daemon knows, each once.
     pub support: Vec<Support>,
 }
@@ -268,12 +295,10 @@ impl DeviceInfo {
     /// The tiers in which the device keeps keys of `algorithm`; none if it does
     /// not do it at all.
     #[must_use]
-    pub fn tiers(&self, algorithm: Algorithm) -> &[Tier] {
-        let found = self
-            .support
-            .iter()
-            .find(|support| support.algorithm == algorithm);
-        found.map_or(&[], |support| support.tiers.as_slice())
+    pub fn tiers(&self, algorithm: Algorithm) -> Vec<Tier> {
+        let mut support = self.support.iter();
+        let found = support.find(|support| support.algorithm == algorithm);
+        found.map_or_else(Vec::new, Support::tiers)
     }
 }
 
@@ -282,10 +307,27 @@ impl DeviceInfo {
 pub struct Support {
     /// The algorithm.
     pub algorithm: Algorithm,
-    /// The tiers in which it keeps such keys, the best first.
-    pub tiers: Vec<Tier>,
+    /// How it keeps such keys: one way for each tier, the best first.
+    pub ways: Vec<Way>,
     /// Why it does not keep them in the other tiers, for a person to read.
     pub why_no_other: String,
+}
+
+impl Support {
+    /// The tiers in which the device keeps such keys, the best first.
+    #[must_use]
+    pub fn tiers(&self) -> Vec<Tier> {
+        self.ways.iter().map(|way| way.tier).collect()
+    }
+}
+
+/// A way to keep keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The tier that it is.
+    pub tier: Tier,
+    /// What the device does, for a person to read.
+    pub how: String,
 }
 
 /// A key to be made.
@@ -369,6 +411,28 @@ impl fmt::Debug for KeyBlob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "KeyBlob({} bytes)", self.0.len())
     }
+}
+
+/// A public key that a device made goes out to others, who must not meet one that
+/// is none.
+fn check_public(algorithm: Algorithm, public: &[u8]) -> Result<(), DeviceError> {
+    let is_one = match algorithm {
+        Algorithm::Signature(SignatureScheme::Ed25519) => public
+            .try_into()
+            .is_ok_and(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).is_ok()),
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
+        | Algorithm::Hpke(Kem::DhKemP256) => PeerPublic::parse(Kem::DhKemP256, public).is_ok(),
+        Algorithm::Hpke(Kem::DhKemX25519) => {
+            let peer = PeerPublic::parse(Kem::DhKemX25519, public);
+            peer.is_ok_and(|peer| peer.check_order().is_ok())
+        }
+    };
+    if is_one {
+        return Ok(());
+    }
+    Err(DeviceError::Failed {
+        reason: "it made a public key that is none".to_owned(),
+    })
 }
 
 /// The random name of a generation of one device: 16 bytes, never used again.

@@ -8,7 +8,7 @@ use mlskeyd_protocol::v1::{
     CreateIdentity, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke,
     GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, Looked, Open,
     Outcome, OwnedIdentity, OwnedKey, Owner, Report, RotateIdentity, SecretBytes, ServiceStatus,
-    Settle, Sign, StorageInfo, Swept, Unlock,
+    Settle, Sign, StorageInfo, Swept, Unlock, Unlocked,
 };
 use tarpc::context::Context;
 
@@ -265,7 +265,7 @@ impl Admin for AdminDoor {
         context: Context,
         options: CallOptions,
         request: Unlock,
-    ) -> Outcome<DeviceInfo> {
+    ) -> Outcome<Unlocked> {
         self.0.go(context, options, request).await
     }
 

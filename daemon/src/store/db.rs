@@ -11,7 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::error::{OpenError, StoreError};
-use super::mac::{Row, RowMac};
+use super::mac::RowMac;
+use super::row::Row;
 
 /// The database's name in the state directory.
 pub(super) const DATABASE: &str = "registry.db";

@@ -93,6 +93,17 @@ pub enum StoreError {
         /// The row's id, in hexadecimal.
         id: String,
     },
+    /// What stands beside a row's body was changed, so that it is found where it
+    /// does not belong, or not where it does. It is put right.
+    #[error(
+        "the row {id} of table {table} was hidden or moved outside of mlskeyd; it was put right: see who can write the state directory"
+    )]
+    Misplaced {
+        /// The table.
+        table: &'static str,
+        /// The row's id, in hexadecimal.
+        id: String,
+    },
     /// The disk is full or failed. The same call works when that is mended.
     #[error("the registry cannot write: {0}; free some space or check the disk, then try again")]
     Unavailable(String),

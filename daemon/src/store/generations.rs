@@ -1,10 +1,12 @@
 //! Generation keys: what keys hang under, so that they can be destroyed.
 
 use rand_core::{OsRng, RngCore};
-use rusqlite::{Connection, OptionalExtension, Params, params};
+use rusqlite::Connection;
+use rusqlite::types::Value;
 
 use super::error::StoreError;
-use super::mac::{Row, RowMac};
+use super::mac::RowMac;
+use super::row::{self, Row};
 use super::tombstones::Tombstone;
 use super::types::{CurrentGeneration, Generation, GenerationState};
 use super::writer::{Effect, Tx};
@@ -13,71 +15,37 @@ use crate::failpoint;
 
 impl Row for Generation {
     const TABLE: &'static str = "generations";
+    const COLUMNS: &'static [&'static str] = &["device", "own", "state", "idle"];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        let state = match self.state {
+            GenerationState::Creating => 0,
+            GenerationState::Current => 1,
+            GenerationState::Retired => 2,
+            GenerationState::Destroying => 3,
+            GenerationState::Destroyed => 4,
+        };
+        Ok(vec![
+            self.device.clone().into(),
+            self.own.into(),
+            state.into(),
+            self.is_idle().into(),
+        ])
+    }
 }
 
-type Raw = (Vec<u8>, Vec<u8>, Vec<u8>);
-
 /// The generation, if there is such a row and it verifies.
-pub(super) fn get(
+fn get(
     conn: &Connection,
     mac: &RowMac,
     id: &GenerationId,
 ) -> Result<Option<Generation>, StoreError> {
-    conn.prepare_cached("SELECT id, body, mac FROM generations WHERE id = ?1")?
-        .query_row([id.as_bytes()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()?
-        .map(|(id, body, tag): Raw| mac.open(&id, &body, &tag))
-        .transpose()
-}
-
-/// Those of a condition; those that do not verify are left out, and said
-/// loudly.
-pub(super) fn select(
-    conn: &Connection,
-    mac: &RowMac,
-    condition: &str,
-    params: impl Params,
-) -> Result<Vec<Generation>, StoreError> {
-    let sql = format!("SELECT id, body, mac FROM generations WHERE {condition}");
-    let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement.query_map(params, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let mut generations = Vec::new();
-    for raw in rows {
-        let (id, body, tag): Raw = raw?;
-        match mac.open(&id, &body, &tag) {
-            Ok(generation) => generations.push(generation),
-            Err(error) => tracing::error!(%error, "a generation is passed over"),
-        }
-    }
-    Ok(generations)
+    row::get(conn, mac, id.as_bytes())
 }
 
 fn put(tx: &Tx<'_>, generation: &Generation) -> Result<(), StoreError> {
-    let sealed = tx.mac.seal(generation.id.as_bytes(), generation)?;
-    let state: u8 = match generation.state {
-        GenerationState::Creating => 0,
-        GenerationState::Current => 1,
-        GenerationState::Retired => 2,
-        GenerationState::Destroying => 3,
-        GenerationState::Destroyed => 4,
-    };
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO generations (id, device, own, state, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) DO UPDATE SET state = ?4, body = ?5, mac = ?6",
-        )?
-        .execute(params![
-            generation.id.as_bytes(),
-            generation.device,
-            generation.own,
-            state,
-            sealed.body,
-            sealed.mac
-        ])?;
-    Ok(())
+    let id = Value::Blob(generation.id.as_bytes().to_vec());
+    row::put(tx.conn, tx.mac, id, generation)
 }
 
 fn require(tx: &Tx<'_>, id: &GenerationId) -> Result<Generation, StoreError> {
@@ -110,18 +78,7 @@ pub(super) fn current(
 /// The generations that take the device's new HPKE keys: one, or none. How many
 /// signature keys there are, each with a generation of its own, does not matter.
 fn currents(tx: &Tx<'_>, device: &str) -> Result<Vec<Generation>, StoreError> {
-    let mut found = select(
-        tx.conn,
-        tx.mac,
-        "own = 0 AND state = 1 AND device = ?1",
-        [device],
-    )?;
-    found.retain(|generation| {
-        generation.device == device
-            && !generation.own
-            && generation.state == GenerationState::Current
-    });
-    Ok(found)
+    row::select(tx, "own = 0 AND state = 1 AND device = ?1", [device])
 }
 
 /// Whether anything of the device is, or may be, alive.
@@ -138,6 +95,8 @@ fn creating(tx: &Tx<'_>, id: GenerationId, device: &str, own: bool) -> Generatio
         own,
         created: tx.now.observed,
         state: GenerationState::Creating,
+        living: 0,
+        has_dead: false,
     }
 }
 
@@ -197,19 +156,60 @@ pub(super) fn retire(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
     Ok(())
 }
 
-/// A new key may go only where nobody is destroying.
-pub(super) fn check_takes_keys(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+/// Counts a key that is about to be made: it may go only where nobody is
+/// destroying.
+pub(super) fn begin_key(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     // A retired one, too: it may have been the current one when it was asked for.
     let open = matches!(
         generation.state,
         GenerationState::Current | GenerationState::Retired
     );
-    if open && !generation.own {
-        Ok(())
-    } else {
-        Err(StoreError::WrongGeneration)
+    if !open || generation.own {
+        return Err(StoreError::WrongGeneration);
     }
+    let living = generation.living.saturating_add(1);
+    put(
+        tx,
+        &Generation {
+            living,
+            ..generation
+        },
+    )
+}
+
+/// A key of it was not made after all. Answers the generation.
+pub(super) fn abandon_key(
+    tx: &Tx<'_>,
+    id: &GenerationId,
+) -> Result<Option<Generation>, StoreError> {
+    one_less(tx, id, |generation| generation.has_dead)
+}
+
+/// A key of it is destroyed.
+pub(super) fn key_is_destroyed(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    one_less(tx, id, |_| true).map(|_| ())
+}
+
+/// Counts one key less. Of a generation whose row does not verify nothing is
+/// counted, since it is never destroyed.
+fn one_less(
+    tx: &Tx<'_>,
+    id: &GenerationId,
+    has_dead: impl FnOnce(&Generation) -> bool,
+) -> Result<Option<Generation>, StoreError> {
+    let generation = match get(tx.conn, tx.mac, id) {
+        Ok(Some(generation)) => generation,
+        Ok(None) | Err(StoreError::Tampered { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let generation = Generation {
+        living: generation.living.saturating_sub(1),
+        has_dead: has_dead(&generation),
+        ..generation
+    };
+    put(tx, &generation)?;
+    Ok(Some(generation))
 }
 
 /// Journals the generation of one key, together with that key.
@@ -217,7 +217,11 @@ pub(super) fn begin_own(tx: &mut Tx<'_>, id: GenerationId, device: &str) -> Resu
     if get(tx.conn, tx.mac, &id)?.is_some() {
         return Err(StoreError::Conflict("a generation of this name"));
     }
-    put(tx, &creating(tx, id, device, true))
+    let generation = Generation {
+        living: 1,
+        ..creating(tx, id, device, true)
+    };
+    put(tx, &generation)
 }
 
 /// The device has made the key: its own generation, if it has one, is real.
@@ -236,16 +240,9 @@ pub(super) fn finish_own(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), Store
     }
 }
 
-/// Without a living key, and not merely waiting for its first one: the current
-/// one, too, once all of its keys have died.
-const IDLE: &str = "NOT EXISTS (
-        SELECT 1 FROM keys WHERE generation = generations.id AND keys.state < 3)
-    AND (state != 1 OR own = 1
-        OR EXISTS (SELECT 1 FROM keys WHERE generation = generations.id))";
-
 /// Those that are to be destroyed, or have begun to be.
 pub(super) fn to_destroy(conn: &Connection, mac: &RowMac) -> Result<Vec<Generation>, StoreError> {
-    select(conn, mac, &format!("state IN (1, 2, 3) AND {IDLE}"), [])
+    row::select_only(conn, mac, "idle = 1", [])
 }
 
 /// The same, of this one only.
@@ -254,22 +251,17 @@ pub(super) fn to_destroy_of(
     mac: &RowMac,
     id: &GenerationId,
 ) -> Result<Vec<Generation>, StoreError> {
-    let condition = format!("id = ?1 AND state IN (1, 2, 3) AND {IDLE}");
-    select(conn, mac, &condition, [id.as_bytes()])
+    let found = get(conn, mac, id)?;
+    Ok(found.into_iter().filter(Generation::is_idle).collect())
 }
 
-fn holds_keys(conn: &Connection, id: &GenerationId) -> Result<bool, StoreError> {
-    Ok(conn
-        .prepare_cached("SELECT 1 FROM keys WHERE generation = ?1 AND state < 3 LIMIT 1")?
-        .exists([id.as_bytes()])?)
-}
-
-/// Journals that a generation without living keys is to be destroyed.
+/// Journals that a generation without living keys is to be destroyed. Judged on
+/// its own count: rows of keys that somebody hid or took away are no proof.
 pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     match generation.state {
         GenerationState::Destroyed => return Ok(()),
-        _ if holds_keys(tx.conn, id)? => return Err(StoreError::WrongGeneration),
+        _ if generation.living > 0 => return Err(StoreError::WrongGeneration),
         _ => {}
     }
     put(
@@ -306,7 +298,7 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), S
 
 /// A tombstone says that it is destroyed, whatever the row says.
 pub(super) fn bury(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
-    for generation in select(tx.conn, tx.mac, "id = ?1", [id.as_bytes()])? {
+    for generation in row::select::<Generation>(tx, "id = ?1", [id.as_bytes()])? {
         if generation.state != GenerationState::Destroyed {
             let state = GenerationState::Destroying;
             put(

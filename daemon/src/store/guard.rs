@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
+use rusqlite::types::Value;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
-use super::mac::{Row, RowMac, name_id};
+use super::mac::{RowMac, name_id};
+use super::row::{self, Row};
 use super::types::{GuardId, GuardMark, MAX_COMMITS};
 use super::writer::{Effect, Tx};
 use crate::failpoint;
@@ -27,14 +29,7 @@ pub(super) fn get(
     mac: &RowMac,
     of: &GuardId,
 ) -> Result<Option<GuardMark>, StoreError> {
-    let id = name_id(of)?;
-    let row: Option<(Vec<u8>, Vec<u8>)> = conn
-        .prepare_cached("SELECT body, mac FROM guards WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let row: Option<GuardRow> = row
-        .map(|(body, tag)| mac.open(&id, &body, &tag))
-        .transpose()?;
+    let row: Option<GuardRow> = row::get(conn, mac, &name_id(of)?)?;
     Ok(row.filter(|row| row.of == *of).map(|row| row.mark))
 }
 
@@ -62,13 +57,7 @@ pub(super) fn update<E>(
         of,
         mark: (*mark).clone(),
     };
-    let sealed = tx.mac.seal(&id, &row)?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO guards (id, body, mac) VALUES (?1, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET body = ?2, mac = ?3",
-        )?
-        .execute(params![id, sealed.body, sealed.mac])?;
+    row::put(tx.conn, tx.mac, Value::Blob(id.to_vec()), &row)?;
     tx.then(Effect::Guard(row.of, Arc::clone(&mark)));
     failpoint::hit("store.guard.before_commit");
     Ok(Ok(mark))

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use mlskeyd_protocol::limits::MAX_RETIRING;
 use mlskeyd_protocol::v1::{Algorithm, Bytes, KeyId, Owner};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use super::keys;
-use super::mac::{Row, RowMac, name_id};
+use super::mac::{RowMac, name_id};
+use super::row::{self, Row};
 use super::types::{GuardId, IdentityRecord, KeyRecord, MadeKey, Rotation};
 use super::writer::Tx;
 use crate::failpoint;
@@ -19,6 +21,11 @@ pub(super) const MAX_IDENTITIES: u32 = 64;
 
 impl Row for IdentityRecord {
     const TABLE: &'static str = "identities";
+    const COLUMNS: &'static [&'static str] = &["uid", "app"];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        Ok(vec![self.owner.uid.into(), self.owner.app.clone().into()])
+    }
 }
 
 /// That an identity may leave custody in one group, to this signature key.
@@ -39,13 +46,7 @@ pub(super) fn get(
     owner: &Owner,
     name: &str,
 ) -> Result<Option<IdentityRecord>, StoreError> {
-    let id = name_id(&(owner, name))?;
-    let row: Option<(Vec<u8>, Vec<u8>)> = conn
-        .prepare_cached("SELECT body, mac FROM identities WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    row.map(|(body, tag)| mac.open(&id, &body, &tag))
-        .transpose()
+    row::get(conn, mac, &name_id(&(owner, name))?)
 }
 
 /// All identities, or an owner's, by name. Those that do not verify are left
@@ -55,32 +56,25 @@ pub(super) fn list(
     mac: &RowMac,
     owner: Option<&Owner>,
 ) -> Result<Vec<IdentityRecord>, StoreError> {
-    let mut statement = conn.prepare_cached(
-        "SELECT id, body, mac FROM identities WHERE ?1 IS NULL OR (uid = ?1 AND app = ?2)",
-    )?;
-    let rows = statement.query_map(
+    let mut found: Vec<IdentityRecord> = row::select_only(
+        conn,
+        mac,
+        "?1 IS NULL OR (uid = ?1 AND app = ?2)",
         params![owner.map(|o| o.uid), owner.map(|o| &o.app)],
-        |row| {
-            Ok((
-                row.get::<_, Vec<u8>>(0)?,
-                row.get::<_, Vec<u8>>(1)?,
-                row.get::<_, Vec<u8>>(2)?,
-            ))
-        },
     )?;
-    let mut found = Vec::new();
-    for row in rows {
-        let (id, body, tag) = row?;
-        match mac.open::<IdentityRecord>(&id, &body, &tag) {
-            Ok(identity) if owner.is_none_or(|owner| identity.owner == *owner) => {
-                found.push(identity);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(%error, "an identity is passed over"),
-        }
-    }
     found.sort_by(|a, b| (&a.owner, &a.name).cmp(&(&b.owner, &b.name)));
     Ok(found)
+}
+
+/// Fails if the owner has as many identities as it may.
+pub(super) fn check_takes_one_more(conn: &Connection, owner: &Owner) -> Result<(), StoreError> {
+    let count: u32 = conn
+        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
+        .query_row(params![owner.uid, owner.app], |row| row.get(0))?;
+    if count >= MAX_IDENTITIES {
+        return Err(StoreError::Limit("identities of one app"));
+    }
+    Ok(())
 }
 
 /// Makes a journalled signature key visible together with its identity, so that
@@ -93,15 +87,7 @@ pub(super) fn create(
     if get(tx.conn, tx.mac, &identity.owner, &identity.name)?.is_some() {
         return Err(StoreError::Conflict("an identity of this name"));
     }
-    let count: u32 = tx
-        .conn
-        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
-        .query_row(params![identity.owner.uid, identity.owner.app], |row| {
-            row.get(0)
-        })?;
-    if count >= MAX_IDENTITIES {
-        return Err(StoreError::Limit("identities of one app"));
-    }
+    check_takes_one_more(tx.conn, &identity.owner)?;
     let key = finish_key(tx, &identity, made)?;
     put(tx, &identity)?;
     failpoint::hit("store.create_identity.before_commit");
@@ -149,7 +135,7 @@ fn still_retiring(tx: &Tx<'_>, keys: &[KeyId]) -> Result<Vec<KeyId>, StoreError>
     let mut still = Vec::new();
     for id in keys {
         match keys::get(tx.conn, tx.mac, id) {
-            Ok(Some(key)) if key.is_active() => still.push(*id),
+            Ok(Some(key)) if key.is_active() && !key.has_ended(tx.now.observed) => still.push(*id),
             Ok(_) => {}
             Err(error @ StoreError::Tampered { .. }) => {
                 tracing::error!(%error, "a key that retires is passed over");
@@ -178,22 +164,9 @@ fn finish_key(
     }
 }
 
-fn put(tx: &Tx<'_>, identity: &IdentityRecord) -> Result<(), StoreError> {
+pub(super) fn put(tx: &Tx<'_>, identity: &IdentityRecord) -> Result<(), StoreError> {
     let id = name_id(&(&identity.owner, &identity.name))?;
-    let sealed = tx.mac.seal(&id, identity)?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO identities (id, uid, app, body, mac) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (id) DO UPDATE SET body = ?4, mac = ?5",
-        )?
-        .execute(params![
-            id,
-            identity.owner.uid,
-            identity.owner.app,
-            sealed.body,
-            sealed.mac
-        ])?;
-    Ok(())
+    row::put(tx.conn, tx.mac, Value::Blob(id.to_vec()), identity)
 }
 
 /// Permits an identity to leave; replaces an earlier permit for the same group.
@@ -203,14 +176,8 @@ pub(super) fn permit_leave(
     signature_key: Bytes,
 ) -> Result<(), StoreError> {
     let id = name_id(&of)?;
-    let sealed = tx.mac.seal(&id, &Permit { of, signature_key })?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO permits (id, body, mac) VALUES (?1, ?2, ?3)
-             ON CONFLICT (id) DO UPDATE SET body = ?2, mac = ?3",
-        )?
-        .execute(params![id, sealed.body, sealed.mac])?;
-    Ok(())
+    let permit = Permit { of, signature_key };
+    row::put(tx.conn, tx.mac, Value::Blob(id.to_vec()), &permit)
 }
 
 /// The signature key to which the identity may leave.
@@ -219,14 +186,7 @@ pub(super) fn leave_permit(
     mac: &RowMac,
     of: &GuardId,
 ) -> Result<Option<Bytes>, StoreError> {
-    let id = name_id(of)?;
-    let row: Option<(Vec<u8>, Vec<u8>)> = conn
-        .prepare_cached("SELECT body, mac FROM permits WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
-    let permit: Option<Permit> = row
-        .map(|(body, tag)| mac.open(&id, &body, &tag))
-        .transpose()?;
+    let permit: Option<Permit> = row::get(conn, mac, &name_id(of)?)?;
     Ok(permit.map(|permit| permit.signature_key))
 }
 

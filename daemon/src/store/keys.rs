@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{Algorithm, Bytes, KeyId, Owner};
-use rusqlite::{Connection, OptionalExtension, Params, Row as SqlRow, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::error::StoreError;
 use super::generations;
-use super::mac::{Row, RowMac, decode};
+use super::mac::{RowMac, decode};
+use super::row::{self, Row};
 use super::tombstones::Tombstone;
 use super::types::{
     Binding, Cause, ConnectionId, Generation, KeyRecord, LifeState, MadeKey, NewKey, Rebind, Under,
@@ -27,6 +29,59 @@ pub(super) const MAX_UNCLAIMED: u32 = 8192;
 
 impl Row for KeyRecord {
     const TABLE: &'static str = "keys";
+    const COLUMNS: &'static [&'static str] = &[
+        "uid",
+        "app",
+        "public_key",
+        "generation",
+        "state",
+        "wait",
+        "since",
+        "run",
+        "connection",
+        "not_after",
+        "expired",
+        "ends",
+    ];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        let (wait, since, run, connection) = match self.wait {
+            Wait::None => (None, None, None, None),
+            Wait::Open {
+                run,
+                connection,
+                since,
+            } => (Some(1), Some(since), Some(run), Some(connection.0)),
+            Wait::Orphan { since } => (Some(2), Some(since), None, None),
+            Wait::Released { since } => (Some(3), Some(since), None, None),
+            Wait::Unnamed { since } => (Some(4), Some(since), None, None),
+        };
+        let not_after = match self.binding {
+            Binding::Init { not_after, .. } if self.is_active() => Some(not_after),
+            _ => None,
+        };
+        let state = match self.state {
+            LifeState::Creating => 0,
+            LifeState::Active | LifeState::Missing => 1,
+            LifeState::Destroying => 2,
+            LifeState::Destroyed => 3,
+        };
+        let optional = |number: Option<u64>| number.map(column).into();
+        Ok(vec![
+            self.owner.uid.into(),
+            self.owner.app.clone().into(),
+            self.public_key.0.clone().into(),
+            self.generation.as_bytes().to_vec().into(),
+            state.into(),
+            wait.into(),
+            optional(since),
+            optional(run),
+            optional(connection),
+            optional(not_after),
+            optional(self.expired_since),
+            optional(self.ends.filter(|_| self.is_active())),
+        ])
+    }
 }
 
 /// A row as SQLite gives it.
@@ -99,26 +154,6 @@ fn require(tx: &Tx<'_>, id: &KeyId) -> Result<KeyRecord, StoreError> {
     get(tx.conn, tx.mac, id)?.ok_or(StoreError::NotFound("key"))
 }
 
-/// Keys in the order of a query; those that do not verify are left out, and
-/// said loudly: one bad row must not stop the work on the others.
-pub(super) fn select(
-    conn: &Connection,
-    mac: &RowMac,
-    condition: &str,
-    params: impl Params,
-) -> Result<Vec<KeyRecord>, StoreError> {
-    let sql = format!("SELECT id, body, mac FROM keys WHERE {condition}");
-    let mut statement = conn.prepare_cached(&sql)?;
-    let mut keys = Vec::new();
-    for raw in statement.query_map(params, Raw::read)? {
-        match raw?.verify(mac) {
-            Ok(key) => keys.push(key),
-            Err(error) => tracing::error!(%error, "a key is passed over"),
-        }
-    }
-    Ok(keys)
-}
-
 /// A page of all keys, ordered by id; rows that do not verify show as missing.
 pub(super) fn page(
     conn: &Connection,
@@ -146,55 +181,8 @@ pub(super) fn page(
 
 /// Writes the row, and tells the cache when that is durable.
 pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
-    let sealed = tx.mac.seal(key.id.as_bytes(), &key)?;
-    let (wait, since, run, connection) = match key.wait {
-        Wait::None => (None, None, None, None),
-        Wait::Open {
-            run,
-            connection,
-            since,
-        } => (Some(1), Some(since), Some(run), Some(connection.0)),
-        Wait::Orphan { since } => (Some(2), Some(since), None, None),
-        Wait::Released { since } => (Some(3), Some(since), None, None),
-        Wait::Unnamed { since } => (Some(4), Some(since), None, None),
-    };
-    let not_after = match key.binding {
-        Binding::Init { not_after, .. } if key.state == LifeState::Active => Some(not_after),
-        _ => None,
-    };
-    let ends = key.ends.filter(|_| key.state == LifeState::Active);
-    let state: u8 = match key.state {
-        LifeState::Creating => 0,
-        LifeState::Active | LifeState::Missing => 1,
-        LifeState::Destroying => 2,
-        LifeState::Destroyed => 3,
-    };
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO keys (id, uid, app, public_key, generation, state, wait, since, run,
-               connection, not_after, expired, ends, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-             ON CONFLICT (id) DO UPDATE SET public_key = ?4, state = ?6, wait = ?7, since = ?8,
-               run = ?9, connection = ?10, not_after = ?11, expired = ?12, ends = ?13, body = ?14,
-               mac = ?15",
-        )?
-        .execute(params![
-            key.id.as_bytes(),
-            key.owner.uid,
-            key.owner.app,
-            key.public_key.0,
-            key.generation.as_bytes(),
-            state,
-            wait,
-            since.map(column),
-            run.map(column),
-            connection.map(column),
-            not_after.map(column),
-            key.expired_since.map(column),
-            ends.map(column),
-            sealed.body,
-            sealed.mac,
-        ])?;
+    let id = Value::Blob(key.id.as_bytes().to_vec());
+    row::put(tx.conn, tx.mac, id, &key)?;
     tx.then(Effect::Key(Arc::new(key)));
     Ok(())
 }
@@ -209,7 +197,7 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
     }
     let generation = match new.generation {
         Under::Shared(id) => {
-            generations::check_takes_keys(tx, &id)?;
+            generations::begin_key(tx, &id)?;
             id
         }
         Under::Own(id) => {
@@ -310,7 +298,7 @@ fn has_twin(tx: &Tx<'_>, key: &KeyRecord, public_key: &Bytes) -> Result<bool, St
 }
 
 /// Gives a signature key its end, unless it is destroyed already; answers whether
-/// it goes on until then.
+/// it signs on until then.
 pub(super) fn retire(tx: &mut Tx<'_>, id: &KeyId, grace: Duration) -> Result<bool, StoreError> {
     let key = require(tx, id)?;
     match key.state {
@@ -318,9 +306,13 @@ pub(super) fn retire(tx: &mut Tx<'_>, id: &KeyId, grace: Duration) -> Result<boo
         LifeState::Destroying | LifeState::Destroyed => return Ok(false),
         LifeState::Creating | LifeState::Missing => return Err(StoreError::NotFound("key")),
     }
-    let ends = Some(tx.now.observed.saturating_add(seconds(grace)));
+    let ends = tx.now.observed.saturating_add(seconds(grace));
+    // An end that it has is never put off.
+    let ends = key.ends.map_or(ends, |before| before.min(ends));
+    let signs_on = ends > tx.now.observed;
+    let ends = Some(ends);
     put(tx, KeyRecord { ends, ..key })?;
-    Ok(true)
+    Ok(signs_on)
 }
 
 /// Drops a journalled key that the device did not make, or has destroyed.
@@ -339,7 +331,7 @@ pub(super) fn abandon_create(
         .prepare_cached("DELETE FROM keys WHERE id = ?1")?
         .execute([id.as_bytes()])?;
     tx.then(Effect::KeyRemoved(*id));
-    let generation = generations::get(tx.conn, tx.mac, &key.generation)?;
+    let generation = generations::abandon_key(tx, &key.generation)?;
     Ok(generation.filter(|generation| generation.own))
 }
 
@@ -384,6 +376,7 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreErr
             return Err(StoreError::Conflict("a living key of this name"));
         }
     }
+    generations::key_is_destroyed(tx, &key.generation)?;
     put(
         tx,
         KeyRecord {
@@ -403,7 +396,7 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreErr
 pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreError> {
     for stone in stones {
         let keys = match stone {
-            Tombstone::Key(id, _) => select(tx.conn, tx.mac, "id = ?1", [id.as_bytes()])?,
+            Tombstone::Key(id, _) => row::select(tx, "id = ?1", [id.as_bytes()])?,
             Tombstone::Generation(id) => {
                 generations::bury(tx, id)?;
                 under_generation(tx, id)?
@@ -428,12 +421,7 @@ pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreErr
 }
 
 fn under_generation(tx: &Tx<'_>, id: &GenerationId) -> Result<Vec<KeyRecord>, StoreError> {
-    select(
-        tx.conn,
-        tx.mac,
-        "generation = ?1 AND state < 3",
-        [id.as_bytes()],
-    )
+    row::select(tx, "generation = ?1 AND state < 3", [id.as_bytes()])
 }
 
 /// Changes bindings, all or none.
@@ -472,13 +460,9 @@ pub(super) fn bind(
 /// The connection is gone: its keys that were never claimed become orphans.
 pub(super) fn orphan(tx: &mut Tx<'_>, connection: ConnectionId) -> Result<(), StoreError> {
     let run = tx.live.meta.run;
-    let keys = select(
-        tx.conn,
-        tx.mac,
-        "run = ?1 AND connection = ?2",
-        params![column(run), column(connection.0)],
-    )?;
-    for key in keys {
+    let of_connection = "run = ?1 AND connection = ?2";
+    let connection = (column(run), column(connection.0));
+    for key in row::select::<KeyRecord>(tx, of_connection, connection)? {
         put(
             tx,
             KeyRecord {

@@ -1,28 +1,18 @@
-//! A row as it lies in the database: a body and a MAC over it.
-//!
-//! What a row says stands in its body alone. The columns beside it only find
-//! rows, so what they say is never believed: whoever changes them can hide a
-//! row, as by deleting it, but not make it say something else.
+//! The MAC over the bodies of rows.
 
 use hmac::{Hmac, Mac};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
+use super::row::Row;
 
 /// Length of a row's MAC, in bytes.
 const MAC_LEN: usize = 16;
 
 /// Version of all bodies; part of what is authenticated.
 const BODY_VERSION: u8 = 1;
-
-/// What a table's body column holds.
-pub(super) trait Row: Serialize + DeserializeOwned {
-    /// The table.
-    const TABLE: &'static str;
-}
 
 /// A row as it is written.
 pub(super) struct Sealed {

@@ -21,6 +21,7 @@ mod keys;
 mod mac;
 mod open;
 mod reader;
+mod row;
 mod scrub;
 #[cfg(test)]
 mod tests;
@@ -259,14 +260,14 @@ impl Registry {
     pub async fn pending(&self) -> Result<Pending, StoreError> {
         self.write(|tx| {
             let mut pending = Pending::default();
-            for key in keys::select(tx.conn, tx.mac, "state IN (0, 2)", [])? {
+            for key in row::select::<KeyRecord>(tx, "state IN (0, 2)", [])? {
                 match key.state {
                     LifeState::Creating => pending.creating.push(key),
                     LifeState::Destroying => pending.destroying.push(key),
                     _ => {}
                 }
             }
-            for generation in generations::select(tx.conn, tx.mac, "state IN (0, 3)", [])? {
+            for generation in row::select::<Generation>(tx, "state IN (0, 3)", [])? {
                 match generation.state {
                     GenerationState::Creating => pending.generations_creating.push(generation),
                     GenerationState::Destroying => pending.generations_destroying.push(generation),
@@ -442,11 +443,23 @@ impl Registry {
 
 /// Identities, permits to leave, guard marks.
 impl Registry {
+    /// Has the owner room for one more identity? To be asked before a device makes
+    /// a key in vain; [`Self::create_identity`] asks again.
+    ///
+    /// # Errors
+    /// [`StoreError::Limit`] if not.
+    pub async fn check_takes_identity(&self, owner: &Owner) -> Result<(), StoreError> {
+        let owner = owner.clone();
+        self.read(move |reading| identities::check_takes_one_more(reading.conn, &owner))
+            .await
+    }
+
     /// Makes a journalled signature key visible, together with its identity.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if there is an identity of this name: the key
-    /// stays journalled, and is to be destroyed and abandoned.
+    /// [`StoreError::Conflict`] if there is an identity of this name,
+    /// [`StoreError::Limit`] if there are too many: the key stays journalled, and is
+    /// to be destroyed and abandoned.
     pub async fn create_identity(
         &self,
         identity: IdentityRecord,
@@ -708,6 +721,15 @@ impl Registry {
         self.read(|reading| reading.counts()).await
     }
 
+    /// Is the key's end over, as its own authenticated row says? It may not be
+    /// destroyed yet, and if somebody hid it from the sweep it never is. Judged by
+    /// observed time, so that no date ends a key or keeps it.
+    #[must_use]
+    pub fn has_ended(&self, key: &KeyRecord) -> bool {
+        let clock = self.shared.clock.as_ref();
+        key.is_retiring() && clock.is_some_and(|clock| key.has_ended(clock.now().observed))
+    }
+
     /// The key as apps and administrators see it.
     #[must_use]
     pub fn info(&self, key: &KeyRecord) -> KeyInfo {
@@ -732,10 +754,16 @@ impl Registry {
     /// Verifies the next `batch` rows; for a background pass over all.
     ///
     /// # Errors
-    /// As any reading. Rows that do not verify are no error but listed.
+    /// As any reading. Rows that do not verify are no error but listed; so are those
+    /// that are misplaced, which are then put right.
     pub async fn scrub(&self, from: ScrubPosition, batch: u32) -> Result<Scrubbed, StoreError> {
-        self.read(move |reading| scrub::scrub(reading, from, batch))
-            .await
+        let scrubbed = self.read(move |reading| scrub::scrub(reading, from, batch));
+        let (scrubbed, disorder) = scrubbed.await?;
+        if let Some(disorder) = disorder {
+            self.write(move |tx| scrub::put_right(tx, &disorder))
+                .await?;
+        }
+        Ok(scrubbed)
     }
 }
 

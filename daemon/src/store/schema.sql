@@ -42,10 +42,13 @@ CREATE TABLE generations (
     device TEXT NOT NULL,
     own INTEGER NOT NULL,
     state INTEGER NOT NULL,
+    -- Is it to be destroyed?
+    idle INTEGER NOT NULL,
     body BLOB NOT NULL,
     mac BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generations_alive ON generations (state) WHERE state != 4;
+CREATE INDEX generations_idle ON generations (idle) WHERE idle = 1;
 CREATE INDEX generations_shared ON generations (device) WHERE own = 0 AND state = 1;
 
 CREATE TABLE identities (

@@ -1,5 +1,7 @@
 //! The registry's rules: opening, the journal, rows, group commit.
 
+mod columns;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

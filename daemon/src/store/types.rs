@@ -246,7 +246,8 @@ impl KeyRecord {
         matches!(self.wait, Wait::Released { .. } | Wait::Unnamed { .. })
     }
 
-    /// Is it usable?
+    /// Is it alive? One that retires is not usable for ever: see
+    /// [`Registry::has_ended`](super::Registry::has_ended).
     #[must_use]
     pub const fn is_active(&self) -> bool {
         matches!(self.state, LifeState::Active)
@@ -256,6 +257,12 @@ impl KeyRecord {
     #[must_use]
     pub const fn is_retiring(&self) -> bool {
         self.ends.is_some()
+    }
+
+    /// Is it over, whether or not it is destroyed yet? `observed` is the observed
+    /// time.
+    pub(super) fn has_ended(&self, observed: u64) -> bool {
+        self.ends.is_some_and(|ends| ends <= observed)
     }
 
     /// What the key is known to be for.
@@ -330,6 +337,26 @@ pub struct Generation {
     pub created: u64,
     /// Where it is in its life.
     pub state: GenerationState,
+    /// Its keys that are not destroyed, those that are being made included.
+    pub(super) living: u64,
+    /// Was one of its keys destroyed?
+    pub(super) has_dead: bool,
+}
+
+impl Generation {
+    /// Is it to be destroyed, or does that go on? It has no living key, and does
+    /// not merely wait for its first one: the current one, too, once all of its
+    /// keys have died, and one whose only key was given up while it was made.
+    #[must_use]
+    pub(super) const fn is_idle(&self) -> bool {
+        let waits_for_keys = match self.state {
+            GenerationState::Creating => !self.own,
+            GenerationState::Current => !self.own && !self.has_dead,
+            GenerationState::Retired | GenerationState::Destroying => false,
+            GenerationState::Destroyed => return false,
+        };
+        self.living == 0 && !waits_for_keys
+    }
 }
 
 /// Where a generation is in its life.

@@ -76,6 +76,32 @@ impl AdminClient {
             pool: Arc::new(Pool::new(config, Service::Admin)),
         }
     }
+
+    /// Destroys all that is due now, portion by portion, each within the call's
+    /// deadline. `so_far` is told what was done while there is more to do.
+    ///
+    /// # Errors
+    /// See [`CallError`]. What was destroyed before stays so, and the rest is due
+    /// still.
+    pub fn sweep_all(
+        &self,
+        call: &Call<'_>,
+        mut so_far: impl FnMut(&Swept),
+    ) -> Result<Swept, CallError> {
+        let mut destroyed = 0_u64;
+        loop {
+            let portion = self.sweep(call)?;
+            destroyed = destroyed.saturating_add(portion.destroyed);
+            let swept = Swept {
+                destroyed,
+                ..portion
+            };
+            if !swept.more {
+                return Ok(swept);
+            }
+            so_far(&swept);
+        }
+    }
 }
 
 fn other_reply(method: &str) -> CallError {
@@ -159,7 +185,7 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     /// Drops all claims of a storage whose database is gone; answers how many
     /// records that were.
     forget_storage = ForgetStorage(owner: Owner, name: &str) -> u32, Harmless;
-    /// Destroys what is due now.
+    /// Destroys a portion of what is due now.
     sweep = Sweep() -> Swept, Harmless;
     /// Gives an identity a new signature key. Not repeated when the reply is
     /// lost, since each makes a key.
@@ -168,7 +194,7 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     /// when the reply is lost: the second one would meet the first.
     adopt_identity = AdoptIdentity(request: AdoptIdentity) -> IdentityInfo, Never;
     /// Unlocks a device. Never repeated: the device counts wrong PINs.
-    unlock = Unlock(request: Unlock) -> DeviceInfo, Never;
+    unlock = Unlock(request: Unlock) -> Unlocked, Never;
     /// Makes the token that is there the device's own. Not repeated when the reply is
     /// lost: another one may be there by then.
     accept_device = AcceptDevice(request: AcceptDevice) -> AcceptedDevice, Never;

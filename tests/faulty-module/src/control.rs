@@ -85,6 +85,22 @@ impl Control {
         Shared::is_out(self.shared.presence())
     }
 
+    /// Logs the token out, as another program can on some: all sessions with it are
+    /// public from the next call on, and its private objects hidden.
+    pub fn log_out(&self) {
+        self.shared.log_out();
+    }
+
+    /// The token says that one more wrong PIN would lock it.
+    pub fn set_pin_final_try(&self, final_try: bool) {
+        set(&self.shared.pin_final_try, final_try);
+    }
+
+    /// The token says that its PIN is locked.
+    pub fn set_pin_locked(&self, locked: bool) {
+        set(&self.shared.pin_locked, locked);
+    }
+
     /// How often the function was called, by all processes so far; a call that
     /// only asks for a length is none.
     #[must_use]

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLock};
 
-use cryptoki_sys::{CK_RV, CKR_DEVICE_REMOVED, CKR_OK, CKR_TOKEN_NOT_PRESENT};
+use cryptoki_sys::{CK_RV, CK_SESSION_HANDLE, CKR_DEVICE_REMOVED, CKR_OK, CKR_TOKEN_NOT_PRESENT};
 
 use crate::fault::{Fault, Function};
 use crate::sessions::Sessions;
@@ -30,9 +30,33 @@ pub(crate) enum About {
 pub(crate) struct Forwarder {
     pub(crate) shared: &'static Shared,
     pub(crate) sessions: Sessions,
-    /// The presence of the token for which the sessions are. Held for reading
-    /// over each forwarded call, so that no session is closed under it.
-    seen: RwLock<u64>,
+    /// Held for reading over each forwarded call, so that no session is closed or
+    /// logged out under it.
+    seen: RwLock<Seen>,
+}
+
+/// For which the sessions are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    presence: u64,
+    logouts: u64,
+}
+
+impl Seen {
+    fn now(shared: &Shared) -> Self {
+        Self {
+            presence: shared.presence(),
+            logouts: shared.logouts(),
+        }
+    }
+}
+
+/// What ends sessions, or their login.
+pub(crate) struct Ending<C, L> {
+    /// Closes all sessions of the real module.
+    pub(crate) close_all: C,
+    /// Logs out the tokens of these sessions.
+    pub(crate) log_out: L,
 }
 
 impl Forwarder {
@@ -40,23 +64,23 @@ impl Forwarder {
         Self {
             shared,
             sessions: Sessions::default(),
-            seen: RwLock::new(shared.presence()),
+            seen: RwLock::new(Seen::now(shared)),
         }
     }
 
-    /// Makes the call by `real`, unless something is wrong. `close_all` closes
-    /// all sessions of the real module, and `crash` ends the process.
+    /// Makes the call by `real`, unless something is wrong. `crash` ends the
+    /// process.
     pub(crate) fn call(
         &self,
         call: Call,
-        close_all: impl FnOnce(),
+        ending: Ending<impl FnOnce(), impl FnOnce(&[CK_SESSION_HANDLE])>,
         crash: impl FnOnce(),
         real: impl FnOnce() -> CK_RV,
     ) -> CK_RV {
         if let Some(function) = call.function {
             self.shared.count(function);
         }
-        let out = self.look(close_all);
+        let out = self.look(ending);
         match call.about {
             About::Session if out => return CKR_DEVICE_REMOVED,
             About::Token if out => return CKR_TOKEN_NOT_PRESENT,
@@ -88,23 +112,26 @@ impl Forwarder {
     }
 
     /// Is the token out? If it went or came since the last call, its sessions
-    /// are no more.
-    fn look(&self, close_all: impl FnOnce()) -> bool {
-        let now = self.shared.presence();
+    /// are no more; if it was logged out, they are.
+    fn look(&self, ending: Ending<impl FnOnce(), impl FnOnce(&[CK_SESSION_HANDLE])>) -> bool {
+        let now = Seen::now(self.shared);
         let seen = *self.seen.read().unwrap_or_else(PoisonError::into_inner);
         if seen == now {
-            return Shared::is_out(now);
+            return Shared::is_out(now.presence);
         }
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        let now = self.shared.presence();
-        if *seen != now {
-            if !Shared::is_out(now) {
-                close_all();
+        let now = Seen::now(self.shared);
+        let out = Shared::is_out(now.presence);
+        if seen.presence != now.presence {
+            if !out {
+                (ending.close_all)();
             }
             self.sessions.clear(self.shared);
-            *seen = now;
+        } else if seen.logouts != now.logouts && !out {
+            (ending.log_out)(&self.sessions.one_of_each_slot());
         }
-        Shared::is_out(now)
+        *seen = now;
+        out
     }
 
     pub(crate) fn is_out(&self) -> bool {

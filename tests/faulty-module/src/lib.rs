@@ -20,8 +20,8 @@ mod shared;
 
 pub use control::Control;
 pub use cryptoki_sys::{
-    CK_RV, CKR_DEVICE_ERROR, CKR_DEVICE_MEMORY, CKR_DEVICE_REMOVED, CKR_SESSION_COUNT,
-    CKR_TOKEN_NOT_PRESENT,
+    CK_RV, CKR_DEVICE_ERROR, CKR_DEVICE_MEMORY, CKR_DEVICE_REMOVED, CKR_PIN_LOCKED,
+    CKR_SESSION_COUNT, CKR_TOKEN_NOT_PRESENT, CKR_USER_NOT_LOGGED_IN,
 };
 pub use fault::{Fault, Function};
 pub use library::library;

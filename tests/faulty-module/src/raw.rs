@@ -21,7 +21,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use crate::control::Control;
 use crate::fault::Function;
-use crate::forward::{About, Call, Forwarder};
+use crate::forward::{About, Call, Ending, Forwarder};
 use crate::shared::Shared;
 
 /// Maps the file for as long as the process lives.
@@ -118,8 +118,11 @@ fn call(
         return CKR_CRYPTOKI_NOT_INITIALIZED;
     };
     let call = Call { function, about };
-    let close = || close_all(&module.real);
-    module.forwarder.call(call, close, crash, || make(module))
+    let ending = Ending {
+        close_all: || close_all(&module.real),
+        log_out: |sessions: &[CK_SESSION_HANDLE]| log_out(&module.real, sessions),
+    };
+    module.forwarder.call(call, ending, crash, || make(module))
 }
 
 fn crash() {
@@ -145,6 +148,17 @@ fn close_all(real: &CK_FUNCTION_LIST) {
     for slot in slots.into_iter().take(count) {
         // SAFETY: it takes any number.
         unsafe { close(slot) };
+    }
+}
+
+/// Logs out the tokens of these sessions.
+fn log_out(real: &CK_FUNCTION_LIST, sessions: &[CK_SESSION_HANDLE]) {
+    let Some(log_out) = real.C_Logout else {
+        return;
+    };
+    for session in sessions {
+        // SAFETY: it takes any number.
+        unsafe { log_out(*session) };
     }
 }
 
@@ -489,7 +503,14 @@ unsafe extern "C" fn C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) ->
 
 unsafe extern "C" fn C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) -> CK_RV {
     call(Some(Function::GetTokenInfo), About::Token, |module| {
-        real!(module, C_GetTokenInfo(slot, info))
+        let result = real!(module, C_GetTokenInfo(slot, info));
+        // SAFETY: the caller's pointer.
+        if let Some(info) = unsafe { info.as_mut() }
+            && result == CKR_OK
+        {
+            info.flags |= module.forwarder.shared.pin_flags();
+        }
+        result
     })
 }
 

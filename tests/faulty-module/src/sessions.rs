@@ -59,6 +59,16 @@ impl Sessions {
         show(&all, shared);
     }
 
+    /// One session with each token.
+    pub(crate) fn one_of_each_slot(&self) -> Vec<CK_SESSION_HANDLE> {
+        let all = self.all();
+        let by_slot: HashMap<_, _> = all
+            .iter()
+            .map(|(it, session)| (session.slot, *it))
+            .collect();
+        by_slot.into_values().collect()
+    }
+
     /// A search was begun, or finished.
     pub(crate) fn finds(&self, shared: &Shared, session: CK_SESSION_HANDLE, finds: bool) {
         let mut all = self.all();

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cryptoki_sys::{
-    CK_MECHANISM_TYPE, CKM_AES_KEY_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
+    CK_FLAGS, CK_MECHANISM_TYPE, CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED, CKM_AES_KEY_GEN,
+    CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_MONTGOMERY_KEY_PAIR_GEN,
 };
 
 use crate::fault::{Fault, Function};
@@ -17,6 +18,10 @@ pub(crate) struct Shared {
     slots: [Slot; Function::COUNT],
     /// Odd: the token is out. It grows with each time that it goes or comes.
     presence: AtomicU64,
+    /// How often somebody else logged the token out.
+    logouts: AtomicU64,
+    pub(crate) pin_final_try: AtomicU64,
+    pub(crate) pin_locked: AtomicU64,
     pub(crate) sessions_open: AtomicU64,
     pub(crate) sessions_peak: AtomicU64,
     pub(crate) finds: AtomicU64,
@@ -115,6 +120,25 @@ impl Shared {
         let _ = presence.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
             (Self::is_out(now) != out).then(|| now.wrapping_add(1))
         });
+    }
+
+    /// Grows with each time that somebody else logs the token out.
+    pub(crate) fn logouts(&self) -> u64 {
+        self.logouts.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn log_out(&self) {
+        self.logouts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What the token says of its user PIN.
+    pub(crate) fn pin_flags(&self) -> CK_FLAGS {
+        let shown = |switch: &AtomicU64, flag| match switch.load(Ordering::SeqCst) {
+            0 => 0,
+            _ => flag,
+        };
+        shown(&self.pin_final_try, CKF_USER_PIN_FINAL_TRY)
+            | shown(&self.pin_locked, CKF_USER_PIN_LOCKED)
     }
 
     /// Is the token told to be without this mechanism?

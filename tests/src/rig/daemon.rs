@@ -19,6 +19,8 @@ pub struct Options {
     pub lifetimes: Vec<(&'static str, String)>,
     /// More of the configuration: whole sections of TOML.
     pub extra: String,
+    /// The directory of the credentials that a service manager passes.
+    pub credentials: Option<PathBuf>,
 }
 
 /// A private daemon: state, socket and configuration below one directory, which
@@ -159,8 +161,15 @@ impl Daemon {
 
     /// The command `mlskeyctl --json` with these arguments.
     pub fn ctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.ctl_for_people(arguments);
+        command.arg("--json");
+        command
+    }
+
+    /// The command `mlskeyctl` with these arguments, whose answer is not JSON.
+    pub fn ctl_for_people(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.ctl);
-        command.arg("--socket").arg(self.socket()).arg("--json");
+        command.arg("--socket").arg(self.socket());
         command.args(arguments);
         command
     }
@@ -202,6 +211,10 @@ fn launch(programs: &Programs, directory: &std::path::Path, options: &Options) -
     command.env_remove("MLSKEYD_FAILPOINT");
     if let Some(failpoint) = &options.failpoint {
         command.env("MLSKEYD_FAILPOINT", failpoint);
+    }
+    command.env_remove("CREDENTIALS_DIRECTORY");
+    if let Some(credentials) = &options.credentials {
+        command.env("CREDENTIALS_DIRECTORY", credentials);
     }
     Process::start("mlskeyd", command, &directory.join("mlskeyd.log"))
 }

@@ -8,6 +8,7 @@ mod kryoptic;
 mod library;
 mod process;
 mod softhsm;
+mod swtpm;
 mod tpm2_pkcs11;
 
 pub use chat::{Answer, Chat, Hub, Refused};
@@ -16,7 +17,8 @@ pub use faulty::FaultyHsm;
 pub use kryoptic::Kryoptic;
 pub use library::Library;
 pub use process::Process;
-pub use softhsm::SoftHsm;
+pub use softhsm::{Shown, SoftHsm};
+pub use swtpm::Swtpm;
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 
 use std::path::{Path, PathBuf};

@@ -5,13 +5,12 @@
 //! `/dev/tpmrm0` on a real machine and tpm2-abrmd here, which is spoken to over
 //! a bus of its own.
 
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use mlskeyd::config::Pkcs11Config;
 
-use super::{Library, Process, Stage};
+use super::{Library, Process, Stage, Swtpm};
 
 /// Where distributions install the module.
 const MODULES: [&str; 5] = [
@@ -34,7 +33,7 @@ pub struct Tpm2Pkcs11 {
     count: usize,
     // The bus before the TPM: tpm2-abrmd ends with it.
     _bus: Process,
-    _tpm: Process,
+    _tpm: Swtpm,
 }
 
 impl Tpm2Pkcs11 {
@@ -45,9 +44,8 @@ impl Tpm2Pkcs11 {
     pub fn new(stage: &Stage) -> Self {
         let store = stage.path("tpm2-pkcs11");
         std::fs::create_dir(&store).expect("the store's directory");
-        let socket = stage.path("swtpm");
-        let tpm = start_tpm(stage, &socket);
-        let bus = start_bus(stage, &socket);
+        let tpm = Swtpm::new(stage);
+        let bus = start_bus(stage, &tpm);
         let address = format!("unix:path={}", stage.path("bus").display());
         let environment = [
             ("DBUS_SESSION_BUS_ADDRESS", address),
@@ -107,44 +105,15 @@ fn await_abrmd(library: &Library) {
     tried.expect("tpm2-abrmd answers");
 }
 
-/// Starts a TPM that listens on this socket, and waits until it does.
-fn start_tpm(stage: &Stage, socket: &Path) -> Process {
-    let state = stage.path("tpm");
-    std::fs::create_dir(&state).expect("the TPM's directory");
-    // The module of the TPM's sockets looks for this one.
-    let control = PathBuf::from(format!("{}.ctrl", socket.display()));
-    let mut command = Command::new("swtpm");
-    command.args(["socket", "--tpm2", "--tpmstate"]);
-    command.arg(format!("dir={}", state.display()));
-    for (channel, path) in [("--server", socket), ("--ctrl", control.as_path())] {
-        command.arg(channel);
-        command.arg(format!("type=unixio,path={}", path.display()));
-    }
-    command.args(["--flags", "not-need-init,startup-clear"]);
-    // It logs each time that somebody goes away.
-    command
-        .arg("--log")
-        .arg(format!("file={}/log", state.display()));
-    let tpm = Process::start("swtpm", command, &stage.path("swtpm.log"));
-    for path in [socket, &control] {
-        // It says to nobody when it listens.
-        while UnixStream::connect(path).is_err() {
-            assert!(tpm.runs(), "swtpm ended:\n{}", tpm.log());
-            std::thread::yield_now();
-        }
-    }
-    tpm
-}
-
 /// Starts a bus, which starts tpm2-abrmd when somebody asks for it.
-fn start_bus(stage: &Stage, tpm: &Path) -> Process {
+fn start_bus(stage: &Stage, tpm: &Swtpm) -> Process {
     let services = stage.path("services");
     std::fs::create_dir(&services).expect("a directory of services");
     let service = format!(
         "[D-BUS Service]\nName={ABRMD}\n\
          Exec=/usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin tpm2-abrmd --session --allow-root \
-         --flush-all --dbus-name={ABRMD} --tcti=swtpm:path={}\n",
-        tpm.display(),
+         --flush-all --dbus-name={ABRMD} --tcti={}\n",
+        tpm.tcti(),
     );
     let file = services.join(format!("{ABRMD}.service"));
     std::fs::write(file, service).expect("the service is written");

@@ -5,7 +5,6 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::client::{AdminClient, Call, Client, ClientConfig};
-use mlskeyd_protocol::limits::MAX_DEADLINE;
 use mlskeyd_protocol::v1::{Bytes, Claim, GeneratedHpke, KeyQuery, Record, Settle, Settlement};
 use mlskeyd_tests::forge::{group_secrets, labelled};
 use mlskeyd_tests::member::{Member, client};
@@ -173,13 +172,8 @@ fn many_init_keys_live_and_die_beside_the_token() {
         };
         admin.keys(query, &Call::default()).unwrap().len()
     };
-    // One sweep makes two changes durable for each key.
-    let patient = Call {
-        deadline: MAX_DEADLINE,
-        ..Call::default()
-    };
     while alive() > 1 {
-        admin.sweep(&patient).unwrap();
+        admin.sweep_all(&Call::default(), |_| {}).unwrap();
     }
     assert_eq!(scene.softhsm.objects(), before);
     member.key_package(&scene.client());

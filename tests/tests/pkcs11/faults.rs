@@ -116,20 +116,6 @@ fn a_wrong_pin_is_tried_once() {
 }
 
 #[test]
-fn a_pin_that_others_may_read_is_not_used() {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    let mut scene = Scene::new(&["mlskeyd"], "");
-    scene.daemon.stop();
-    let mode = std::fs::Permissions::from_mode(0o640);
-    std::fs::set_permissions(scene.softhsm.pin_file(), mode).unwrap();
-    scene.daemon.restart(&scene.options);
-    let (state, detail) = scene.state();
-    assert_eq!(state, "locked");
-    assert!(detail.contains("0600"), "{detail}");
-}
-
-#[test]
 fn a_token_takes_no_more_keys_than_it_may() {
     let scene = Scene::new(&["mlskeyd"], "max_objects = 3\n");
     let app = scene.app("app", "hsm");

@@ -7,9 +7,11 @@ mod faults;
 #[cfg(feature = "full")]
 mod foreign;
 mod life;
+mod logins;
 mod lost;
 mod matrix;
 mod modes;
+mod offers;
 mod own_token;
 mod people;
 mod scene;

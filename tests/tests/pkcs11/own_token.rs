@@ -6,7 +6,6 @@ use mlskeyd_faulty_module::Function;
 use mlskeyd_tests::rig::{Daemon, FaultyHsm, Options, SoftHsm, Stage};
 use mlskeyd_tests::{failpoints, programs};
 
-use super::people::unlock;
 use super::scene::{App, Scene};
 
 /// A token that somebody resets, and on which something waits to be destroyed.
@@ -117,7 +116,7 @@ fn a_token_that_was_reset_is_not_tried_and_nothing_is_gone_with_the_old_one() {
         house.assert_refused();
         let refused = house.app.key_package().unwrap_err();
         assert!(refused.contains("device hsm"), "{refused}");
-        let refused = unlock(&house.scene, SoftHsm::PIN).unwrap_err();
+        let refused = house.scene.unlock(SoftHsm::PIN, &[]).unwrap_err();
         assert!(
             refused.contains("mlskeyctl devices accept hsm"),
             "{refused}"
@@ -225,7 +224,7 @@ fn without_the_note_of_its_own_token_a_device_with_keys_takes_none() {
             assert!(detail.contains(part), "no {part} in {detail}");
         }
         app.key_package().unwrap_err();
-        unlock(&scene, SoftHsm::PIN).unwrap_err();
+        scene.unlock(SoftHsm::PIN, &[]).unwrap_err();
         assert_eq!(hsm.control().calls(Function::Login), logins);
         // It is seen when it is back.
         std::fs::rename(&kept, &note).unwrap();
@@ -343,7 +342,7 @@ fn a_crash_while_the_own_token_is_noted_leaves_it_noted_or_not() {
             scene.daemon.restart(&scene.options);
             if scene.state().0 == "locked" {
                 // In the middle of the first login with that PIN.
-                unlock(&scene, SoftHsm::PIN).unwrap();
+                scene.unlock(SoftHsm::PIN, &[]).unwrap();
             }
             scene.await_state("ready");
             scene.app("app", "hsm").key_package().unwrap();

@@ -1,46 +1,21 @@
 //! What people do with a token: unlock it, and bring keys of their own.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::mpsc;
 
 use mlskeyd_faulty_module::Function;
 use mlskeyd_protocol::v1::{Progress, Tier};
 use mlskeyd_provider::CustodyProvider;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{FaultyHsm, SoftHsm, Stage};
+use mlskeyd_tests::rig::{FaultyHsm, Options, SoftHsm, Stage};
 use openmls::prelude::Ciphersuite;
 use openmls_memory_storage::MemoryStorage;
 
-use super::scene::{App, Scene};
+use super::scene::{App, Scene, with_input, without_pin};
 
 const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
 const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
-
-/// The configuration of a device without its PIN.
-fn without_pin(device: &str) -> String {
-    let lines = device.lines().filter(|line| !line.starts_with("pin_file"));
-    lines.map(|line| format!("{line}\n")).collect()
-}
-
-fn with_input(mut command: Command, input: &str) -> Output {
-    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    child.wait_with_output().unwrap()
-}
-
-/// `mlskeyctl unlock`; or why not.
-pub fn unlock(scene: &Scene, pin: &str) -> Result<(), String> {
-    let output = with_input(scene.daemon.ctl_command(&["unlock", "hsm"]), pin);
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
-}
 
 #[test]
 fn what_waits_for_a_locked_token_goes_on_when_somebody_unlocks_it() {
@@ -52,7 +27,7 @@ fn what_waits_for_a_locked_token_goes_on_when_somebody_unlocks_it() {
     let (state, detail) = scene.state();
     assert_eq!(state, "locked");
     assert!(detail.contains("waits for its PIN"), "{detail}");
-    unlock(&scene, SoftHsm::PIN).unwrap();
+    scene.unlock(SoftHsm::PIN, &[]).unwrap();
     scene.app("app", "hsm").key_package().unwrap();
 
     // What a person gave is not kept.
@@ -82,9 +57,41 @@ fn what_waits_for_a_locked_token_goes_on_when_somebody_unlocks_it() {
             app.key_package()
         });
         tells.recv().unwrap();
-        unlock(&scene, SoftHsm::PIN).unwrap();
+        scene.unlock(SoftHsm::PIN, &[]).unwrap();
         signing.join().unwrap().unwrap();
     });
+}
+
+/// Else who gives a wrong PIN takes it for the right one.
+#[test]
+fn whose_pin_was_not_tried_is_told() {
+    let stage = Stage::new(programs!());
+    let hsm = FaultyHsm::new(&stage);
+    hsm.softhsm().add_token("mlskeyd");
+    let device = without_pin(&hsm.device("hsm", "mlskeyd"));
+    let scene = Scene::with(stage, hsm.softhsm().clone(), device);
+    assert_eq!(scene.state().0, "locked");
+    let unlock = |pin: &str| with_input(scene.daemon.ctl_command(&["unlock", "hsm"]), pin);
+    let told = |output: &Output| -> serde_json::Value {
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&told["name"], &told["state"]),
+            (&"hsm".into(), &"ready".into())
+        );
+        told["pin_tried"].clone()
+    };
+    let tried = unlock(SoftHsm::PIN);
+    assert_eq!((tried.status.code(), told(&tried)), (Some(0), true.into()));
+    let logins = hsm.control().calls(Function::Login);
+    for pin in ["31337042", SoftHsm::PIN] {
+        let idle = unlock(pin);
+        assert_eq!((idle.status.code(), told(&idle)), (Some(5), false.into()));
+    }
+    let text = with_input(scene.daemon.ctl_for_people(&["unlock", "hsm"]), "31337042");
+    assert_eq!(text.status.code(), Some(5));
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("the PIN was NOT tried"), "{text}");
+    assert_eq!(hsm.control().calls(Function::Login), logins);
 }
 
 #[test]
@@ -97,16 +104,16 @@ fn a_wrong_pin_of_a_person_reaches_the_token_once() {
     let state = stage.path("daemon/state");
     let mut scene = Scene::with(stage, hsm.softhsm().clone(), device);
     assert_eq!((scene.state().0.as_str(), logins()), ("locked", 0));
-    let refused = unlock(&scene, "31337042").unwrap_err();
+    let refused = scene.unlock("31337042", &[]).unwrap_err();
     assert!(refused.contains("the PIN is wrong"), "{refused}");
     for _ in 0..2 {
         assert_eq!(logins(), 1);
-        let refused = unlock(&scene, "31337042").unwrap_err();
+        let refused = scene.unlock("31337042", &[]).unwrap_err();
         assert!(refused.contains("give another one"), "{refused}");
         scene.daemon.stop();
         scene.daemon.restart(&scene.options);
     }
-    unlock(&scene, SoftHsm::PIN).unwrap();
+    scene.unlock(SoftHsm::PIN, &[]).unwrap();
     assert_eq!(logins(), 2);
     scene.await_state("ready");
     scene.daemon.stop();
@@ -226,6 +233,47 @@ fn keys_that_are_there_are_adopted_and_never_touched() {
         assert!(now.contains(file), "{:?} was changed", file.0);
     }
     app(&scene, "alice", P256).key_package().unwrap();
+}
+
+#[test]
+fn an_adoption_that_a_crash_cut_off_is_whole_or_did_not_happen() {
+    for (point, is_whole) in [
+        ("store.begin_create.after_commit", false),
+        ("custody.create.made", false),
+        ("store.create_identity.before_commit", false),
+        ("store.create_identity.after_commit", true),
+    ] {
+        let mut scene = Scene::new(&["mlskeyd"], "");
+        scene.await_state("ready");
+        make_pair(&scene.softhsm, "EC:prime256v1", "work", &["--id", "01"]);
+        let foreign = scene.softhsm.files();
+        scene.daemon.stop();
+        let armed = Options {
+            failpoint: Some(point.to_owned()),
+            ..scene.options.clone()
+        };
+        scene.daemon.restart(&armed);
+        scene.await_state("ready");
+        adopt(&scene, "alice", "work", "p256").expect_err(point);
+        scene.daemon.wait();
+        scene.daemon.restart(&scene.options);
+        scene.await_state("ready");
+        let adopted = scene.daemon.ctl(&["identities"]).unwrap();
+        assert_eq!(
+            adopted.as_array().unwrap().len(),
+            usize::from(is_whole),
+            "{point}"
+        );
+        if !is_whole {
+            assert_eq!(scene.daemon.ctl(&["keys"]).unwrap(), serde_json::json!([]));
+            adopt(&scene, "bob", "work", "p256").unwrap();
+        }
+        adopt(&scene, "carol", "work", "p256").expect_err("it has an identity");
+        for file in &foreign {
+            let now = scene.softhsm.files();
+            assert!(now.contains(file), "{point}: {:?} was changed", file.0);
+        }
+    }
 }
 
 #[test]

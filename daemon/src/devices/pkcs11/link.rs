@@ -10,12 +10,12 @@ use mlskeyd_protocol::v1::SecretBytes;
 use super::abilities::Plan;
 use super::own_token::{MAX_SERIAL, OwnToken};
 use super::pin::{Pins, Trial};
-use super::process::{Connection, HelperConfig, HelperProcess};
+use super::process::{Connection, HelperProcess};
 use super::timed::{self, Timed};
-use super::wire::{self, Reply, Request, TokenError, TokenName};
+use super::wire::{self, Answer, Reply, Request, TokenError, TokenName};
 use super::{bounded, misfit, of_token};
 use crate::config::{Pkcs11Config, TokenChoice};
-use crate::devices::{DeviceError, DeviceInfo, DeviceState, Newcomer};
+use crate::devices::{Count, DeviceError, DeviceInfo, DeviceState, Meter, Newcomer, Unlocking};
 
 /// How long a token that failed is left alone, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(2));
@@ -33,6 +33,8 @@ pub(super) struct Link {
     patience: Duration,
     /// Most private keys on the token.
     max_objects: u32,
+    /// How many there are, as the helper said last.
+    objects: Mutex<Option<u32>>,
     /// Most sessions.
     sessions: u32,
     pool: Mutex<Pool>,
@@ -49,6 +51,9 @@ struct Pool {
     idle: Vec<Connection>,
     /// The idle ones, and those in use.
     open: u32,
+    /// Those of them that are logged in, and the most that were at once.
+    logged_in: u32,
+    peak: u32,
     /// As many as the token gives, until that is asked again.
     given: Option<(u32, Instant)>,
     /// None is kept any more.
@@ -58,8 +63,10 @@ struct Pool {
 /// What was seen of the token.
 struct Seen {
     info: Arc<DeviceInfo>,
-    /// What it can do, and which token it was that showed it.
-    plan: Option<(String, Arc<Plan>)>,
+    /// What it can do.
+    plan: Option<Arc<Plan>>,
+    /// The serial number of the one that was met last, to be looked at once more.
+    met: Option<String>,
     /// When one that failed is looked at again, and how long to wait then.
     back_off: (Instant, Duration),
     /// What went wrong last with a request.
@@ -81,7 +88,7 @@ impl Link {
     pub(super) fn new(
         name: &str,
         config: &Pkcs11Config,
-        helper: HelperConfig,
+        helper: HelperProcess,
         own: OwnToken,
         pins: Pins,
     ) -> Self {
@@ -90,10 +97,11 @@ impl Link {
             kind: "pkcs11",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
+            facts: Vec::new(),
             support: Vec::new(),
         };
         Self {
-            helper: HelperProcess::new(helper),
+            helper,
             token: match &config.token {
                 TokenChoice::Label(label) => TokenName::Label(label.clone()),
                 TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
@@ -102,6 +110,7 @@ impl Link {
             pins,
             patience: config.call_timeout,
             max_objects: config.max_objects,
+            objects: Mutex::default(),
             sessions: config.sessions,
             pool: Mutex::default(),
             freed: Condvar::new(),
@@ -109,6 +118,7 @@ impl Link {
             seen: Mutex::new(Seen {
                 info: Arc::new(info),
                 plan: None,
+                met: None,
                 back_off: (Instant::now(), BACK_OFF.0),
                 last_fault: String::new(),
             }),
@@ -130,7 +140,7 @@ impl Link {
 
     /// What the token can do; it is connected for that if need be.
     pub(super) fn plan(&self) -> Result<Arc<Plan>, DeviceError> {
-        let known = |seen: &Seen| seen.plan.as_ref().map(|(_, plan)| Arc::clone(plan));
+        let known = |seen: &Seen| seen.plan.clone();
         if let Some(plan) = known(&lock(&self.seen)) {
             return Ok(plan);
         }
@@ -140,15 +150,15 @@ impl Link {
 
     /// Looks whether a token that is not ready is back.
     pub(super) fn probe(&self) {
-        let (state, not_before) = {
+        let (state, not_before, met) = {
             let seen = lock(&self.seen);
-            (seen.info.state, seen.back_off.0)
+            (seen.info.state, seen.back_off.0, seen.met.clone())
         };
         let worth_while = match state {
             DeviceState::Ready => false,
             DeviceState::Absent => true,
             // Without another PIN the token is left in peace.
-            DeviceState::Locked => self.pins.has_another(),
+            DeviceState::Locked => met.is_some_and(|token| self.pins.has_another(&token)),
             DeviceState::Failed => not_before <= Instant::now(),
         };
         if worth_while && let Ok(connection) = self.take() {
@@ -159,15 +169,20 @@ impl Link {
     }
 
     /// Unlocks the token with a PIN that a person gave.
-    pub(super) fn unlock(&self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    pub(super) fn unlock(
+        &self,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError> {
         let mut in_use = self.reserve(&mut lock(&self.pool));
         let connected = {
             let turn = lock(&self.logging_in);
             self.connect(&turn, Some((pin, last_try)))
         };
-        in_use.connection = Some(self.noted(connected.map_err(DeviceError::from))?);
+        let (connection, how) = self.noted(connected.map_err(DeviceError::from))?;
+        in_use.holds(connection);
         in_use.give_back();
-        Ok(())
+        Ok(how)
     }
 
     /// Ends the sessions that are not in use and lets the helper end, in order; by
@@ -204,12 +219,9 @@ impl Link {
                 reason: format!("meanwhile there is another token, {found:?}"),
             });
         }
-        let before = self.own.serial();
         self.own.set(serial)?;
-        // Where it is not known which one it was before, it may be the same.
-        if before.is_ok_and(|before| before.is_some_and(|before| before != serial)) {
-            self.pins.forget()?;
-        }
+        // What the one before can do says nothing of this one.
+        lock(&self.seen).plan = None;
         drop(turn);
         self.close_idle();
         // What comes of this is told by the state.
@@ -220,22 +232,33 @@ impl Link {
     }
 
     /// One request and its reply, on a connection that is logged in. If it turns
-    /// out to be dead, the request is repeated if that is `harmless`.
-    pub(super) fn ask(&self, request: &Request, harmless: bool) -> Result<Reply, DeviceError> {
-        let first = self.ask_once(request);
+    /// out to be dead, the request is repeated: one that is harmless to repeat.
+    pub(super) fn ask(&self, request: &Request) -> Result<Reply, DeviceError> {
+        let first = self.ask_once(request, None);
         let lost = matches!(
             first,
             Err(DeviceError::Absent { .. } | DeviceError::Lost { .. })
         );
-        if lost && harmless {
-            return self.ask_once(request);
+        if lost {
+            return self.ask_once(request, None);
         }
         first
     }
 
-    fn ask_once(&self, request: &Request) -> Result<Reply, DeviceError> {
+    /// A request that makes something as this plan says, and is never repeated.
+    pub(super) fn make(&self, plan: &Plan, request: &Request) -> Result<Reply, DeviceError> {
+        self.ask_once(request, Some(plan))
+    }
+
+    fn ask_once(&self, request: &Request, plan: Option<&Plan>) -> Result<Reply, DeviceError> {
         let mut in_use = self.take()?;
         let connection = in_use.connection.as_mut().ok_or_else(misfit)?;
+        if plan.is_some_and(|plan| plan.serial != connection.token) {
+            in_use.give_back();
+            return Err(DeviceError::Failed {
+                reason: "another token has just taken its place".to_owned(),
+            });
+        }
         match self.converse(connection, request, None) {
             Ok(Reply::Failed(error)) if is_about_the_request(&error) => {
                 in_use.give_back();
@@ -301,11 +324,12 @@ impl Link {
                 drop(pool);
                 match self.log_in() {
                     Ok(connection) => {
-                        in_use.connection = Some(connection);
+                        in_use.holds(connection);
                         return Ok(in_use);
                     }
                     Err(Refusal::NoSession(error)) => {
                         drop(in_use);
+                        self.log_fault(&error);
                         pool = lock(&self.pool);
                         if pool.open == 0 {
                             return Err(error);
@@ -363,7 +387,7 @@ impl Link {
                 noted.map_err(Refusal::NoSession)
             }
             Err(Refusal::Other(error)) => self.noted(Err(error)).map_err(Refusal::Other),
-            Ok(connection) => self.noted(Ok(connection)).map_err(Refusal::Other),
+            Ok((connection, _)) => self.noted(Ok(connection)).map_err(Refusal::Other),
         }
     }
 
@@ -373,15 +397,17 @@ impl Link {
         &self,
         turn: &Turn<'_>,
         given: Option<(&SecretBytes, bool)>,
-    ) -> Result<Connection, Refusal> {
+    ) -> Result<(Connection, Unlocking), Refusal> {
         let known = self.own.serial()?;
         let mut connection = self.new_connection()?;
         let own = match &known {
             Some(serial) => serial.clone(),
             None => self.seen_on(turn, &mut connection)?,
         };
+        lock(&self.seen).met = Some(own.clone());
         // First without: the helper may be logged in, and the token may not be
         // there at all, or be another one.
+        let mut how = Unlocking::WasUnlocked;
         match self.open(turn, &mut connection, &own, None, false)? {
             Ok(()) => {}
             Err(error @ (TokenError::Locked | TokenError::LastTry)) => {
@@ -390,10 +416,11 @@ impl Link {
                     return Err(of_token(error).into());
                 }
                 let trial = match pin {
-                    Some(pin) => Some(self.pins.try_this(pin)?),
-                    None => self.pins.try_one()?,
+                    Some(pin) => Some(self.pins.try_this(&own, pin)?),
+                    None => self.pins.try_one(&own)?,
                 };
                 let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
+                how = Unlocking::ByThePin;
                 self.open_with(turn, &mut connection, &own, &trial, last_try)?;
             }
             Err(error @ TokenError::NoSession(_)) => {
@@ -405,16 +432,17 @@ impl Link {
             // Before anything is made on it.
             self.own.set(&own)?;
         }
-        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == own);
+        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|plan| plan.serial == own);
         if !is_known(&lock(&self.seen)) {
             let plan = match self.converse(&mut connection, &Request::TryOut, Some(turn))? {
-                Reply::Abilities(found) => Plan::new(&found, self.max_objects)?,
+                Reply::Abilities(found) => Plan::new(&found, &own, self.max_objects)?,
                 Reply::Failed(error) => return Err(of_token(error).into()),
                 _ => return Err(misfit().into()),
             };
-            lock(&self.seen).plan = Some((own, Arc::new(plan)));
+            lock(&self.seen).plan = Some(Arc::new(plan));
         }
-        Ok(connection)
+        connection.token = own;
+        Ok((connection, how))
     }
 
     /// A connection that has no session yet.
@@ -462,7 +490,9 @@ impl Link {
             Err(error) => {
                 match error {
                     TokenError::WrongPin => trial.was_wrong()?,
-                    TokenError::LoginFailed(_) => {}
+                    // Nobody knows whether that was its last try, or it was not
+                    // looked at: so it is not tried again and again.
+                    TokenError::LoginFailed(_) | TokenError::PinLocked => {}
                     // The token has not looked at it.
                     _ => trial.was_not_used()?,
                 }
@@ -501,10 +531,14 @@ impl Link {
         request: &Request,
         turn: Option<&Turn<'_>>,
     ) -> Result<Reply, DeviceError> {
-        let talk = |connection: &Connection| {
+        let talk = |connection: &Connection| -> io::Result<Reply> {
             let mut stream = Timed::new(&connection.stream, self.patience);
             wire::send(&mut stream, request)?;
-            wire::receive(&mut stream)
+            let Answer { objects, reply } = wire::receive(&mut stream)?;
+            if objects.is_some() {
+                *lock(&self.objects) = objects;
+            }
+            Ok(reply)
         };
         talk(connection).map_err(|source| {
             let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
@@ -532,9 +566,9 @@ impl Link {
     fn close_idle(&self) {
         let mut pool = lock(&self.pool);
         let lost = std::mem::take(&mut pool.idle);
-        pool.open = pool
-            .open
-            .saturating_sub(u32::try_from(lost.len()).unwrap_or(u32::MAX));
+        let count = u32::try_from(lost.len()).unwrap_or(u32::MAX);
+        pool.open = pool.open.saturating_sub(count);
+        pool.logged_in = pool.logged_in.saturating_sub(count);
         drop(pool);
         self.freed.notify_all();
     }
@@ -590,13 +624,14 @@ impl Seen {
             }
             _ => (now, BACK_OFF.0),
         };
-        let support = self.plan.as_ref().map(|(_, plan)| plan.support.clone());
+        let plan = self.plan.as_ref();
         self.info = Arc::new(DeviceInfo {
             name: self.info.name.clone(),
             kind: self.info.kind,
             state,
             reason,
-            support: support.unwrap_or_default(),
+            facts: plan.map_or_else(Vec::new, |plan| plan.facts.clone()),
+            support: plan.map_or_else(Vec::new, |plan| plan.support.clone()),
         });
     }
 }
@@ -623,7 +658,36 @@ impl From<Refusal> for DeviceError {
     }
 }
 
+impl Meter for Link {
+    fn counts(&self) -> Vec<Count> {
+        let pool = lock(&self.pool);
+        let idle = u32::try_from(pool.idle.len()).unwrap_or(u32::MAX);
+        let sessions = Count {
+            name: "sessions".to_owned(),
+            used: Some(pool.logged_in.saturating_sub(idle)),
+            peak: Some(pool.peak),
+            most: self.sessions,
+        };
+        drop(pool);
+        let objects = Count {
+            name: "objects".to_owned(),
+            used: *lock(&self.objects),
+            peak: None,
+            most: self.max_objects,
+        };
+        vec![sessions, objects]
+    }
+}
+
 impl InUse<'_> {
+    /// It is a connection now.
+    fn holds(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        let mut pool = lock(&self.link.pool);
+        pool.logged_in = pool.logged_in.saturating_add(1);
+        pool.peak = pool.peak.max(pool.logged_in);
+    }
+
     /// Nothing went wrong with it.
     fn give_back(mut self) {
         self.is_sound = true;
@@ -636,7 +700,11 @@ impl Drop for InUse<'_> {
         let mut pool = lock(&self.link.pool);
         match connection {
             Some(connection) if self.is_sound && !pool.is_over => pool.idle.push(connection),
-            _ => pool.open = pool.open.saturating_sub(1),
+            held => {
+                pool.open = pool.open.saturating_sub(1);
+                let lost = u32::from(held.is_some());
+                pool.logged_in = pool.logged_in.saturating_sub(lost);
+            }
         }
         drop(pool);
         self.link.freed.notify_one();
@@ -653,7 +721,7 @@ const fn is_about_the_request(error: &TokenError) -> bool {
             | TokenError::Refused(_)
             | TokenError::Unsuitable(_)
             | TokenError::Memory(_)
-            | TokenError::Full(_)
+            | TokenError::Full { .. }
     )
 }
 

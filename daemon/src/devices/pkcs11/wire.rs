@@ -170,6 +170,16 @@ pub(crate) enum Wrapping {
     CbcPad,
 }
 
+impl std::fmt::Display for Wrapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::KeyWrapPad => "CKM_AES_KEY_WRAP_PAD",
+            Self::KeyWrap => "CKM_AES_KEY_WRAP",
+            Self::CbcPad => "CKM_AES_CBC_PAD",
+        })
+    }
+}
+
 impl Wrapping {
     /// All of them, the best first: the last one does not authenticate what it
     /// wraps (the daemon does).
@@ -210,9 +220,20 @@ pub(crate) enum Keep {
     Object {
         /// Most private keys that the token may hold, ours and others'.
         most: u32,
+        /// So many of them are not for this key.
+        spare: u32,
     },
     /// Wrapped by its generation's key.
     Wrapped(Wrapping),
+}
+
+/// What the helper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Private keys on the token, ours and others', if they were counted.
+    pub(crate) objects: Option<u32>,
+    /// The reply itself.
+    pub(crate) reply: Reply,
 }
 
 /// A reply to [`Request`].
@@ -250,12 +271,23 @@ pub(crate) enum Reply {
 /// What a token can do, found by doing it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Abilities {
+    /// What it says that it is.
+    pub(crate) is: Identity,
     /// What its generations begin with.
     pub(crate) anchor: Anchor,
     /// Does it encrypt the daemon's keys? Else why not, for a person.
     pub(crate) seals: Result<(), String>,
     /// What it does with each algorithm.
     pub(crate) algorithms: Vec<TokenSupport>,
+}
+
+/// What a token says that it is (CK_TOKEN_INFO).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) label: String,
+    pub(crate) manufacturer: String,
+    pub(crate) model: String,
+    pub(crate) firmware: String,
 }
 
 /// What a token does with one algorithm.
@@ -314,7 +346,10 @@ pub(crate) enum TokenError {
     )]
     LastTry,
     /// Too many wrong PINs.
-    #[error("the token has locked its PIN: have it reset with the vendor's tool")]
+    #[error(
+        "the token has locked its PIN: have it reset with the vendor's tool, then give it with \
+         `mlskeyctl unlock`"
+    )]
     PinLocked,
     /// The generation exists already.
     #[error("the generation exists already")]
@@ -326,8 +361,13 @@ pub(crate) enum TokenError {
     #[error("the token does not do it ({0})")]
     Unsupported(String),
     /// The token holds as many keys as it may.
-    #[error("it holds {0} private keys, as many as `max_objects` allows")]
-    Full(u32),
+    #[error("it holds {held} private keys, {}", full_text(*spare))]
+    Full {
+        /// How many it holds.
+        held: u32,
+        /// How many more it may hold, which are for others.
+        spare: u32,
+    },
     /// The token has no room, for now or for good.
     #[error("the token is out of memory ({0})")]
     Memory(String),
@@ -343,6 +383,13 @@ pub(crate) enum TokenError {
     /// The request makes no sense to the helper.
     #[error("daemon and helper do not fit")]
     Protocol,
+}
+
+fn full_text(spare: u32) -> String {
+    match spare {
+        0 => "as many as `max_objects` allows".to_owned(),
+        spare => format!("and the last {spare} that `max_objects` allows are for signature keys"),
+    }
 }
 
 /// Writes one message.

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
-use super::{Device, DeviceError, DeviceInfo, DeviceState, Stopper};
+use super::{Count, Device, DeviceError, DeviceInfo, DeviceState, Meter, Stopper};
 
 mod fair;
 #[cfg(test)]
@@ -85,6 +85,7 @@ struct Shared<O> {
     queue: Mutex<Queue<O>>,
     changed: Condvar,
     look: watch::Sender<Look>,
+    meter: Option<Arc<dyn Meter>>,
     /// Whom to tell when the device becomes ready.
     when_ready: OnceLock<Arc<Notify>>,
 }
@@ -138,6 +139,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
     pub fn spawn(device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
         let info = device.info();
         let comes_back = device.comes_back();
+        let meter = device.meter();
         let stopper = device.stopper();
         let mut hands = device.more_hands();
         hands.insert(0, device);
@@ -154,6 +156,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
                 info,
                 seen: !comes_back,
             }),
+            meter,
             when_ready: OnceLock::new(),
         });
         // Dropped, it ends the threads that did start.
@@ -230,6 +233,14 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     #[must_use]
     pub fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&self.shared.look.borrow().info)
+    }
+
+    /// How many the device has of what it has only so many of. Never waits for
+    /// the device.
+    #[must_use]
+    pub fn counts(&self) -> Vec<Count> {
+        let meter = self.shared.meter.as_ref();
+        meter.map_or_else(Vec::new, |meter| meter.counts())
     }
 
     /// What the device is and can do, once it has been looked at for the first

@@ -289,6 +289,7 @@ impl Device for HasProgram {
             kind: "test",
             state: DeviceState::Ready,
             reason: String::new(),
+            facts: Vec::new(),
             support: Vec::new(),
         })
     }
@@ -393,6 +394,7 @@ async fn the_state_is_known_before_the_answer_comes() {
         kind: "test",
         state: DeviceState::Ready,
         reason: String::new(),
+        facts: Vec::new(),
         support: Vec::new(),
     };
     let thread = DeviceThreads::spawn(Box::new(Locks(Arc::new(info))), LIMITS).unwrap();
@@ -426,6 +428,7 @@ impl Device for Away {
             kind: "test",
             state: *lock(&self.state),
             reason: String::new(),
+            facts: Vec::new(),
             support: Vec::new(),
         })
     }

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::sealing::{self, SEALED_LEN};
 use crate::devices::private_key::fill_random;
+use crate::devices::sealing::{self, Unauthentic};
 use crate::devices::{DeviceError, GenerationId, Start};
 use crate::failpoint;
 use crate::private_file::{self, Access, PrivateFileError};
 use crate::store_key::{StoreKey, Subkey};
+
+/// Length of each file: 32 bytes, sealed.
+const SEALED_LEN: usize = 32 + sealing::OVERHEAD;
 
 /// A generation's file begins with it while it is being destroyed: the version
 /// byte of no sealed secret.
@@ -84,7 +87,7 @@ impl Generations {
         }
         let mut key = Zeroizing::new([0; 32]);
         fill_random(key.as_mut_slice())?;
-        let sealed = sealing::seal(self.wrapping.expose(), &context(id), &key)?;
+        let sealed = sealing::seal(self.wrapping.expose(), &context(id), key.as_slice())?;
 
         let unfinished = self.unfinished_path(id);
         remove(&unfinished)?;
@@ -137,17 +140,16 @@ impl Generations {
         if sealed.first() == DESTROYED.first() {
             return Err(DeviceError::GenerationGone(id));
         }
-        sealing::open(self.wrapping.expose(), &context(id), sealed.as_slice()).map_err(
-            |sealing::Unauthentic| DeviceError::Failed {
-                reason: format!("{} was changed; put its copy back", path.display()),
-            },
-        )
+        let opened = sealing::open_array(self.wrapping.expose(), &context(id), sealed.as_slice());
+        opened.map_err(|Unauthentic| DeviceError::Failed {
+            reason: format!("{} was changed; put its copy back", path.display()),
+        })
     }
 
     fn check_marker(&self, marker: &[u8]) -> Result<(), DeviceError> {
         match sealing::open(self.wrapping.expose(), MARKER_CONTEXT, marker) {
             Ok(_) => Ok(()),
-            Err(sealing::Unauthentic) => Err(DeviceError::Failed {
+            Err(Unauthentic) => Err(DeviceError::Failed {
                 reason: format!(
                     "{} was made under another store key; give the daemon that store key again",
                     self.device.display()

@@ -25,12 +25,11 @@ use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
     GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
-    private_key,
+    Way, private_key, sealing,
 };
 use crate::store_key::StoreKey;
 
 mod generations;
-mod sealing;
 #[cfg(test)]
 mod tests;
 
@@ -57,7 +56,10 @@ impl SoftwareDevice {
         let generations = Generations::open(directory, store_key, start)?;
         let support = |algorithm| Support {
             algorithm,
-            tiers: vec![Tier::Software],
+            ways: vec![Way {
+                tier: Tier::Software,
+                how: "encrypted under the store key".to_owned(),
+            }],
             why_no_other: "the software device has no hardware to keep or wrap keys".to_owned(),
         };
         let info = Arc::new(DeviceInfo {
@@ -65,6 +67,7 @@ impl SoftwareDevice {
             kind: "software",
             state: DeviceState::Ready,
             reason: String::new(),
+            facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
         });
         Ok(Self { info, generations })
@@ -83,7 +86,7 @@ impl SoftwareDevice {
 
     fn unseal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let generation = self.generations.key(key.generation)?;
-        sealing::open(generation, &key.binding("software"), key.blob.as_bytes())
+        sealing::open_array(generation, &key.binding("software"), key.blob.as_bytes())
             .map_err(|sealing::Unauthentic| DeviceError::BadBlob)
     }
 }
@@ -142,7 +145,7 @@ impl Generate for SoftwareDevice {
             generation,
         } = request;
         if tier != Tier::Software {
-            let possible = self.info.tiers(algorithm).to_vec();
+            let possible = self.info.tiers(algorithm);
             return Err(DeviceError::Unsupported {
                 algorithm,
                 tier,
@@ -159,7 +162,11 @@ impl Generate for SoftwareDevice {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        let blob = sealing::seal(generation_key, &unsealed.binding("software"), &private)?;
+        let blob = sealing::seal(
+            generation_key,
+            &unsealed.binding("software"),
+            private.as_slice(),
+        )?;
         Ok(StoredKey {
             blob: KeyBlob::new(blob),
             ..unsealed

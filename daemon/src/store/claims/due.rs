@@ -7,6 +7,7 @@ use rusqlite::params;
 
 use super::{rows, storages};
 use crate::store::error::StoreError;
+use crate::store::row;
 use crate::store::types::{Binding, KeyRecord, Wait};
 use crate::store::writer::Tx;
 use crate::store::{column, keys, seconds};
@@ -43,7 +44,7 @@ pub(in crate::store) fn destroyable(
     for (condition, until) in sets {
         let more = limit.saturating_sub(due.len());
         let condition = format!("{condition} AND state = 1 LIMIT ?2");
-        for key in keys::select(tx.conn, tx.mac, &condition, params![until, more])? {
+        for key in row::select::<KeyRecord>(tx, &condition, params![until, more])? {
             if !due.contains(&key.id) && is_due(tx, &key)? {
                 due.push(key.id);
             }
@@ -79,9 +80,8 @@ pub(in crate::store) fn is_due(tx: &Tx<'_>, key: &KeyRecord) -> Result<bool, Sto
 /// Connections do not outlive the daemon: keys of an earlier run's count as
 /// orphans since this run began.
 fn orphans_of_earlier_runs(tx: &mut Tx<'_>) -> Result<(), StoreError> {
-    let stale = keys::select(
-        tx.conn,
-        tx.mac,
+    let stale: Vec<KeyRecord> = row::select(
+        tx,
         "wait = 1 AND run < ?1 LIMIT ?2",
         params![column(tx.live.meta.run), CHORE],
     )?;
@@ -115,7 +115,7 @@ fn forget_ended_storages(tx: &mut Tx<'_>) -> Result<(), StoreError> {
 fn watch_expiry(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     let wall = column(tx.now.wall);
     let expired = "not_after < ?1 AND expired IS NULL AND state = 1 LIMIT ?2";
-    for key in keys::select(tx.conn, tx.mac, expired, params![wall, CHORE])? {
+    for key in row::select::<KeyRecord>(tx, expired, params![wall, CHORE])? {
         let expired_since = Some(tx.now.observed);
         keys::put(
             tx,
@@ -126,7 +126,7 @@ fn watch_expiry(tx: &mut Tx<'_>) -> Result<(), StoreError> {
         )?;
     }
     let valid_again = "expired IS NOT NULL AND not_after >= ?1 AND state = 1 LIMIT ?2";
-    for key in keys::select(tx.conn, tx.mac, valid_again, params![wall, CHORE])? {
+    for key in row::select::<KeyRecord>(tx, valid_again, params![wall, CHORE])? {
         keys::put(
             tx,
             KeyRecord {

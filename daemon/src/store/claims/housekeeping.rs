@@ -7,6 +7,8 @@ use rusqlite::params;
 
 use super::rows;
 use crate::store::error::StoreError;
+use crate::store::row;
+use crate::store::types::KeyRecord;
 use crate::store::writer::Tx;
 use crate::store::{column, keys, seconds};
 
@@ -56,7 +58,6 @@ fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
         "storage = ?1 AND dead = 1 LIMIT ?2",
         params![column(storage), MAX_RECORDS],
     )?;
-    dead.retain(|row| row.dead);
     let judged = tx.ago(tx.settings.grace);
     let mut unbound = rows::records(
         tx,
@@ -67,10 +68,6 @@ fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
             MAX_RECORDS.saturating_sub(dead.len())
         ],
     )?;
-    unbound.retain(|row| {
-        row.unbound
-            .is_some_and(|since| tx.has_passed(since, tx.settings.grace))
-    });
     dead.append(&mut unbound);
     Ok(dead.into_iter().map(|row| row.record).collect())
 }
@@ -85,11 +82,7 @@ fn ending(tx: &Tx<'_>, storage: u64) -> Result<Vec<Bytes>, StoreError> {
         "storage = ?1 AND ending < ?2 LIMIT ?3",
         params![column(storage), column(before), MAX_RECORDS],
     )?;
-    Ok(rows
-        .into_iter()
-        .filter(|row| row.ending.is_some())
-        .filter_map(|row| row.group)
-        .collect())
+    Ok(rows.into_iter().filter_map(|row| row.group).collect())
 }
 
 /// What this storage is to look for, and where.
@@ -108,9 +101,8 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     const NAMED_HERE: &str = "EXISTS (SELECT 1 FROM claims WHERE claims.key = keys.id
         AND claims.storage = ?1 AND claims.released IS NOT NULL)";
     let grace = tx.settings.grace;
-    let keys = keys::select(
-        tx.conn,
-        tx.mac,
+    let keys: Vec<KeyRecord> = row::select(
+        tx,
         &format!("wait = 3 AND since <= ?2 AND state = 1 AND {NAMED_HERE} ORDER BY since LIMIT ?3"),
         params![column(storage), tx.ago(grace), MAX_LOOKS],
     )?;

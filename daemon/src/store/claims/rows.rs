@@ -1,13 +1,14 @@
 //! The rows behind claims.
 
 use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, Record};
-use rusqlite::types::ValueRef;
+use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Params, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::column;
 use crate::store::error::StoreError;
-use crate::store::mac::{Row, name_id};
+use crate::store::mac::name_id;
+use crate::store::row::{self, Row};
 use crate::store::writer::Tx;
 
 /// Most records that name one key. A leaf key is in a few epochs of its group;
@@ -32,6 +33,18 @@ pub(in crate::store) struct StorageRow {
 
 impl Row for StorageRow {
     const TABLE: &'static str = "storages";
+    const COLUMNS: &'static [&'static str] = &["uid", "app", "name_id", "ending", "attached_run"];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        let ending = self.gone_since.filter(|_| self.ends);
+        Ok(vec![
+            self.owner.uid.into(),
+            self.owner.app.clone().into(),
+            name_id(&(&self.owner, &self.name))?.to_vec().into(),
+            ending.map(column).into(),
+            self.attached_run.map(column).into(),
+        ])
+    }
 }
 
 /// A record of a storage.
@@ -87,6 +100,25 @@ impl RecordRow {
 
 impl Row for RecordRow {
     const TABLE: &'static str = "records";
+    const COLUMNS: &'static [&'static str] = &[
+        "storage", "name_id", "kind", "group_id", "dead", "joined", "unbound", "ending",
+    ];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        Ok(vec![
+            column(self.storage).into(),
+            name_id(&self.record)?.to_vec().into(),
+            kind(&self.record).into(),
+            self.group.as_ref().map(|group| group.0.clone()).into(),
+            self.dead.into(),
+            self.joined.is_some().into(),
+            self.unbound.map(column).into(),
+            self.ending
+                .as_ref()
+                .map(|ending| column(ending.since))
+                .into(),
+        ])
+    }
 }
 
 /// 'This record holds this key.'
@@ -115,6 +147,17 @@ impl ClaimRow {
 
 impl Row for ClaimRow {
     const TABLE: &'static str = "claims";
+    const COLUMNS: &'static [&'static str] = &["record", "key", "storage", "released", "unsettled"];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        Ok(vec![
+            column(self.record).into(),
+            self.key.as_bytes().to_vec().into(),
+            column(self.storage).into(),
+            self.released.map(column).into(),
+            self.unsettled.map(column).into(),
+        ])
+    }
 }
 
 /// 'A leaf with this key is among the group's own leaf nodes.'
@@ -129,14 +172,24 @@ pub(in crate::store) struct OwnLeafRow {
 
 impl Row for OwnLeafRow {
     const TABLE: &'static str = "own_leaves";
+    const COLUMNS: &'static [&'static str] = &["storage", "public_key", "group_id", "number"];
+
+    fn columns(&self) -> Result<Vec<Value>, StoreError> {
+        Ok(vec![
+            column(self.storage).into(),
+            self.public_key.0.clone().into(),
+            self.group.0.clone().into(),
+            column(self.number).into(),
+        ])
+    }
 }
 
 pub(super) fn storages(
     tx: &Tx<'_>,
     condition: &str,
-    params: impl Params,
+    params: impl Params + Clone,
 ) -> Result<Vec<StorageRow>, StoreError> {
-    select(tx, condition, params)
+    row::select(tx, condition, params)
 }
 
 /// The storage of this name. If its row does not verify, that is an error: a
@@ -147,42 +200,21 @@ pub(super) fn storage(
     name: &str,
 ) -> Result<Option<StorageRow>, StoreError> {
     let found: Vec<Result<StorageRow, StoreError>> =
-        read(tx, "name_id = ?1", [name_id(&(owner, name))?])?;
+        row::try_select(tx, "name_id = ?1", [name_id(&(owner, name))?])?;
     let verified = found.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(verified
-        .into_iter()
-        .find(|storage| storage.owner == *owner && storage.name == name))
+    Ok(verified.into_iter().next())
 }
 
 pub(super) fn put_storage(tx: &Tx<'_>, storage: &StorageRow) -> Result<(), StoreError> {
-    let id = column(storage.id);
-    let sealed = tx.mac.seal(&id.to_be_bytes(), storage)?;
-    let ending = storage.gone_since.filter(|_| storage.ends);
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO storages (id, uid, app, name_id, ending, attached_run, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (id) DO UPDATE SET ending = ?5, attached_run = ?6, body = ?7, mac = ?8",
-        )?
-        .execute(params![
-            id,
-            storage.owner.uid,
-            storage.owner.app,
-            name_id(&(&storage.owner, &storage.name))?,
-            ending.map(column),
-            storage.attached_run.map(column),
-            sealed.body,
-            sealed.mac,
-        ])?;
-    Ok(())
+    row::put(tx.conn, tx.mac, column(storage.id).into(), storage)
 }
 
 pub(super) fn records(
     tx: &Tx<'_>,
     condition: &str,
-    params: impl Params,
+    params: impl Params + Clone,
 ) -> Result<Vec<RecordRow>, StoreError> {
-    select(tx, condition, params)
+    row::select(tx, condition, params)
 }
 
 pub(super) fn record(
@@ -196,9 +228,7 @@ pub(super) fn record(
         "storage = ?1 AND name_id = ?2",
         params![column(storage), name],
     )?;
-    Ok(found
-        .into_iter()
-        .find(|row| row.storage == storage && row.record == *record))
+    Ok(found.into_iter().next())
 }
 
 /// The id of the record's row, even if that does not verify.
@@ -219,30 +249,7 @@ pub(super) fn record_by_id(tx: &Tx<'_>, id: u64) -> Result<Option<RecordRow>, St
 }
 
 pub(super) fn put_record(tx: &Tx<'_>, row: &RecordRow) -> Result<(), StoreError> {
-    let id = column(row.id);
-    let sealed = tx.mac.seal(&id.to_be_bytes(), row)?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO records (id, storage, name_id, kind, group_id, dead, joined, unbound,
-               ending, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-             ON CONFLICT (id) DO UPDATE SET group_id = ?5, dead = ?6, joined = ?7, unbound = ?8,
-               ending = ?9, body = ?10, mac = ?11",
-        )?
-        .execute(params![
-            id,
-            column(row.storage),
-            name_id(&row.record)?,
-            kind(&row.record),
-            row.group.as_ref().map(|group| &group.0),
-            row.dead,
-            row.joined.is_some(),
-            row.unbound.map(column),
-            row.ending.as_ref().map(|ending| column(ending.since)),
-            sealed.body,
-            sealed.mac,
-        ])?;
-    Ok(())
+    row::put(tx.conn, tx.mac, column(row.id).into(), row)
 }
 
 const fn kind(record: &Record) -> u8 {
@@ -257,9 +264,9 @@ const fn kind(record: &Record) -> u8 {
 pub(super) fn claims(
     tx: &Tx<'_>,
     condition: &str,
-    params: impl Params,
+    params: impl Params + Clone,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    select(tx, condition, params)
+    row::select(tx, condition, params)
 }
 
 pub(super) fn claims_of_record(tx: &Tx<'_>, record: u64) -> Result<Vec<ClaimRow>, StoreError> {
@@ -272,9 +279,7 @@ pub(super) fn claims_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow>, S
 
 /// The claims of a key that ended and are remembered: few, however many hold.
 pub(super) fn remembered_of_key(tx: &Tx<'_>, key: &KeyId) -> Result<Vec<ClaimRow>, StoreError> {
-    let mut found = claims(tx, "key = ?1 AND released IS NOT NULL", [key.as_bytes()])?;
-    found.retain(|claim| claim.released.is_some());
-    Ok(found)
+    claims(tx, "key = ?1 AND released IS NOT NULL", [key.as_bytes()])
 }
 
 /// Of how many groups of a storage the end is in doubt.
@@ -292,13 +297,11 @@ pub(super) fn in_doubt(
     before: u64,
     limit: usize,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    let mut found = claims(
+    claims(
         tx,
         "storage = ?1 AND unsettled < ?2 AND released IS NULL ORDER BY unsettled LIMIT ?3",
         params![column(storage), column(before), limit],
-    )?;
-    found.retain(|claim| claim.storage == storage && claim.is_in_doubt(before));
-    Ok(found)
+    )
 }
 
 /// Those of one key.
@@ -308,18 +311,17 @@ pub(super) fn key_in_doubt(
     key: &KeyId,
     before: u64,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    let mut found = claims(
+    claims(
         tx,
         "key = ?1 AND released IS NULL AND storage = ?2 AND unsettled < ?3",
         params![key.as_bytes(), column(storage), column(before)],
-    )?;
-    found.retain(|claim| claim.storage == storage && claim.is_in_doubt(before));
-    Ok(found)
+    )
 }
 
 /// May a claim of the key still hold? One that does not verify may.
 pub(super) fn may_be_held(tx: &Tx<'_>, key: &KeyId) -> Result<bool, StoreError> {
-    let claims: Vec<Result<ClaimRow, StoreError>> = read(tx, "key = ?1", [key.as_bytes()])?;
+    let claims: Vec<Result<ClaimRow, StoreError>> =
+        row::try_select(tx, "key = ?1", [key.as_bytes()])?;
     Ok(claims.iter().any(|claim| {
         claim
             .as_ref()
@@ -350,26 +352,8 @@ pub(super) fn check_takes_claim(tx: &Tx<'_>, record: u64, key: &KeyId) -> Result
 }
 
 pub(super) fn put_claim(tx: &Tx<'_>, claim: &ClaimRow) -> Result<(), StoreError> {
-    let record = column(claim.record);
-    let id = claim_id(record, &claim.key);
-    let sealed = tx.mac.seal(&id, claim)?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO claims (id, record, key, storage, released, unsettled, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (id) DO UPDATE SET released = ?5, unsettled = ?6, body = ?7, mac = ?8",
-        )?
-        .execute(params![
-            id,
-            record,
-            claim.key.as_bytes(),
-            column(claim.storage),
-            claim.released.map(column),
-            claim.unsettled.map(column),
-            sealed.body,
-            sealed.mac,
-        ])?;
-    Ok(())
+    let id = claim_id(column(claim.record), &claim.key);
+    row::put(tx.conn, tx.mac, id.into(), claim)
 }
 
 /// Drops a claim, and its record if nothing else needs that.
@@ -422,30 +406,14 @@ pub(super) fn may_be_own_leaf(
 pub(super) fn own_leaves(
     tx: &Tx<'_>,
     condition: &str,
-    params: impl Params,
+    params: impl Params + Clone,
 ) -> Result<Vec<OwnLeafRow>, StoreError> {
-    select(tx, condition, params)
+    row::select(tx, condition, params)
 }
 
 pub(super) fn put_own_leaf(tx: &Tx<'_>, leaf: &OwnLeafRow) -> Result<(), StoreError> {
     let id = name_id(&(leaf.storage, &leaf.public_key, &leaf.group))?;
-    let sealed = tx.mac.seal(&id, leaf)?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO own_leaves (id, storage, public_key, group_id, number, body, mac)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-             ON CONFLICT (id) DO UPDATE SET number = ?5, body = ?6, mac = ?7",
-        )?
-        .execute(params![
-            id,
-            column(leaf.storage),
-            leaf.public_key.0,
-            leaf.group.0,
-            column(leaf.number),
-            sealed.body,
-            sealed.mac
-        ])?;
-    Ok(())
+    row::put(tx.conn, tx.mac, Value::Blob(id.to_vec()), leaf)
 }
 
 /// Does the key have a claim that holds? Finds only; what is to be destroyed is
@@ -478,40 +446,6 @@ pub(super) fn minimum(
         .query_row(params, |row| row.get(0))
         .optional()?;
     Ok(least.flatten().map(i64::cast_unsigned))
-}
-
-/// Rows that satisfy a condition. Those that do not verify are left out, and
-/// said loudly: one bad row must not stop the work on the others.
-fn select<R: Row>(tx: &Tx<'_>, condition: &str, params: impl Params) -> Result<Vec<R>, StoreError> {
-    let mut verified = Vec::new();
-    for row in read(tx, condition, params)? {
-        match row {
-            Ok(row) => verified.push(row),
-            Err(error) => tracing::error!(%error, "a row is passed over"),
-        }
-    }
-    Ok(verified)
-}
-
-/// Rows that satisfy a condition, each with whether it verifies.
-fn read<R: Row>(
-    tx: &Tx<'_>,
-    condition: &str,
-    params: impl Params,
-) -> Result<Vec<Result<R, StoreError>>, StoreError> {
-    let sql = format!("SELECT id, body, mac FROM {} WHERE {condition}", R::TABLE);
-    let mut statement = tx.conn.prepare_cached(&sql)?;
-    let mut rows = statement.query(params)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let id = match row.get_ref(0)? {
-            ValueRef::Integer(number) => number.to_be_bytes().to_vec(),
-            other => other.as_blob().map_err(rusqlite::Error::from)?.to_vec(),
-        };
-        let (body, mac): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(2)?);
-        found.push(tx.mac.open(&id, &body, &mac));
-    }
-    Ok(found)
 }
 
 fn claim_id(record: i64, key: &KeyId) -> Vec<u8> {

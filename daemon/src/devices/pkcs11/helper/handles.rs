@@ -126,6 +126,12 @@ impl<H: Copy + PartialEq> Handles<H> {
         self.unwrapped.retain(|_, entry| entry.session != session);
     }
 
+    /// Forgets all handles: none of them is worth anything any more.
+    pub(super) fn forget_all(&mut self) {
+        self.objects = Known::new();
+        self.unwrapped = Known::new();
+    }
+
     /// Forgets all unwrapped keys; answers them, to be destroyed.
     pub(super) fn take_unwrapped(&mut self) -> Vec<H> {
         let taken = std::mem::replace(&mut self.unwrapped, Known::new()).entries;

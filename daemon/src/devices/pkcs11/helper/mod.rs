@@ -33,7 +33,8 @@ use rustix::process::{Signal, getpid, kill_process};
 pub use zeroizing_alloc::ZeroAlloc as WipingAlloc;
 
 use self::token::{Token, TokenSession};
-use super::wire::{self, Reply, Request, TokenError};
+use super::process::keep_lock;
+use super::wire::{self, Answer, Reply, Request, TokenError};
 
 /// How long the end may take if there is no daemon any more that would end the
 /// helper earlier.
@@ -65,6 +66,7 @@ struct Module {
 /// See [`HelperError`]. That the module does not work is told to the daemon.
 pub fn serve(module: &Path) -> Result<(), HelperError> {
     confine::confine().map_err(HelperError::Confine)?;
+    let _alone = keep_lock()?;
     let module: Arc<Result<Module, TokenError>> = Arc::new(load(module));
     // Each session has its end of it.
     let (in_use, sessions) = mpsc::channel::<Infallible>();
@@ -174,7 +176,11 @@ fn converse(module: &Result<Module, TokenError>, stream: &mut UnixStream) -> io:
             (request, Ok(_), Some(session)) => serve_one(session, request),
             (_, Ok(_), None) => Err(TokenError::Protocol),
         };
-        wire::send(stream, &reply.unwrap_or_else(Reply::Failed))?;
+        let answer = Answer {
+            objects: session.as_ref().and_then(TokenSession::objects_counted),
+            reply: reply.unwrap_or_else(Reply::Failed),
+        };
+        wire::send(stream, &answer)?;
     }
 }
 

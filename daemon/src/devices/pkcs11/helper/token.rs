@@ -12,7 +12,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use mlskeyd_protocol::v1::SecretBytes;
 
-use super::super::wire::{TokenError, TokenName};
+use super::super::wire::{Identity, TokenError, TokenName};
 use super::handles::{Handles, Of};
 use super::{Module, template};
 
@@ -49,6 +49,17 @@ impl Token {
         self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
     }
 
+    /// What it says that it is.
+    pub(super) fn identity(&self) -> Result<Identity, TokenError> {
+        let info = self.pkcs11.get_token_info(self.slot).map_err(of_module)?;
+        Ok(Identity {
+            label: info.label().to_owned(),
+            manufacturer: info.manufacturer_id().to_owned(),
+            model: info.model().to_owned(),
+            firmware: info.firmware_version().to_string(),
+        })
+    }
+
     /// The turn to make objects on the token.
     pub(super) fn turn_to_make(&self) -> MutexGuard<'_, ()> {
         let turn = self.making_objects.lock();
@@ -82,9 +93,7 @@ impl TokenSession {
             return Err(TokenError::Other(info.serial_number().to_owned()));
         }
         let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
-        if info.login_required() {
-            log_in(&session, &info, pin, last_try)?;
-        }
+        let logged_in = info.login_required() && log_in(&session, &info, pin, last_try)?;
         let token = module.token(Token {
             pkcs11: pkcs11.clone(),
             slot,
@@ -94,6 +103,11 @@ impl TokenSession {
             making_objects: Mutex::default(),
             next_session: AtomicU64::new(1),
         });
+        if logged_in {
+            // Sessions that there are were logged out: what their handles lead to now
+            // nobody knows.
+            token.handles().forget_all();
+        }
         Ok(Self {
             session,
             number: token.next_session.fetch_add(1, Ordering::Relaxed),
@@ -279,16 +293,17 @@ fn find(
     }
 }
 
-/// Logs in, unless another session of this helper did.
+/// Logs in, unless another session of this helper did; answers whether it was this
+/// one.
 fn log_in(
     session: &Session,
     token: &TokenInfo,
     pin: Option<&SecretBytes>,
     last_try: bool,
-) -> Result<(), TokenError> {
+) -> Result<bool, TokenError> {
     let state = session.get_session_info().map_err(of_module)?;
     if state.session_state() == SessionState::RwUser {
-        return Ok(());
+        return Ok(false);
     }
     // Before a PIN is asked for: none is tried in vain.
     if token.protected_authentication_path() {
@@ -305,7 +320,8 @@ fn log_in(
     };
     let pin = RawAuthPin::from(Box::new(pin.expose().to_vec()));
     match session.login_with_raw(UserType::User, &pin) {
-        Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(false),
         Err(error) => Err(match of_module(error) {
             said @ (TokenError::WrongPin | TokenError::PinLocked) => said,
             // Whether the token has looked at the PIN nobody knows.

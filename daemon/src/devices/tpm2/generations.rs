@@ -1,0 +1,163 @@
+//! The generations of a TPM device: one secret each, from which the
+//! authorisation values of its keys follow.
+//!
+//! The TPM loads a key's blob again as long as its storage key lives, so a key
+//! dies with its authorisation value, and that with its generation's secret. All
+//! secrets are in one file, encrypted under the *root*, which is in the TPM's
+//! permanent memory and nowhere else. To destroy a generation the file is written
+//! without it under a new root; then one write to the TPM puts that in the place
+//! of the old one. No copy of an older file can be opened after that.
+
+use std::collections::BTreeMap;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::connection::Connection;
+use super::files::Files;
+use super::nv::Root;
+use crate::devices::private_key::fill_random;
+use crate::devices::{DeviceError, GenerationId, KeyId};
+use crate::failpoint;
+
+const SECRET_LEN: usize = 32;
+
+/// The secret of one generation.
+pub(super) struct Secret(Zeroizing<[u8; SECRET_LEN]>);
+
+impl Secret {
+    fn random() -> Result<Self, DeviceError> {
+        let mut secret = Zeroizing::new([0; SECRET_LEN]);
+        fill_random(secret.as_mut_slice())?;
+        Ok(Self(secret))
+    }
+
+    #[cfg(test)]
+    pub(super) fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The authorisation value of a key.
+    pub(super) fn of_key(&self, id: KeyId) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        derive(&self.0, &[b"mlskeyd v1 tpm2 auth", id.as_bytes()])
+    }
+
+    /// What blobs are encrypted with.
+    pub(super) fn of_blobs(&self) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        derive(&self.0, &[b"mlskeyd v1 tpm2 blob"])
+    }
+}
+
+fn derive(secret: &[u8; SECRET_LEN], info: &[&[u8]]) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+    let mut derived = Zeroizing::new([0; 32]);
+    Hkdf::<Sha256>::new(None, secret)
+        .expand_multi_info(info, derived.as_mut_slice())
+        .map_err(|_| DeviceError::Failed {
+            reason: "the key derivation failed".to_owned(),
+        })?;
+    Ok(derived)
+}
+
+/// All generations, and the root that their file is encrypted under.
+pub(super) struct Generations {
+    root: Root,
+    secrets: BTreeMap<GenerationId, Secret>,
+}
+
+impl Generations {
+    /// None yet: the file, under the first root.
+    pub(super) fn begin(files: &Files, root: Root) -> Result<Self, DeviceError> {
+        let generations = Self {
+            root,
+            secrets: BTreeMap::new(),
+        };
+        files.write_generations(&generations.root, &[])?;
+        Ok(generations)
+    }
+
+    /// Those of the file that belongs to the root.
+    pub(super) fn read(files: &Files, root: Root) -> Result<Self, DeviceError> {
+        let written = files.generations(&root)?;
+        let (entries, rest) = written.as_chunks::<ENTRY_LEN>();
+        if !rest.is_empty() {
+            return Err(DeviceError::Failed {
+                reason: "the file of generations is of another version".to_owned(),
+            });
+        }
+        let secrets = entries.iter().filter_map(|entry| {
+            let (id, secret) = entry.split_first_chunk::<{ GenerationId::LEN }>()?;
+            let mut bytes = Zeroizing::new([0; SECRET_LEN]);
+            bytes.copy_from_slice(secret);
+            Some((GenerationId::from_bytes(*id), Secret(bytes)))
+        });
+        let generations = Self {
+            secrets: secrets.collect(),
+            root,
+        };
+        files.remove_others(&generations.root)?;
+        Ok(generations)
+    }
+
+    pub(super) const fn root(&self) -> &Root {
+        &self.root
+    }
+
+    pub(super) fn secret(&self, id: GenerationId) -> Result<&Secret, DeviceError> {
+        self.secrets.get(&id).ok_or(DeviceError::GenerationGone(id))
+    }
+
+    /// Makes a generation, durably.
+    pub(super) fn create(&mut self, files: &Files, id: GenerationId) -> Result<(), DeviceError> {
+        if self.secrets.contains_key(&id) {
+            return Err(DeviceError::GenerationExists(id));
+        }
+        self.secrets.insert(id, Secret::random()?);
+        let written = files.write_generations(&self.root, &self.encode_without(None));
+        if written.is_err() {
+            self.secrets.remove(&id);
+        }
+        written
+    }
+
+    /// Destroys a generation, durably and in every copy of the file.
+    pub(super) fn destroy(
+        &mut self,
+        files: &Files,
+        connection: &mut Connection,
+        id: GenerationId,
+    ) -> Result<(), DeviceError> {
+        if !self.secrets.contains_key(&id) {
+            return Ok(());
+        }
+        let next = self.root.next()?;
+        files.write_generations(&next, &self.encode_without(Some(id)))?;
+        failpoint::hit("tpm2.generations-moved");
+        connection.write_root(&next)?;
+        failpoint::hit("tpm2.root-replaced");
+        self.root = next;
+        self.secrets.remove(&id);
+        if let Err(error) = files.remove_others(&self.root) {
+            // Nothing opens them, and the next start tries again.
+            tracing::warn!(%error, "old files of a TPM device stay for now");
+        }
+        failpoint::hit("tpm2.generation-destroyed");
+        Ok(())
+    }
+
+    /// As the file has them: id and secret of each, in order.
+    fn encode_without(&self, id: Option<GenerationId>) -> Zeroizing<Vec<u8>> {
+        let length = self.secrets.len().saturating_mul(ENTRY_LEN);
+        // It must not grow, or it would leave a copy behind.
+        let mut written = Zeroizing::new(Vec::with_capacity(length));
+        for (other, secret) in &self.secrets {
+            if Some(*other) != id {
+                written.extend_from_slice(other.as_bytes());
+                written.extend_from_slice(secret.0.as_slice());
+            }
+        }
+        written
+    }
+}
+
+const ENTRY_LEN: usize = GenerationId::LEN + SECRET_LEN;

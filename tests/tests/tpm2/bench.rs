@@ -1,0 +1,143 @@
+//! A TPM as a device, without a daemon.
+
+use std::path::{Path, PathBuf};
+
+use mlskeyd::config::Tpm2Config;
+use mlskeyd::devices::tpm2::Tpm2Device;
+use mlskeyd::devices::{
+    Algorithm, Device, DeviceError, DeviceState, GenerationId, Kem, KeyId, NewKey, PeerPublic,
+    SignatureScheme, Start, StoredKey, Tier,
+};
+use mlskeyd::store_key::StoreKey;
+use mlskeyd_tests::programs;
+use mlskeyd_tests::rig::{Stage, Swtpm};
+use p256::ecdsa::signature::Verifier as _;
+use secrecy::SecretBox;
+
+/// What a TPM keeps, and how.
+pub const KINDS: [(Algorithm, Tier); 4] = [
+    (
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
+        Tier::Hardware,
+    ),
+    (Algorithm::Hpke(Kem::DhKemP256), Tier::Hardware),
+    (Algorithm::Signature(SignatureScheme::Ed25519), Tier::Sealed),
+    (Algorithm::Hpke(Kem::DhKemX25519), Tier::Sealed),
+];
+
+/// A TPM, and what the device needs for it.
+pub struct Bench {
+    pub tpm: Swtpm,
+    pub config: Tpm2Config,
+    pub directory: PathBuf,
+    pub stage: Stage,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let stage = Stage::new(programs!());
+        let tpm = Swtpm::new(&stage);
+        Self {
+            config: tpm.config(),
+            tpm,
+            directory: stage.path("devices/tpm"),
+            stage,
+        }
+    }
+
+    /// The device, as after a restart of the daemon, and looked at for the first
+    /// time.
+    pub fn open(&self, start: Start) -> Tpm2Device {
+        open(&self.config, &self.directory, start)
+    }
+
+    /// The same, with the keys of a registry.
+    pub fn reopen(&self) -> Tpm2Device {
+        self.open(Start::MustExist)
+    }
+
+    /// The device for the first time.
+    pub fn first(&self) -> Tpm2Device {
+        let device = self.open(Start::CreateIfAbsent);
+        assert_eq!(
+            device.info().state,
+            DeviceState::Ready,
+            "{}",
+            device.info().reason
+        );
+        device
+    }
+}
+
+pub fn open(config: &Tpm2Config, directory: &Path, start: Start) -> Tpm2Device {
+    let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
+    let device = Tpm2Device::new("tpm", config, directory, &store_key, start);
+    let mut device = device.unwrap();
+    device.probe();
+    device
+}
+
+/// The state, and why.
+pub fn state(device: &Tpm2Device) -> (DeviceState, String) {
+    let info = device.info();
+    (info.state, info.reason.clone())
+}
+
+pub fn generation(number: u8) -> GenerationId {
+    GenerationId::from_bytes([number; 16])
+}
+
+/// A key of this number in the generation of this number.
+pub fn make(
+    device: &mut Tpm2Device,
+    number: u8,
+    (algorithm, tier): (Algorithm, Tier),
+) -> Result<StoredKey, DeviceError> {
+    let generator = device.generator().unwrap();
+    match generator.create_generation(generation(number)) {
+        Err(DeviceError::GenerationExists(_)) => {}
+        made => made?,
+    }
+    generator.generate(NewKey {
+        id: KeyId::from_bytes([number; 16]),
+        algorithm,
+        tier,
+        generation: generation(number),
+    })
+}
+
+pub fn destroy(device: &mut Tpm2Device, number: u8) -> Result<(), DeviceError> {
+    let destroyer = device.destroyer().unwrap();
+    destroyer.destroy_generation(generation(number))
+}
+
+/// Does what the key is for, and checks it as far as anybody can.
+pub fn use_key(device: &mut Tpm2Device, key: &StoredKey) -> Result<(), DeviceError> {
+    match key.algorithm {
+        Algorithm::Signature(scheme) => {
+            let signature = device.signer().unwrap().sign(key, b"content")?;
+            verify(scheme, key, &signature);
+        }
+        Algorithm::Hpke(kem) => {
+            let peer = PeerPublic::parse(kem, &key.public).unwrap();
+            device.agreement().unwrap().agree(key, &peer)?;
+        }
+    }
+    Ok(())
+}
+
+fn verify(scheme: SignatureScheme, key: &StoredKey, signature: &[u8]) {
+    match scheme {
+        SignatureScheme::EcdsaP256Sha256 => {
+            let public = p256::ecdsa::VerifyingKey::from_sec1_bytes(&key.public).unwrap();
+            let signature = p256::ecdsa::Signature::from_der(signature).unwrap();
+            public.verify(b"content", &signature).unwrap();
+        }
+        SignatureScheme::Ed25519 => {
+            let public = key.public.as_slice().try_into().unwrap();
+            let public = ed25519_dalek::VerifyingKey::from_bytes(public).unwrap();
+            let signature = ed25519_dalek::Signature::from_slice(signature).unwrap();
+            public.verify_strict(b"content", &signature).unwrap();
+        }
+    }
+}

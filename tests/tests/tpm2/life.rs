@@ -1,0 +1,60 @@
+//! A group's random life with all keys on a TPM.
+
+use mlskeyd_tests::mls_run::{Plan, Remains, Run, seed};
+use mlskeyd_tests::programs;
+use mlskeyd_tests::rig::{Options, Stage, Swtpm};
+use openmls::prelude::Ciphersuite;
+
+const OPERATIONS: usize = if cfg!(feature = "full") { 200 } else { 40 };
+
+fn play(suite: Ciphersuite) {
+    let stage = Stage::new(programs!());
+    let tpm = Swtpm::new(&stage);
+    let plan = Plan {
+        suite,
+        operations: OPERATIONS,
+        options: Options {
+            extra: tpm.device("tpm"),
+            ..Options::default()
+        },
+        device: "tpm".to_owned(),
+    };
+    let remains = Run::play(&stage, &plan, seed());
+    assert_eq!(remains, Remains::of_identities(remains.participants));
+    assert_eq!(tpm.loaded(), [""; 0], "nothing of ours is left");
+    assert_eq!(tpm.indices().len(), 1, "one index, of the root");
+    // What the registry says is true of the device: so many secrets are left.
+    let secrets = remains.own_generations + remains.shared_generations;
+    assert_eq!(generations(&stage), SEALING + secrets * ENTRY);
+}
+
+/// A version, a nonce and a tag.
+const SEALING: usize = 1 + 24 + 16;
+
+/// A generation's name and its secret.
+const ENTRY: usize = 16 + 32;
+
+/// The length of the one file of generations.
+fn generations(stage: &Stage) -> usize {
+    let directory = std::fs::read_dir(stage.path("daemon/state/devices/tpm")).unwrap();
+    let files = directory.map(|entry| entry.unwrap());
+    let is_one = |name: &str| name.starts_with("generations-");
+    let mut files: Vec<_> = files
+        .filter(|file| is_one(&file.file_name().to_string_lossy()))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let length = files.remove(0).metadata().unwrap().len();
+    length.try_into().unwrap()
+}
+
+/// In the TPM.
+#[test]
+fn a_group_lives_with_suite_0x0002() {
+    play(Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256);
+}
+
+/// Sealed by the TPM.
+#[test]
+fn a_group_lives_with_suite_0x0001() {
+    play(Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519);
+}
