@@ -406,7 +406,7 @@ mod tests {
         let script = directory.path().join("script");
         std::fs::write(
             &script,
-            "/bin/sleep 1000 &\necho $! >\"$PID.new\"\n/bin/mv \"$PID.new\" \"$PID\"\nwait\n",
+            "exec 3<&0\n/bin/sleep 1000 &\necho $! >\"$PID.new\"\n/bin/mv \"$PID.new\" \"$PID\"\nwait\n",
         )
         .unwrap();
         let pid = directory.path().join("pid");
