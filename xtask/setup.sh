@@ -66,8 +66,13 @@ any() {
 # OpenSSL's own build starts with a Perl program, which takes more than distributions' least.
 builds_openssl() { has make && perl -MFile::Compare -MFile::Copy -MFindBin -MIPC::Cmd -e 1 2>/dev/null; }
 
-# A library that bindgen loads; no program need be there.
-libclang() { any /usr/lib/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so*; }
+# A library that bindgen loads; no program need be there. Not libclang-cpp, which is another one.
+libclang() {
+    for folder in /usr/lib/llvm*/lib /usr/lib/* /usr/lib64 /usr/lib; do
+        any "$folder"/libclang.so* "$folder"/libclang-[0-9]*.so* && return
+    done
+    return 1
+}
 
 # Modules, which are not on the PATH.
 tpm2_pkcs11() { any /usr/lib/*/pkcs11/libtpm2_pkcs11.so /usr/lib64/pkcs11/libtpm2_pkcs11.so /usr/lib/pkcs11/libtpm2_pkcs11.so; }

@@ -18,7 +18,7 @@ pub use harden::{harden, lock_memory, raise_file_limit};
 
 use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
 use crate::config::Config;
-use crate::custody::{self, Custody, Devices};
+use crate::custody::{self, Configured, Custody, Devices};
 use crate::devices::queue::DeviceThreads;
 use crate::ipc::{self, Socket, SocketError};
 use crate::store::{self, Registry, SystemClock, TimeSource};
@@ -132,13 +132,19 @@ async fn serve_with_clock(
         .append(audit::Record::new("DaemonStarted", note), Durability::Now)
         .await?;
 
-    let handles = threads
-        .iter()
-        .map(|(name, thread)| (name.clone(), thread.handle()))
-        .collect();
+    let devices = threads.iter().map(|(name, thread)| {
+        let mut listed = config.devices.iter();
+        let configured = Configured {
+            handle: thread.handle(),
+            hpke_tier: listed
+                .find(|device| device.name == *name)
+                .and_then(|device| device.hpke_tier),
+        };
+        (name.clone(), configured)
+    });
     let custody = Custody::new(
         registry.clone(),
-        Devices::new(handles, config.default_device.clone()),
+        Devices::new(devices.collect(), config.default_device.clone()),
         Policy::builtin(PolicySettings {
             allow_leave: config.policy.allow_leave,
             daemon_uid: rustix::process::geteuid().as_raw(),
@@ -168,10 +174,8 @@ async fn serve_with_clock(
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.
-    let shut_down = move || threads.into_values().for_each(DeviceThreads::shut_down);
-    tokio::task::spawn_blocking(shut_down)
-        .await
-        .map_err(|_| StartError::Fault)
+    let ended = DeviceThreads::shut_down_all(threads.into_values()).await;
+    ended.map_err(|_| StartError::Fault)
 }
 
 fn store_settings(config: &Config) -> store::Settings {
@@ -184,9 +188,9 @@ fn store_settings(config: &Config) -> store::Settings {
     }
 }
 
-/// The devices that may make their directory, since nothing was kept on them so
-/// far. One that lost its directory must not get an empty one while the registry
-/// knows keys on it: they would seem to be gone for good.
+/// The devices that may begin with nothing, since no key was kept on them so far:
+/// with an empty directory, or with whichever token is there. While the registry
+/// knows keys on a device they would seem to be gone for good.
 async fn fresh_devices(
     config: &Config,
     registry: &Registry,

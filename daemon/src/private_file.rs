@@ -1,13 +1,14 @@
-//! Small files of one fixed length that hold secrets: read with distrust,
-//! written durably.
+//! Small files that are the daemon's alone: read with distrust, written durably.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
+
+use crate::failpoint;
 
 /// Who may own a file, and who else may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +99,38 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Puts a file of this content in the place of the one that may be there, durably:
+/// a crash leaves either. Its directory is made if it is not there.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make_directory(directory)?;
+    let fresh = path.with_extension("new");
+    // Of one that was cut short.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    create(&fresh, bytes)?;
+    failpoint::hit("private-file-written");
+    fs::rename(&fresh, path)?;
+    failpoint::hit("private-file-named");
+    sync_directory(directory)
+}
+
+/// Makes a directory and those above it, durably, as far as they are not there.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_directory(parent),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && parent != path => {
+            make_directory(parent)?;
+            make_directory(path)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes creations, renames and removals in a directory durable.

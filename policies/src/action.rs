@@ -58,13 +58,16 @@ pub enum Action {
     AdoptIdentity,
     /// Unlocks a device.
     UnlockDevice,
+    /// Makes another token the device's own, in the place of the one that its keys
+    /// are on.
+    AcceptDevice,
     /// Looks at, and manages, what all callers own.
     Administer,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -91,6 +94,7 @@ impl Action {
         Self::RotateIdentity,
         Self::AdoptIdentity,
         Self::UnlockDevice,
+        Self::AcceptDevice,
         Self::Administer,
     ];
 
@@ -124,6 +128,7 @@ impl Action {
             Self::RotateIdentity => "RotateIdentity",
             Self::AdoptIdentity => "AdoptIdentity",
             Self::UnlockDevice => "UnlockDevice",
+            Self::AcceptDevice => "AcceptDevice",
             Self::Administer => "Administer",
         }
     }

@@ -107,6 +107,7 @@ const fn needs(action: Action) -> Needs {
         Action::RotateIdentity
         | Action::AdoptIdentity
         | Action::UnlockDevice
+        | Action::AcceptDevice
         | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
@@ -166,10 +167,11 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 4] = [
+    const ADMINISTRATORS: [Action; 5] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::UnlockDevice,
+        Action::AcceptDevice,
         Action::Administer,
     ];
 

@@ -412,6 +412,12 @@ fn admin_requests() -> Vec<AdminRequest> {
                 last_try: true,
             },
         },
+        R::AcceptDevice {
+            options,
+            request: AcceptDevice {
+                device: "hsm".into(),
+            },
+        },
     ]
 }
 
@@ -422,11 +428,23 @@ fn admin_responses() -> Vec<AdminResponse> {
         kind: "software".into(),
         state: DeviceState::Locked,
         detail: Some("insert it".into()),
-        offers: vec![(
-            Algorithm::Signature(SignatureScheme::Ed25519),
-            Tier::Software,
-        )],
+        facts: vec![Fact {
+            name: "serial".into(),
+            value: "4711".into(),
+        }],
+        counts: vec![Count {
+            name: "sessions".into(),
+            used: Some(1),
+            peak: Some(3),
+            most: 300,
+        }],
+        offers: vec![Offer {
+            algorithm: Algorithm::Signature(SignatureScheme::Ed25519),
+            tier: Tier::Software,
+            how: "encrypted".into(),
+        }],
         remarks: vec![(Algorithm::Hpke(Kem::DhKemX25519), "no such curve".into())],
+        hpke_tier: Some(Tier::Sealed),
         default: true,
     };
     vec![
@@ -468,7 +486,15 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::RotateIdentity(Ok(identity())),
         R::AdoptIdentity(Ok(identity())),
-        R::Unlock(Ok(device)),
+        R::Unlock(Ok(Unlocked {
+            device: device.clone(),
+            pin_tried: true,
+        })),
+        R::AcceptDevice(Ok(AcceptedDevice {
+            device,
+            serial: "a1b2c3d4".into(),
+            before: Some("0a1b2c3d".into()),
+        })),
     ]
 }
 

@@ -328,7 +328,8 @@ impl<S, C> CustodyProviderBuilder<S, C> {
     }
 
     /// The tier for new keys, exactly: where the device does not keep keys of
-    /// the algorithm in it, none is made. Else the highest that the device has.
+    /// the algorithm in it, none is made. Else the daemon's configuration may say
+    /// one for HPKE keys; all other keys go to the highest that the device has.
     #[must_use]
     pub const fn tier(mut self, tier: Tier) -> Self {
         self.placement.tier = Some(tier);

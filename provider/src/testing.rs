@@ -101,6 +101,7 @@ impl TestDaemon {
             devices: vec![DeviceConfig {
                 name: DEVICE.to_owned(),
                 kind: DeviceKind::Software,
+                hpke_tier: None,
             }],
             default_device: DEVICE.to_owned(),
             lifetimes: Lifetimes::default(),

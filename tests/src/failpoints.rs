@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+/// Those that only a daemon with a token comes past: where a note of it, or of a
+/// PIN, is written.
+pub const OF_TOKENS: &[&str] = &["private-file-written", "private-file-named"];
+
 /// The names of all failpoints in the source below a directory.
 ///
 /// # Panics

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use mlskeyd::devices::StoredKey;
-use mlskeyd::devices::software::{SoftwareDevice, Start};
+use mlskeyd::devices::software::SoftwareDevice;
+use mlskeyd::devices::{Start, StoredKey};
 use mlskeyd::store::{KeyRecord, Registry, Settings};
 use mlskeyd::store_key::StoreKey;
 use mlskeyd_protocol::v1::{Algorithm, Kem, KeyId, Purpose, SignatureScheme};

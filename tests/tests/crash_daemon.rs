@@ -10,6 +10,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 
+use mlskeyd_protocol::client::{Call, Client, ClientConfig};
+use mlskeyd_protocol::v1::{GenerateHpke, Kem, Placement};
 use mlskeyd_tests::books::{self, Listed, Named};
 use mlskeyd_tests::rig::{Answer, Chat, Daemon, Hub, Options, Process, Stage};
 use mlskeyd_tests::{failpoints, programs};
@@ -74,16 +76,27 @@ const DESTROY_GENERATION: &[&str] = &[
     "store.finish_destroy_generation.after_commit",
 ];
 
+/// Passed when a device has lost the generation of new keys.
+const LOSE_GENERATION: &[&str] = &[
+    "store.retire_generation.before_commit",
+    "store.retire_generation.after_commit",
+];
+
 /// More laps than any list of points takes.
 const LAPS: usize = 40;
 
 #[test]
 fn every_failpoint_of_the_daemon_has_its_crash() {
-    let tested: BTreeSet<String> = [FIRST_START, CREATE, USE, DESTROY, DESTROY_GENERATION]
-        .concat()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let lists = [
+        FIRST_START,
+        CREATE,
+        USE,
+        DESTROY,
+        DESTROY_GENERATION,
+        LOSE_GENERATION,
+        failpoints::OF_TOKENS,
+    ];
+    let tested: BTreeSet<String> = lists.concat().into_iter().map(str::to_owned).collect();
     let daemon = Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src");
     assert_eq!(failpoints::in_source(&daemon), tested);
 }
@@ -128,6 +141,40 @@ fn a_generation_is_destroyed_once_and_for_all() {
 fn the_end_of_a_generation_is_not_forgotten() {
     let (_, done) = DESTROY_GENERATION.split_at(DESTROY_GENERATION.len() / 2);
     Story::through(done);
+}
+
+#[test]
+fn a_generation_that_was_lost_is_given_up_and_no_key_with_it() {
+    for point in LOSE_GENERATION {
+        let stage = Stage::new(programs!());
+        let mut options = Options::default();
+        let mut daemon = Daemon::start(&stage, &options);
+        let make = |daemon: &Daemon| {
+            let client = Client::new(ClientConfig::new(daemon.socket(), "test"));
+            let request = GenerateHpke {
+                kem: Kem::DhKemP256,
+                placement: Placement::default(),
+            };
+            client.generate_hpke(request, &Call::default())
+        };
+        make(&daemon).unwrap();
+        daemon.stop();
+        let generations = daemon.state().join("devices/software/generations");
+        for file in std::fs::read_dir(&generations).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        options.failpoint = Some((*point).to_owned());
+        daemon.restart(&options);
+        make(&daemon).unwrap_err();
+        assert_eq!(daemon.wait().signal(), Some(9), "{point}");
+        daemon.restart(&Options::default());
+        make(&daemon).unwrap();
+        let keys = books::keys(&daemon).unwrap();
+        assert_eq!(keys.len(), 2, "{point}: {keys:?}");
+        assert!(keys.values().all(|key| !key.destroyed), "{point}");
+        assert_eq!(std::fs::read_dir(&generations).unwrap().count(), 1);
+        assert_eq!(books::unfinished(&daemon), Vec::<String>::new());
+    }
 }
 
 /// Destroys nothing by itself; makes a new generation each second.

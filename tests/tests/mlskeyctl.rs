@@ -63,13 +63,22 @@ fn stderr(output: &Output) -> String {
 fn a_person_reads_tables() {
     let scene = Scene::new();
     for (arguments, words) in [
-        (&["status"][..], &["up for", "DEVICE", "ready"][..]),
+        (
+            &["status"][..],
+            &[
+                "up for",
+                "DEVICE",
+                "software *",
+                "ready",
+                "software: Ed25519, ECDSA P-256, DHKEM P-256, DHKEM X25519",
+            ][..],
+        ),
         (
             &["devices"],
             &[
-                "software *",
-                "software: Ed25519, ECDSA P-256, DHKEM P-256, DHKEM X25519",
-                "0x0002",
+                "software *  software  ready",
+                "DHKEM X25519  software  encrypted under the store key",
+                "0x0002  software",
                 "has no hardware",
             ],
         ),
@@ -93,6 +102,12 @@ fn a_program_reads_json() {
     assert_eq!(devices[0]["name"], "software");
     assert_eq!(devices[0]["state"], "ready");
     assert_eq!(devices[0]["offers"].as_array().unwrap().len(), 4);
+    let how = "encrypted under the store key";
+    assert_eq!(devices[0]["offers"][0]["how"], how);
+    assert_eq!(devices[0]["hpke_tier"], serde_json::Value::Null);
+    for none in ["facts", "counts"] {
+        assert_eq!(devices[0][none], serde_json::json!({}));
+    }
     assert_eq!(devices[0]["suites"][0]["suite"], "0x0001");
     assert_eq!(devices[0]["suites"][0]["tier"], "software");
     let identities = json(&["identities"]);

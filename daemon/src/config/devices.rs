@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mlskeyd_protocol::v1::Tier;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -16,6 +18,8 @@ pub struct DeviceConfig {
     pub name: String,
     /// What it is.
     pub kind: DeviceKind,
+    /// The tier of HPKE keys for which an app names none; `None`: the best.
+    pub hpke_tier: Option<Tier>,
 }
 
 /// What a device is.
@@ -73,6 +77,8 @@ pub(super) struct DeviceTable {
     #[serde(deserialize_with = "name")]
     pub(super) name: String,
     kind: Kind,
+    #[serde(default, deserialize_with = "optional_tier")]
+    hpke_tier: Option<Tier>,
     #[serde(default, deserialize_with = "optional_path")]
     module: Option<PathBuf>,
     token: Option<String>,
@@ -91,6 +97,19 @@ pub(super) struct DeviceTable {
 
 fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     count(from).map(Some)
+}
+
+/// A tier by its name, as in `mlskeyctl`.
+fn optional_tier<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tier>, D::Error> {
+    let name = String::deserialize(from)?;
+    let mut tiers = [Tier::Hardware, Tier::Sealed, Tier::Software].into_iter();
+    let named = tiers.find(|tier| tier.to_string() == name);
+    let named = named.ok_or_else(|| {
+        let message =
+            format!("there is no tier {name:?}: a tier is `hardware`, `sealed` or `software`");
+        D::Error::custom(message)
+    });
+    named.map(Some)
 }
 
 fn optional_timeout<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -118,6 +137,19 @@ enum Kind {
 
 impl DeviceTable {
     fn check(self) -> Result<DeviceConfig, &'static str> {
+        match (self.kind, self.hpke_tier) {
+            (Kind::Software, Some(_)) => {
+                return Err(
+                    "a device of kind \"software\" keeps keys in tier software alone: leave `hpke_tier` out",
+                );
+            }
+            (Kind::Pkcs11, Some(Tier::Software)) => {
+                return Err(
+                    "a token keeps no keys in tier software: `hpke_tier` is \"hardware\" or \"sealed\"",
+                );
+            }
+            _ => {}
+        }
         let kind = match self.kind {
             Kind::Software => {
                 let of_tokens = self.module.is_some()
@@ -169,6 +201,7 @@ impl DeviceTable {
         Ok(DeviceConfig {
             name: self.name,
             kind,
+            hpke_tier: self.hpke_tier,
         })
     }
 }
@@ -205,6 +238,7 @@ pub(super) fn check(listed: Vec<Spanned<DeviceTable>>) -> Result<Vec<DeviceConfi
         devices.push(DeviceConfig {
             name: "software".into(),
             kind: DeviceKind::Software,
+            hpke_tier: None,
         });
     }
     Ok(devices)

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use mlskeyd_protocol::v1::Tier;
+
 use super::*;
 
 const SAMPLE: &str = include_str!("../../../docs/mlskeyd.toml");
@@ -107,6 +109,19 @@ fn values_are_taken() {
 }
 
 #[test]
+fn a_tier_of_hpke_keys_is_of_one_device() {
+    let token = "kind = \"pkcs11\"\nmodule = \"/m.so\"";
+    let text = format!(
+        "[[devices]]\nname = \"a\"\n{token}\ntoken = \"a\"\nhpke_tier = \"sealed\"\n\
+         [[devices]]\nname = \"b\"\n{token}\ntoken = \"b\"\nhpke_tier = \"hardware\"\n\
+         [[devices]]\nname = \"c\"\n{token}\ntoken = \"c\"\n"
+    );
+    let devices = parse(&text).unwrap().devices;
+    let tiers: Vec<_> = devices.iter().map(|device| device.hpke_tier).collect();
+    assert_eq!(tiers, [Some(Tier::Sealed), Some(Tier::Hardware), None]);
+}
+
+#[test]
 fn a_refusal_says_where_and_what_would_be_right() {
     let device = "[[devices]]\nname = \"soft\"\nkind = \"software\"\n";
     let cases = [
@@ -140,6 +155,21 @@ fn a_refusal_says_where_and_what_would_be_right() {
         ),
         ("[[devices]]\nname = \"a\"", "1:1:", "missing field `kind`"),
         (&format!("{device}{device}"), "4:1:", "a name of its own"),
+        (
+            &format!("{device}hpke_tier = \"hardware\""),
+            "1:1:",
+            "leave `hpke_tier` out",
+        ),
+        (
+            "[[devices]]\nname = \"a\"\nkind = \"pkcs11\"\nhpke_tier = \"software\"",
+            "1:1:",
+            "\"hardware\" or \"sealed\"",
+        ),
+        (
+            "[[devices]]\nname = \"a\"\nkind = \"pkcs11\"\nhpke_tier = \"best\"",
+            "4:13:",
+            "there is no tier \"best\"",
+        ),
         (
             &format!("default_device = \"sof\"\n{device}"),
             "1:18:",

@@ -15,6 +15,7 @@ Exit codes:
   2  wrong usage
   3  the daemon cannot be reached, or its version does not fit
   4  denied
+  5  the device was unlocked already: the PIN was not tried
 
 Only root and the daemon's own user are served.";
 
@@ -22,12 +23,17 @@ const JSON: &str = "\
 JSON (with --json; fields are only ever added):
   OWNER    {\"uid\", \"app\"}
   DEVICE   {\"name\", \"kind\", \"state\": \"absent|locked|ready|failed\", \"detail\": text or null,
-            \"default\", \"offers\": [{\"algorithm\", \"tier\": \"hardware|sealed|software\"}],
-            \"suites\": [{\"suite\", \"tier\": as above, or null if not possible,
-                        \"why\": [text]}]}
+            \"default\", \"hpke_tier\": \"hardware|sealed\" or null, as configured,
+            \"facts\": {NAME: text}, such as \"serial\", as last seen,
+            \"counts\": {NAME: {\"used\": number or null if not counted,
+                              \"peak\": number or null if not kept, \"most\"}},
+            \"offers\": [{\"algorithm\", \"tier\": \"hardware|sealed|software\", \"how\": text}],
+            \"suites\": [{\"suite\", \"tier\": as above where an app names none, or null
+                        if not possible, \"why\": [text]}]}
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
                    \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
-  devices         [DEVICE]
+  devices list    [DEVICE]
+  devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
   IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
             \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
             \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\",
@@ -35,7 +41,7 @@ JSON (with --json; fields are only ever added):
   identities list    [IDENTITY]
   identities rotate  IDENTITY
   identities adopt   IDENTITY
-  unlock          DEVICE
+  unlock          DEVICE and \"pin_tried\"
   keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",
                     \"state\": \"active|idle|retiring|missing|destroyed\", \"public_key\": hex,
                     \"device\", \"tier\", \"created\": seconds since 1970,
@@ -67,7 +73,10 @@ pub(super) enum Command {
     /// The daemon at a glance
     Status,
     /// The devices, and what they offer
-    Devices,
+    Devices {
+        #[command(subcommand)]
+        command: Option<DevicesCommand>,
+    },
     /// The identities, and which keys sign for them
     Identities {
         #[command(subcommand)]
@@ -84,7 +93,8 @@ pub(super) enum Command {
     /// Unlock a device with its PIN
     ///
     /// The PIN is asked for on the terminal, or is a line of standard input if that
-    /// is no terminal. It is tried once; what waits for the device then goes on.
+    /// is no terminal. It is tried once; what waits for the device then goes on. A
+    /// device that is unlocked already does not look at it: exit code 5.
     Unlock {
         /// The device's name
         device: String,
@@ -96,6 +106,27 @@ pub(super) enum Command {
     Storage {
         #[command(subcommand)]
         command: Option<StorageCommand>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DevicesCommand {
+    /// List devices (the default)
+    List,
+    /// Make the token that is there the device's own, in the place of the one that
+    /// its keys are on
+    ///
+    /// A device works with the token that it first worked with, by its serial number,
+    /// and tries no PIN on another. Once another one is accepted, the keys of the one
+    /// before are missing, and what waits there to be destroyed counts as destroyed
+    /// with it. The one before can be accepted again; what counted as destroyed stays
+    /// on it.
+    Accept {
+        /// The device's name
+        device: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 

@@ -1,10 +1,10 @@
 //! The stable JSON that `--help` documents.
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey, Owner, StorageInfo,
-    Swept, Tier,
+    AcceptedDevice, Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey,
+    Owner, StorageInfo, Swept, Unlocked,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::suites;
 
@@ -22,19 +22,48 @@ pub(super) fn status(status: &DaemonStatus) -> Value {
 }
 
 pub(super) fn device(device: &DeviceInfo) -> Value {
-    let offer = |(algorithm, tier): &(Algorithm, Tier)| json!({ "algorithm": algorithm.to_string(), "tier": tier.to_string() });
+    let facts = device.facts.iter();
+    let facts = facts.map(|fact| (fact.name.clone(), Value::from(fact.value.as_str())));
+    let counts = device.counts.iter().map(|count| {
+        let numbers = json!({ "used": count.used, "peak": count.peak, "most": count.most });
+        (count.name.clone(), numbers)
+    });
     json!({
         "name": device.name,
         "kind": device.kind,
         "state": device.state.to_string(),
         "detail": device.detail,
         "default": device.default,
-        "offers": list(&device.offers, offer),
+        "hpke_tier": device.hpke_tier.map(|tier| tier.to_string()),
+        "facts": facts.collect::<Map<_, _>>(),
+        "counts": counts.collect::<Map<_, _>>(),
+        "offers": list(&device.offers, |offer| json!({
+            "algorithm": offer.algorithm.to_string(),
+            "tier": offer.tier.to_string(),
+            "how": offer.how,
+        })),
         "suites": list(&suites::of(device), |suite| json!({
             "suite": format!("{:#06x}", suite.number),
             "tier": suite.tier.map(|tier| tier.to_string()),
             "why": suite.why,
         })),
+    })
+}
+
+/// A device, and whether it looked at the PIN.
+pub(super) fn unlocked(unlocked: &Unlocked) -> Value {
+    let mut device = device(&unlocked.device);
+    if let Value::Object(fields) = &mut device {
+        fields.insert("pin_tried".to_owned(), unlocked.pin_tried.into());
+    }
+    device
+}
+
+pub(super) fn accepted(accepted: &AcceptedDevice) -> Value {
+    json!({
+        "device": device(&accepted.device),
+        "serial": accepted.serial,
+        "before": accepted.before,
     })
 }
 

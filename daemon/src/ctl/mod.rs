@@ -1,10 +1,11 @@
 //! The command `mlskeyctl`.
 //!
 //! It asks the running daemon over its socket, and knows nothing by itself:
-//! `args` is what can be asked, `run` asks it, `json` and `table` show it,
-//! `progress` what takes long, and `pin` reads the one secret that it is told.
+//! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
+//! it, `progress` what takes long, and `pin` reads the one secret that it is told.
 
 mod args;
+mod devices;
 mod json;
 mod pin;
 mod progress;
@@ -26,7 +27,10 @@ use args::Args;
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match run::run(&args) {
-        Ok(text) => print(&text),
+        Ok(answer) => match print(&answer.text) {
+            Ok(()) => ExitCode::from(answer.code),
+            Err(_) => ExitCode::FAILURE,
+        },
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "mlskeyctl: {error}");
             error.exit_code()
@@ -73,11 +77,11 @@ impl CtlError {
 }
 
 /// Prints to standard output; a reader that has seen enough is no failure.
-fn print(text: &str) -> ExitCode {
+fn print(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -4,19 +4,30 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
-    AdoptIdentity, Algorithm, Credential, DaemonStatus, DeviceInfo, IdentityInfo, Interaction,
-    KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity,
-    StorageInfo, Swept, Tier, Unlock,
+    AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, Credential, DaemonStatus, IdentityInfo,
+    Interaction, KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement,
+    RotateIdentity, StorageInfo, Swept, Tier, Unlock, Unlocked,
 };
 use serde_json::Value;
 
-use super::args::{Args, Command, IdentitiesCommand, KeysCommand, StorageCommand};
+use super::args::{Args, Command, DevicesCommand, IdentitiesCommand, KeysCommand, StorageCommand};
 use super::progress::Progress;
-use super::table::{date, duration, printable, table};
-use super::{CtlError, confirm, json, pin, suites};
+use super::table::{date, duration, printable, table, terminal_width};
+use super::{CtlError, confirm, devices, json, pin};
 
-/// Does what the command line asks, and answers what to print.
-pub(super) fn run(args: &Args) -> Result<String, CtlError> {
+const NO_DEVICES: &str = "no devices\n";
+
+/// What to print, and the exit code.
+pub(super) struct Answer {
+    pub(super) text: String,
+    pub(super) code: u8,
+}
+
+/// The exit code of an unlocking for which no PIN was needed.
+const NOT_TRIED: u8 = 5;
+
+/// Does what the command line asks.
+pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
     let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
     let client = AdminClient::new(ClientConfig::new(socket, software));
@@ -32,15 +43,27 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
             text
         }
     };
-    Ok(match &args.command {
+    let mut code = 0;
+    let text = match &args.command {
         Command::Status => {
             let status = client.status(&call)?;
             show(json::status(&status), status_text(&status))
         }
-        Command::Devices => {
+        Command::Devices {
+            command: None | Some(DevicesCommand::List),
+        } => {
             let devices = client.devices(&call)?;
-            let text = format!("{}\n{}", devices_text(&devices), suites_text(&devices));
-            show(json::list(&devices, json::device), text)
+            let text = devices::text(&devices, terminal_width());
+            show(
+                json::list(&devices, json::device),
+                or_none(&devices, text, NO_DEVICES),
+            )
+        }
+        Command::Devices {
+            command: Some(DevicesCommand::Accept { device, yes }),
+        } => {
+            let accepted = accept(&client, device, *yes, &call)?;
+            show(json::accepted(&accepted), accepted_text(&accepted))
         }
         Command::Identities {
             command: None | Some(IdentitiesCommand::List),
@@ -104,9 +127,11 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
                 pin: pin::read(&printable(device))?,
                 last_try: *last_try,
             };
-            let device = client.unlock(request, &call)?;
-            let text = format!("device {} is {}\n", printable(&device.name), device.state);
-            show(json::device(&device), text)
+            let unlocked = client.unlock(request, &call)?;
+            if !unlocked.pin_tried {
+                code = NOT_TRIED;
+            }
+            show(json::unlocked(&unlocked), unlocked_text(&unlocked))
         }
         Command::Keys {
             command: Some(KeysCommand::Sweep),
@@ -148,7 +173,8 @@ pub(super) fn run(args: &Args) -> Result<String, CtlError> {
                 format!("{records} records forgotten\n"),
             )
         }
-    })
+    };
+    Ok(Answer { text, code })
 }
 
 /// All portions. Each is whole by itself: whoever has enough may end the command.
@@ -206,6 +232,39 @@ fn identity_text(owned: &OwnedIdentity) -> String {
     text
 }
 
+fn accept(
+    client: &AdminClient,
+    device: &str,
+    yes: bool,
+    call: &Call<'_>,
+) -> Result<AcceptedDevice, CtlError> {
+    if !yes {
+        confirm(&format!(
+            "The keys of the token that device {} had so far will be missing, and what waits there \
+             to be destroyed will count as destroyed. Accept the token that is there now?",
+            printable(device),
+        ))?;
+    }
+    let request = AcceptDevice {
+        device: device.to_owned(),
+    };
+    Ok(client.accept_device(request, call)?)
+}
+
+fn accepted_text(accepted: &AcceptedDevice) -> String {
+    let device = &accepted.device;
+    let before = accepted.before.as_ref().map_or_else(String::new, |before| {
+        format!(", in the place of {}", printable(before))
+    });
+    format!(
+        "the token with serial number {} is the own one of device {}{before}\ndevice {} is {}\n",
+        printable(&accepted.serial),
+        printable(&device.name),
+        printable(&device.name),
+        device.state,
+    )
+}
+
 fn forget(
     client: &AdminClient,
     owner: &Owner,
@@ -237,56 +296,21 @@ fn status_text(status: &DaemonStatus) -> String {
         text.push_str(&format!("READ-ONLY: {}\n", printable(reason)));
     }
     text.push('\n');
-    text.push_str(&devices_text(&status.devices));
+    text.push_str(&or_none(
+        &status.devices,
+        devices::table(&status.devices),
+        NO_DEVICES,
+    ));
     text
 }
 
-fn devices_text(devices: &[DeviceInfo]) -> String {
-    let rows = devices.iter().map(|device| {
-        // Algorithms of the same tiers together: a terminal is not wide.
-        let mut offers: Vec<(Vec<String>, Vec<String>)> = Vec::new();
-        for same in device.offers.chunk_by(|(one, _), (other, _)| one == other) {
-            let tiers: Vec<_> = same.iter().map(|(_, tier)| tier.to_string()).collect();
-            let algorithm = same
-                .iter()
-                .map(|(algorithm, _)| algorithm.to_string())
-                .next();
-            match offers.iter_mut().find(|(_, known)| *known == tiers) {
-                Some((algorithms, _)) => algorithms.extend(algorithm),
-                None => offers.push((algorithm.into_iter().collect(), tiers)),
-            }
-        }
-        let offers: Vec<_> = offers
-            .iter()
-            .map(|(algorithms, tiers)| format!("{}: {}", tiers.join(", "), algorithms.join(", ")))
-            .collect();
-        [
-            format!("{}{}", device.name, if device.default { " *" } else { "" }),
-            device.kind.clone(),
-            device.state.to_string(),
-            offers.join("; "),
-            device.detail.clone().unwrap_or_default(),
-        ]
-    });
-    let text = table(["DEVICE", "KIND", "STATE", "OFFERS", "DETAIL"], rows);
-    or_none(devices, text, "no devices\n")
-}
-
-/// Which cipher suites the devices serve.
-fn suites_text(devices: &[DeviceInfo]) -> String {
-    let rows = devices.iter().flat_map(|device| {
-        suites::of(device).into_iter().map(|suite| {
-            [
-                device.name.clone(),
-                format!("{:#06x}", suite.number),
-                suite
-                    .tier
-                    .map_or_else(|| "not possible".to_owned(), |tier| tier.to_string()),
-                suite.why.join("; "),
-            ]
-        })
-    });
-    table(["DEVICE", "SUITE", "TIER", "WHY NO BETTER"], rows)
+fn unlocked_text(unlocked: &Unlocked) -> String {
+    let device = &unlocked.device;
+    let (name, state) = (printable(&device.name), device.state);
+    if unlocked.pin_tried {
+        return format!("device {name} is {state}\n");
+    }
+    format!("device {name} is {state}: it was unlocked already, and the PIN was NOT tried\n")
 }
 
 fn identities_text(identities: &[OwnedIdentity]) -> String {

@@ -48,6 +48,65 @@ pub(super) fn printable(text: &str) -> String {
     shown
 }
 
+/// Lays rows out with a margin, and goes on below where the last column reaches
+/// the edge of the terminal: nothing is cut.
+pub(super) fn wrapped<const N: usize>(
+    margin: &str,
+    rows: impl IntoIterator<Item = [String; N]>,
+    room: Option<usize>,
+) -> String {
+    let rows: Vec<[String; N]> = rows
+        .into_iter()
+        .map(|row| row.map(|cell| printable(&cell)))
+        .collect();
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    if let (Some(room), Some((last, before))) = (room, widths.split_last_mut()) {
+        let gaps = GAP.len().saturating_mul(before.len());
+        let before = before.iter().sum::<usize>().saturating_add(gaps);
+        let left = room.saturating_sub(margin.len()).saturating_sub(before);
+        *last = left.max(NARROWEST).min(*last);
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut rest = row;
+        loop {
+            let mut now = std::mem::replace(&mut rest, [const { String::new() }; N]);
+            if let (Some(cell), Some(width)) = (now.last_mut(), widths.last()) {
+                let below = cell.split_off(break_at(cell, *width));
+                if let Some(last) = rest.last_mut() {
+                    below.trim_start().clone_into(last);
+                }
+            }
+            let line = format!("{margin}{}", line(&now, &widths));
+            text.push_str(line.trim_end());
+            text.push('\n');
+            if rest.last().is_none_or(String::is_empty) {
+                break;
+            }
+        }
+    }
+    text
+}
+
+/// Where a text ends that has so much room, in bytes: after a word, if one ends
+/// there.
+fn break_at(text: &str, width: usize) -> usize {
+    let Some((edge, _)) = text.char_indices().nth(width) else {
+        return text.len();
+    };
+    let fits = text.get(..edge).unwrap_or(text);
+    let next_is_space = text.get(edge..).is_some_and(|rest| rest.starts_with(' '));
+    match fits.rfind(' ') {
+        Some(space) if !next_is_space && space > 0 => space,
+        _ => edge,
+    }
+}
+
 fn line<const N: usize>(row: &[String; N], widths: &[usize; N]) -> String {
     let mut line = String::new();
     for (cell, &width) in row.iter().zip(widths) {
@@ -78,7 +137,7 @@ fn shrink(widths: &mut [usize], room: usize) {
     }
 }
 
-fn terminal_width() -> Option<usize> {
+pub(super) fn terminal_width() -> Option<usize> {
     let stdout = std::io::stdout();
     if !stdout.is_terminal() {
         return None;
@@ -157,6 +216,26 @@ mod tests {
         );
         shrink(&mut widths, 1);
         assert_eq!(widths, [4, 8, 8]);
+    }
+
+    #[test]
+    fn what_is_too_long_goes_on_below_and_nothing_is_lost() {
+        let rows = |text: &str| {
+            [
+                ["a".to_owned(), text.to_owned()],
+                ["bc".to_owned(), String::new()],
+            ]
+        };
+        let shown = wrapped("  ", rows("one two three four"), Some(16));
+        assert_eq!(shown, "  a   one two\n      three four\n  bc\n");
+        let shown = wrapped("  ", rows("one two three four"), None);
+        assert_eq!(shown, "  a   one two three four\n  bc\n");
+        // What has no spaces, and what would speak to the terminal.
+        let shown = wrapped("", rows("0123456789\u{1b}ab"), Some(12));
+        assert_eq!(shown, "a   01234567\n    89\\u{1b}\n    ab\nbc\n");
+        // Narrower than anybody could read.
+        let shown = wrapped("", rows("0123456789"), Some(1));
+        assert_eq!(shown, "a   01234567\n    89\nbc\n");
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{
-    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyQuery, OwnedIdentity, OwnedKey, Owner,
-    StorageInfo, Swept,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyQuery, Offer, OwnedIdentity, OwnedKey,
+    Owner, StorageInfo, Swept,
 };
 
+use super::devices::Shown;
 use super::generate::check_name;
 use super::sweep::PORTION;
 use super::{Custody, RegistryRequest, Session, failure};
-use crate::devices;
 use crate::store::{KeyRecord, StoreError};
 
 /// The daemon at a glance.
@@ -62,7 +62,7 @@ impl RegistryRequest for AllDevices {
     const ACTION: Action = Action::Administer;
 
     async fn run(self, session: &Session) -> Result<Vec<DeviceInfo>, Failure> {
-        Ok(session.custody().device_infos())
+        Ok(session.custody().device_infos().collect())
     }
 }
 
@@ -157,31 +157,8 @@ impl RegistryRequest for Sweep {
 }
 
 impl Custody {
-    fn device_infos(&self) -> Vec<DeviceInfo> {
-        let infos = self.devices.infos();
-        infos.map(|info| self.device_info(&info)).collect()
-    }
-
-    /// A device as administrators see it.
-    pub(super) fn device_info(&self, info: &devices::DeviceInfo) -> DeviceInfo {
-        DeviceInfo {
-            name: info.name.clone(),
-            kind: info.kind.to_owned(),
-            state: info.state,
-            detail: (!info.reason.is_empty()).then(|| info.reason.clone()),
-            offers: info
-                .support
-                .iter()
-                .flat_map(|support| support.tiers.iter().map(|tier| (support.algorithm, *tier)))
-                .collect(),
-            remarks: info
-                .support
-                .iter()
-                .filter(|support| !support.why_no_other.is_empty())
-                .map(|support| (support.algorithm, support.why_no_other.clone()))
-                .collect(),
-            default: info.name == self.devices.default_name(),
-        }
+    fn device_infos(&self) -> impl Iterator<Item = DeviceInfo> {
+        self.devices.all_shown().map(device_info)
     }
 
     async fn at_a_glance(&self) -> Result<DaemonStatus, Failure> {
@@ -194,7 +171,36 @@ impl Custody {
             keys: counts.keys,
             read_only: self.registry.read_only_reason().map(str::to_owned),
             audit_sequence: self.audit.sequence(),
-            devices: self.device_infos(),
+            devices: self.device_infos().collect(),
         })
+    }
+}
+
+/// A device as administrators see it.
+pub(super) fn device_info(shown: Shown) -> DeviceInfo {
+    let info = &shown.info;
+    let offers = info.support.iter().flat_map(|support| {
+        support.ways.iter().map(|way| Offer {
+            algorithm: support.algorithm,
+            tier: way.tier,
+            how: way.how.clone(),
+        })
+    });
+    let remarks = info
+        .support
+        .iter()
+        .filter(|support| !support.why_no_other.is_empty())
+        .map(|support| (support.algorithm, support.why_no_other.clone()));
+    DeviceInfo {
+        name: info.name.clone(),
+        kind: info.kind.to_owned(),
+        state: info.state,
+        detail: (!info.reason.is_empty()).then(|| info.reason.clone()),
+        facts: info.facts.clone(),
+        counts: shown.counts,
+        offers: offers.collect(),
+        remarks: remarks.collect(),
+        hpke_tier: shown.hpke_tier,
+        default: shown.default,
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use super::{Call, failure};
 use crate::devices::queue::{DeviceHandle, Priority, RunError};
-use crate::devices::{Device, DeviceError, DeviceInfo};
+use crate::devices::{Count, Device, DeviceError, DeviceInfo};
 
 /// How long a request waits in a device's queue before its caller is told that
 /// the device is busy. An earlier notice would be noise.
@@ -38,25 +38,44 @@ pub struct Devices {
 
 struct Slot {
     handle: DeviceHandle<Owner>,
+    /// The tier of HPKE keys for which the app names none.
+    hpke_tier: Option<Tier>,
     /// One request at a time makes a generation of this device.
     making_generation: Mutex<()>,
 }
 
+/// A device that runs, and what the configuration says about its use.
+pub struct Configured {
+    /// Its queue.
+    pub handle: DeviceHandle<Owner>,
+    /// The tier of HPKE keys for which an app names none; `None`: the best.
+    pub hpke_tier: Option<Tier>,
+}
+
+/// A device, as administrators are shown it.
+pub(super) struct Shown {
+    pub(super) info: Arc<DeviceInfo>,
+    pub(super) counts: Vec<Count>,
+    pub(super) hpke_tier: Option<Tier>,
+    pub(super) default: bool,
+}
+
 impl Devices {
-    /// The devices that run, and the name of the one that new keys go to.
+    /// The devices by name, and the name of the one that new keys go to.
     #[must_use]
-    pub fn new(handles: BTreeMap<String, DeviceHandle<Owner>>, default: String) -> Self {
+    pub fn new(devices: BTreeMap<String, Configured>, default: String) -> Self {
         let ready = Arc::new(Notify::new());
-        let slot = |handle: DeviceHandle<Owner>| {
-            handle.ring_when_ready(Arc::clone(&ready));
+        let slot = |device: Configured| {
+            device.handle.ring_when_ready(Arc::clone(&ready));
             Slot {
-                handle,
+                handle: device.handle,
+                hpke_tier: device.hpke_tier,
                 making_generation: Mutex::new(()),
             }
         };
-        let by_name = handles
+        let by_name = devices
             .into_iter()
-            .map(|(name, handle)| (name, slot(handle)));
+            .map(|(name, device)| (name, slot(device)));
         Self {
             by_name: by_name.collect(),
             default,
@@ -83,8 +102,24 @@ impl Devices {
     }
 
     /// Every device as it was last seen.
-    pub(super) fn infos(&self) -> impl Iterator<Item = Arc<DeviceInfo>> {
-        self.by_name.values().map(|slot| slot.handle.info())
+    pub(super) fn all_shown(&self) -> impl Iterator<Item = Shown> {
+        self.by_name
+            .iter()
+            .map(|(name, slot)| self.show(name, slot))
+    }
+
+    /// The device with this name, as it was last seen.
+    pub(super) fn shown(&self, name: &str) -> Result<Shown, Failure> {
+        self.slot(name).map(|slot| self.show(name, slot))
+    }
+
+    fn show(&self, name: &str, slot: &Slot) -> Shown {
+        Shown {
+            info: slot.handle.info(),
+            counts: slot.handle.counts(),
+            hpke_tier: slot.hpke_tier,
+            default: *name == self.default,
+        }
     }
 
     /// The device with this name.
@@ -117,8 +152,9 @@ impl Devices {
         })
     }
 
-    /// Where a new key goes: the named device or the default one, in the named
-    /// tier or the best that it has. Never in a lower one than named.
+    /// Where a new key goes: the named device or the default one; in the named
+    /// tier, else, an HPKE key, in the device's configured one, else in the best
+    /// that it has. Never in a lower one than named or configured.
     pub(super) async fn place(
         &self,
         placement: &Placement,
@@ -126,21 +162,28 @@ impl Devices {
         call: &Call,
     ) -> Result<(String, Tier), Failure> {
         let name = placement.device.as_deref().unwrap_or(&self.default);
-        let device = self.get(name)?;
+        let slot = self.slot(name)?;
+        let device = &slot.handle;
         let mut info = device.seen().await;
         if info.support.is_empty() {
             // One that was locked from the start has not shown it yet.
             info = unlocked(device, name, call).await?;
         }
         check_usable(&info)?;
-        let tiers = info.tiers(algorithm);
-        let tier = match placement.tier {
-            Some(tier) => tiers.iter().find(|has| **has == tier),
-            None => tiers.iter().max(),
+        let wanted = match (placement.tier, algorithm) {
+            (None, Algorithm::Hpke(_)) => slot.hpke_tier.map(Wanted::Configured),
+            (named, _) => named.map(Wanted::Named),
+        };
+        let tiers = info.tiers(algorithm).into_iter();
+        let tier = match wanted {
+            Some(Wanted::Named(tier) | Wanted::Configured(tier)) => {
+                tiers.filter(|has| *has == tier).max()
+            }
+            None => tiers.max(),
         };
         match tier {
-            Some(tier) => Ok((name.to_owned(), *tier)),
-            None => Err(cannot_keep(&info, algorithm, placement.tier)),
+            Some(tier) => Ok((name.to_owned(), tier)),
+            None => Err(cannot_keep(&info, algorithm, wanted)),
         }
     }
 
@@ -169,21 +212,18 @@ impl Devices {
         result.map_err(|error| failure::of_run(error, name))
     }
 
-    /// Has a device look at a PIN, in whatever state it seems to be: that is what
-    /// the others wait for.
-    pub(super) async fn unlock(
+    /// Has a device do what an administrator wants of it, in whatever state it seems
+    /// to be: that is what the others wait for.
+    pub(super) async fn attend<T: Send + 'static>(
         &self,
         name: &str,
         deadline: Instant,
-        job: impl FnOnce(&mut dyn Device) -> Result<(), DeviceError> + Send + 'static,
-    ) -> Result<Arc<DeviceInfo>, Failure> {
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
         let device = self.get(name)?;
         let deadline = deadline.min(after(UNLOCK_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
-        running
-            .await
-            .map_err(|error| failure::of_run(error, name))?;
-        Ok(device.info())
+        running.await.map_err(|error| failure::of_run(error, name))
     }
 
     /// Runs a job on a device for the daemon itself: nobody waits for it.
@@ -270,18 +310,28 @@ fn wait_for_a_person(device: &str, call: &Call) -> Result<Instant, Failure> {
     }
 }
 
-fn cannot_keep(info: &DeviceInfo, algorithm: Algorithm, tier: Option<Tier>) -> Failure {
-    let offers: Vec<_> = info
-        .support
-        .iter()
-        .flat_map(|support| {
-            support
-                .tiers
-                .iter()
-                .map(|tier| format!("{} ({tier})", support.algorithm))
-        })
-        .collect();
-    let wanted = tier.map_or_else(String::new, |tier| format!(" in tier {tier}"));
+/// A tier that was chosen, and by whom.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// The caller named it.
+    Named(Tier),
+    /// The configuration, since the caller named none.
+    Configured(Tier),
+}
+
+fn cannot_keep(info: &DeviceInfo, algorithm: Algorithm, wanted: Option<Wanted>) -> Failure {
+    let offers = info.support.iter().flat_map(|support| {
+        let tiers = support.tiers().into_iter();
+        tiers.map(|tier| format!("{} ({tier})", support.algorithm))
+    });
+    let offers: Vec<_> = offers.collect();
+    let wanted = match wanted {
+        None => String::new(),
+        Some(Wanted::Named(tier)) => format!(" in tier {tier}"),
+        Some(Wanted::Configured(tier)) => {
+            format!(" in tier {tier}, which its `hpke_tier` sets")
+        }
+    };
     Failure::new(
         FailureCode::Unsupported,
         format!("device {} keeps no {algorithm} key{wanted}", info.name),
@@ -304,10 +354,11 @@ mod tests {
 
     use super::*;
     use crate::devices::queue::{DeviceThreads, Limits};
-    use crate::devices::{Support, Unlock};
+    use crate::devices::{Support, Unlock, Unlocking, Way};
 
     const P256: Algorithm = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
     const ED25519: Algorithm = Algorithm::Signature(SignatureScheme::Ed25519);
+    const P256_OPENS: Algorithm = Algorithm::Hpke(Kem::DhKemP256);
     const X25519: Algorithm = Algorithm::Hpke(Kem::DhKemX25519);
 
     /// What unlocks a device that is locked.
@@ -327,7 +378,7 @@ mod tests {
     }
 
     impl Unlock for Stub {
-        fn unlock(&mut self, pin: &SecretBytes, _: bool) -> Result<(), DeviceError> {
+        fn unlock(&mut self, pin: &SecretBytes, _: bool) -> Result<Unlocking, DeviceError> {
             if pin.expose() != PIN {
                 let reason = "a wrong PIN".to_owned();
                 return Err(DeviceError::Locked { reason });
@@ -336,14 +387,20 @@ mod tests {
                 state: DeviceState::Ready,
                 ..DeviceInfo::clone(&self.0)
             });
-            Ok(())
+            Ok(Unlocking::ByThePin)
         }
     }
 
     fn support(algorithm: Algorithm, tiers: &[Tier]) -> Support {
         Support {
             algorithm,
-            tiers: tiers.to_vec(),
+            ways: tiers
+                .iter()
+                .map(|&tier| Way {
+                    tier,
+                    how: "in a stub".to_owned(),
+                })
+                .collect(),
             why_no_other: String::new(),
         }
     }
@@ -351,6 +408,14 @@ mod tests {
     /// The devices `chip`, the default, and `gone`; and the threads that they
     /// live in.
     fn devices(chip: DeviceState) -> (Devices, Vec<DeviceThreads<Owner>>) {
+        devices_with(chip, None)
+    }
+
+    /// The same, with this tier configured for their HPKE keys.
+    fn devices_with(
+        chip: DeviceState,
+        hpke_tier: Option<Tier>,
+    ) -> (Devices, Vec<DeviceThreads<Owner>>) {
         let limits = Limits {
             per_owner: 8,
             total: 8,
@@ -363,13 +428,20 @@ mod tests {
                 kind: "stub",
                 state,
                 reason: format!("because it is {state}"),
+                facts: Vec::new(),
                 support: vec![
                     support(P256, &[Tier::Hardware, Tier::Sealed]),
                     support(ED25519, &[Tier::Sealed]),
+                    support(P256_OPENS, &[Tier::Hardware, Tier::Sealed]),
+                    support(X25519, &[]),
                 ],
             };
             let thread = DeviceThreads::spawn(Box::new(Stub(Arc::new(info))), limits).unwrap();
-            handles.insert(name.to_owned(), thread.handle());
+            let configured = Configured {
+                handle: thread.handle(),
+                hpke_tier,
+            };
+            handles.insert(name.to_owned(), configured);
             threads.push(thread);
         }
         (Devices::new(handles, "chip".to_owned()), threads)
@@ -433,6 +505,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn hpke_keys_go_to_the_configured_tier_unless_the_caller_names_one() {
+        let (reporter, _) = Reporter::channel();
+        let call = call(&reporter, Interaction::Never, LONG);
+        let place = async |set, tier, algorithm| {
+            let (devices, _threads) = devices_with(DeviceState::Ready, Some(set));
+            let placement = placement(None, tier);
+            let placed = devices.place(&placement, algorithm, &call).await;
+            placed.map(|(_, tier)| tier)
+        };
+        let (hardware, sealed) = (Tier::Hardware, Tier::Sealed);
+        assert_eq!(place(sealed, None, P256_OPENS).await.unwrap(), sealed);
+        assert_eq!(place(hardware, None, P256_OPENS).await.unwrap(), hardware);
+        let named = place(sealed, Some(hardware), P256_OPENS).await;
+        assert_eq!(named.unwrap(), hardware);
+        // Signature keys have nothing to do with it.
+        assert_eq!(place(sealed, None, P256).await.unwrap(), hardware);
+        let refused = place(hardware, None, X25519).await.unwrap_err();
+        assert_eq!(refused.code, FailureCode::Unsupported);
+        let text = refused.to_string();
+        assert!(
+            text.contains("in tier hardware, which its `hpke_tier` sets"),
+            "{text}"
+        );
+        let refused = place(Tier::Software, None, P256_OPENS).await.unwrap_err();
+        assert_eq!(refused.code, FailureCode::Unsupported);
+    }
+
+    #[tokio::test]
     async fn an_unknown_or_absent_device_is_named_and_no_other_is_taken() {
         let (devices, _threads) = devices(DeviceState::Ready);
         let (reporter, _) = Reporter::channel();
@@ -480,7 +580,7 @@ mod tests {
         let unlock = |pin: &'static [u8]| {
             let pin = SecretBytes::new(pin.to_vec());
             let deadline = Instant::now() + LONG;
-            devices.unlock("chip", deadline, move |device| {
+            devices.attend("chip", deadline, move |device| {
                 device.unlocker().unwrap().unlock(&pin, false)
             })
         };
@@ -493,8 +593,11 @@ mod tests {
                 devices.get("chip").unwrap().info().state,
                 DeviceState::Locked
             );
-            let info = unlock(PIN).await.unwrap();
-            assert_eq!(info.state, DeviceState::Ready);
+            assert_eq!(unlock(PIN).await.unwrap(), Unlocking::ByThePin);
+            assert_eq!(
+                devices.shown("chip").unwrap().info.state,
+                DeviceState::Ready
+            );
         });
         assert_eq!(served.unwrap(), DeviceState::Ready);
     }
@@ -507,9 +610,9 @@ mod tests {
             None => Err(DeviceError::CannotDo("be unlocked")),
         };
         let deadline = Instant::now() + LONG;
-        let gone = devices.unlock("gone", deadline, unlock).await.unwrap_err();
+        let gone = devices.attend("gone", deadline, unlock).await.unwrap_err();
         assert_eq!(gone.code, FailureCode::Unsupported);
-        let nowhere = devices.unlock("nowhere", deadline, unlock).await;
+        let nowhere = devices.attend("nowhere", deadline, unlock).await;
         assert_eq!(nowhere.unwrap_err().code, FailureCode::DeviceAbsent);
     }
 

@@ -143,6 +143,8 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         | DeviceError::NotAdopted { .. } => FailureCode::BadRequest,
         DeviceError::Unsupported { .. } | DeviceError::CannotDo(_) => FailureCode::Unsupported,
         DeviceError::Failed { .. }
+        | DeviceError::OtherToken { .. }
+        | DeviceError::OwnTokenUnknown { .. }
         | DeviceError::Lost { .. }
         | DeviceError::GenerationExists(_)
         | DeviceError::Io { .. } => FailureCode::DeviceFailed,

@@ -10,6 +10,7 @@ use rand_core::{OsRng, RngCore};
 use super::generate::Place;
 use super::subject::Subject;
 use super::{Call, Custody, Session, failure};
+use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{
     Cause, CurrentGeneration, IdentityRecord, KeyRecord, LifeState, MadeKey, NewKey, StoreError,
@@ -36,6 +37,13 @@ pub(super) struct Order<'a> {
     pub(super) place: &'a Place,
     /// Of a signature key.
     pub(super) identity: Option<&'a str>,
+}
+
+/// What came of an order for a key.
+enum Tried {
+    Made(MadeKey),
+    /// The device does not have the generation any more that new keys go under.
+    Lost(GenerationId),
 }
 
 impl Session {
@@ -104,33 +112,62 @@ impl Session {
 
     /// Journals a key and has the device make it. It is nothing until the
     /// registry has finished it.
+    ///
+    /// A generation that the device has lost is given up, and the key made under a
+    /// new one: once, since a device that loses that, too, does not keep keys.
     pub(super) async fn make_key(
         &self,
         order: &Order<'_>,
         call: &Call,
     ) -> Result<MadeKey, Failure> {
+        match self.try_make_key(order, call).await? {
+            Tried::Made(key) => return Ok(key),
+            Tried::Lost(generation) => {
+                let custody = self.custody();
+                custody
+                    .give_up_generation(generation, &order.place.device, call)
+                    .await?;
+            }
+        }
+        match self.try_make_key(order, call).await? {
+            Tried::Made(key) => Ok(key),
+            Tried::Lost(generation) => {
+                let lost = DeviceError::GenerationGone(generation);
+                Err(failure::of_run(lost.into(), &order.place.device))
+            }
+        }
+    }
+
+    async fn try_make_key(&self, order: &Order<'_>, call: &Call) -> Result<Tried, Failure> {
         let id = KeyId::from_bytes(random_id());
-        let generation = self.generation_for(order, call, id).await?;
+        let under = self.generation_for(order, call, id).await?;
         let (algorithm, tier) = (order.algorithm, order.place.tier);
-        self.have_made(id, order.place, call, move |device| {
+        let made = self.have_made(id, order.place, call, move |device| {
             let generator = device
                 .generator()
                 .ok_or(DeviceError::CannotDo("make keys"))?;
-            let generation = match generation {
-                Under::Own(generation) => {
-                    generator.create_generation(generation)?;
-                    generation
-                }
-                Under::Shared(generation) => generation,
-            };
-            generator.generate(devices::NewKey {
+            let (Under::Own(generation) | Under::Shared(generation)) = under;
+            if matches!(under, Under::Own(_)) {
+                generator.create_generation(generation)?;
+            }
+            let made = generator.generate(devices::NewKey {
                 id,
                 algorithm,
                 tier,
                 generation,
-            })
-        })
-        .await
+            });
+            match (made, under) {
+                (Err(DeviceError::GenerationGone(_)), Under::Shared(_)) => Ok(None),
+                (made, _) => made.map(Some),
+            }
+        });
+        match (made.await?, under) {
+            (Some(key), _) => Ok(Tried::Made(made_key(key))),
+            (None, Under::Own(generation) | Under::Shared(generation)) => {
+                self.custody().undo_creation(id).await;
+                Ok(Tried::Lost(generation))
+            }
+        }
     }
 
     /// Journals a signature key that is on the device already, and has the device
@@ -160,34 +197,25 @@ impl Session {
             adopter.adopt(&adoption)
         })
         .await
+        .map(made_key)
     }
 
     /// Has the device do what makes a journalled key; what fails is undone.
-    async fn have_made(
+    async fn have_made<T: Send + 'static>(
         &self,
         id: KeyId,
         place: &Place,
         call: &Call,
-        job: impl FnOnce(&mut dyn devices::Device) -> Result<devices::StoredKey, DeviceError>
-        + Send
-        + 'static,
-    ) -> Result<MadeKey, Failure> {
+        job: impl FnOnce(&mut dyn devices::Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
         let custody = self.custody();
         let caller = &self.caller().owner;
         let made = custody.devices.run(&place.device, caller, call, job).await;
         crate::failpoint::hit("custody.create.made");
-        match made {
-            Ok(key) => Ok(MadeKey {
-                id,
-                public_key: Bytes(key.public),
-                blob: key.blob,
-                tier: key.tier,
-            }),
-            Err(failure) => {
-                custody.undo_creation(id).await;
-                Err(failure)
-            }
+        if made.is_err() {
+            custody.undo_creation(id).await;
         }
+        made
     }
 
     /// Journals a key under the generation that it is to have.
@@ -321,6 +349,39 @@ impl Custody {
         }
     }
 
+    /// Puts no more keys under a generation that its device does not have any more:
+    /// somebody else has destroyed it there. Its keys stay as they are, and are
+    /// missing: what is gone may come back, from a copy of the device.
+    async fn give_up_generation(
+        &self,
+        id: GenerationId,
+        device: &str,
+        call: &Call,
+    ) -> Result<(), Failure> {
+        let _turn = self.devices.generation_turn(device, call.deadline).await?;
+        let current = self.registry.is_current_generation(id).await;
+        if !current.map_err(failure::of_store)? {
+            // Another request has met it, too.
+            return Ok(());
+        }
+        tracing::error!(generation = %id, device,
+            "the generation of new keys is not on its device any more, and was not destroyed by this daemon: its keys are missing, and new ones get another generation");
+        let note = format!(
+            "generation {id} is not on the device any more, and was not destroyed by this \
+             daemon: its keys are missing, and new ones get another generation"
+        );
+        let mut record = Record::new("GenerationLost", AuditOutcome::Noted { note: note.into() });
+        record.device = Some(device.to_owned());
+        self.audit
+            .append(record, Durability::Now)
+            .await
+            .map_err(failure::of_audit)?;
+        let retired = self.registry.retire_generation(id).await;
+        retired.map_err(failure::of_store)?;
+        self.due.notify_one();
+        Ok(())
+    }
+
     /// Takes back a generation that the device did not make, or made without an
     /// answer.
     async fn undo_generation(&self, id: GenerationId) {
@@ -407,6 +468,15 @@ impl KeyRecord {
             public: self.public_key.0.clone(),
             blob: self.blob.clone(),
         }
+    }
+}
+
+fn made_key(key: devices::StoredKey) -> MadeKey {
+    MadeKey {
+        id: key.id,
+        public_key: Bytes(key.public),
+        blob: key.blob,
+        tier: key.tier,
     }
 }
 

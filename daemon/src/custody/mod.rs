@@ -8,6 +8,7 @@
 //! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`] that
 //! policies can name, and a line in each door.
 
+mod accept;
 mod admin;
 mod adopt;
 mod bindings;
@@ -34,7 +35,7 @@ mod unlock;
 pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
 };
-pub use devices::Devices;
+pub use devices::{Configured, Devices};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use request::{Call, RegistryRequest, Request};

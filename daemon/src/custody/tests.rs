@@ -12,19 +12,19 @@ use mlskeyd_policies::Settings as PolicySettings;
 use mlskeyd_protocol::limits::{MAX_GRACE, MAX_PIN, MAX_RETIRING};
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState, IdentityInfo,
-    Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity, SecretBytes,
-    SignatureScheme, Tier, Unlock,
+    AcceptDevice, AdoptIdentity, Algorithm, Bytes, CallOptions, Credential, DeviceState,
+    IdentityInfo, Interaction, KeyQuery, KeyState, OwnedKey, Placement, Priority, RotateIdentity,
+    SecretBytes, SignatureScheme, Tier, Unlock,
 };
 use secrecy::SecretBox;
 
 use super::*;
 use crate::audit;
 use crate::devices::queue::{DeviceThreads, Limits};
-use crate::devices::software::{SoftwareDevice, Start};
+use crate::devices::software::SoftwareDevice;
 use crate::devices::{
-    self, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate, GenerationId,
-    KeyBlob, StoredKey, Support,
+    self, Accept, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate,
+    GenerationId, KeyBlob, Newcomer, Start, StoredKey, Support, Unlocking, Way,
 };
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
@@ -52,6 +52,8 @@ struct Seen {
     /// What comes of making a key: `None`, it makes none.
     makes: Option<Makes>,
     made: Vec<GenerationId>,
+    /// Which one was accepted; the one that is there is `new`.
+    own: Option<String>,
 }
 
 /// A token makes a key, and its answer is lost.
@@ -71,9 +73,13 @@ impl Token {
                 kind: "stub",
                 state,
                 reason: format!("it is {state}"),
+                facts: Vec::new(),
                 support: vec![Support {
                     algorithm: ED25519,
-                    tiers: vec![Tier::Hardware],
+                    ways: vec![Way {
+                        tier: Tier::Hardware,
+                        how: "in a stub".to_owned(),
+                    }],
                     why_no_other: String::new(),
                 }],
             }),
@@ -109,6 +115,30 @@ impl Device for Token {
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         Some(self)
     }
+
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
+}
+
+impl Accept for Token {
+    fn look(&mut self) -> Result<Newcomer, DeviceError> {
+        let own = self.seen.lock().unwrap().own.clone();
+        Ok(Newcomer {
+            serial: "new".to_owned(),
+            own: Some(own.unwrap_or_else(|| "old".to_owned())),
+        })
+    }
+
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        if seen.away {
+            let reason = "it was pulled out meanwhile".to_owned();
+            return Err(DeviceError::Absent { reason });
+        }
+        seen.own = Some(serial.to_owned());
+        Ok(())
+    }
 }
 
 impl Generate for Token {
@@ -134,7 +164,11 @@ impl Destroy for Token {
 }
 
 impl devices::Unlock for Token {
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
+        if self.info.reason.is_empty() {
+            // By what is below.
+            return Ok(Unlocking::WasUnlocked);
+        }
         self.seen.lock().unwrap().pins.push(pin.expose().to_vec());
         if pin.expose() != PIN || !last_try {
             let reason = "the PIN is wrong, or this is the last try".to_owned();
@@ -145,7 +179,7 @@ impl devices::Unlock for Token {
             reason: String::new(),
             ..DeviceInfo::clone(&self.info)
         });
-        Ok(())
+        Ok(Unlocking::ByThePin)
     }
 }
 
@@ -226,7 +260,11 @@ impl Bench {
         for device in devices {
             let name = device.info().name.clone();
             let thread = DeviceThreads::spawn(device, limits).unwrap();
-            handles.insert(name, thread.handle());
+            let configured = Configured {
+                handle: thread.handle(),
+                hpke_tier: None,
+            };
+            handles.insert(name, configured);
             threads.push(thread);
         }
         let policy = Policy::builtin(PolicySettings {
@@ -573,16 +611,77 @@ async fn who_unlocks_a_device_is_on_record_and_the_pin_is_not() {
     );
     let failed = bench.record("UnlockDevice");
     assert_eq!(failed.device.as_deref(), Some("token"));
-    let info = unlock(PIN, true).await.unwrap();
+    let unlocked = unlock(PIN, true).await.unwrap();
+    let info = unlocked.device;
     assert_eq!((info.state, info.detail), (DeviceState::Ready, None));
+    assert!(unlocked.pin_tried);
     let served = bench.record("UnlockDevice");
     assert_eq!(served.device.as_deref(), Some("locked"));
     assert_eq!(served.caller.unwrap().owner.uid, 0);
+    // Who comes too late is told that his PIN may be wrong as well.
+    let again = unlock(b"another", true).await.unwrap();
+    assert_eq!(again.device.state, DeviceState::Ready);
+    assert!(!again.pin_tried);
     // Each PIN was tried once.
     assert_eq!(bench.seen.lock().unwrap().pins, [PIN, b"another", PIN]);
 
     let log = std::fs::read(bench.dir.path().join("state").join(audit::FILE_NAME)).unwrap();
     assert!(!log.windows(PIN.len()).any(|window| window == PIN));
+}
+
+#[tokio::test]
+async fn another_token_is_on_record_before_it_is_the_devices_own() {
+    let bench = Bench::new();
+    let accept = |device: &str| {
+        bench.serve(AcceptDevice {
+            device: device.to_owned(),
+        })
+    };
+    let noted = |record: &audit::Record| match &record.outcome {
+        AuditOutcome::Noted { note } => note.to_string(),
+        other => panic!("{other:?}"),
+    };
+    bench.seen.lock().unwrap().away = true;
+    assert_eq!(code(accept("token").await), FailureCode::DeviceAbsent);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
+    let note = noted(&bench.record("ReplaceToken"));
+    assert!(
+        note.contains("\"new\"") && note.contains("\"old\""),
+        "{note}"
+    );
+    assert!(bench.record("AcceptDevice").is_refusal());
+
+    bench.seen.lock().unwrap().away = false;
+    let accepted = accept("token").await.unwrap();
+    assert_eq!(accepted.device.name, "token");
+    let serials = (accepted.serial.as_str(), accepted.before.as_deref());
+    assert_eq!(serials, ("new", Some("old")));
+    let records = bench.records();
+    let [.., before, served] = records.as_slice() else {
+        panic!("{records:?}")
+    };
+    assert_eq!(
+        (&*before.action, &*served.action),
+        ("ReplaceToken", "AcceptDevice")
+    );
+    assert!(!served.is_refusal());
+    for record in [before, served] {
+        assert_eq!(record.device.as_deref(), Some("token"));
+        assert_eq!(record.caller.as_ref().unwrap().owner.uid, 0);
+    }
+
+    // Nothing is to be accepted; or cannot be.
+    for (device, expected) in [
+        ("token", FailureCode::Conflict),
+        ("software", FailureCode::Unsupported),
+        ("nowhere", FailureCode::DeviceAbsent),
+        ("\n", FailureCode::BadRequest),
+    ] {
+        assert_eq!(code(accept(device).await), expected, "{device}");
+    }
+    let mut records = bench.records();
+    records.retain(|record| record.action == "ReplaceToken");
+    assert_eq!(records.len(), 2);
 }
 
 #[tokio::test]
@@ -595,13 +694,18 @@ async fn each_of_these_is_an_administrators() {
         last_try: true,
     };
     let alice = alice().uid;
+    let accept = AcceptDevice {
+        device: "token".to_owned(),
+    };
     for refused in [
         code(bench.serve_for(alice, adoption("mallory", "second")).await),
         code(bench.serve_for(alice, to_software()).await),
         code(bench.serve_for(alice, unlock).await),
+        code(bench.serve_for(alice, accept).await),
     ] {
         assert_eq!(refused, FailureCode::Denied);
     }
     assert_eq!(bench.seen.lock().unwrap().pins.len(), 0);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
     assert_eq!(bench.keys().await.len(), 1);
 }

@@ -3,15 +3,16 @@
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_PIN;
-use mlskeyd_protocol::v1::{DeviceInfo, Failure, Unlock};
+use mlskeyd_protocol::v1::{Failure, Unlock, Unlocked};
 
+use super::admin::device_info;
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
-use crate::devices::DeviceError;
+use crate::devices::{DeviceError, Unlocking};
 
 impl Request for Unlock {
-    type Reply = DeviceInfo;
+    type Reply = Unlocked;
     type Read = ();
     const ACTION: Action = Action::UnlockDevice;
     const LEAVES_TRACES: bool = true;
@@ -38,7 +39,7 @@ impl Request for Unlock {
         session: &Session,
         call: &Call,
         _: &mut Subject,
-    ) -> Result<DeviceInfo, Failure> {
+    ) -> Result<Unlocked, Failure> {
         let Self {
             device: name,
             pin,
@@ -51,7 +52,10 @@ impl Request for Unlock {
                 .ok_or(DeviceError::CannotDo("be unlocked"))?;
             unlocker.unlock(&pin, last_try)
         };
-        let info = custody.devices.unlock(&name, call.deadline, unlock).await?;
-        Ok(custody.device_info(&info))
+        let how = custody.devices.attend(&name, call.deadline, unlock).await?;
+        Ok(Unlocked {
+            device: device_info(custody.devices.shown(&name)?),
+            pin_tried: how == Unlocking::ByThePin,
+        })
     }
 }

@@ -14,8 +14,8 @@ use super::StartError;
 use crate::config::{Config, DeviceConfig, DeviceKind, StoreKeySource};
 use crate::devices::pkcs11::{HelperConfig, Pkcs11Device};
 use crate::devices::queue::{DeviceThreads, Limits};
-use crate::devices::software::{SoftwareDevice, Start};
-use crate::devices::{Device, DeviceError, DeviceInfo};
+use crate::devices::software::SoftwareDevice;
+use crate::devices::{Device, DeviceError, DeviceInfo, Start};
 use crate::store_key::{KEY_LEN, StoreKey, StoreKeyError};
 
 /// The registry's file in the state directory.
@@ -128,7 +128,7 @@ fn random_key() -> Result<StoreKey, StoreKeyError> {
 /// Starts the thread of every device. One that does not open is there
 /// nevertheless, says why, and keeps no other from its work.
 ///
-/// Those in `fresh` may make their directories.
+/// Those in `fresh` may begin with nothing.
 pub(super) fn devices(
     config: &Config,
     key: &StoreKey,
@@ -192,7 +192,7 @@ fn open_device(
                 module: token.module.clone(),
                 environment: token.environment.clone().into_iter().collect(),
             };
-            let device = Pkcs11Device::new(&device.name, token, helper, &directory, key)?;
+            let device = Pkcs11Device::new(&device.name, token, helper, &directory, key, start)?;
             Ok(Box::new(device))
         }
     }
@@ -219,6 +219,7 @@ impl Unopened {
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),
+            facts: Vec::new(),
             support: Vec::new(),
         }))
     }

@@ -2,9 +2,10 @@
 
 use std::os::unix::net::UnixStream;
 
-use mlskeyd_protocol::client::{Call, CallError, Client, ClientConfig};
+use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
 use mlskeyd_protocol::v1::{
-    CreateIdentity, Credential, GenerateHpke, Kem, KeyId, Placement, SignatureScheme,
+    CreateIdentity, Credential, GenerateHpke, Kem, KeyId, KeyQuery, KeyState, Placement,
+    SignatureScheme,
 };
 
 use super::*;
@@ -193,6 +194,59 @@ fn a_device_that_is_away_keeps_its_destroyed_keys_and_stops_nothing_else() {
         std::thread::yield_now();
     }
     running.stop();
+}
+
+#[test]
+fn a_generation_that_the_device_has_lost_gets_no_more_keys_and_loses_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let running = Daemon::start(config.clone()).unwrap();
+    let make = |running: &Running| {
+        let client = Client::new(ClientConfig::new(running.socket(), "test"));
+        let request = GenerateHpke {
+            kem: Kem::DhKemX25519,
+            placement: Placement::default(),
+        };
+        client.generate_hpke(request, &Call::default()).unwrap().key
+    };
+    let first = make(&running);
+    running.stop();
+    let generations = config.state_dir.join("devices/software/generations");
+    for generation in std::fs::read_dir(&generations).unwrap() {
+        std::fs::remove_file(generation.unwrap().path()).unwrap();
+    }
+
+    let running = Daemon::start(config.clone()).unwrap();
+    // Of many that meet it at once, one gives it up.
+    let others: BTreeSet<_> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..8).map(|_| scope.spawn(|| make(&running))).collect();
+        makers.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    assert_eq!(others.len(), 8);
+    assert_eq!(std::fs::read_dir(&generations).unwrap().count(), 1);
+    let admin = AdminClient::new(ClientConfig::new(running.socket(), "test"));
+    let all = KeyQuery {
+        after: None,
+        destroyed: true,
+    };
+    let keys = admin.keys(all, &Call::default()).unwrap();
+    assert!(keys.iter().all(|key| key.key.state != KeyState::Destroyed));
+    let known: BTreeSet<_> = keys.iter().map(|key| key.key.id).collect();
+    let mut expected = others;
+    expected.insert(first);
+    assert_eq!(known, expected);
+    running.stop();
+    let log = config.state_dir.join(audit::FILE_NAME);
+    let entries = audit::Entries::open(&log).unwrap();
+    let lost = entries.filter(|entry| entry.as_ref().unwrap().record.action == "GenerationLost");
+    assert_eq!(lost.count(), 1);
+
+    // Nor does a later start destroy it on a guess.
+    let running = Daemon::start(config).unwrap();
+    make(&running);
+    let admin = AdminClient::new(ClientConfig::new(running.socket(), "test"));
+    let swept = admin.sweep(&Call::default()).unwrap();
+    assert_eq!((swept.destroyed, swept.stuck), (0, 0));
 }
 
 /// As a daemon that died in the middle of destroying the key.

@@ -73,6 +73,7 @@ fn support_is_told_truly(open: Open<'_>) {
         !supported(&*device).is_empty(),
         "a device that can do nothing"
     );
+    is_told_readably(&*device);
     let generation = create_generation(&mut *device);
     for algorithm in ALGORITHMS {
         for tier in TIERS {
@@ -90,6 +91,29 @@ fn support_is_told_truly(open: Open<'_>) {
                 }
             }
         }
+    }
+}
+
+/// What it tells of itself is for tables, and each thing has one name.
+fn is_told_readably(device: &dyn Device) {
+    let info = device.info();
+    let readable = |text: &str| {
+        let fits = (1..=200).contains(&text.chars().count());
+        assert!(fits && !text.contains(char::is_control), "{text:?}");
+    };
+    let counts = device.meter().map(|meter| meter.counts());
+    let counts = counts.unwrap_or_default();
+    for ways in info.support.iter().map(|support| &support.ways) {
+        ways.iter().for_each(|way| readable(&way.how));
+        assert!(ways.is_sorted_by(|one, other| one.tier > other.tier));
+    }
+    info.facts.iter().for_each(|fact| readable(&fact.value));
+    let names = info.facts.iter().map(|fact| &fact.name);
+    let names: Vec<_> = names.chain(counts.iter().map(|it| &it.name)).collect();
+    for name in &names {
+        assert!(name.chars().all(|c| c.is_ascii_lowercase()), "{name:?}");
+        let same = names.iter().filter(|other| *other == name);
+        assert_eq!(same.count(), 1, "{name}");
     }
 }
 
@@ -476,9 +500,8 @@ fn supported(device: &dyn Device) -> Vec<(Algorithm, Tier)> {
     ALGORITHMS
         .into_iter()
         .flat_map(|algorithm| {
-            info.tiers(algorithm)
-                .iter()
-                .map(move |&tier| (algorithm, tier))
+            let tiers = info.tiers(algorithm).into_iter();
+            tiers.map(move |tier| (algorithm, tier))
         })
         .collect()
 }

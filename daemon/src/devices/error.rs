@@ -32,6 +32,25 @@ pub enum DeviceError {
         /// How that shows.
         reason: String,
     },
+    /// Another token is there than the device's own.
+    #[error(
+        "the token that is there has serial number {found:?}, and the device's own has {own:?}; \
+         if this one is to take its place: `mlskeyctl devices accept {device}`"
+    )]
+    OtherToken {
+        /// The device's name.
+        device: String,
+        /// The serial number of the one that it has worked with.
+        own: String,
+        /// The serial number of the one that is there.
+        found: String,
+    },
+    /// Which token is the device's own was noted, and the note is of no use.
+    #[error("it is not known which token is the device's own: {reason}")]
+    OwnTokenUnknown {
+        /// What is wrong with the note.
+        reason: String,
+    },
     /// The device takes no more keys.
     #[error("the device takes no more keys: {reason}")]
     Full {
@@ -118,8 +137,12 @@ impl DeviceError {
             Self::Missing { .. } => {
                 "put the device's data back; the keys are kept as missing until then"
             }
+            Self::OtherToken { .. } => "else connect the device's own token",
+            Self::OwnTokenUnknown { .. } => {
+                "put the file back from a copy of the state directory; or, if the token that is there is the right one, `mlskeyctl devices accept` it"
+            }
             Self::Full { .. } => {
-                "use a cipher suite whose keys the device wraps, or have the administrator allow more"
+                "use a cipher suite whose keys the device wraps, or tier sealed; or have the administrator set `hpke_tier` for the device, or allow more"
             }
             Self::GenerationGone(_) => {
                 "put the device's data back if it was restored or reset; else the key is gone, and a new one is needed"

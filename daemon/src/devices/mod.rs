@@ -31,7 +31,7 @@ pub mod software;
 
 pub use error::DeviceError;
 pub use mlskeyd_protocol::v1::{
-    Aead, Algorithm, DeviceState, Kem, KeyId, SecretBytes, SignatureScheme, Tier,
+    Aead, Algorithm, Count, DeviceState, Fact, Kem, KeyId, SecretBytes, SignatureScheme, Tier,
 };
 pub use peer::{PeerPublic, SharedSecret};
 
@@ -48,6 +48,11 @@ const ALGORITHMS: [Algorithm; 4] = [
 pub trait Device: Send {
     /// What the device is and can do, as it was last seen. Touches no hardware.
     fn info(&self) -> Arc<DeviceInfo>;
+
+    /// What tells how many it has of something, if it has only so many.
+    fn meter(&self) -> Option<Arc<dyn Meter>> {
+        None
+    }
 
     /// Can it come back by itself when it is not ready?
     fn comes_back(&self) -> bool {
@@ -94,6 +99,37 @@ pub trait Device: Send {
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         None
     }
+
+    /// Takes another token for the device's own.
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        None
+    }
+
+    /// Ends what the device has running outside of the daemon.
+    fn stopper(&self) -> Option<Stopper> {
+        None
+    }
+}
+
+/// Ends in order what a device has running outside of the daemon, and by force
+/// what has not ended some seconds later: then calls that hang in there return.
+/// To be called once, when the device gets no more jobs, from any thread.
+pub type Stopper = Box<dyn FnOnce() + Send>;
+
+/// Whether a device may begin with nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// There may be nothing yet: make it. For a registry that knows no key of it.
+    CreateIfAbsent,
+    /// It must be there: without it every key of the registry is missing.
+    MustExist,
+}
+
+/// Tells numbers that change with every job, to whoever asks: from memory, without
+/// waiting for anything, and least of all for the device.
+pub trait Meter: Send + Sync {
+    /// How many there are of each, as far as it is known.
+    fn counts(&self) -> Vec<Count>;
 }
 
 /// Signing. Repeating a lost call once is harmless.
@@ -170,7 +206,16 @@ pub trait Unlock {
     /// # Errors
     /// [`DeviceError::Locked`] with the reason, [`DeviceError::Absent`], and what
     /// the device says.
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError>;
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError>;
+}
+
+/// How an unlocking went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlocking {
+    /// The device took the PIN.
+    ByThePin,
+    /// It was unlocked already, and has not looked at the PIN.
+    WasUnlocked,
 }
 
 /// Taking over a signature key that somebody else made on the device.
@@ -183,6 +228,32 @@ pub trait Adopt {
     /// # Errors
     /// [`DeviceError::NotAdopted`] with the reason; and what the device says.
     fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError>;
+}
+
+/// Taking another token for the device's own, one that was reset or replaced.
+/// Nothing else makes a device work with it.
+pub trait Accept {
+    /// Which one is there. Tries no PIN on it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Absent`], and what the device says.
+    fn look(&mut self) -> Result<Newcomer, DeviceError>;
+
+    /// Makes it the device's own, durably, if it still is the one with this serial
+    /// number that is there. Whether it is ready then is told by the state.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError>;
+}
+
+/// A token that is there, whether or not it is the device's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newcomer {
+    /// Its serial number.
+    pub serial: String,
+    /// The one of the device's own; `None`: that is not known.
+    pub own: Option<String>,
 }
 
 /// A signature key to be taken over.
@@ -210,6 +281,9 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// Why it is not ready; empty if it is.
     pub reason: String,
+    /// What it says of itself: for people, so bounded and without control
+    /// characters.
+    pub facts: Vec<Fact>,
     /// Every algorithm that the daemon knows, each once.
     pub support: Vec<Support>,
 }
@@ -218,12 +292,10 @@ impl DeviceInfo {
     /// The tiers in which the device keeps keys of `algorithm`; none if it does
     /// not do it at all.
     #[must_use]
-    pub fn tiers(&self, algorithm: Algorithm) -> &[Tier] {
-        let found = self
-            .support
-            .iter()
-            .find(|support| support.algorithm == algorithm);
-        found.map_or(&[], |support| support.tiers.as_slice())
+    pub fn tiers(&self, algorithm: Algorithm) -> Vec<Tier> {
+        let mut support = self.support.iter();
+        let found = support.find(|support| support.algorithm == algorithm);
+        found.map_or_else(Vec::new, Support::tiers)
     }
 }
 
@@ -232,10 +304,27 @@ impl DeviceInfo {
 pub struct Support {
     /// The algorithm.
     pub algorithm: Algorithm,
-    /// The tiers in which it keeps such keys, the best first.
-    pub tiers: Vec<Tier>,
+    /// How it keeps such keys: one way for each tier, the best first.
+    pub ways: Vec<Way>,
     /// Why it does not keep them in the other tiers, for a person to read.
     pub why_no_other: String,
+}
+
+impl Support {
+    /// The tiers in which the device keeps such keys, the best first.
+    #[must_use]
+    pub fn tiers(&self) -> Vec<Tier> {
+        self.ways.iter().map(|way| way.tier).collect()
+    }
+}
+
+/// A way to keep keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The tier that it is.
+    pub tier: Tier,
+    /// What the device does, for a person to read.
+    pub how: String,
 }
 
 /// A key to be made.

@@ -4,11 +4,11 @@
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    Admin, AdoptIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, Custody,
-    DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
-    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, Looked, Open, Outcome, OwnedIdentity, OwnedKey,
-    Owner, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
-    Unlock,
+    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, Bytes, CallOptions, Claim, Claimed,
+    CreateIdentity, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke,
+    GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, Looked, Open,
+    Outcome, OwnedIdentity, OwnedKey, Owner, Report, RotateIdentity, SecretBytes, ServiceStatus,
+    Settle, Sign, StorageInfo, Swept, Unlock, Unlocked,
 };
 use tarpc::context::Context;
 
@@ -265,7 +265,16 @@ impl Admin for AdminDoor {
         context: Context,
         options: CallOptions,
         request: Unlock,
-    ) -> Outcome<DeviceInfo> {
+    ) -> Outcome<Unlocked> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn accept_device(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: AcceptDevice,
+    ) -> Outcome<AcceptedDevice> {
         self.0.go(context, options, request).await
     }
 }

@@ -128,6 +128,34 @@ pub(super) fn finish(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Does it take the device's new keys?
+pub(super) fn is_current(
+    conn: &Connection,
+    mac: &RowMac,
+    id: &GenerationId,
+) -> Result<bool, StoreError> {
+    let found = get(conn, mac, id)?;
+    Ok(found.is_some_and(|found| found.state == GenerationState::Current && !found.own))
+}
+
+/// It takes no new keys any more, since its device has lost it; those that it has
+/// stay as they are.
+pub(super) fn retire(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+    let generation = require(tx, id)?;
+    if generation.state != GenerationState::Current || generation.own {
+        return Ok(());
+    }
+    put(
+        tx,
+        &Generation {
+            state: GenerationState::Retired,
+            ..generation
+        },
+    )?;
+    failpoint::hit("store.retire_generation.before_commit");
+    Ok(())
+}
+
 /// Counts a key that is about to be made: it may go only where nobody is
 /// destroying.
 pub(super) fn begin_key(tx: &Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {

@@ -366,6 +366,25 @@ impl Registry {
         Ok(())
     }
 
+    /// Whether it takes its device's new HPKE keys.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn is_current_generation(&self, id: GenerationId) -> Result<bool, StoreError> {
+        self.read(move |reading| generations::is_current(reading.conn, reading.mac, &id))
+            .await
+    }
+
+    /// It takes no new keys any more, as after its age; nothing of it is destroyed.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn retire_generation(&self, id: GenerationId) -> Result<(), StoreError> {
+        self.write(move |tx| generations::retire(tx, &id)).await?;
+        failpoint::hit("store.retire_generation.after_commit");
+        Ok(())
+    }
+
     /// Those whose keys have all died, and those whose destruction has begun.
     ///
     /// # Errors

@@ -201,7 +201,10 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     /// when the reply is lost: the second one would meet the first.
     adopt_identity = AdoptIdentity(request: AdoptIdentity) -> IdentityInfo, Never;
     /// Unlocks a device. Never repeated: the device counts wrong PINs.
-    unlock = Unlock(request: Unlock) -> DeviceInfo, Never;
+    unlock = Unlock(request: Unlock) -> Unlocked, Never;
+    /// Makes the token that is there the device's own. Not repeated when the reply is
+    /// lost: another one may be there by then.
+    accept_device = AcceptDevice(request: AcceptDevice) -> AcceptedDevice, Never;
 }
 
 #[cfg(test)]

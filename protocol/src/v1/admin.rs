@@ -54,12 +54,51 @@ pub struct DeviceInfo {
     pub state: DeviceState,
     /// What `state` needs said: why it failed, how to unlock it.
     pub detail: Option<String>,
+    /// What it says of itself: who made it, its serial number. As last seen.
+    pub facts: Vec<Fact>,
+    /// What it has only so many of.
+    pub counts: Vec<Count>,
     /// What it can make, and how that is kept.
-    pub offers: Vec<(Algorithm, Tier)>,
+    pub offers: Vec<Offer>,
     /// Why it does not make keys of an algorithm, or keeps them no better.
     pub remarks: Vec<(Algorithm, String)>,
+    /// The tier of HPKE keys for which an app names none, if one is configured.
+    pub hpke_tier: Option<Tier>,
     /// Is it where new keys go by default?
     pub default: bool,
+}
+
+/// Something that a device says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// What: one word, such as `serial`, each once.
+    pub name: String,
+    /// What it is, for a person to read.
+    pub value: String,
+}
+
+/// How many a device has of something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Of what: one word, such as `sessions`, each once.
+    pub name: String,
+    /// In use just now; `None`: nobody has counted them.
+    pub used: Option<u32>,
+    /// The most that were there at once since the daemon started, if that is kept.
+    pub peak: Option<u32>,
+    /// The most that may be.
+    pub most: u32,
+}
+
+/// A kind of keys that a device makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// What they are for.
+    pub algorithm: Algorithm,
+    /// How they are kept.
+    pub tier: Tier,
+    /// The same in the device's own words, for a person to read.
+    pub how: String,
 }
 
 /// A key with its owner.
@@ -174,6 +213,36 @@ pub struct Unlock {
     pub last_try: bool,
 }
 
+/// How an [`Unlock`] went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlocked {
+    /// The device, as it is then.
+    pub device: DeviceInfo,
+    /// Was the PIN tried, and right? A device that is unlocked already does not
+    /// look at it.
+    pub pin_tried: bool,
+}
+
+/// Makes the token that is there the device's own, in the place of the one that its
+/// keys are on: these are missing then, and what waits there to be destroyed counts
+/// as destroyed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptDevice {
+    /// The device's name.
+    pub device: String,
+}
+
+/// A token that was made a device's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedDevice {
+    /// The device, as it is then.
+    pub device: DeviceInfo,
+    /// The token's serial number.
+    pub serial: String,
+    /// The serial number of the one before; `None`: that was not known any more.
+    pub before: Option<String>,
+}
+
 /// What administrators ask: root or the daemon's own user only.
 #[tarpc::service]
 pub trait Admin {
@@ -199,6 +268,9 @@ pub trait Admin {
     ) -> Outcome<IdentityInfo>;
     /// Makes an identity whose signature key is on a device already.
     async fn adopt_identity(options: CallOptions, request: AdoptIdentity) -> Outcome<IdentityInfo>;
-    /// Unlocks a device; answers what it is then.
-    async fn unlock(options: CallOptions, request: Unlock) -> Outcome<DeviceInfo>;
+    /// Unlocks a device; answers what it is then, and whether it took the PIN for
+    /// that.
+    async fn unlock(options: CallOptions, request: Unlock) -> Outcome<Unlocked>;
+    /// Makes the token that is there the device's own.
+    async fn accept_device(options: CallOptions, request: AcceptDevice) -> Outcome<AcceptedDevice>;
 }

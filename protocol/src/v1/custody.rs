@@ -28,8 +28,8 @@ pub struct CreateIdentity {
 pub struct Placement {
     /// The device's name; `None`: the configuration's default device.
     pub device: Option<String>,
-    /// The tier; `None`: the highest that the device has for this algorithm.
-    /// No other than named.
+    /// The tier, and no other. `None`: the one that is configured for the device's
+    /// HPKE keys, else the highest that it has for this algorithm.
     pub tier: Option<Tier>,
 }
 

@@ -11,10 +11,10 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::AuthPin;
-use mlskeyd::devices::software::{SoftwareDevice, Start};
+use mlskeyd::devices::software::SoftwareDevice;
 use mlskeyd::devices::{
     Algorithm, Device, GenerationId, Kem, KeyId, NewKey, PeerPublic, SharedSecret, SignatureScheme,
-    StoredKey, Tier,
+    Start, StoredKey, Tier,
 };
 use mlskeyd::hpke;
 use mlskeyd::store_key::StoreKey;

@@ -10,6 +10,8 @@ use cryptoki_sys::CK_RV;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Function {
+    /// `C_Finalize`
+    Finalize,
     /// `C_GetSlotList`
     GetSlotList,
     /// `C_GetTokenInfo`

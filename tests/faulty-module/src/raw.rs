@@ -295,7 +295,7 @@ macro_rules! session_functions {
 }
 
 session_functions! {
-    others: C_Initialize C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo
+    others: C_Initialize C_Finalize C_GetFunctionList C_GetSlotList C_GetSlotInfo C_GetTokenInfo
         C_GetMechanismList C_GetMechanismInfo C_InitToken C_OpenSession C_CloseAllSessions;
 
     C_CloseSession as CloseSession () {
@@ -463,6 +463,12 @@ unsafe extern "C" fn C_Initialize(arguments: *mut std::ffi::c_void) -> CK_RV {
             forwarder.sessions.clear(forwarder.shared);
         }
         result
+    })
+}
+
+unsafe extern "C" fn C_Finalize(reserved: *mut std::ffi::c_void) -> CK_RV {
+    call(Some(Function::Finalize), About::Module, |module| {
+        real!(module, C_Finalize(reserved))
     })
 }
 

@@ -161,8 +161,15 @@ impl Daemon {
 
     /// The command `mlskeyctl --json` with these arguments.
     pub fn ctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.ctl_for_people(arguments);
+        command.arg("--json");
+        command
+    }
+
+    /// The command `mlskeyctl` with these arguments, whose answer is not JSON.
+    pub fn ctl_for_people(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.ctl);
-        command.arg("--socket").arg(self.socket()).arg("--json");
+        command.arg("--socket").arg(self.socket());
         command.args(arguments);
         command
     }

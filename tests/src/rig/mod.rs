@@ -16,7 +16,7 @@ pub use faulty::FaultyHsm;
 pub use kryoptic::Kryoptic;
 pub use library::Library;
 pub use process::Process;
-pub use softhsm::SoftHsm;
+pub use softhsm::{Shown, SoftHsm};
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 
 use std::path::{Path, PathBuf};

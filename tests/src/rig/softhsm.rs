@@ -22,6 +22,21 @@ pub struct SoftHsm {
     tokens: PathBuf,
 }
 
+/// What another program says of an object, line by line.
+#[derive(Debug)]
+pub struct Shown(Vec<String>);
+
+impl Shown {
+    /// Has it neither a label nor an ID? All that is made for the daemon has.
+    pub fn is_nameless(&self) -> bool {
+        let tells = |what| {
+            let told = self.0.iter().find_map(|line| line.strip_prefix(what));
+            told.is_some_and(|told| !told.trim().is_empty())
+        };
+        !tells("label:") && !tells("ID:")
+    }
+}
+
 impl SoftHsm {
     /// The user PIN of all tokens.
     pub const PIN: &'static str = Library::PIN;
@@ -46,9 +61,14 @@ impl SoftHsm {
 
     /// Initialises a token with this label.
     pub fn add_token(&self, label: &str) {
+        self.add_token_with_pin(label, Self::PIN);
+    }
+
+    /// Initialises a token with another user PIN.
+    pub fn add_token_with_pin(&self, label: &str, pin: &str) {
         let output = Command::new("softhsm2-util")
             .args(["--init-token", "--free", "--label", label])
-            .args(["--pin", Self::PIN, "--so-pin", "31415926"])
+            .args(["--pin", pin, "--so-pin", "31415926"])
             .env("SOFTHSM2_CONF", &self.config)
             .output()
             .expect("softhsm2-util (package softhsm2) starts");
@@ -97,9 +117,8 @@ impl SoftHsm {
         self.object_files().len()
     }
 
-    /// How many objects the token with this label shows to another program. A
-    /// process that is killed while SoftHSM writes one leaves a file that is none.
-    pub fn shown(&self, label: &str) -> usize {
+    /// The objects that the token with this label shows to another program.
+    pub fn shown(&self, label: &str) -> Vec<Shown> {
         let output = Command::new("pkcs11-tool")
             .arg("--module")
             .arg(Self::module())
@@ -110,9 +129,15 @@ impl SoftHsm {
             .expect("pkcs11-tool (package opensc) starts");
         assert!(output.status.success(), "{output:?}");
         let text = String::from_utf8_lossy(&output.stdout);
-        text.lines()
-            .filter(|line| line.contains(" Object; ") || line.starts_with("Data object"))
-            .count()
+        let mut objects: Vec<Shown> = Vec::new();
+        for line in text.lines() {
+            if line.contains(" Object; ") || line.starts_with("Data object") {
+                objects.push(Shown(vec![line.trim().to_owned()]));
+            } else if let Some(Shown(told)) = objects.last_mut() {
+                told.push(line.trim().to_owned());
+            }
+        }
+        objects
     }
 
     /// Each object of a token is a file.
@@ -149,6 +174,18 @@ impl SoftHsm {
     pub fn plug_in(&self) {
         std::fs::remove_dir(&self.tokens).expect("the directory is empty");
         std::fs::rename(self.away(), &self.tokens).expect("the tokens are away");
+    }
+
+    /// Takes all tokens away, and brings those that were away.
+    pub fn exchange(&self) {
+        let meanwhile = self.tokens.with_extension("meanwhile");
+        for (from, to) in [
+            (&self.tokens, &meanwhile),
+            (&self.away(), &self.tokens),
+            (&meanwhile, &self.away()),
+        ] {
+            std::fs::rename(from, to).expect("tokens here, and tokens away");
+        }
     }
 
     fn away(&self) -> PathBuf {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use mlskeyd::config::Pkcs11Config;
-use mlskeyd::devices::Device;
 use mlskeyd::devices::pkcs11::{HelperConfig, Pkcs11Device};
+use mlskeyd::devices::{Device, Start};
 use mlskeyd::store_key::StoreKey;
 use mlskeyd_tests::rig::{Library, Stage};
 use secrecy::SecretBox;
@@ -35,7 +35,14 @@ impl Bench {
     pub fn open(&self) -> Box<dyn Device> {
         let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
         let helper = self.helper.clone();
-        let device = Pkcs11Device::new("hsm", &self.token, helper, &self.directory, &store_key);
+        let device = Pkcs11Device::new(
+            "hsm",
+            &self.token,
+            helper,
+            &self.directory,
+            &store_key,
+            Start::CreateIfAbsent,
+        );
         let mut device = device.unwrap();
         device.probe();
         Box::new(device)

@@ -47,7 +47,7 @@ impl Scene {
         let mut support = info.support.iter();
         let found = support.find(|found| found.algorithm == algorithm);
         let found = found.unwrap();
-        (found.tiers.clone(), found.why_no_other.clone())
+        (found.tiers(), found.why_no_other.clone())
     }
 
     fn conforms(&self) {

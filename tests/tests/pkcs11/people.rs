@@ -1,7 +1,7 @@
 //! What people do with a token: unlock it, and bring keys of their own.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::mpsc;
 
 use mlskeyd_faulty_module::Function;
@@ -12,7 +12,7 @@ use mlskeyd_tests::rig::{FaultyHsm, Options, SoftHsm, Stage};
 use openmls::prelude::Ciphersuite;
 use openmls_memory_storage::MemoryStorage;
 
-use super::scene::{App, Scene, without_pin};
+use super::scene::{App, Scene, with_input, without_pin};
 
 const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
 const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
@@ -62,6 +62,38 @@ fn what_waits_for_a_locked_token_goes_on_when_somebody_unlocks_it() {
     });
 }
 
+/// Else who gives a wrong PIN takes it for the right one.
+#[test]
+fn whose_pin_was_not_tried_is_told() {
+    let stage = Stage::new(programs!());
+    let hsm = FaultyHsm::new(&stage);
+    hsm.softhsm().add_token("mlskeyd");
+    let device = without_pin(&hsm.device("hsm", "mlskeyd"));
+    let scene = Scene::with(stage, hsm.softhsm().clone(), device);
+    assert_eq!(scene.state().0, "locked");
+    let unlock = |pin: &str| with_input(scene.daemon.ctl_command(&["unlock", "hsm"]), pin);
+    let told = |output: &Output| -> serde_json::Value {
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&told["name"], &told["state"]),
+            (&"hsm".into(), &"ready".into())
+        );
+        told["pin_tried"].clone()
+    };
+    let tried = unlock(SoftHsm::PIN);
+    assert_eq!((tried.status.code(), told(&tried)), (Some(0), true.into()));
+    let logins = hsm.control().calls(Function::Login);
+    for pin in ["31337042", SoftHsm::PIN] {
+        let idle = unlock(pin);
+        assert_eq!((idle.status.code(), told(&idle)), (Some(5), false.into()));
+    }
+    let text = with_input(scene.daemon.ctl_for_people(&["unlock", "hsm"]), "31337042");
+    assert_eq!(text.status.code(), Some(5));
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("the PIN was NOT tried"), "{text}");
+    assert_eq!(hsm.control().calls(Function::Login), logins);
+}
+
 #[test]
 fn a_wrong_pin_of_a_person_reaches_the_token_once() {
     let stage = Stage::new(programs!());
@@ -105,8 +137,8 @@ fn is_anywhere(directory: &Path, bytes: &[u8]) -> bool {
     })
 }
 
-/// Somebody else's program.
-fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
+/// Somebody else's program; answers what it says.
+pub fn tool(softhsm: &SoftHsm, arguments: &[&str]) -> String {
     let output = Command::new("pkcs11-tool")
         .arg("--module")
         .arg(SoftHsm::module())
@@ -117,6 +149,7 @@ fn tool(softhsm: &SoftHsm, arguments: &[&str]) {
         .output()
         .expect("pkcs11-tool (package opensc) starts");
     assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn make_pair(softhsm: &SoftHsm, kind: &str, label: &str, more: &[&str]) {

@@ -2,9 +2,10 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 
-use mlskeyd_protocol::v1::Interaction;
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
+use mlskeyd_protocol::v1::{Interaction, Tier};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
@@ -57,11 +58,17 @@ impl Scene {
     }
 
     fn state_now(&self) -> (String, String) {
-        let devices = self.daemon.ctl(&["devices"]).unwrap();
-        let mut devices = devices.as_array().unwrap().iter();
-        let hsm = devices.find(|device| device["name"] == "hsm").unwrap();
+        let hsm = self.hsm();
         let text = |field: &str| hsm[field].as_str().unwrap_or_default().to_owned();
         (text("state"), text("detail"))
+    }
+
+    /// The token, as `mlskeyctl devices` shows it.
+    pub fn hsm(&self) -> serde_json::Value {
+        let devices = self.daemon.ctl(&["devices"]).unwrap();
+        let mut devices = devices.as_array().unwrap().iter();
+        let hsm = devices.find(|device| device["name"] == "hsm");
+        hsm.unwrap().clone()
     }
 
     /// Asks until the token is in this state: nobody else says when.
@@ -84,22 +91,38 @@ impl Scene {
     /// `mlskeyctl unlock` with this PIN; or why not.
     pub fn unlock(&self, pin: &str, more: &[&str]) -> Result<(), String> {
         let arguments = [&["unlock", "hsm"], more].concat();
-        let mut command = self.daemon.ctl_command(&arguments);
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(pin.as_bytes()).unwrap();
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
+        let output = with_input(self.daemon.ctl_command(&arguments), pin);
         if output.status.success() {
             return Ok(());
         }
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// The records of an action, by what is noted in them.
+    pub fn notes(&self, action: &str) -> Vec<String> {
+        let log = self.daemon.state().join(FILE_NAME);
+        let records = Entries::open(&log).unwrap().map(|it| it.unwrap().record);
+        let of_it = records.filter(|record| record.action == action);
+        let note = |record: Record| match record.outcome {
+            AuditOutcome::Noted { note } => note.into_owned(),
+            other => format!("{other:?}"),
+        };
+        of_it.map(note).collect()
+    }
+
     pub fn app(&self, name: &str, device: &str) -> App {
         App::new(&self.daemon.socket(), name, device)
     }
+}
+
+/// Runs a command that reads something.
+pub fn with_input(mut command: Command, input: &str) -> Output {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    child.wait_with_output().unwrap()
 }
 
 /// The configuration of a device without its PIN.
@@ -117,22 +140,36 @@ pub struct App {
 
 impl App {
     pub fn new(socket: &Path, name: &str, device: &str) -> Self {
-        let provider = CustodyProvider::builder()
+        Self::with(socket, name, device, SUITE, None).unwrap()
+    }
+
+    /// With keys of this suite, in this tier if one is named; or why not.
+    pub fn with(
+        socket: &Path,
+        name: &str,
+        device: &str,
+        suite: Ciphersuite,
+        tier: Option<Tier>,
+    ) -> Result<Self, String> {
+        let mut builder = CustodyProvider::builder()
             .socket(socket)
             .storage(name, MemoryStorage::default())
             .device(device)
             // Nobody comes to unlock it.
-            .interaction(Interaction::UpTo(100))
-            .build()
-            .unwrap();
+            .interaction(Interaction::UpTo(100));
+        if let Some(tier) = tier {
+            builder = builder.tier(tier);
+        }
+        let provider = builder.build().unwrap();
         let credential = BasicCredential::new(name.as_bytes().to_vec()).into();
-        let scheme = SUITE.signature_algorithm();
-        let identity = provider.create_identity(name, &credential, scheme).unwrap();
-        Self {
+        let scheme = suite.signature_algorithm();
+        let identity = provider.create_identity(name, &credential, scheme);
+        let identity = identity.map_err(|error| error.to_string())?;
+        Ok(Self {
             provider,
             identity,
-            suite: SUITE,
-        }
+            suite,
+        })
     }
 
     /// Makes a KeyPackage that others accept; or the reason why not.

@@ -237,9 +237,10 @@ async fn a_device_that_is_lost_in_the_middle_of_a_rotation_keeps_no_key() {
         bench.seen.lock().unwrap().away = false;
         bench.look_at("token").await;
         assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
-        let seen = bench.seen.lock().unwrap();
-        assert_eq!((seen.made.len(), &seen.made), (1, &seen.destroyed));
-        drop(seen);
+        {
+            let seen = bench.seen.lock().unwrap();
+            assert_eq!((seen.made.len(), &seen.made), (1, &seen.destroyed));
+        }
         bench.assert_finished().await;
     }
 }

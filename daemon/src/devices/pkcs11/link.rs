@@ -2,21 +2,20 @@
 //! state that it is in. Shared by the device's hands.
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::SecretBytes;
 
 use super::abilities::Plan;
+use super::own_token::{MAX_SERIAL, OwnToken};
 use super::pin::{Pins, Trial};
 use super::process::{Connection, HelperConfig, HelperProcess};
 use super::timed::{self, Timed};
-use super::wire::{self, Reply, Request, TokenError, TokenName};
-use super::{misfit, of_token};
+use super::wire::{self, Answer, Reply, Request, TokenError, TokenName};
+use super::{bounded, misfit, of_token};
 use crate::config::{Pkcs11Config, TokenChoice};
-use crate::devices::{DeviceError, DeviceInfo, DeviceState};
-use crate::store_key::Subkey;
+use crate::devices::{Count, DeviceError, DeviceInfo, DeviceState, Meter, Newcomer, Unlocking};
 
 /// How long a token that failed is left alone, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(2));
@@ -28,11 +27,14 @@ const NO_MORE_SESSIONS: Duration = Duration::from_secs(60);
 pub(super) struct Link {
     helper: HelperProcess,
     token: TokenName,
+    own: OwnToken,
     pins: Pins,
     /// How long a call may take.
     patience: Duration,
     /// Most private keys on the token.
     max_objects: u32,
+    /// How many there are, as the helper said last.
+    objects: Mutex<Option<u32>>,
     /// Most sessions.
     sessions: u32,
     pool: Mutex<Pool>,
@@ -49,8 +51,13 @@ struct Pool {
     idle: Vec<Connection>,
     /// The idle ones, and those in use.
     open: u32,
+    /// Those of them that are logged in, and the most that were at once.
+    logged_in: u32,
+    peak: u32,
     /// As many as the token gives, until that is asked again.
     given: Option<(u32, Instant)>,
+    /// None is kept any more.
+    is_over: bool,
 }
 
 /// What was seen of the token.
@@ -80,14 +87,15 @@ impl Link {
         name: &str,
         config: &Pkcs11Config,
         helper: HelperConfig,
-        directory: &Path,
-        pin_keys: (Subkey, Subkey),
+        own: OwnToken,
+        pins: Pins,
     ) -> Self {
         let info = DeviceInfo {
             name: name.to_owned(),
             kind: "pkcs11",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
+            facts: Vec::new(),
             support: Vec::new(),
         };
         Self {
@@ -96,9 +104,11 @@ impl Link {
                 TokenChoice::Label(label) => TokenName::Label(label.clone()),
                 TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
             },
-            pins: Pins::new(config.pin.clone(), directory, pin_keys),
+            own,
+            pins,
             patience: config.call_timeout,
             max_objects: config.max_objects,
+            objects: Mutex::default(),
             sessions: config.sessions,
             pool: Mutex::default(),
             freed: Condvar::new(),
@@ -156,14 +166,68 @@ impl Link {
     }
 
     /// Unlocks the token with a PIN that a person gave.
-    pub(super) fn unlock(&self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    pub(super) fn unlock(
+        &self,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError> {
         let mut in_use = self.reserve(&mut lock(&self.pool));
         let connected = {
             let turn = lock(&self.logging_in);
             self.connect(&turn, Some((pin, last_try)))
         };
-        in_use.connection = Some(self.noted(connected.map_err(DeviceError::from))?);
+        let (connection, how) = self.noted(connected.map_err(DeviceError::from))?;
+        in_use.holds(connection);
         in_use.give_back();
+        Ok(how)
+    }
+
+    /// Ends the sessions that are not in use and lets the helper end, in order; by
+    /// force what has not ended some seconds later.
+    pub(super) fn stop(&self) {
+        lock(&self.pool).is_over = true;
+        self.close_idle();
+        if !self.helper.stop() {
+            let device = &lock(&self.seen).info.name;
+            tracing::warn!(
+                device,
+                "the module did not end in time, and its helper was killed: the token may keep its sessions until they time out there"
+            );
+        }
+    }
+
+    /// Which token is there, whether or not it is the device's own.
+    pub(super) fn look(&self) -> Result<Newcomer, DeviceError> {
+        let turn = lock(&self.logging_in);
+        let serial = self.seen_on(&turn, &mut self.new_connection()?)?;
+        let own = match self.own.serial() {
+            Err(DeviceError::OwnTokenUnknown { .. }) => None,
+            own => own?,
+        };
+        Ok(Newcomer { serial, own })
+    }
+
+    /// Makes the token that is there the device's own, if it still is this one.
+    pub(super) fn accept(&self, serial: &str) -> Result<(), DeviceError> {
+        let turn = lock(&self.logging_in);
+        let found = self.seen_on(&turn, &mut self.new_connection()?)?;
+        if found != serial {
+            return Err(DeviceError::Failed {
+                reason: format!("meanwhile there is another token, {found:?}"),
+            });
+        }
+        let before = self.own.serial();
+        self.own.set(serial)?;
+        // Where it is not known which one it was before, it may be the same.
+        if before.is_ok_and(|before| before.is_some_and(|before| before != serial)) {
+            self.pins.forget()?;
+        }
+        drop(turn);
+        self.close_idle();
+        // What comes of this is told by the state.
+        if let Ok(connection) = self.take() {
+            connection.give_back();
+        }
         Ok(())
     }
 
@@ -232,6 +296,11 @@ impl Link {
     fn take(&self) -> Result<InUse<'_>, DeviceError> {
         let mut pool = lock(&self.pool);
         loop {
+            if pool.is_over {
+                return Err(DeviceError::Absent {
+                    reason: "the daemon is stopping".to_owned(),
+                });
+            }
             if let Some(connection) = pool.idle.pop() {
                 return Ok(InUse {
                     link: self,
@@ -244,11 +313,12 @@ impl Link {
                 drop(pool);
                 match self.log_in() {
                     Ok(connection) => {
-                        in_use.connection = Some(connection);
+                        in_use.holds(connection);
                         return Ok(in_use);
                     }
                     Err(Refusal::NoSession(error)) => {
                         drop(in_use);
+                        self.log_fault(&error);
                         pool = lock(&self.pool);
                         if pool.open == 0 {
                             return Err(error);
@@ -306,7 +376,7 @@ impl Link {
                 noted.map_err(Refusal::NoSession)
             }
             Err(Refusal::Other(error)) => self.noted(Err(error)).map_err(Refusal::Other),
-            Ok(connection) => self.noted(Ok(connection)).map_err(Refusal::Other),
+            Ok((connection, _)) => self.noted(Ok(connection)).map_err(Refusal::Other),
         }
     }
 
@@ -316,19 +386,18 @@ impl Link {
         &self,
         turn: &Turn<'_>,
         given: Option<(&SecretBytes, bool)>,
-    ) -> Result<Connection, Refusal> {
-        let connected = self.helper.connect().and_then(|connection| {
-            timed::limit(&connection.stream, self.patience)?;
-            Ok(connection)
-        });
-        let mut connection = connected.map_err(|source| DeviceError::Io {
-            what: "starting the module's helper",
-            source,
-        })?;
+    ) -> Result<(Connection, Unlocking), Refusal> {
+        let known = self.own.serial()?;
+        let mut connection = self.new_connection()?;
+        let own = match &known {
+            Some(serial) => serial.clone(),
+            None => self.seen_on(turn, &mut connection)?,
+        };
         // First without: the helper may be logged in, and the token may not be
-        // there at all.
-        let serial = match self.open(turn, &mut connection, None, false)? {
-            Ok(serial) => serial,
+        // there at all, or be another one.
+        let mut how = Unlocking::WasUnlocked;
+        match self.open(turn, &mut connection, &own, None, false)? {
+            Ok(()) => {}
             Err(error @ (TokenError::Locked | TokenError::LastTry)) => {
                 let (pin, last_try) = given.map_or((None, false), |(pin, last)| (Some(pin), last));
                 if matches!(error, TokenError::LastTry) && !last_try {
@@ -339,37 +408,72 @@ impl Link {
                     None => self.pins.try_one()?,
                 };
                 let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
-                self.open_with(turn, &mut connection, &trial, last_try)?
+                how = Unlocking::ByThePin;
+                self.open_with(turn, &mut connection, &own, &trial, last_try)?;
             }
             Err(error @ TokenError::NoSession(_)) => {
                 return Err(Refusal::NoSession(of_token(error)));
             }
-            Err(error) => return Err(of_token(error).into()),
-        };
-        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == serial);
+            Err(error) => return Err(self.refused(&own, error).into()),
+        }
+        if known.is_none() {
+            // Before anything is made on it.
+            self.own.set(&own)?;
+        }
+        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == own);
         if !is_known(&lock(&self.seen)) {
             let plan = match self.converse(&mut connection, &Request::TryOut, Some(turn))? {
-                Reply::Abilities(found) => Plan::new(&found, self.max_objects)?,
+                Reply::Abilities(found) => Plan::new(&found, &own, self.max_objects)?,
                 Reply::Failed(error) => return Err(of_token(error).into()),
                 _ => return Err(misfit().into()),
             };
-            lock(&self.seen).plan = Some((serial, Arc::new(plan)));
+            lock(&self.seen).plan = Some((own, Arc::new(plan)));
         }
-        Ok(connection)
+        Ok((connection, how))
+    }
+
+    /// A connection that has no session yet.
+    fn new_connection(&self) -> Result<Connection, DeviceError> {
+        let connected = self.helper.connect().and_then(|connection| {
+            timed::limit(&connection.stream, self.patience)?;
+            Ok(connection)
+        });
+        connected.map_err(|source| DeviceError::Io {
+            what: "starting the module's helper",
+            source,
+        })
+    }
+
+    /// The serial number of the token that is there.
+    fn seen_on(&self, turn: &Turn<'_>, connection: &mut Connection) -> Result<String, DeviceError> {
+        let request = Request::Look {
+            token: self.token.clone(),
+        };
+        match self.converse(connection, &request, Some(turn))? {
+            Reply::Seen { serial } if serial.len() <= MAX_SERIAL => Ok(serial),
+            Reply::Failed(error) => Err(of_token(error)),
+            _ => Err(misfit()),
+        }
+    }
+
+    /// Why a token was not opened.
+    fn refused(&self, own: &str, error: TokenError) -> DeviceError {
+        match error {
+            TokenError::Other(found) => self.own.other(own, bounded(&found)),
+            error => of_token(error),
+        }
     }
 
     fn open_with(
         &self,
         turn: &Turn<'_>,
         connection: &mut Connection,
+        own: &str,
         trial: &Trial<'_>,
         last_try: bool,
-    ) -> Result<String, DeviceError> {
-        match self.open(turn, connection, Some(&trial.pin), last_try)? {
-            Ok(serial) => {
-                trial.was_right()?;
-                Ok(serial)
-            }
+    ) -> Result<(), DeviceError> {
+        match self.open(turn, connection, own, Some(&trial.pin), last_try)? {
+            Ok(()) => trial.was_right(),
             Err(error) => {
                 match error {
                     TokenError::WrongPin => trial.was_wrong()?,
@@ -379,7 +483,7 @@ impl Link {
                     // The token has not looked at it.
                     _ => trial.was_not_used()?,
                 }
-                Err(of_token(error))
+                Err(self.refused(own, error))
             }
         }
     }
@@ -388,16 +492,18 @@ impl Link {
         &self,
         turn: &Turn<'_>,
         connection: &mut Connection,
+        own: &str,
         pin: Option<&SecretBytes>,
         last_try: bool,
-    ) -> Result<Result<String, TokenError>, DeviceError> {
+    ) -> Result<Result<(), TokenError>, DeviceError> {
         let request = Request::Open {
             token: self.token.clone(),
+            own: own.to_owned(),
             pin: pin.map(|pin| SecretBytes::new(pin.expose().to_vec())),
             last_try,
         };
         match self.converse(connection, &request, Some(turn))? {
-            Reply::Opened { serial } => Ok(Ok(serial)),
+            Reply::Opened { serial } if serial == own => Ok(Ok(())),
             Reply::Failed(error) => Ok(Err(error)),
             _ => Err(misfit()),
         }
@@ -412,10 +518,14 @@ impl Link {
         request: &Request,
         turn: Option<&Turn<'_>>,
     ) -> Result<Reply, DeviceError> {
-        let talk = |connection: &Connection| {
+        let talk = |connection: &Connection| -> io::Result<Reply> {
             let mut stream = Timed::new(&connection.stream, self.patience);
             wire::send(&mut stream, request)?;
-            wire::receive(&mut stream)
+            let Answer { objects, reply } = wire::receive(&mut stream)?;
+            if objects.is_some() {
+                *lock(&self.objects) = objects;
+            }
+            Ok(reply)
         };
         talk(connection).map_err(|source| {
             let hangs = [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut];
@@ -443,9 +553,9 @@ impl Link {
     fn close_idle(&self) {
         let mut pool = lock(&self.pool);
         let lost = std::mem::take(&mut pool.idle);
-        pool.open = pool
-            .open
-            .saturating_sub(u32::try_from(lost.len()).unwrap_or(u32::MAX));
+        let count = u32::try_from(lost.len()).unwrap_or(u32::MAX);
+        pool.open = pool.open.saturating_sub(count);
+        pool.logged_in = pool.logged_in.saturating_sub(count);
         drop(pool);
         self.freed.notify_all();
     }
@@ -476,6 +586,12 @@ impl Link {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Seen {
     fn note(&mut self, state: DeviceState, reason: String) {
         if self.info.state != state || self.info.reason != reason {
@@ -495,13 +611,14 @@ impl Seen {
             }
             _ => (now, BACK_OFF.0),
         };
-        let support = self.plan.as_ref().map(|(_, plan)| plan.support.clone());
+        let plan = self.plan.as_ref().map(|(_, plan)| plan);
         self.info = Arc::new(DeviceInfo {
             name: self.info.name.clone(),
             kind: self.info.kind,
             state,
             reason,
-            support: support.unwrap_or_default(),
+            facts: plan.map_or_else(Vec::new, |plan| plan.facts.clone()),
+            support: plan.map_or_else(Vec::new, |plan| plan.support.clone()),
         });
     }
 }
@@ -528,7 +645,36 @@ impl From<Refusal> for DeviceError {
     }
 }
 
+impl Meter for Link {
+    fn counts(&self) -> Vec<Count> {
+        let pool = lock(&self.pool);
+        let idle = u32::try_from(pool.idle.len()).unwrap_or(u32::MAX);
+        let sessions = Count {
+            name: "sessions".to_owned(),
+            used: Some(pool.logged_in.saturating_sub(idle)),
+            peak: Some(pool.peak),
+            most: self.sessions,
+        };
+        drop(pool);
+        let objects = Count {
+            name: "objects".to_owned(),
+            used: *lock(&self.objects),
+            peak: None,
+            most: self.max_objects,
+        };
+        vec![sessions, objects]
+    }
+}
+
 impl InUse<'_> {
+    /// It is a connection now.
+    fn holds(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        let mut pool = lock(&self.link.pool);
+        pool.logged_in = pool.logged_in.saturating_add(1);
+        pool.peak = pool.peak.max(pool.logged_in);
+    }
+
     /// Nothing went wrong with it.
     fn give_back(mut self) {
         self.is_sound = true;
@@ -540,8 +686,12 @@ impl Drop for InUse<'_> {
         let connection = self.connection.take();
         let mut pool = lock(&self.link.pool);
         match connection {
-            Some(connection) if self.is_sound => pool.idle.push(connection),
-            _ => pool.open = pool.open.saturating_sub(1),
+            Some(connection) if self.is_sound && !pool.is_over => pool.idle.push(connection),
+            held => {
+                pool.open = pool.open.saturating_sub(1);
+                let lost = u32::from(held.is_some());
+                pool.logged_in = pool.logged_in.saturating_sub(lost);
+            }
         }
         drop(pool);
         self.link.freed.notify_one();
@@ -558,7 +708,7 @@ const fn is_about_the_request(error: &TokenError) -> bool {
             | TokenError::Refused(_)
             | TokenError::Unsuitable(_)
             | TokenError::Memory(_)
-            | TokenError::Full(_)
+            | TokenError::Full { .. }
     )
 }
 

@@ -23,9 +23,10 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Adopt, Adoption, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo,
-    Generate, GenerationId, Kem, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, SignatureScheme,
-    StoredKey, Tier, Unlock, private_key,
+    ALGORITHMS, Accept, Adopt, Adoption, Agree, Algorithm, Destroy, Device, DeviceError,
+    DeviceInfo, Generate, GenerationId, Kem, KeyBlob, Meter, NewKey, Newcomer, PeerPublic,
+    SharedSecret, Sign, SignatureScheme, Start, Stopper, StoredKey, Tier, Unlock, Unlocking,
+    private_key,
 };
 use crate::config::Pkcs11Config;
 use crate::store_key::StoreKey;
@@ -35,6 +36,7 @@ mod blob;
 pub mod helper;
 mod link;
 mod note;
+mod own_token;
 mod pin;
 mod process;
 mod timed;
@@ -43,6 +45,8 @@ mod wire;
 use self::abilities::Make;
 use self::blob::{Blobs, Whereabouts};
 use self::link::Link;
+use self::own_token::OwnToken;
+use self::pin::Pins;
 pub use self::process::HelperConfig;
 use self::wire::{Kept, Reply, Request, TokenError};
 
@@ -56,7 +60,8 @@ pub struct Pkcs11Device {
 
 impl Pkcs11Device {
     /// The device of this name, which is `absent` until it is
-    /// [probed](Device::probe). What it notes of PINs is in `directory`.
+    /// [probed](Device::probe). What it notes of PINs, and of which token it is, is
+    /// in `directory`.
     ///
     /// # Errors
     /// If no key can be derived from the store key.
@@ -66,6 +71,7 @@ impl Pkcs11Device {
         helper: HelperConfig,
         directory: &Path,
         store_key: &StoreKey,
+        start: Start,
     ) -> Result<Self, DeviceError> {
         let subkey = |purpose: &str| {
             let label = format!("mlskeyd v1 pkcs11 {purpose} {name}");
@@ -74,12 +80,13 @@ impl Pkcs11Device {
                 reason: error.to_string(),
             })
         };
+        let pin_keys = (subkey("pin")?, subkey("given pin")?);
         let link = Link::new(
             name,
             config,
             helper,
-            directory,
-            (subkey("pin")?, subkey("given pin")?),
+            OwnToken::new(name, directory, subkey("token")?, start),
+            Pins::new(config.pin.clone(), directory, pin_keys),
         );
         Ok(Self {
             link: Arc::new(link),
@@ -217,7 +224,7 @@ fn of_token(error: TokenError) -> DeviceError {
         | TokenError::LastTry
         | TokenError::PinPad
         | TokenError::PinLocked => DeviceError::Locked { reason },
-        TokenError::Full(_) => DeviceError::Full { reason },
+        TokenError::Full { .. } => DeviceError::Full { reason },
         _ => DeviceError::Failed { reason },
     }
 }
@@ -264,6 +271,10 @@ impl Device for Pkcs11Device {
         self.link.info()
     }
 
+    fn meter(&self) -> Option<Arc<dyn Meter>> {
+        Some(Arc::clone(&self.link) as Arc<dyn Meter>)
+    }
+
     fn comes_back(&self) -> bool {
         self.link.comes_back()
     }
@@ -300,6 +311,19 @@ impl Device for Pkcs11Device {
 
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         Some(self)
+    }
+
+    fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        let link = Arc::downgrade(&self.link);
+        Some(Box::new(move || {
+            if let Some(link) = link.upgrade() {
+                link.stop();
+            }
+        }))
     }
 }
 
@@ -361,7 +385,7 @@ impl Generate for Pkcs11Device {
                 return Err(DeviceError::Unsupported {
                     algorithm: request.algorithm,
                     tier: request.tier,
-                    possible: self.link.info().tiers(request.algorithm).to_vec(),
+                    possible: self.link.info().tiers(request.algorithm),
                 });
             }
         };
@@ -407,8 +431,18 @@ impl Destroy for Pkcs11Device {
 }
 
 impl Unlock for Pkcs11Device {
-    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<(), DeviceError> {
+    fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
         self.link.unlock(pin, last_try)
+    }
+}
+
+impl Accept for Pkcs11Device {
+    fn look(&mut self) -> Result<Newcomer, DeviceError> {
+        self.link.look()
+    }
+
+    fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
+        self.link.accept(serial)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hmac::{Hmac, Mac};
 use mlskeyd_protocol::v1::SecretBytes;
@@ -112,17 +112,18 @@ impl Note {
     pub(super) fn write(&self, pin: &SecretBytes, known: Known) -> io::Result<()> {
         let byte = known.to_byte();
         let mac = self.mac(byte, pin)?.finalize().into_bytes();
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(directory)?;
-        let fresh = self.path.with_extension("new");
-        // Of a note that was cut short.
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        private_file::replace(&self.path, &[&[byte], mac.as_slice()].concat())
+    }
+
+    /// Forgets what is noted.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
-        private_file::create(&fresh, &[&[byte], mac.as_slice()].concat())?;
-        fs::rename(&fresh, &self.path)?;
-        private_file::sync_directory(directory)
     }
 
     fn mac(&self, byte: u8, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
@@ -136,6 +137,8 @@ impl Note {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use secrecy::SecretBox;
 
     use super::*;

@@ -76,6 +76,13 @@ impl Pins {
         self.try_it(&self.given, SecretBytes::new(pin.expose().to_vec()), known)
     }
 
+    /// Another token is the device's own from now on: what the one before said of
+    /// PINs is nothing to it.
+    pub(super) fn forget(&self) -> Result<(), DeviceError> {
+        self.configured.forget().map_err(of_note)?;
+        self.given.forget().map_err(of_note)
+    }
+
     /// Is there a PIN that may be tried?
     pub(super) fn has_another(&self) -> bool {
         let may_be_tried = |pin: &SecretBytes| self.known(pin).and_then(check).is_ok();
@@ -327,6 +334,17 @@ mod tests {
         assert!(bench.refusal().contains("was wrong"));
         let refused = bench.pins.try_this(&given("1234")).err().unwrap();
         assert!(refused.to_string().contains("was wrong"), "{refused}");
+    }
+
+    #[test]
+    fn another_token_has_another_pin() {
+        let bench = Bench::new("1234");
+        bench.pins.try_one().unwrap().unwrap().was_wrong().unwrap();
+        let given = SecretBytes::new(b"4321".to_vec());
+        bench.pins.try_this(&given).unwrap().was_wrong().unwrap();
+        bench.pins.forget().unwrap();
+        bench.pins.try_one().unwrap().unwrap();
+        bench.pins.try_this(&given).unwrap();
     }
 
     #[test]

@@ -3,14 +3,16 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -21,6 +23,19 @@ use super::wire;
 const LAST_BREATH: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
+};
+
+/// How long a helper that was killed may take to be gone.
+const LAST_CALL: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
+
+/// How long a helper may take to end its sessions and its module when the daemon
+/// stops.
+const STOP_TIME: Timespec = Timespec {
+    tv_sec: 3,
+    tv_nsec: 0,
 };
 
 /// What a helper is started with.
@@ -44,8 +59,12 @@ pub(super) struct HelperProcess {
 #[derive(Default)]
 struct Running {
     helper: Option<Helper>,
+    /// The one before, which was killed and may not be gone yet.
+    dying: Option<Child>,
     /// How many were started: tells one from the next.
     started: u64,
+    /// No other is started.
+    is_over: bool,
 }
 
 struct Helper {
@@ -53,11 +72,13 @@ struct Helper {
     child: Option<Child>,
     /// Connections are handed over here.
     door: UnixStream,
+    /// Those that were.
+    connections: Vec<Weak<UnixStream>>,
 }
 
 /// A connection to the helper: one session with its token.
 pub(super) struct Connection {
-    pub(super) stream: UnixStream,
+    pub(super) stream: Arc<UnixStream>,
     /// Which helper it leads to.
     helper: u64,
 }
@@ -77,18 +98,23 @@ impl HelperProcess {
     /// What the system says.
     pub(super) fn connect(&self) -> io::Result<Connection> {
         let mut running = self.running();
+        if running.is_over {
+            return Err(io::Error::other("the daemon is stopping"));
+        }
         let (ours, theirs) = UnixStream::pair()?;
         let theirs = OwnedFd::from(theirs);
+        let ours = Arc::new(ours);
         let handed_over = match running.helper.as_mut() {
-            Some(helper) => helper.runs()? && hand_over(&helper.door, &theirs).is_ok(),
+            Some(helper) => helper.runs()? && helper.hand_over(&ours, &theirs).is_ok(),
             None => false,
         };
         if !handed_over {
             // There is none, or it has just ended.
-            running.helper = None;
+            running.end();
+            running.bury()?;
             running.started = running.started.wrapping_add(1);
             let helper = running.helper.insert(self.start()?);
-            hand_over(&helper.door, &theirs)?;
+            helper.hand_over(&ours, &theirs)?;
         }
         Ok(Connection {
             stream: ours,
@@ -101,13 +127,34 @@ impl HelperProcess {
     pub(super) fn end(&self, connection: &Connection) {
         let mut running = self.running();
         if running.started == connection.helper {
-            running.helper = None;
+            running.end();
         }
     }
 
     /// Ends the helper, whichever runs.
     pub(super) fn end_any(&self) {
-        self.running().helper = None;
+        self.running().end();
+    }
+
+    /// Lets the helper end in order: it closes its sessions as their connections
+    /// are closed, and then its module. One that takes too long for that is ended
+    /// (`false`), and no other is started.
+    pub(super) fn stop(&self) -> bool {
+        let helper = {
+            let mut running = self.running();
+            running.is_over = true;
+            running.helper.take()
+        };
+        let Some(mut helper) = helper else {
+            return true;
+        };
+        // A helper that has ended has closed it, too.
+        let _ = helper.door.shutdown(Shutdown::Both);
+        let in_order = helper.ended(&STOP_TIME).is_some();
+        if !in_order {
+            helper.cut_off();
+        }
+        in_order
     }
 
     /// How the helper ended that closed a connection; `None` if it runs, or
@@ -117,7 +164,7 @@ impl HelperProcess {
         if running.started != connection.helper {
             return None;
         }
-        let status = running.helper.as_mut()?.ended()?;
+        let status = running.helper.as_mut()?.ended(&LAST_BREATH)?;
         running.helper = None;
         Some(match (status.signal(), status.code()) {
             (Some(signal), _) => format!("it was ended by signal {signal}"),
@@ -133,6 +180,8 @@ impl HelperProcess {
             .env_clear()
             .envs(self.config.environment.iter().cloned())
             .current_dir("/")
+            // A terminal's Ctrl-C is for the daemon, which ends it in order.
+            .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
@@ -144,6 +193,7 @@ impl HelperProcess {
         Ok(Helper {
             child: Some(child),
             door: ours,
+            connections: Vec::new(),
         })
     }
 
@@ -154,6 +204,21 @@ impl HelperProcess {
 }
 
 impl Helper {
+    fn hand_over(&mut self, ours: &Arc<UnixStream>, theirs: &OwnedFd) -> io::Result<()> {
+        hand_over(&self.door, theirs)?;
+        self.connections.retain(|other| other.strong_count() > 0);
+        self.connections.push(Arc::downgrade(ours));
+        Ok(())
+    }
+
+    /// Nobody waits for its replies any more. If it hangs in a driver, killing it
+    /// closes nothing.
+    fn cut_off(&self) {
+        for connection in self.connections.iter().filter_map(Weak::upgrade) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
     fn runs(&mut self) -> io::Result<bool> {
         match &mut self.child {
             Some(child) => Ok(child.try_wait()?.is_none()),
@@ -161,14 +226,24 @@ impl Helper {
         }
     }
 
-    /// How it ended, if it has, or does so just now.
-    fn ended(&mut self) -> Option<ExitStatus> {
+    /// How it ended, if it has, or does so within this time.
+    fn ended(&mut self, within: &Timespec) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
-        let watched = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        let mut end = [PollFd::new(&watched, PollFlags::IN)];
-        poll(&mut end, Some(&LAST_BREATH)).ok()?;
+        is_gone(child, within).ok()?;
         child.try_wait().ok().flatten()
+    }
+}
+
+impl Helper {
+    /// Kills it. It has nothing to save: what is durable is in the token. Answers
+    /// what is not gone yet.
+    fn kill(mut self) -> Option<Child> {
+        let mut child = self.child.take()?;
+        let _ = child.kill();
+        match child.try_wait() {
+            Ok(Some(_)) => None,
+            _ => Some(child),
+        }
     }
 }
 
@@ -177,7 +252,6 @@ impl Drop for Helper {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        // It has nothing to save: what is durable is in the token.
         let _ = child.kill();
         if let Ok(Some(_)) = child.try_wait() {
             return;
@@ -188,6 +262,40 @@ impl Drop for Helper {
             .name("reaper".to_owned())
             .spawn(move || child.wait());
     }
+}
+
+impl Running {
+    /// Ends the helper.
+    fn end(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            self.dying = helper.kill();
+        }
+    }
+
+    /// Waits until the helper before is gone. It is killed, but what it is at in the
+    /// system, such as writing an object, is still finished: its successor must not
+    /// look before that, or it takes for gone what is about to appear.
+    fn bury(&mut self) -> io::Result<()> {
+        if let Some(dying) = &mut self.dying {
+            if !is_gone(dying, &LAST_CALL)? {
+                return Err(io::Error::other(
+                    "the one before cannot be ended: it hangs in the system, maybe in a driver",
+                ));
+            }
+            dying.wait()?;
+            self.dying = None;
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a process's end, so long at most: has it come?
+fn is_gone(child: &Child, within: &Timespec) -> io::Result<bool> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("no process id"))?;
+    let watched = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut end = [PollFd::new(&watched, PollFlags::IN)];
+    Ok(retry_on_intr(|| poll(&mut end, Some(within)))? > 0)
 }
 
 fn hand_over(door: &UnixStream, connection: &OwnedFd) -> io::Result<()> {
@@ -204,4 +312,66 @@ fn hand_over(door: &UnixStream, connection: &OwnedFd) -> io::Result<()> {
         SendFlags::NOSIGNAL,
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use rustix::process::{Signal, kill_process};
+
+    use super::*;
+
+    /// A helper that takes nothing, and whose connections do not end with it.
+    #[test]
+    fn nobody_waits_for_a_helper_that_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("script");
+        std::fs::write(
+            &script,
+            "/bin/sleep 1000 &\necho $! >\"$PID.new\"\n/bin/mv \"$PID.new\" \"$PID\"\nwait\n",
+        )
+        .unwrap();
+        let pid = directory.path().join("pid");
+        let helper = HelperProcess::new(HelperConfig {
+            program: "/bin/sh".into(),
+            module: script,
+            environment: vec![("PID".to_owned(), pid.display().to_string())],
+        });
+        let connection = helper.connect().unwrap();
+        let holder = loop {
+            if let Ok(pid) = std::fs::read_to_string(&pid) {
+                break Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+            }
+            std::thread::yield_now();
+        };
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| (&*connection.stream).read(&mut [0]).unwrap());
+            assert!(!helper.stop());
+            assert_eq!(waiting.join().unwrap(), 0);
+        });
+        kill_process(holder, Signal::KILL).unwrap();
+        let refused = helper.connect().err().unwrap().to_string();
+        assert!(refused.contains("is stopping"), "{refused}");
+    }
+
+    #[test]
+    fn the_successor_of_a_helper_starts_when_it_is_gone() {
+        let helper = HelperProcess::new(HelperConfig {
+            program: "/bin/sleep".into(),
+            module: "1000".into(),
+            environment: Vec::new(),
+        });
+        for _ in 0..20 {
+            helper.connect().unwrap();
+            let pid = {
+                let running = helper.running();
+                let child = running.helper.as_ref().unwrap().child.as_ref();
+                child.unwrap().id()
+            };
+            helper.end_any();
+            helper.connect().unwrap();
+            assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
+        }
+    }
 }

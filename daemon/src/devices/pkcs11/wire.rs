@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 /// The version of all this, to be raised with every change of a type here. Sent
 /// with each connection, so that a daemon and a helper of different builds do not
 /// misunderstand each other.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 /// Longest frame, in bytes: the content of an Ed25519 signature goes whole.
 const MAX_FRAME: usize = MAX_CONTENT + 64 * 1024;
@@ -31,13 +31,21 @@ pub(crate) enum TokenName {
     Serial(String),
 }
 
-/// What the daemon asks. The first request of a connection is `Open`.
+/// What the daemon asks. The first request of a connection is `Open`, but for
+/// `Look`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Takes a token and logs in.
+    /// Says which token is there. Opens no session with it.
+    Look {
+        /// The token.
+        token: TokenName,
+    },
+    /// Takes a token and logs in, if it is the device's own.
     Open {
         /// The token.
         token: TokenName,
+        /// The serial number of the device's own.
+        own: String,
         /// The user PIN; `None` asks whether one is needed.
         pin: Option<SecretBytes>,
         /// Log in even if one more wrong PIN would lock the token.
@@ -162,6 +170,16 @@ pub(crate) enum Wrapping {
     CbcPad,
 }
 
+impl std::fmt::Display for Wrapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::KeyWrapPad => "CKM_AES_KEY_WRAP_PAD",
+            Self::KeyWrap => "CKM_AES_KEY_WRAP",
+            Self::CbcPad => "CKM_AES_CBC_PAD",
+        })
+    }
+}
+
 impl Wrapping {
     /// All of them, the best first: the last one does not authenticate what it
     /// wraps (the daemon does).
@@ -202,14 +220,30 @@ pub(crate) enum Keep {
     Object {
         /// Most private keys that the token may hold, ours and others'.
         most: u32,
+        /// So many of them are not for this key.
+        spare: u32,
     },
     /// Wrapped by its generation's key.
     Wrapped(Wrapping),
 }
 
+/// What the helper answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Private keys on the token, ours and others', if they were counted.
+    pub(crate) objects: Option<u32>,
+    /// The reply itself.
+    pub(crate) reply: Reply,
+}
+
 /// A reply to [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
+    /// To `Look`.
+    Seen {
+        /// The token's serial number.
+        serial: String,
+    },
     /// To `Open`: it is logged in.
     Opened {
         /// The token's serial number.
@@ -237,12 +271,23 @@ pub(crate) enum Reply {
 /// What a token can do, found by doing it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Abilities {
+    /// What it says that it is.
+    pub(crate) is: Identity,
     /// What its generations begin with.
     pub(crate) anchor: Anchor,
     /// Does it encrypt the daemon's keys? Else why not, for a person.
     pub(crate) seals: Result<(), String>,
     /// What it does with each algorithm.
     pub(crate) algorithms: Vec<TokenSupport>,
+}
+
+/// What a token says that it is (CK_TOKEN_INFO).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) label: String,
+    pub(crate) manufacturer: String,
+    pub(crate) model: String,
+    pub(crate) firmware: String,
 }
 
 /// What a token does with one algorithm.
@@ -274,6 +319,9 @@ pub(crate) enum TokenError {
     /// No such token.
     #[error("the module shows no token {0}")]
     Absent(String),
+    /// The token is there, and is not the device's own. Nothing was tried on it.
+    #[error("the token has serial number {0:?}, and is not the device's own")]
+    Other(String),
     /// The token is gone, or its session is.
     #[error("the token is gone ({0})")]
     Gone(String),
@@ -313,8 +361,13 @@ pub(crate) enum TokenError {
     #[error("the token does not do it ({0})")]
     Unsupported(String),
     /// The token holds as many keys as it may.
-    #[error("it holds {0} private keys, as many as `max_objects` allows")]
-    Full(u32),
+    #[error("it holds {held} private keys, {}", full_text(*spare))]
+    Full {
+        /// How many it holds.
+        held: u32,
+        /// How many more it may hold, which are for others.
+        spare: u32,
+    },
     /// The token has no room, for now or for good.
     #[error("the token is out of memory ({0})")]
     Memory(String),
@@ -330,6 +383,13 @@ pub(crate) enum TokenError {
     /// The request makes no sense to the helper.
     #[error("daemon and helper do not fit")]
     Protocol,
+}
+
+fn full_text(spare: u32) -> String {
+    match spare {
+        0 => "as many as `max_objects` allows".to_owned(),
+        spare => format!("and the last {spare} that `max_objects` allows are for signature keys"),
+    }
 }
 
 /// Writes one message.

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
-use super::{Device, DeviceError, DeviceInfo, DeviceState};
+use super::{Count, Device, DeviceError, DeviceInfo, DeviceState, Meter, Stopper};
 
 mod fair;
 #[cfg(test)]
@@ -73,6 +73,7 @@ const fn timeout_advice(begun: bool) -> &'static str {
 pub struct DeviceThreads<O: Clone + Eq + Hash> {
     shared: Arc<Shared<O>>,
     threads: Vec<JoinHandle<()>>,
+    stopper: Option<Stopper>,
 }
 
 /// Brings jobs to a device, on behalf of owners of type `O`. Cheap to clone.
@@ -84,6 +85,7 @@ struct Shared<O> {
     queue: Mutex<Queue<O>>,
     changed: Condvar,
     look: watch::Sender<Look>,
+    meter: Option<Arc<dyn Meter>>,
     /// Whom to tell when the device becomes ready.
     when_ready: OnceLock<Arc<Notify>>,
 }
@@ -137,6 +139,8 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
     pub fn spawn(device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
         let info = device.info();
         let comes_back = device.comes_back();
+        let meter = device.meter();
+        let stopper = device.stopper();
         let mut hands = device.more_hands();
         hands.insert(0, device);
         // The kernel shows 15 bytes of a thread's name.
@@ -152,12 +156,14 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
                 info,
                 seen: !comes_back,
             }),
+            meter,
             when_ready: OnceLock::new(),
         });
         // Dropped, it ends the threads that did start.
         let mut threads = Self {
             shared,
             threads: Vec::with_capacity(hands.len()),
+            stopper,
         };
         for hand in hands {
             let shared = Arc::clone(&threads.shared);
@@ -176,10 +182,30 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
         }
     }
 
+    /// [Shuts down](Self::shut_down) several devices at the same time: one that
+    /// takes long delays no other. In a tokio runtime.
+    ///
+    /// # Errors
+    /// If that panicked, for one of them.
+    pub async fn shut_down_all(
+        devices: impl IntoIterator<Item = Self>,
+    ) -> Result<(), tokio::task::JoinError> {
+        let devices = devices.into_iter();
+        let ends: Vec<_> = devices
+            .map(|device| tokio::task::spawn_blocking(|| device.shut_down()))
+            .collect();
+        let ended = futures::future::join_all(ends).await;
+        ended.into_iter().collect()
+    }
+
     /// Answers all waiting jobs with [`RunError::ShuttingDown`], blocks until
-    /// the device has finished those that it is at, and drops the device.
+    /// the device has finished those that it is at, or its [`Stopper`] has ended
+    /// them, and drops the device.
     pub fn shut_down(mut self) {
         self.shared.end(Phase::Closed);
+        if let Some(stop) = self.stopper.take() {
+            stop();
+        }
         for thread in self.threads.drain(..) {
             // It catches what the device panics with, so it ends in order.
             let _ = thread.join();
@@ -207,6 +233,14 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     #[must_use]
     pub fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&self.shared.look.borrow().info)
+    }
+
+    /// How many the device has of what it has only so many of. Never waits for
+    /// the device.
+    #[must_use]
+    pub fn counts(&self) -> Vec<Count> {
+        let meter = self.shared.meter.as_ref();
+        meter.map_or_else(Vec::new, |meter| meter.counts())
     }
 
     /// What the device is and can do, once it has been looked at for the first

@@ -8,7 +8,8 @@ use std::time::Duration;
 use secrecy::SecretBox;
 
 use super::*;
-use crate::devices::software::{SoftwareDevice, Start};
+use crate::devices::Start;
+use crate::devices::software::SoftwareDevice;
 use crate::store_key::StoreKey;
 
 const LIMITS: Limits = Limits {
@@ -275,6 +276,65 @@ async fn shutting_down_answers_all_and_waits_for_the_device() {
     down.join().unwrap();
 }
 
+/// A device with a program of its own, whose end lets a call return that hangs.
+struct HasProgram {
+    release: Mutex<Option<mpsc::Sender<()>>>,
+    all: Arc<std::sync::Barrier>,
+}
+
+impl Device for HasProgram {
+    fn info(&self) -> Arc<DeviceInfo> {
+        Arc::new(DeviceInfo {
+            name: "program".into(),
+            kind: "test",
+            state: DeviceState::Ready,
+            reason: String::new(),
+            facts: Vec::new(),
+            support: Vec::new(),
+        })
+    }
+
+    fn stopper(&self) -> Option<Stopper> {
+        let all = Arc::clone(&self.all);
+        let release = lock(&self.release).take();
+        Some(Box::new(move || {
+            all.wait();
+            drop(release);
+        }))
+    }
+}
+
+#[tokio::test]
+async fn devices_stop_at_the_same_time_and_what_hangs_in_them_ends() {
+    // Each stop waits for the others.
+    let all = Arc::new(std::sync::Barrier::new(3));
+    let (mut devices, mut hanging) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (release, released) = mpsc::channel();
+        let device = HasProgram {
+            release: Mutex::new(Some(release)),
+            all: Arc::clone(&all),
+        };
+        let threads: DeviceThreads<u32> = DeviceThreads::spawn(Box::new(device), LIMITS).unwrap();
+        let handle = threads.handle();
+        let (begun, has_begun) = oneshot::channel();
+        let job = async move {
+            let hangs = move |_: &mut dyn Device| {
+                begun.send(()).unwrap();
+                Ok(released.recv().is_err())
+            };
+            handle.run(1, Priority::Interactive, later(), hangs).await
+        };
+        hanging.push(enqueue(job).await);
+        has_begun.await.unwrap();
+        devices.push(threads);
+    }
+    DeviceThreads::shut_down_all(devices).await.unwrap();
+    for job in hanging {
+        assert!(job.await.unwrap());
+    }
+}
+
 #[tokio::test]
 async fn a_panic_fails_the_device_and_everybody_learns_it() {
     let rig = rig(LIMITS);
@@ -334,6 +394,7 @@ async fn the_state_is_known_before_the_answer_comes() {
         kind: "test",
         state: DeviceState::Ready,
         reason: String::new(),
+        facts: Vec::new(),
         support: Vec::new(),
     };
     let thread = DeviceThreads::spawn(Box::new(Locks(Arc::new(info))), LIMITS).unwrap();
@@ -367,6 +428,7 @@ impl Device for Away {
             kind: "test",
             state: *lock(&self.state),
             reason: String::new(),
+            facts: Vec::new(),
             support: Vec::new(),
         })
     }

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::Start;
 use super::sealing::{self, SEALED_LEN};
 use crate::devices::private_key::fill_random;
-use crate::devices::{DeviceError, GenerationId};
+use crate::devices::{DeviceError, GenerationId, Start};
 use crate::failpoint;
 use crate::private_file::{self, Access, PrivateFileError};
 use crate::store_key::{StoreKey, Subkey};

@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 use self::generations::Generations;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
-    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, StoredKey, Support, Tier,
-    private_key,
+    GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
+    Way, private_key,
 };
 use crate::store_key::StoreKey;
 
@@ -33,15 +33,6 @@ mod generations;
 mod sealing;
 #[cfg(test)]
 mod tests;
-
-/// Whether the device may make its directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// There may be nothing yet: make it. For a registry without any key.
-    CreateIfAbsent,
-    /// It must be there: without it every key of the registry is missing.
-    MustExist,
-}
 
 /// The software device.
 pub struct SoftwareDevice {
@@ -66,7 +57,10 @@ impl SoftwareDevice {
         let generations = Generations::open(directory, store_key, start)?;
         let support = |algorithm| Support {
             algorithm,
-            tiers: vec![Tier::Software],
+            ways: vec![Way {
+                tier: Tier::Software,
+                how: "encrypted under the store key".to_owned(),
+            }],
             why_no_other: "the software device has no hardware to keep or wrap keys".to_owned(),
         };
         let info = Arc::new(DeviceInfo {
@@ -74,6 +68,7 @@ impl SoftwareDevice {
             kind: "software",
             state: DeviceState::Ready,
             reason: String::new(),
+            facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
         });
         Ok(Self { info, generations })
@@ -151,7 +146,7 @@ impl Generate for SoftwareDevice {
             generation,
         } = request;
         if tier != Tier::Software {
-            let possible = self.info.tiers(algorithm).to_vec();
+            let possible = self.info.tiers(algorithm);
             return Err(DeviceError::Unsupported {
                 algorithm,
                 tier,

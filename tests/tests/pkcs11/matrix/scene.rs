@@ -9,7 +9,7 @@ use mlskeyd_faulty_module::{CKR_DEVICE_MEMORY, Fault, Function};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
 use mlskeyd_protocol::v1::{KeyQuery, Purpose};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, FaultyHsm, Options, Stage};
+use mlskeyd_tests::rig::{Daemon, FaultyHsm, Options, Shown, Stage};
 
 use super::Trouble;
 use super::app::{App, Tally, is_of_device};
@@ -132,8 +132,11 @@ impl Scene {
         assert!(left.is_empty(), "{left:?}");
         let softhsm = self.hsm.softhsm();
         let shown = softhsm.shown("mlskeyd");
-        assert_eq!(shown, APPS * OBJECTS_OF_IDENTITY, "on the token");
-        println!("{} files of {shown} objects", softhsm.objects());
+        // SoftHSM makes an object in two steps. Killed in between, it leaves one that has
+        // no name and no value yet, or a file that is none: nothing that a key is in.
+        let (torn, whole): (Vec<_>, Vec<_>) = shown.iter().partition(|it| Shown::is_nameless(it));
+        assert_eq!(whole.len(), APPS * OBJECTS_OF_IDENTITY, "{shown:#?}");
+        println!("{} nameless of {} files", torn.len(), softhsm.objects());
         assert_eq!(self.hsm.control().finds_unfinished(), 0);
     }
 

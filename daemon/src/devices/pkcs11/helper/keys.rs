@@ -35,6 +35,28 @@ impl TokenSession {
         }
     }
 
+    /// Does something with objects whose remembered handles may lead nowhere, if
+    /// somebody else destroyed them: then they are looked for again, once.
+    pub(super) fn with_fresh<T>(
+        &self,
+        objects: &[Of],
+        work: impl Fn() -> Result<T, TokenError>,
+    ) -> Result<T, TokenError> {
+        match work() {
+            Err(TokenError::Gone(_)) => {
+                let mut handles = self.token.handles();
+                for of in objects {
+                    if let Some(stale) = handles.get(*of) {
+                        handles.forget(*of, stale);
+                    }
+                }
+                drop(handles);
+                work()
+            }
+            result => result,
+        }
+    }
+
     /// The key's handle: remembered, found, or unwrapped.
     fn handle(&self, key: &Kept) -> Result<ObjectHandle, TokenError> {
         let of = Of::Private(key.key);
@@ -64,23 +86,14 @@ impl TokenSession {
 
     fn unwrap_kept(&self, key: &Kept, wrapped: &Wrapped) -> Result<ObjectHandle, TokenError> {
         let unwrap = || {
-            let wrapper = self.object(Of::Anchor(key.generation), key.generation)?;
-            let wrapper = wrapper.ok_or_else(|| self.not_found())?;
-            self.unwrap(key.algorithm, wrapper, wrapped, Guarded::WHOLLY)
+            self.with_fresh(&[Of::Anchor(key.generation)], || {
+                let wrapper = self.anchor(key.generation)?;
+                self.unwrap(key.algorithm, wrapper, wrapped, Guarded::WHOLLY)
+            })
         };
         let object = match unwrap() {
             Err(TokenError::Memory(_)) => {
                 self.make_room();
-                unwrap()?
-            }
-            // The wrapping key's handle may be the stale one.
-            Err(TokenError::Gone(_)) => {
-                let anchor = Of::Anchor(key.generation);
-                let mut handles = self.token.handles();
-                if let Some(stale) = handles.get(anchor) {
-                    handles.forget(anchor, stale);
-                }
-                drop(handles);
                 unwrap()?
             }
             result => result?,

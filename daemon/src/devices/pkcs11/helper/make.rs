@@ -99,19 +99,24 @@ impl TokenSession {
         algorithm: Algorithm,
         keep: Keep,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
-        let anchor = self.object(Of::Anchor(generation), generation)?;
-        let anchor = anchor.ok_or_else(|| self.not_found())?;
+        self.anchor(generation)?;
         match keep {
-            Keep::Object { most } => {
-                self.take_room(most)?;
+            Keep::Object { most, spare } => {
+                self.take_room(most, spare)?;
                 let made = self.generate_object(key, generation, algorithm);
                 if made.is_err() {
                     self.give_room_back(1);
                 }
                 made
             }
-            Keep::Wrapped(by) => self.generate_wrapped(key, generation, algorithm, by, anchor),
+            Keep::Wrapped(by) => self.generate_wrapped(key, generation, algorithm, by),
         }
+    }
+
+    /// What the generation begins with.
+    pub(super) fn anchor(&self, generation: [u8; 16]) -> Result<ObjectHandle, TokenError> {
+        let anchor = self.object(Of::Anchor(generation), generation)?;
+        anchor.ok_or_else(|| self.not_found())
     }
 
     fn generate_object(
@@ -142,12 +147,13 @@ impl TokenSession {
         generation: [u8; 16],
         algorithm: Algorithm,
         by: Wrapping,
-        wrapper: ObjectHandle,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
         let (public, private) =
             self.generate_pair(algorithm, key, generation, Leaves::Wrapped, Place::Session)?;
         let point = self.point(algorithm, public);
-        let wrapped = self.wrap(by, wrapper, private);
+        let wrapped = self.with_fresh(&[Of::Anchor(generation)], || {
+            self.wrap(by, self.anchor(generation)?, private)
+        });
         self.destroy(public)?;
         self.destroy(private)?;
         Ok((point?, wire::Place::Wrapped(wrapped?)))
@@ -233,27 +239,43 @@ impl TokenSession {
         })
     }
 
-    /// Takes room for one more private key on the token. They are counted once,
-    /// since that is slow where there are many.
-    fn take_room(&self, most: u32) -> Result<(), TokenError> {
+    /// Takes room for one more private key on the token, and leaves `spare` of
+    /// `most`.
+    fn take_room(&self, most: u32, spare: u32) -> Result<(), TokenError> {
         let mut objects = self.objects();
-        let count = match *objects {
-            Some(count) => count,
-            None => {
-                let template = [
-                    Attribute::Class(ObjectClass::PRIVATE_KEY),
-                    Attribute::Token(true),
-                ];
-                let found = self.session.find_objects(&template).map_err(of_module)?;
-                u32::try_from(found.len()).unwrap_or(u32::MAX)
-            }
-        };
-        *objects = Some(count);
-        if count >= most {
-            return Err(TokenError::Full(count));
+        let held = self.count(&mut objects)?;
+        let left = most.saturating_sub(held);
+        if left <= spare {
+            return Err(TokenError::Full { held, spare: left });
         }
-        *objects = count.checked_add(1);
+        *objects = held.checked_add(1);
         Ok(())
+    }
+
+    /// Counts the private keys on the token, unless that was done.
+    pub(super) fn count_objects(&self) -> Result<(), TokenError> {
+        self.count(&mut self.objects()).map(|_| ())
+    }
+
+    /// Once, since it is slow where there are many.
+    fn count(&self, objects: &mut Option<u32>) -> Result<u32, TokenError> {
+        if let Some(count) = *objects {
+            return Ok(count);
+        }
+        let template = [
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::Token(true),
+        ];
+        let found = self.session.find_objects(&template).map_err(of_module)?;
+        let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        *objects = Some(count);
+        Ok(count)
+    }
+
+    /// How many there are, as far as it is known: not while another session is
+    /// just counting.
+    pub(super) fn objects_counted(&self) -> Option<u32> {
+        self.token.objects.try_lock().ok().and_then(|count| *count)
     }
 
     /// So many private keys are gone, or were not made.

@@ -3,7 +3,9 @@
 //!
 //! The daemon hands it connections over its standard input, as file descriptors
 //! on a socketpair. Each connection is one session with the token, on a thread
-//! of its own. The helper ends when the daemon does.
+//! of its own. The helper ends when the daemon closes its standard input, or ends:
+//! when all connections are closed it lets go of the module, and does not wait long
+//! for either.
 
 mod confine;
 mod find;
@@ -15,20 +17,27 @@ mod template;
 mod token;
 mod try_out;
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::time::Duration;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Signal, getpid, kill_process};
 
 /// An allocator that wipes what is freed, for the helper's program.
 pub use zeroizing_alloc::ZeroAlloc as WipingAlloc;
 
 use self::token::{Token, TokenSession};
-use super::wire::{self, Reply, Request, TokenError};
+use super::wire::{self, Answer, Reply, Request, TokenError};
+
+/// How long the end may take if there is no daemon any more that would end the
+/// helper earlier.
+const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// Why the helper ended.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +66,11 @@ struct Module {
 pub fn serve(module: &Path) -> Result<(), HelperError> {
     confine::confine().map_err(HelperError::Confine)?;
     let module: Arc<Result<Module, TokenError>> = Arc::new(load(module));
+    // Each session has its end of it.
+    let (in_use, sessions) = mpsc::channel::<Infallible>();
     while let Some(connection) = next_connection()? {
         let module = Arc::clone(&module);
+        let in_use = in_use.clone();
         std::thread::Builder::new()
             .name("session".to_owned())
             .spawn(move || {
@@ -68,9 +80,28 @@ pub fn serve(module: &Path) -> Result<(), HelperError> {
                 {
                     eprintln!("mlskeyd-pkcs11: a connection of the daemon failed: {error}");
                 }
+                drop(in_use);
             })?;
     }
+    end_in_time()?;
+    drop(in_use);
+    let _ = sessions.recv();
+    if let Ok(module) = &*module
+        && let Err(error) = module.pkcs11.clone().finalize()
+    {
+        eprintln!("mlskeyd-pkcs11: the module did not end in order: {error}");
+    }
     Ok(())
+}
+
+/// Ends this process at last, whatever hangs: a session, the module's end, or what
+/// the module does when the process exits.
+fn end_in_time() -> io::Result<()> {
+    let end = || {
+        std::thread::sleep(STOP_TIME);
+        let _ = kill_process(getpid(), Signal::KILL);
+    };
+    std::thread::Builder::new().spawn(end).map(drop)
 }
 
 fn load(path: &Path) -> Result<Module, TokenError> {
@@ -123,15 +154,19 @@ fn converse(module: &Result<Module, TokenError>, stream: &mut UnixStream) -> io:
     loop {
         let reply = match (wire::receive(stream)?, module, &session) {
             (_, Err(error), _) => Err(error.clone()),
+            (Request::Look { token }, Ok(module), None) => {
+                token::look(module, &token).map(|serial| Reply::Seen { serial })
+            }
             (
                 Request::Open {
                     token,
+                    own,
                     pin,
                     last_try,
                 },
                 Ok(module),
                 None,
-            ) => TokenSession::open(module, &token, pin.as_ref(), last_try).map(|opened| {
+            ) => TokenSession::open(module, &token, &own, pin.as_ref(), last_try).map(|opened| {
                 let serial = opened.token.serial.clone();
                 session = Some(opened);
                 Reply::Opened { serial }
@@ -139,13 +174,17 @@ fn converse(module: &Result<Module, TokenError>, stream: &mut UnixStream) -> io:
             (request, Ok(_), Some(session)) => serve_one(session, request),
             (_, Ok(_), None) => Err(TokenError::Protocol),
         };
-        wire::send(stream, &reply.unwrap_or_else(Reply::Failed))?;
+        let answer = Answer {
+            objects: session.as_ref().and_then(TokenSession::objects_counted),
+            reply: reply.unwrap_or_else(Reply::Failed),
+        };
+        wire::send(stream, &answer)?;
     }
 }
 
 fn serve_one(session: &TokenSession, request: Request) -> Result<Reply, TokenError> {
     match request {
-        Request::Open { .. } => Err(TokenError::Protocol),
+        Request::Look { .. } | Request::Open { .. } => Err(TokenError::Protocol),
         Request::TryOut => session.try_out().map(Reply::Abilities),
         Request::CreateGeneration { generation, anchor } => {
             session.create_generation(generation, anchor)?;

@@ -14,12 +14,13 @@ use super::token::{TokenSession, of_module};
 impl TokenSession {
     /// Encrypts a secret under its generation.
     pub(super) fn seal(&self, generation: [u8; 16], secret: &[u8]) -> Result<Sealed, TokenError> {
-        let anchor = self.object(Of::Anchor(generation), generation)?;
-        anchor.ok_or_else(|| self.not_found())?;
-        let key = self.sealing_key(generation)?;
-        let iv = random_iv()?;
-        let bytes = self.encrypt(key, iv, secret)?;
-        Ok(Sealed { iv, bytes })
+        self.with_fresh(&[Of::Anchor(generation), Of::Sealing(generation)], || {
+            self.anchor(generation)?;
+            let key = self.sealing_key(generation)?;
+            let iv = random_iv()?;
+            let bytes = self.encrypt(key, iv, secret)?;
+            Ok(Sealed { iv, bytes })
+        })
     }
 
     /// Decrypts it.
@@ -28,9 +29,11 @@ impl TokenSession {
         generation: [u8; 16],
         sealed: &Sealed,
     ) -> Result<SecretBytes, TokenError> {
-        let key = self.object(Of::Sealing(generation), generation)?;
-        let key = key.ok_or_else(|| self.not_found())?;
-        self.decrypt(key, sealed)
+        self.with_fresh(&[Of::Sealing(generation)], || {
+            let key = self.object(Of::Sealing(generation), generation)?;
+            let key = key.ok_or_else(|| self.not_found())?;
+            self.decrypt(key, sealed)
+        })
     }
 
     /// The generation's key that seals, made for the first secret.

@@ -12,7 +12,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
 use mlskeyd_protocol::v1::SecretBytes;
 
-use super::super::wire::{TokenError, TokenName};
+use super::super::wire::{Identity, TokenError, TokenName};
 use super::handles::{Handles, Of};
 use super::{Module, template};
 
@@ -49,6 +49,17 @@ impl Token {
         self.pkcs11.get_mechanism_list(self.slot).map_err(of_module)
     }
 
+    /// What it says that it is.
+    pub(super) fn identity(&self) -> Result<Identity, TokenError> {
+        let info = self.pkcs11.get_token_info(self.slot).map_err(of_module)?;
+        Ok(Identity {
+            label: info.label().to_owned(),
+            manufacturer: info.manufacturer_id().to_owned(),
+            model: info.model().to_owned(),
+            firmware: info.firmware_version().to_string(),
+        })
+    }
+
     /// The turn to make objects on the token.
     pub(super) fn turn_to_make(&self) -> MutexGuard<'_, ()> {
         let turn = self.making_objects.lock();
@@ -68,15 +79,19 @@ impl Drop for TokenSession {
 }
 
 impl TokenSession {
-    /// Finds the token and logs in.
+    /// Finds the token and logs in, if it is the device's own.
     pub(super) fn open(
         module: &Module,
         name: &TokenName,
+        own: &str,
         pin: Option<&SecretBytes>,
         last_try: bool,
     ) -> Result<Self, TokenError> {
         let pkcs11 = &module.pkcs11;
-        let (slot, info) = find(pkcs11, name)?;
+        let (slot, info) = find(pkcs11, name, Some(own))?;
+        if info.serial_number() != own {
+            return Err(TokenError::Other(info.serial_number().to_owned()));
+        }
         let session = pkcs11.open_rw_session(slot).map_err(of_module)?;
         let logged_in = info.login_required() && log_in(&session, &info, pin, last_try)?;
         let token = module.token(Token {
@@ -106,6 +121,9 @@ impl TokenSession {
         let gone = |what: String| TokenError::Gone(what);
         let info = self.token.pkcs11.get_token_info(self.token.slot);
         let info = info.map_err(|error| gone(error.to_string()))?;
+        if info.serial_number() != self.token.serial {
+            return Err(gone("another one is in its slot".to_owned()));
+        }
         let session = self.session.get_session_info();
         let session = session.map_err(|error| gone(error.to_string()))?;
         if info.login_required() && session.session_state() != SessionState::RwUser {
@@ -214,8 +232,19 @@ impl TokenSession {
     }
 }
 
-/// The slot of the one token with this name; slots' numbers change.
-fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenError> {
+/// The serial number of the one token with this name.
+pub(super) fn look(module: &Module, name: &TokenName) -> Result<String, TokenError> {
+    let (_, info) = find(&module.pkcs11, name, None)?;
+    Ok(info.serial_number().to_owned())
+}
+
+/// The slot of the one token with this name; slots' numbers change. Of several it
+/// is the device's own.
+fn find(
+    pkcs11: &Pkcs11,
+    name: &TokenName,
+    own: Option<&str>,
+) -> Result<(Slot, TokenInfo), TokenError> {
     let mut found = Vec::new();
     let mut unreadable = None;
     for slot in pkcs11.get_slots_with_token().map_err(of_module)? {
@@ -234,6 +263,10 @@ fn find(pkcs11: &Pkcs11, name: &TokenName) -> Result<(Slot, TokenInfo), TokenErr
         if is_it && info.token_initialized() {
             found.push((slot, info));
         }
+    }
+    let is_own = |info: &TokenInfo| own == Some(info.serial_number());
+    if found.iter().any(|(_, info)| is_own(info)) {
+        found.retain(|(_, info)| is_own(info));
     }
     let (by, wanted) = match name {
         TokenName::Label(label) => ("label", label),

@@ -58,7 +58,10 @@ impl TokenSession {
         if let Ok(wrapper) = wrapper {
             self.destroy(wrapper)?;
         }
+        // For whoever asks; what fails now is done when a key is made.
+        let _ = self.count_objects();
         Ok(Abilities {
+            is: self.token.identity()?,
             anchor,
             seals: tried(self.try_sealing()).map_err(|fault| fault.over("AES that encrypts"))?,
             algorithms,
