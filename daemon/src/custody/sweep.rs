@@ -81,8 +81,10 @@ impl Custody {
         let pending = self.registry.pending().await.map_err(failure::of_store)?;
         let begun = pending.destroying.into_iter().map(|key| key.id);
         let mut due: Vec<KeyId> = begun.take(most).collect();
-        let more = self.registry.destroyable(most.saturating_sub(due.len()));
-        due.extend(more.await.map_err(failure::of_store)?);
+        if due.len() < most {
+            let more = self.registry.destroyable(most.saturating_sub(due.len()));
+            due.extend(more.await.map_err(failure::of_store)?);
+        }
         Ok(due)
     }
 

@@ -310,31 +310,33 @@ async fn what_was_given_up_while_it_was_made_does_not_wait_for_a_restart() {
 async fn an_identity_whose_key_is_gone_hides_no_other_and_says_what_it_lacks() {
     let bench = Bench::new();
     let uid = own().uid;
+    // Before and behind those that are gone, by their names.
     let alice = bench.serve_for(uid, identity("alice")).await.unwrap();
-    let bob = bench.serve_for(uid, identity("bob")).await.unwrap();
+    let aaron = bench.serve_for(uid, identity("aaron")).await.unwrap();
+    let zoe = bench.serve_for(uid, identity("zoe")).await.unwrap();
     let destroyed = bench
         .custody
         .registry
-        .begin_destroy(bob.key, store::Cause::Ordered);
+        .begin_destroy(aaron.key, store::Cause::Ordered);
     destroyed.await.unwrap();
     let listed = bench.serve_for(uid, Identities).await.unwrap();
-    assert_eq!(listed, std::slice::from_ref(&alice));
+    assert_eq!(listed, [alice.clone(), zoe.clone()]);
     // Somebody takes the row away, and the daemon forgets what it remembers.
     bench
         .custody
         .registry
-        .finish_destroy(bob.key)
+        .finish_destroy(aaron.key)
         .await
         .unwrap();
-    let carol = bench.serve_for(uid, identity("carol")).await.unwrap();
-    let sql = format!("DELETE FROM keys WHERE id = x'{}'", carol.key);
+    let aline = bench.serve_for(uid, identity("aline")).await.unwrap();
+    let sql = format!("DELETE FROM keys WHERE id = x'{}'", aline.key);
     bench.sql(&sql);
     let _session = bench.unclaimed(CACHED + 1).await;
     let listed = bench.serve_for(uid, Identities).await.unwrap();
-    assert_eq!(listed, [alice]);
+    assert_eq!(listed, [alice, zoe]);
     let rotation = RotateIdentity {
         owner: own(),
-        name: "carol".to_owned(),
+        name: "aline".to_owned(),
         ..to_software()
     };
     let refused = bench.serve(rotation).await.unwrap_err();
