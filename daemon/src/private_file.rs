@@ -122,6 +122,20 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Opens a file that need not exist, mode 0600, whose content says nothing. Its
+/// directory is made if it is not there.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    make_directory(path.parent().unwrap_or(Path::new("/")))?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+}
+
 /// Puts a file of this content in the place of the one that may be there, durably:
 /// a crash leaves either. Its directory is made if it is not there.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -114,7 +114,8 @@ impl Member {
         keys
     }
 
-    fn leaf(&self, encryption_key: &Bytes, source: Source) -> Leaf {
+    /// A leaf as an honest app makes it.
+    pub fn leaf(&self, encryption_key: &Bytes, source: Source) -> Leaf {
         Leaf {
             encryption_key: encryption_key.0.clone(),
             signature_key: self.identity.public_key.0.clone(),

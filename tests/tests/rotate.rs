@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
+use mlskeyd_protocol::v1::{Claim, Owner, Placement, Record, RotateIdentity, SecretBytes, Sign};
 use mlskeyd_provider::testing::TestDaemon;
 use mlskeyd_provider::{
     CustodyIdentity, CustodyProvider, CustodySigner, FailureCode, Migration, ProviderError,
     follow_rotation,
 };
+use mlskeyd_tests::forge::{self, Source};
+use mlskeyd_tests::member::{Member, client};
 use mlskeyd_tests::programs;
+use mlskeyd_tests::suite::SUITE_2;
 use openmls::prelude::*;
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
@@ -314,4 +319,65 @@ fn a_restart_of_the_daemon_changes_nothing_about_it() {
     let retiring = states.filter(|key| key["state"] == "retiring").count();
     assert_eq!(retiring, 1);
     assert!(Path::new(scene.daemon.socket()).exists());
+}
+
+#[test]
+fn a_leaf_of_a_key_that_has_ended_goes_into_nothing() {
+    let mut state = PathBuf::new();
+    let daemon = TestDaemon::start_with(|config| state.clone_from(&config.state_dir)).unwrap();
+    let client = client(daemon.socket());
+    let member = Member::new(&client, "alice", "software");
+    let key = member.generate(&client);
+    let claim = Claim {
+        storage: "alice".to_owned(),
+        record: Record::GroupState {
+            group: b"g".as_slice().into(),
+        },
+        keys: vec![key.key],
+    };
+    client.claim(claim, &Call::default()).unwrap();
+    // Signed while its key was good.
+    let leaf = member.leaf(&key.public_key, Source::Commit);
+    let leaf = leaf.signed(&member.sign(&client, &leaf.tbs("g", 0)));
+    let old = member.identity.key;
+    let rotation = RotateIdentity {
+        owner: Owner {
+            uid: rustix::process::geteuid().as_raw(),
+            app: "default".to_owned(),
+        },
+        name: "alice".to_owned(),
+        placement: Placement::default(),
+        grace: None,
+    };
+    let admin = AdminClient::new(ClientConfig::new(daemon.socket(), "rotate"));
+    let new = admin
+        .rotate_identity(rotation, &Call::default())
+        .unwrap()
+        .key;
+    let commit = |epoch: u64| {
+        let body = forge::commit(&leaf);
+        let member = forge::Sender::Member(0);
+        forge::message(SUITE_2, "g", epoch, member, &body)
+    };
+    let sign = |key, content| {
+        let content = SecretBytes::new(content);
+        match client.sign(Sign { key, content }, &Call::default()) {
+            Ok(_) => Ok(()),
+            Err(CallError::Failure(failure)) => Err(failure.code),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    for key in [old, new] {
+        assert_eq!(sign(key, commit(1)), Ok(()));
+    }
+
+    // Its end is hidden from the sweep.
+    let registry = Connection::open(state.join("registry.db")).unwrap();
+    registry.execute("UPDATE keys SET ends = NULL", []).unwrap();
+    daemon.pass(29 * DAY);
+    assert_eq!(sign(new, commit(2)), Ok(()));
+    daemon.pass(DAY);
+    assert_eq!(daemon.sweep().unwrap().destroyed, 0);
+    assert_eq!(sign(new, commit(3)), Err(FailureCode::Denied));
+    assert_eq!(sign(old, commit(3)), Err(FailureCode::Destroyed));
 }

@@ -211,6 +211,9 @@ pub(super) enum KeysCommand {
         all: bool,
     },
     /// Destroy now what is due
+    ///
+    /// That goes on portion by portion, and shows on the terminal how far it has
+    /// come. Whoever ends it leaves the rest for the next one, or for the daemon.
     Sweep,
 }
 

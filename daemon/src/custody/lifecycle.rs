@@ -407,10 +407,10 @@ impl Custody {
     }
 
     async fn try_undo_creation(&self, id: KeyId) -> Result<(), Failure> {
-        let own = self.registry.abandon_create(id).await;
-        let own = own.map_err(failure::of_store)?;
-        let own = own.into_iter().collect();
-        self.destroy_generations(own, None).await?;
+        let idle = self.registry.abandon_create(id).await;
+        let idle = idle.map_err(failure::of_store)?;
+        let idle = idle.into_iter().collect();
+        self.destroy_generations(idle, None).await?;
         Ok(())
     }
 

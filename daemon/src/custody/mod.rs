@@ -42,7 +42,7 @@ pub use look::{Identities, LookUp, Prepare, Status};
 pub use request::{Call, RegistryRequest, Request};
 pub use storages::Attach;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
@@ -72,6 +72,8 @@ pub struct Custody {
     /// One portion of a sweep at a time: a second one would meet keys that the
     /// first has just destroyed.
     sweeping: tokio::sync::Mutex<()>,
+    /// Devices that failed to destroy something since the sweep began that goes on.
+    silent: Mutex<BTreeSet<String>>,
     /// Rung when a key may have become due, so that one timer suffices.
     due: Notify,
     /// Rung when somebody connects.
@@ -124,6 +126,7 @@ impl Custody {
             audit,
             settings,
             sweeping: tokio::sync::Mutex::new(()),
+            silent: Mutex::default(),
             due: Notify::new(),
             connected: Notify::new(),
             connections: AtomicU32::new(0),

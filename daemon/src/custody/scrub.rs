@@ -30,7 +30,7 @@ impl Custody {
                 Ok(tampered) => {
                     tracing::error!(
                         tampered,
-                        "rows of the registry were changed outside of mlskeyd: none of them is used; restore the registry from a copy"
+                        "rows of the registry were changed outside of mlskeyd: those that do not verify are not used, those that were moved are put right; see the records, and who can write the state directory"
                     );
                 }
                 Err(StoreError::Closed) => return,
@@ -43,7 +43,7 @@ impl Custody {
         }
     }
 
-    /// One pass; answers how many rows do not verify.
+    /// One pass; answers how many rows somebody changed.
     async fn scrub(&self) -> Result<u64, StoreError> {
         let mut next = Some(ScrubPosition::default());
         let mut tampered: u64 = 0;

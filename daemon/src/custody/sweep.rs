@@ -42,7 +42,12 @@ impl Custody {
     pub(super) async fn sweep(&self, portion: Duration) -> Result<Swept, Failure> {
         // Two at once would be in each other's way, and count each other's keys.
         let _turn = self.sweeping.lock().await;
-        let until = after(portion);
+        let swept = self.sweep_until(after(portion)).await;
+        self.portion_ends(swept.as_ref().is_ok_and(|swept| swept.more));
+        swept
+    }
+
+    async fn sweep_until(&self, until: Instant) -> Result<Swept, Failure> {
         let mut swept = Swept::default();
         let (mut at_once, most) = BATCH;
         loop {
@@ -76,8 +81,10 @@ impl Custody {
         let pending = self.registry.pending().await.map_err(failure::of_store)?;
         let begun = pending.destroying.into_iter().map(|key| key.id);
         let mut due: Vec<KeyId> = begun.take(most).collect();
-        let more = self.registry.destroyable(most.saturating_sub(due.len()));
-        due.extend(more.await.map_err(failure::of_store)?);
+        if due.len() < most {
+            let more = self.registry.destroyable(most.saturating_sub(due.len()));
+            due.extend(more.await.map_err(failure::of_store)?);
+        }
         Ok(due)
     }
 
@@ -158,19 +165,22 @@ impl Custody {
             by_generation.entry(key.generation).or_default().push(key);
         }
         let mut idle = Vec::new();
-        let mut answers = self.devices.is_there(&device).await;
+        let mut answers = self.can_wait_for(&device).await;
         for (generation, keys) in by_generation {
             let to_destroy = self.registry.generation_to_destroy(generation).await;
             let to_destroy = to_destroy.map_err(failure::of_store)?;
             if to_destroy.is_empty() {
                 for key in &keys {
-                    answers = answers && self.give_back_room(key).await;
+                    if answers && !self.give_back_room(key).await {
+                        answers = false;
+                        self.falls_silent(&device);
+                    }
                 }
             }
             idle.extend(to_destroy);
         }
         // What is left of them is counted at the end of the sweep.
-        self.destroy_generations_of(device, idle, Some(until))
+        self.destroy_generations_of(device, idle, answers, Some(until))
             .await?;
         Ok(())
     }
@@ -214,7 +224,14 @@ impl Custody {
             of_device.push(generation);
         }
         let devices = by_device.into_iter();
-        let each = devices.map(|(name, idle)| self.destroy_generations_of(name, idle, until));
+        let each = devices.map(async |(name, idle)| {
+            let answers = match until {
+                Some(_) => self.can_wait_for(&name).await,
+                None => self.devices.is_there(&name).await,
+            };
+            self.destroy_generations_of(name, idle, answers, until)
+                .await
+        });
         let each = try_join_all(each).await?;
         Ok(each.into_iter().fold(LetGo::default(), |all, one| LetGo {
             stuck: all.stuck.saturating_add(one.stuck),
@@ -222,21 +239,25 @@ impl Custody {
         }))
     }
 
+    /// Those of one device. If it does not answer, or no more, they are journalled
+    /// without it.
     async fn destroy_generations_of(
         &self,
         device: String,
         idle: Vec<Generation>,
+        mut answers: bool,
         until: Option<Instant>,
     ) -> Result<LetGo, Failure> {
         let mut let_go = LetGo::default();
-        let mut answers = self.devices.is_there(&device).await;
         let mut had_a_turn = false;
         for generation in idle {
             if !answers && generation.state == GenerationState::Destroying {
                 let_go.stuck = let_go.stuck.saturating_add(1);
                 continue;
             }
-            if had_a_turn && until.is_some_and(|until| until <= Instant::now()) {
+            // Not of a device that failed, however long that took: the next portion
+            // would begin with the same generation, and come no further.
+            if answers && had_a_turn && until.is_some_and(|until| until <= Instant::now()) {
                 let_go.more = true;
                 break;
             }
@@ -258,6 +279,9 @@ impl Custody {
                 tracing::warn!(generation = %generation.id, device, %error,
                     "destroyed keys can be brought back from an old copy of the registry until their device lets go of them");
                 answers = false;
+                if until.is_some() {
+                    self.falls_silent(&device);
+                }
                 let_go.stuck = let_go.stuck.saturating_add(1);
                 continue;
             }
@@ -268,6 +292,26 @@ impl Custody {
                 .map_err(failure::of_store)?;
         }
         Ok(let_go)
+    }
+
+    /// May the sweep ask the device for something? It is there, and has not failed
+    /// since this sweep began: all others would wait for it, portion after portion.
+    async fn can_wait_for(&self, device: &str) -> bool {
+        let is_silent = self.silent.lock().is_ok_and(|it| it.contains(device));
+        !is_silent && self.devices.is_there(device).await
+    }
+
+    fn falls_silent(&self, device: &str) {
+        if let Ok(mut silent) = self.silent.lock() {
+            silent.insert(device.to_owned());
+        }
+    }
+
+    /// With the last portion the sweep ends, and every device is asked again.
+    fn portion_ends(&self, more: bool) {
+        if !more && let Ok(mut silent) = self.silent.lock() {
+            silent.clear();
+        }
     }
 
     async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
@@ -333,7 +377,9 @@ impl Custody {
         }
         loop {
             let _turn = self.sweeping.lock().await;
-            match self.destroy_all_idle(Some(after(PORTION))).await {
+            let let_go = self.destroy_all_idle(Some(after(PORTION))).await;
+            self.portion_ends(let_go.as_ref().is_ok_and(|let_go| let_go.more));
+            match let_go {
                 Ok(let_go) if let_go.more => {}
                 Ok(let_go) => return let_go.stuck,
                 Err(error) => {

@@ -48,6 +48,10 @@ struct Token {
 struct Seen {
     pins: Vec<Vec<u8>>,
     destroyed: Vec<GenerationId>,
+    /// Does it fail to destroy anything?
+    keeps: bool,
+    /// How often it did.
+    kept: u32,
     /// Was it pulled out?
     away: bool,
     /// What comes of making a key: `None`, it makes none.
@@ -86,6 +90,19 @@ impl Token {
             }),
             seen: Arc::clone(seen),
         }
+    }
+}
+
+impl Token {
+    fn keep(&self) -> Result<(), DeviceError> {
+        let mut seen = self.seen.lock().unwrap();
+        if !seen.keeps {
+            return Ok(());
+        }
+        seen.kept += 1;
+        Err(DeviceError::Lost {
+            reason: "it does not answer".to_owned(),
+        })
     }
 }
 
@@ -163,8 +180,13 @@ impl Generate for Token {
 
 impl Destroy for Token {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.keep()?;
         self.seen.lock().unwrap().destroyed.push(id);
         Ok(())
+    }
+
+    fn destroy_key(&mut self, _: &StoredKey) -> Result<(), DeviceError> {
+        self.keep()
     }
 }
 

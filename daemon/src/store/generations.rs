@@ -5,6 +5,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 
 use super::error::StoreError;
+use super::keys;
 use super::mac::RowMac;
 use super::row::{self, Row};
 use super::tombstones::Tombstone;
@@ -255,14 +256,21 @@ pub(super) fn to_destroy_of(
     Ok(found.into_iter().filter(Generation::is_idle).collect())
 }
 
-/// Journals that a generation without living keys is to be destroyed. Judged on
-/// its own count: rows of keys that somebody hid or took away are no proof.
+/// Journals that a generation without living keys is to be destroyed. Its own count
+/// has to say so, since rows of keys that somebody hid or took away are no proof;
+/// and so have the keys, since an older row of the generation that somebody put
+/// back counts too few of them.
 pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     match generation.state {
         GenerationState::Destroyed => return Ok(()),
         _ if generation.living > 0 => return Err(StoreError::WrongGeneration),
         _ => {}
+    }
+    if let Some(key) = keys::one_under_generation(tx, id)? {
+        tracing::error!(generation = %id, key = %key.id,
+            "a generation counts no living key and has one: it is not destroyed; somebody may have put an older row of it back");
+        return Err(StoreError::WrongGeneration);
     }
     put(
         tx,

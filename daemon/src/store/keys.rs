@@ -24,6 +24,8 @@ use crate::failpoint;
 /// Longest blob of a device, in bytes.
 const MAX_BLOB: usize = 16 * 1024;
 
+const UNDER_GENERATION: &str = "generation = ?1 AND state < 3";
+
 /// Most HPKE keys of one owner that were never claimed.
 pub(super) const MAX_UNCLAIMED: u32 = 8192;
 
@@ -316,7 +318,7 @@ pub(super) fn retire(tx: &mut Tx<'_>, id: &KeyId, grace: Duration) -> Result<boo
 }
 
 /// Drops a journalled key that the device did not make, or has destroyed.
-/// Answers the generation that it had of its own.
+/// Answers its generation, if that is to be destroyed now.
 pub(super) fn abandon_create(
     tx: &mut Tx<'_>,
     id: &KeyId,
@@ -332,7 +334,7 @@ pub(super) fn abandon_create(
         .execute([id.as_bytes()])?;
     tx.then(Effect::KeyRemoved(*id));
     let generation = generations::abandon_key(tx, &key.generation)?;
-    Ok(generation.filter(|generation| generation.own))
+    Ok(generation.filter(Generation::is_idle))
 }
 
 /// Journals that a key is to be destroyed: from here on nobody can use it.
@@ -421,7 +423,16 @@ pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreErr
 }
 
 fn under_generation(tx: &Tx<'_>, id: &GenerationId) -> Result<Vec<KeyRecord>, StoreError> {
-    row::select(tx, "generation = ?1 AND state < 3", [id.as_bytes()])
+    row::select(tx, UNDER_GENERATION, [id.as_bytes()])
+}
+
+/// A key under the generation that is not destroyed, if there is one.
+pub(super) fn one_under_generation(
+    tx: &Tx<'_>,
+    id: &GenerationId,
+) -> Result<Option<KeyRecord>, StoreError> {
+    let found = row::first(tx, UNDER_GENERATION, [id.as_bytes()], 1, |_| Ok(true))?;
+    Ok(found.into_iter().next())
 }
 
 /// Changes bindings, all or none.

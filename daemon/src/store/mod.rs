@@ -219,8 +219,8 @@ impl Registry {
     }
 
     /// Drops a journalled key that the device did not make, or has destroyed
-    /// again. Answers its own generation, if it has one: that is to be destroyed
-    /// after it.
+    /// again. Answers its generation, if it was the last key there: that is to be
+    /// destroyed after it.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the key is finished.

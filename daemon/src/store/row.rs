@@ -15,6 +15,9 @@ use super::error::StoreError;
 use super::mac::RowMac;
 use super::writer::Tx;
 
+/// Most rows that one search for the first ones puts right; the next one goes on.
+const MAX_PUT_RIGHT: usize = 256;
+
 /// What a table's body column holds.
 pub(super) trait Row: Serialize + DeserializeOwned {
     /// The table.
@@ -35,6 +38,13 @@ struct Found<R> {
     /// With the error of those that do not verify.
     rows: Vec<Result<R, StoreError>>,
     /// Those whose columns do not say what their body says.
+    misplaced: Vec<(Value, R)>,
+}
+
+/// The first rows that a query found and that verify.
+struct First<R> {
+    rows: Vec<R>,
+    /// As in [`Found`], at most [`MAX_PUT_RIGHT`].
     misplaced: Vec<(Value, R)>,
 }
 
@@ -102,7 +112,13 @@ pub(super) fn try_select<R: Row>(
     if found.misplaced.is_empty() {
         return Ok(found.rows);
     }
-    for (id, row) in found.misplaced {
+    put_in_place(tx, found.misplaced)?;
+    // Now that they are in place, they may satisfy it or not.
+    Ok(find(tx.conn, tx.mac, condition, params)?.rows)
+}
+
+fn put_in_place<R: Row>(tx: &Tx<'_>, misplaced: Vec<(Value, R)>) -> Result<(), StoreError> {
+    for (id, row) in misplaced {
         match put(tx.conn, tx.mac, id, &row) {
             Err(error) if error.ends_transaction() => return Err(error),
             // Another row may be in its place.
@@ -110,8 +126,63 @@ pub(super) fn try_select<R: Row>(
             Ok(()) => {}
         }
     }
-    // Now that they are in place, they may satisfy it or not.
-    Ok(find(tx.conn, tx.mac, condition, params)?.rows)
+    Ok(())
+}
+
+/// The first rows that satisfy a condition, verify and are `wanted`, at most `limit`.
+/// Those that do not verify, or are not wanted, take no room: however many there
+/// are, they do not hide the others.
+pub(super) fn first<R: Row>(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params + Clone,
+    limit: usize,
+    mut wanted: impl FnMut(&R) -> Result<bool, StoreError>,
+) -> Result<Vec<R>, StoreError> {
+    let found = find_first(tx, condition, params.clone(), limit, &mut wanted)?;
+    if found.misplaced.is_empty() {
+        return Ok(found.rows);
+    }
+    put_in_place(tx, found.misplaced)?;
+    Ok(find_first(tx, condition, params, limit, &mut wanted)?.rows)
+}
+
+fn find_first<R: Row>(
+    tx: &Tx<'_>,
+    condition: &str,
+    params: impl Params,
+    limit: usize,
+    wanted: &mut impl FnMut(&R) -> Result<bool, StoreError>,
+) -> Result<First<R>, StoreError> {
+    let mut statement = tx.conn.prepare_cached(&query::<R>(condition))?;
+    let mut rows = statement.query(params)?;
+    let mut first = First {
+        rows: Vec::new(),
+        misplaced: Vec::new(),
+    };
+    let (mut bad, mut last): (u64, _) = (0, None);
+    while first.rows.len() < limit {
+        let Some(sql) = rows.next()? else { break };
+        match read::<R>(tx.mac, sql)? {
+            Ok(row) if !is_in_place(&row, sql)? => {
+                if first.misplaced.len() < MAX_PUT_RIGHT {
+                    let id = sql.get(0)?;
+                    tracing::error!(error = %misplaced::<R>(&id), "a row is put right");
+                    first.misplaced.push((id, row));
+                }
+            }
+            Ok(row) if wanted(&row)? => first.rows.push(row),
+            Ok(_) => {}
+            Err(error) => {
+                bad = bad.saturating_add(1);
+                last = Some(error);
+            }
+        }
+    }
+    if let Some(error) = last {
+        tracing::error!(rows = bad, %error, "rows are passed over; this is the last one's error");
+    }
+    Ok(first)
 }
 
 /// As [`select`], where nothing can be put right: without those whose columns

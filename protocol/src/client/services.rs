@@ -86,21 +86,28 @@ impl AdminClient {
     pub fn sweep_all(
         &self,
         call: &Call<'_>,
-        mut so_far: impl FnMut(&Swept),
+        so_far: impl FnMut(&Swept),
     ) -> Result<Swept, CallError> {
-        let mut destroyed = 0_u64;
-        loop {
-            let portion = self.sweep(call)?;
-            destroyed = destroyed.saturating_add(portion.destroyed);
-            let swept = Swept {
-                destroyed,
-                ..portion
-            };
-            if !swept.more {
-                return Ok(swept);
-            }
-            so_far(&swept);
+        all_portions(|| self.sweep(call), so_far)
+    }
+}
+
+fn all_portions(
+    mut sweep: impl FnMut() -> Result<Swept, CallError>,
+    mut so_far: impl FnMut(&Swept),
+) -> Result<Swept, CallError> {
+    let mut destroyed = 0_u64;
+    loop {
+        let portion = sweep()?;
+        destroyed = destroyed.saturating_add(portion.destroyed);
+        let swept = Swept {
+            destroyed,
+            ..portion
+        };
+        if !swept.more {
+            return Ok(swept);
         }
+        so_far(&swept);
     }
 }
 
@@ -202,4 +209,35 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     attest_identity = AttestIdentity(request: AttestIdentity) -> Bytes, Harmless;
     /// Has a device answer a challenge for such evidence.
     answer_challenge = AnswerChallenge(request: AnswerChallenge) -> Bytes, Harmless;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portions_are_asked_for_until_there_is_no_more() {
+        let portion = |destroyed, waiting, more| Swept {
+            destroyed,
+            waiting,
+            stuck: 0,
+            more,
+        };
+        let mut portions = vec![
+            portion(2, 7, false),
+            portion(0, 0, true),
+            portion(3, 0, true),
+        ];
+        let mut told = Vec::new();
+        let sweep = || portions.pop().ok_or(CallError::Timeout);
+        let all = all_portions(sweep, |so_far| told.push(so_far.destroyed));
+        assert_eq!(all.unwrap(), portion(5, 7, false));
+        assert_eq!(told, [3, 3]);
+
+        let mut portions = vec![portion(4, 0, true)];
+        let sweep = || portions.pop().ok_or(CallError::Timeout);
+        let failed = all_portions(sweep, |so_far| told.push(so_far.destroyed));
+        assert!(matches!(failed, Err(CallError::Timeout)));
+        assert_eq!(told, [3, 3, 4]);
+    }
 }

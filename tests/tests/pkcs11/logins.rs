@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use mlskeyd::devices::{Algorithm, GenerationId, KeyId, NewKey, PeerPublic, Tier};
 use mlskeyd_faulty_module::{CKR_PIN_LOCKED, CKR_USER_NOT_LOGGED_IN, Control, Fault, Function};
 use mlskeyd_protocol::client::{Call, CallError, Client};
 use mlskeyd_protocol::v1::{
@@ -15,6 +17,7 @@ use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{FaultyHsm, SoftHsm, Stage};
 use mlskeyd_tests::suite::SUITE_2;
 
+use super::bench::Bench;
 use super::scene::{Scene, without_pin};
 
 const WRONG: &str = "31337042";
@@ -251,16 +254,55 @@ fn a_token_that_somebody_else_logged_out_is_logged_in_again_and_no_other_is_touc
         }
         assert_eq!(hsm.logins(), before + 1, "{function:?}, {said:?}");
         seat.speak(&client);
-        let derived = control.calls(Function::DeriveKey);
         seat.open(&client);
-        // By no handle of before the login: it could be another key's now.
-        assert_eq!(control.calls(Function::DeriveKey), derived + 1);
         member.key_package(&client);
         other.key_package().unwrap();
         assert_eq!(hsm.logins(), before + 1, "{function:?}, {said:?}");
     }
     let now: HashSet<_> = hsm.scene.daemon.children().into_iter().collect();
     assert_eq!(now, helpers, "no helper was started again");
+}
+
+/// It could be another key's by then.
+#[test]
+fn no_handle_of_before_a_login_is_used_after_it() {
+    let stage = Stage::new(programs!());
+    let hsm = FaultyHsm::new(&stage);
+    hsm.softhsm().add_token("mlskeyd");
+    let mut bench = Bench::new(&stage, hsm.library(), "mlskeyd");
+    bench.token.call_timeout = Duration::from_secs(2);
+    let mut hand = bench.open();
+    let mut other = hand.more_hands().remove(0);
+    let generation = GenerationId::from_bytes([1; 16]);
+    let generator = hand.generator().unwrap();
+    generator.create_generation(generation).unwrap();
+    let mut make = |n: u8, algorithm| {
+        let request = NewKey {
+            id: KeyId::from_bytes([n; 16]),
+            algorithm,
+            tier: Tier::Hardware,
+            generation,
+        };
+        generator.generate(request).unwrap()
+    };
+    let signs = make(1, Algorithm::Signature(SUITE_2.scheme));
+    let [opens, peer] = [2, 3].map(|n| make(n, Algorithm::Hpke(SUITE_2.kem)));
+    let peer = PeerPublic::parse(SUITE_2.kem, &peer.public).unwrap();
+    hand.agreement().unwrap().agree(&opens, &peer).unwrap();
+
+    // One session lives on, and with it what the helper remembers.
+    let control = hsm.control();
+    control.arm(Function::Sign, Fault::Hang, 0, 1);
+    let hanging = std::thread::spawn(move || hand.signer().unwrap().sign(&signs, b"text"));
+    while control.hits_in(Function::Sign) == 0 {
+        std::thread::yield_now();
+    }
+    control.log_out();
+    let before = [Function::Login, Function::DeriveKey].map(|it| control.calls(it));
+    other.agreement().unwrap().agree(&opens, &peer).unwrap();
+    let after = [Function::Login, Function::DeriveKey].map(|it| control.calls(it));
+    assert_eq!(after, before.map(|calls| calls + 1));
+    hanging.join().unwrap().unwrap();
 }
 
 #[test]
@@ -270,6 +312,9 @@ fn a_token_that_was_logged_out_sees_a_wrong_pin_once() {
         .map(|n| hsm.scene.app(&format!("app {n}"), "hsm"))
         .collect();
     let other = hsm.scene.app("other", "second");
+    for app in apps.iter().chain([&other]) {
+        app.key_package().unwrap();
+    }
     let pin = hsm.scene.softhsm.pin_file();
     // The other token has it already.
     std::fs::write(pin, WRONG).unwrap();

@@ -4,7 +4,7 @@
 use mlskeyd_protocol::v1::{CreateIdentity, GenerateHpke, Kem, Sign, Swept};
 
 use super::*;
-use crate::store::{NewKey, Under};
+use crate::store::{CurrentGeneration, NewKey, Under};
 
 /// Of the callers themselves: `1000/default`.
 fn own() -> Owner {
@@ -41,6 +41,40 @@ impl Bench {
         let count = "SELECT count(*) FROM generations";
         let count = self.registry_file().query_row(count, [], |row| row.get(0));
         count.unwrap()
+    }
+
+    /// Journals a key: a signature key, if it has a generation of its own.
+    async fn journalled(&self, device: &str, number: u8, generation: Under) -> KeyId {
+        let id = KeyId::from_bytes([number; 16]);
+        let shared = matches!(generation, Under::Shared(_));
+        let hpke = Algorithm::Hpke(Kem::DhKemX25519);
+        let new = NewKey {
+            id,
+            owner: alice(),
+            algorithm: if shared { hpke } else { ED25519 },
+            device: device.to_owned(),
+            tier: Tier::Hardware,
+            generation,
+            identity: None,
+            adopted: false,
+            connection: None,
+            created: 1,
+        };
+        let registry = &self.custody.registry;
+        registry.begin_create(new).await.unwrap();
+        id
+    }
+
+    /// Makes a journalled key.
+    async fn made(&self, id: KeyId) {
+        let made = store::MadeKey {
+            id,
+            public_key: id.as_bytes().to_vec().into(),
+            blob: KeyBlob::new(vec![1]),
+            tier: Tier::Hardware,
+        };
+        let registry = &self.custody.registry;
+        registry.finish_create(made).await.unwrap();
     }
 
     /// The device's thread looks at it.
@@ -276,33 +310,119 @@ async fn what_was_given_up_while_it_was_made_does_not_wait_for_a_restart() {
 async fn an_identity_whose_key_is_gone_hides_no_other_and_says_what_it_lacks() {
     let bench = Bench::new();
     let uid = own().uid;
+    // Before and behind those that are gone, by their names.
     let alice = bench.serve_for(uid, identity("alice")).await.unwrap();
-    let bob = bench.serve_for(uid, identity("bob")).await.unwrap();
+    let aaron = bench.serve_for(uid, identity("aaron")).await.unwrap();
+    let zoe = bench.serve_for(uid, identity("zoe")).await.unwrap();
     let destroyed = bench
         .custody
         .registry
-        .begin_destroy(bob.key, store::Cause::Ordered);
+        .begin_destroy(aaron.key, store::Cause::Ordered);
     destroyed.await.unwrap();
     let listed = bench.serve_for(uid, Identities).await.unwrap();
-    assert_eq!(listed, std::slice::from_ref(&alice));
+    assert_eq!(listed, [alice.clone(), zoe.clone()]);
     // Somebody takes the row away, and the daemon forgets what it remembers.
     bench
         .custody
         .registry
-        .finish_destroy(bob.key)
+        .finish_destroy(aaron.key)
         .await
         .unwrap();
-    let carol = bench.serve_for(uid, identity("carol")).await.unwrap();
-    let sql = format!("DELETE FROM keys WHERE id = x'{}'", carol.key);
+    let aline = bench.serve_for(uid, identity("aline")).await.unwrap();
+    let sql = format!("DELETE FROM keys WHERE id = x'{}'", aline.key);
     bench.sql(&sql);
     let _session = bench.unclaimed(CACHED + 1).await;
     let listed = bench.serve_for(uid, Identities).await.unwrap();
-    assert_eq!(listed, [alice]);
+    assert_eq!(listed, [alice, zoe]);
     let rotation = RotateIdentity {
         owner: own(),
-        name: "carol".to_owned(),
+        name: "aline".to_owned(),
         ..to_software()
     };
     let refused = bench.serve(rotation).await.unwrap_err();
     assert_eq!(refused.code, FailureCode::KeyMissing, "{refused}");
+}
+
+#[tokio::test]
+async fn a_device_that_fails_ends_no_sweep_and_is_asked_once_in_it() {
+    let bench = Bench::new();
+    for number in 1..=8 {
+        let device = if number > 5 { "software" } else { "token" };
+        let own = Under::Own(GenerationId::from_bytes([number; 16]));
+        let key = bench.journalled(device, number, own).await;
+        let registry = &bench.custody.registry;
+        registry.abandon_create(key).await.unwrap();
+    }
+    bench.seen.lock().unwrap().keeps = true;
+    let mut portions = 0;
+    let swept = loop {
+        // No portion has time for a second step.
+        let swept = bench.custody.sweep(Duration::ZERO).await.unwrap();
+        portions += 1;
+        assert!(portions <= 3, "{swept:?}");
+        if !swept.more {
+            break swept;
+        }
+    };
+    assert_eq!((portions, swept.stuck), (3, 5));
+    assert_eq!(bench.seen.lock().unwrap().kept, 1);
+    // It is asked again by the next one.
+    bench.seen.lock().unwrap().keeps = false;
+    assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
+    assert_eq!(bench.seen.lock().unwrap().destroyed.len(), 5);
+    bench.assert_finished().await;
+}
+
+#[tokio::test]
+async fn a_device_that_gives_back_no_room_is_not_asked_for_more() {
+    let bench = Bench::new();
+    let registry = &bench.custody.registry;
+    let day = Duration::from_secs(86_400);
+    let current = registry.current_generation("token", day).await.unwrap();
+    let CurrentGeneration::CreateNew(shared) = current else {
+        panic!("{current:?}");
+    };
+    registry.finish_generation(shared).await.unwrap();
+    // One that lives on, one that dies there, and one with a generation of its own,
+    // which comes last.
+    let own = GenerationId::from_bytes([0xff; 16]);
+    for (number, under) in [
+        (1, Under::Shared(shared)),
+        (2, Under::Shared(shared)),
+        (3, Under::Own(own)),
+    ] {
+        let key = bench.journalled("token", number, under).await;
+        bench.made(key).await;
+        if number > 1 {
+            let begun = registry.begin_destroy(key, store::Cause::Ordered).await;
+            begun.unwrap();
+        }
+    }
+    bench.seen.lock().unwrap().keeps = true;
+    let swept = bench.serve(Sweep).await.unwrap();
+    assert_eq!((swept.destroyed, swept.stuck), (2, 1));
+    assert_eq!(bench.seen.lock().unwrap().kept, 1);
+    bench.seen.lock().unwrap().keeps = false;
+    assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
+    assert_eq!(bench.seen.lock().unwrap().destroyed, [own]);
+}
+
+#[tokio::test]
+async fn the_generation_of_a_key_that_was_not_made_goes_with_it_if_it_was_the_last() {
+    let bench = Bench::new();
+    let registry = &bench.custody.registry;
+    let day = Duration::from_secs(86_400);
+    let current = registry.current_generation("token", day).await.unwrap();
+    let CurrentGeneration::CreateNew(shared) = current else {
+        panic!("{current:?}");
+    };
+    registry.finish_generation(shared).await.unwrap();
+    let first = bench.journalled("token", 1, Under::Shared(shared)).await;
+    let last = bench.journalled("token", 2, Under::Shared(shared)).await;
+    registry.retire_generation(shared).await.unwrap();
+    bench.custody.undo_creation(first).await;
+    assert_eq!(bench.seen.lock().unwrap().destroyed, []);
+    bench.custody.undo_creation(last).await;
+    assert_eq!(bench.seen.lock().unwrap().destroyed, [shared]);
+    bench.assert_finished().await;
 }

@@ -9,6 +9,8 @@ use crate::devices::{Algorithm, DeviceError, Fact, SignatureScheme, Support, Tie
 /// How keys are made on a token.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// Of which token.
+    pub(super) serial: String,
     pub(super) anchor: Anchor,
     making: HashMap<(Algorithm, Tier), Make>,
     pub(super) facts: Vec<Fact>,
@@ -29,6 +31,7 @@ impl Plan {
     /// objects.
     pub(super) fn new(found: &Abilities, serial: &str, most: u32) -> Result<Self, DeviceError> {
         let mut plan = Self {
+            serial: serial.to_owned(),
             anchor: found.anchor,
             making: HashMap::new(),
             facts: facts(found, serial),

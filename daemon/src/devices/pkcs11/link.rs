@@ -10,7 +10,7 @@ use mlskeyd_protocol::v1::SecretBytes;
 use super::abilities::Plan;
 use super::own_token::{MAX_SERIAL, OwnToken};
 use super::pin::{Pins, Trial};
-use super::process::{Connection, HelperConfig, HelperProcess};
+use super::process::{Connection, HelperProcess};
 use super::timed::{self, Timed};
 use super::wire::{self, Answer, Reply, Request, TokenError, TokenName};
 use super::{bounded, misfit, of_token};
@@ -63,8 +63,10 @@ struct Pool {
 /// What was seen of the token.
 struct Seen {
     info: Arc<DeviceInfo>,
-    /// What it can do, and which token it was that showed it.
-    plan: Option<(String, Arc<Plan>)>,
+    /// What it can do.
+    plan: Option<Arc<Plan>>,
+    /// The serial number of the one that was met last, to be looked at once more.
+    met: Option<String>,
     /// When one that failed is looked at again, and how long to wait then.
     back_off: (Instant, Duration),
     /// What went wrong last with a request.
@@ -86,7 +88,7 @@ impl Link {
     pub(super) fn new(
         name: &str,
         config: &Pkcs11Config,
-        helper: HelperConfig,
+        helper: HelperProcess,
         own: OwnToken,
         pins: Pins,
     ) -> Self {
@@ -99,7 +101,7 @@ impl Link {
             support: Vec::new(),
         };
         Self {
-            helper: HelperProcess::new(helper),
+            helper,
             token: match &config.token {
                 TokenChoice::Label(label) => TokenName::Label(label.clone()),
                 TokenChoice::Serial(serial) => TokenName::Serial(serial.clone()),
@@ -116,6 +118,7 @@ impl Link {
             seen: Mutex::new(Seen {
                 info: Arc::new(info),
                 plan: None,
+                met: None,
                 back_off: (Instant::now(), BACK_OFF.0),
                 last_fault: String::new(),
             }),
@@ -137,7 +140,7 @@ impl Link {
 
     /// What the token can do; it is connected for that if need be.
     pub(super) fn plan(&self) -> Result<Arc<Plan>, DeviceError> {
-        let known = |seen: &Seen| seen.plan.as_ref().map(|(_, plan)| Arc::clone(plan));
+        let known = |seen: &Seen| seen.plan.clone();
         if let Some(plan) = known(&lock(&self.seen)) {
             return Ok(plan);
         }
@@ -147,15 +150,15 @@ impl Link {
 
     /// Looks whether a token that is not ready is back.
     pub(super) fn probe(&self) {
-        let (state, not_before) = {
+        let (state, not_before, met) = {
             let seen = lock(&self.seen);
-            (seen.info.state, seen.back_off.0)
+            (seen.info.state, seen.back_off.0, seen.met.clone())
         };
         let worth_while = match state {
             DeviceState::Ready => false,
             DeviceState::Absent => true,
             // Without another PIN the token is left in peace.
-            DeviceState::Locked => self.pins.has_another(),
+            DeviceState::Locked => met.is_some_and(|token| self.pins.has_another(&token)),
             DeviceState::Failed => not_before <= Instant::now(),
         };
         if worth_while && let Ok(connection) = self.take() {
@@ -216,12 +219,9 @@ impl Link {
                 reason: format!("meanwhile there is another token, {found:?}"),
             });
         }
-        let before = self.own.serial();
         self.own.set(serial)?;
-        // Where it is not known which one it was before, it may be the same.
-        if before.is_ok_and(|before| before.is_some_and(|before| before != serial)) {
-            self.pins.forget()?;
-        }
+        // What the one before can do says nothing of this one.
+        lock(&self.seen).plan = None;
         drop(turn);
         self.close_idle();
         // What comes of this is told by the state.
@@ -232,22 +232,33 @@ impl Link {
     }
 
     /// One request and its reply, on a connection that is logged in. If it turns
-    /// out to be dead, the request is repeated if that is `harmless`.
-    pub(super) fn ask(&self, request: &Request, harmless: bool) -> Result<Reply, DeviceError> {
-        let first = self.ask_once(request);
+    /// out to be dead, the request is repeated: one that is harmless to repeat.
+    pub(super) fn ask(&self, request: &Request) -> Result<Reply, DeviceError> {
+        let first = self.ask_once(request, None);
         let lost = matches!(
             first,
             Err(DeviceError::Absent { .. } | DeviceError::Lost { .. })
         );
-        if lost && harmless {
-            return self.ask_once(request);
+        if lost {
+            return self.ask_once(request, None);
         }
         first
     }
 
-    fn ask_once(&self, request: &Request) -> Result<Reply, DeviceError> {
+    /// A request that makes something as this plan says, and is never repeated.
+    pub(super) fn make(&self, plan: &Plan, request: &Request) -> Result<Reply, DeviceError> {
+        self.ask_once(request, Some(plan))
+    }
+
+    fn ask_once(&self, request: &Request, plan: Option<&Plan>) -> Result<Reply, DeviceError> {
         let mut in_use = self.take()?;
         let connection = in_use.connection.as_mut().ok_or_else(misfit)?;
+        if plan.is_some_and(|plan| plan.serial != connection.token) {
+            in_use.give_back();
+            return Err(DeviceError::Failed {
+                reason: "another token has just taken its place".to_owned(),
+            });
+        }
         match self.converse(connection, request, None) {
             Ok(Reply::Failed(error)) if is_about_the_request(&error) => {
                 in_use.give_back();
@@ -393,6 +404,7 @@ impl Link {
             Some(serial) => serial.clone(),
             None => self.seen_on(turn, &mut connection)?,
         };
+        lock(&self.seen).met = Some(own.clone());
         // First without: the helper may be logged in, and the token may not be
         // there at all, or be another one.
         let mut how = Unlocking::WasUnlocked;
@@ -404,8 +416,8 @@ impl Link {
                     return Err(of_token(error).into());
                 }
                 let trial = match pin {
-                    Some(pin) => Some(self.pins.try_this(pin)?),
-                    None => self.pins.try_one()?,
+                    Some(pin) => Some(self.pins.try_this(&own, pin)?),
+                    None => self.pins.try_one(&own)?,
                 };
                 let trial = trial.ok_or_else(|| of_token(TokenError::Locked))?;
                 how = Unlocking::ByThePin;
@@ -420,15 +432,16 @@ impl Link {
             // Before anything is made on it.
             self.own.set(&own)?;
         }
-        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|(of, _)| *of == own);
+        let is_known = |seen: &Seen| seen.plan.as_ref().is_some_and(|plan| plan.serial == own);
         if !is_known(&lock(&self.seen)) {
             let plan = match self.converse(&mut connection, &Request::TryOut, Some(turn))? {
                 Reply::Abilities(found) => Plan::new(&found, &own, self.max_objects)?,
                 Reply::Failed(error) => return Err(of_token(error).into()),
                 _ => return Err(misfit().into()),
             };
-            lock(&self.seen).plan = Some((own, Arc::new(plan)));
+            lock(&self.seen).plan = Some(Arc::new(plan));
         }
+        connection.token = own;
         Ok((connection, how))
     }
 
@@ -611,7 +624,7 @@ impl Seen {
             }
             _ => (now, BACK_OFF.0),
         };
-        let plan = self.plan.as_ref().map(|(_, plan)| plan);
+        let plan = self.plan.as_ref();
         self.info = Arc::new(DeviceInfo {
             name: self.info.name.clone(),
             kind: self.info.kind,

@@ -42,12 +42,13 @@ mod process;
 mod timed;
 mod wire;
 
-use self::abilities::Make;
+use self::abilities::{Make, Plan};
 use self::blob::{Blobs, Whereabouts};
 use self::link::Link;
 use self::own_token::OwnToken;
 use self::pin::Pins;
 pub use self::process::HelperConfig;
+use self::process::HelperProcess;
 use self::wire::{Kept, Reply, Request, TokenError};
 
 /// One hand of the device that a token is: as many of them work at once as it
@@ -84,7 +85,7 @@ impl Pkcs11Device {
         let link = Link::new(
             name,
             config,
-            helper,
+            HelperProcess::new(helper, directory.join("helper")),
             OwnToken::new(name, directory, subkey("token")?, start),
             Pins::new(config.pin.clone(), directory, pin_keys),
         );
@@ -100,7 +101,7 @@ impl Pkcs11Device {
         request: &Request,
         generation: GenerationId,
     ) -> Result<SecretBytes, DeviceError> {
-        match self.link.ask(request, true)? {
+        match self.link.ask(request)? {
             Reply::Bytes(bytes) if bytes.expose().len() == N => Ok(bytes),
             Reply::Failed(TokenError::NotFound) => Err(DeviceError::GenerationGone(generation)),
             Reply::Failed(TokenError::Refused(_)) => Err(DeviceError::BadBlob),
@@ -112,10 +113,11 @@ impl Pkcs11Device {
     /// Asks for something that makes an object; no room for one is no fault.
     fn ask_to_make(
         &self,
+        plan: &Plan,
         request: &Request,
         generation: GenerationId,
     ) -> Result<Reply, DeviceError> {
-        match self.link.ask(request, false)? {
+        match self.link.make(plan, request)? {
             Reply::Failed(TokenError::NotFound) => Err(DeviceError::GenerationGone(generation)),
             Reply::Failed(TokenError::GenerationExists) => {
                 Err(DeviceError::GenerationExists(generation))
@@ -145,13 +147,17 @@ impl Pkcs11Device {
     }
 
     /// Makes a key here and has the token encrypt it.
-    fn make_sealed(&self, request: &NewKey) -> Result<(Vec<u8>, Whereabouts), DeviceError> {
+    fn make_sealed(
+        &self,
+        plan: &Plan,
+        request: &NewKey,
+    ) -> Result<(Vec<u8>, Whereabouts), DeviceError> {
         let (private, public) = private_key::generate(request.algorithm)?;
         let asked = Request::Seal {
             generation: *request.generation.as_bytes(),
             secret: SecretBytes::new(private.to_vec()),
         };
-        match self.ask_to_make(&asked, request.generation)? {
+        match self.ask_to_make(plan, &asked, request.generation)? {
             Reply::Sealed(sealed) => Ok((public, Whereabouts::Sealed(sealed))),
             _ => Err(misfit()),
         }
@@ -160,6 +166,7 @@ impl Pkcs11Device {
     /// Has the token make a key.
     fn make_in_token(
         &self,
+        plan: &Plan,
         request: &NewKey,
         keep: wire::Keep,
     ) -> Result<(Vec<u8>, Whereabouts), DeviceError> {
@@ -169,7 +176,7 @@ impl Pkcs11Device {
             algorithm: request.algorithm,
             keep,
         };
-        match self.ask_to_make(&asked, request.generation)? {
+        match self.ask_to_make(plan, &asked, request.generation)? {
             Reply::Made { public, place } => {
                 check_public(request.algorithm, &public)?;
                 Ok((public, Whereabouts::InToken(place)))
@@ -347,18 +354,19 @@ impl Agree for Pkcs11Device {
 
 impl Generate for Pkcs11Device {
     fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        let plan = self.link.plan()?;
         let request = Request::CreateGeneration {
             generation: *id.as_bytes(),
-            anchor: self.link.plan()?.anchor,
+            anchor: plan.anchor,
         };
-        self.ask_to_make(&request, id).map(|_| ())
+        self.ask_to_make(&plan, &request, id).map(|_| ())
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
         let plan = self.link.plan()?;
         let (public, whereabouts) = match plan.making(request.algorithm, request.tier) {
-            Some(Make::InToken(keep)) => self.make_in_token(&request, keep)?,
-            Some(Make::Sealed) => self.make_sealed(&request)?,
+            Some(Make::InToken(keep)) => self.make_in_token(&plan, &request, keep)?,
+            Some(Make::Sealed) => self.make_sealed(&plan, &request)?,
             None => {
                 return Err(DeviceError::Unsupported {
                     algorithm: request.algorithm,
@@ -383,10 +391,7 @@ impl Generate for Pkcs11Device {
 impl Destroy for Pkcs11Device {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         let generation = *id.as_bytes();
-        match self
-            .link
-            .ask(&Request::DestroyGeneration { generation }, true)?
-        {
+        match self.link.ask(&Request::DestroyGeneration { generation })? {
             Reply::Failed(error) => Err(of_token(error)),
             _ => Ok(()),
         }
@@ -401,7 +406,7 @@ impl Destroy for Pkcs11Device {
             Whereabouts::InToken(place) => place,
         };
         let key = kept(key, place);
-        match self.link.ask(&Request::DestroyKey { key }, true)? {
+        match self.link.ask(&Request::DestroyKey { key })? {
             Reply::Failed(error) => Err(of_token(error)),
             _ => Ok(()),
         }
@@ -435,7 +440,7 @@ impl Adopt for Pkcs11Device {
             label: request.label.clone(),
             algorithm,
         };
-        let (public, place) = match self.link.ask(&asked, true)? {
+        let (public, place) = match self.link.ask(&asked)? {
             Reply::Made { public, place } => (public, place),
             Reply::Failed(TokenError::Unsuitable(why)) => return Err(refused(why)),
             Reply::Failed(error) => return Err(of_token(error)),

@@ -1,5 +1,7 @@
 //! What is noted on disk of the PIN that was tried last, so that it outlives the
-//! daemon: one byte, and a MAC over that and the PIN.
+//! daemon: one byte, and a MAC over that, the token's serial number and the PIN. A
+//! note of another token says nothing, so that with the device's own token its notes
+//! change, in one step.
 
 use std::fs;
 use std::io;
@@ -74,7 +76,7 @@ impl Known {
     }
 }
 
-/// The note of one token.
+/// The note of one device.
 pub(super) struct Note {
     path: PathBuf,
     key: Subkey,
@@ -85,11 +87,12 @@ impl Note {
         Self { path, key }
     }
 
-    /// What is noted of this PIN; nothing if the note is of another one.
+    /// What is noted of this PIN on the token with this serial number; nothing if
+    /// the note is of another one.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn read(&self, pin: &SecretBytes) -> io::Result<Known> {
+    pub(super) fn read(&self, token: &str, pin: &SecretBytes) -> io::Result<Known> {
         let note = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::NOTHING),
             note => note?,
@@ -97,7 +100,7 @@ impl Note {
         let Some((byte, mac)) = note.split_first() else {
             return Ok(Known::NOTHING);
         };
-        let is_of_it = self.mac(*byte, pin)?.verify_slice(mac).is_ok();
+        let is_of_it = self.mac(*byte, token, pin)?.verify_slice(mac).is_ok();
         Ok(if is_of_it {
             Known::from_byte(*byte)
         } else {
@@ -109,27 +112,18 @@ impl Note {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn write(&self, pin: &SecretBytes, known: Known) -> io::Result<()> {
+    pub(super) fn write(&self, token: &str, pin: &SecretBytes, known: Known) -> io::Result<()> {
         let byte = known.to_byte();
-        let mac = self.mac(byte, pin)?.finalize().into_bytes();
+        let mac = self.mac(byte, token, pin)?.finalize().into_bytes();
         private_file::replace(&self.path, &[&[byte], mac.as_slice()].concat())
     }
 
-    /// Forgets what is noted.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(super) fn forget(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    fn mac(&self, byte: u8, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
+    fn mac(&self, byte: u8, token: &str, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
         let mac = Hmac::<Sha256>::new_from_slice(self.key.expose());
         let mut mac = mac.map_err(io::Error::other)?;
         mac.update(&[byte]);
+        mac.update(&(token.len() as u64).to_be_bytes());
+        mac.update(token.as_bytes());
         mac.update(pin.expose());
         Ok(mac)
     }
@@ -143,6 +137,8 @@ mod tests {
 
     use super::*;
     use crate::store_key::StoreKey;
+
+    const TOKEN: &str = "0a1b2c3d";
 
     fn note(directory: &Path) -> Note {
         let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
@@ -162,7 +158,7 @@ mod tests {
             was_right,
             unanswered,
         };
-        assert_eq!(note.read(&pin("1234")).unwrap(), Known::NOTHING);
+        assert_eq!(note.read(TOKEN, &pin("1234")).unwrap(), Known::NOTHING);
         for known in [
             Known::Wrong,
             Known::RIGHT,
@@ -170,25 +166,26 @@ mod tests {
             tried(true, 2),
             tried(true, 0x7e),
         ] {
-            note.write(&pin("1234"), known).unwrap();
-            assert_eq!(note.read(&pin("1234")).unwrap(), known);
-            assert_eq!(note.read(&pin("4321")).unwrap(), Known::NOTHING);
+            note.write(TOKEN, &pin("1234"), known).unwrap();
+            assert_eq!(note.read(TOKEN, &pin("1234")).unwrap(), known);
+            assert_eq!(note.read(TOKEN, &pin("4321")).unwrap(), Known::NOTHING);
+            assert_eq!(note.read("0a1b", &pin("1234")).unwrap(), Known::NOTHING);
         }
-        note.write(&pin("1234"), tried(true, 0x7f)).unwrap();
-        assert_eq!(note.read(&pin("1234")).unwrap(), tried(true, 0x7e));
+        note.write(TOKEN, &pin("1234"), tried(true, 0x7f)).unwrap();
+        assert_eq!(note.read(TOKEN, &pin("1234")).unwrap(), tried(true, 0x7e));
     }
 
     #[test]
     fn a_note_cannot_be_bettered_and_does_not_hold_the_pin() {
         let directory = tempfile::tempdir().unwrap();
         let note = note(directory.path());
-        note.write(&pin("27182818"), Known::Wrong).unwrap();
+        note.write(TOKEN, &pin("27182818"), Known::Wrong).unwrap();
         let mut bytes = fs::read(&note.path).unwrap();
         assert_eq!(bytes.len(), 33);
         assert!(!bytes.windows(4).any(|window| window == b"2718"));
         bytes[0] = Known::RIGHT.to_byte();
         fs::write(&note.path, &bytes).unwrap();
         // It counts for no more than a note that was taken away.
-        assert_eq!(note.read(&pin("27182818")).unwrap(), Known::NOTHING);
+        assert_eq!(note.read(TOKEN, &pin("27182818")).unwrap(), Known::NOTHING);
     }
 }

@@ -37,6 +37,7 @@ pub(super) struct Pins {
 /// A PIN, noted as tried.
 pub(super) struct Trial<'a> {
     pub(super) pin: SecretBytes,
+    token: &'a str,
     pins: &'a Pins,
     note: &'a Note,
     before: Known,
@@ -57,35 +58,33 @@ impl Pins {
         self.source != PinSource::None
     }
 
-    /// The PIN to log in with, noted before it is used; `None`: the token needs
-    /// none.
-    pub(super) fn try_one(&self) -> Result<Option<Trial<'_>>, DeviceError> {
+    /// The PIN to log in with to the token with this serial number, noted before it
+    /// is used; `None`: the token needs none.
+    pub(super) fn try_one<'a>(&'a self, token: &'a str) -> Result<Option<Trial<'a>>, DeviceError> {
         let Some(pin) = self.configured_pin()? else {
             return Ok(None);
         };
-        let known = self.known(&pin)?;
+        let known = self.known(token, &pin)?;
         check(known)?;
-        self.try_it(&self.configured, pin, known).map(Some)
+        self.try_it(&self.configured, token, pin, known).map(Some)
     }
 
     /// A PIN that a person gives, noted before it is used. One that was wrong is
     /// not tried again; that a login with it had no answer is no obstacle, since
     /// somebody decided to try it.
-    pub(super) fn try_this(&self, pin: &SecretBytes) -> Result<Trial<'_>, DeviceError> {
-        let known = self.known(pin)?;
-        self.try_it(&self.given, SecretBytes::new(pin.expose().to_vec()), known)
+    pub(super) fn try_this<'a>(
+        &'a self,
+        token: &'a str,
+        pin: &SecretBytes,
+    ) -> Result<Trial<'a>, DeviceError> {
+        let known = self.known(token, pin)?;
+        let pin = SecretBytes::new(pin.expose().to_vec());
+        self.try_it(&self.given, token, pin, known)
     }
 
-    /// Another token is the device's own from now on: what the one before said of
-    /// PINs is nothing to it.
-    pub(super) fn forget(&self) -> Result<(), DeviceError> {
-        self.configured.forget().map_err(of_note)?;
-        self.given.forget().map_err(of_note)
-    }
-
-    /// Is there a PIN that may be tried?
-    pub(super) fn has_another(&self) -> bool {
-        let may_be_tried = |pin: &SecretBytes| self.known(pin).and_then(check).is_ok();
+    /// Is there a PIN that may be tried on this token?
+    pub(super) fn has_another(&self, token: &str) -> bool {
+        let may_be_tried = |pin: &SecretBytes| self.known(token, pin).and_then(check).is_ok();
         let given = self.configured_pin();
         given.is_ok_and(|pin| pin.as_ref().is_some_and(may_be_tried))
     }
@@ -94,6 +93,7 @@ impl Pins {
     fn try_it<'a>(
         &'a self,
         note: &'a Note,
+        token: &'a str,
         pin: SecretBytes,
         before: Known,
     ) -> Result<Trial<'a>, DeviceError> {
@@ -107,9 +107,10 @@ impl Pins {
                 unanswered: unanswered.saturating_add(1),
             },
         };
-        note.write(&pin, tried).map_err(of_note)?;
+        note.write(token, &pin, tried).map_err(of_note)?;
         Ok(Trial {
             pin,
+            token,
             pins: self,
             note,
             before,
@@ -117,9 +118,9 @@ impl Pins {
     }
 
     /// What is known of a PIN, wherever it came from: the worse.
-    fn known(&self, pin: &SecretBytes) -> Result<Known, DeviceError> {
-        let configured = self.configured.read(pin).map_err(of_note)?;
-        let given = self.given.read(pin).map_err(of_note)?;
+    fn known(&self, token: &str, pin: &SecretBytes) -> Result<Known, DeviceError> {
+        let configured = self.configured.read(token, pin).map_err(of_note)?;
+        let given = self.given.read(token, pin).map_err(of_note)?;
         Ok(match (configured, given) {
             (
                 Known::Tried {
@@ -157,8 +158,9 @@ impl Trial<'_> {
     /// The token took it.
     pub(super) fn was_right(&self) -> Result<(), DeviceError> {
         for note in [&self.pins.configured, &self.pins.given] {
-            if note.read(&self.pin).map_err(of_note)? != Known::NOTHING {
-                note.write(&self.pin, Known::RIGHT).map_err(of_note)?;
+            if note.read(self.token, &self.pin).map_err(of_note)? != Known::NOTHING {
+                note.write(self.token, &self.pin, Known::RIGHT)
+                    .map_err(of_note)?;
             }
         }
         Ok(())
@@ -166,12 +168,16 @@ impl Trial<'_> {
 
     /// The token was not asked.
     pub(super) fn was_not_used(&self) -> Result<(), DeviceError> {
-        self.note.write(&self.pin, self.before).map_err(of_note)
+        self.note
+            .write(self.token, &self.pin, self.before)
+            .map_err(of_note)
     }
 
     /// The token refused it.
     pub(super) fn was_wrong(&self) -> Result<(), DeviceError> {
-        self.note.write(&self.pin, Known::Wrong).map_err(of_note)
+        self.note
+            .write(self.token, &self.pin, Known::Wrong)
+            .map_err(of_note)
     }
 }
 
@@ -247,6 +253,8 @@ mod tests {
     use super::*;
     use crate::store_key::StoreKey;
 
+    const TOKEN: &str = "0a1b2c3d";
+
     struct Bench {
         pins: Pins,
         file: PathBuf,
@@ -271,35 +279,40 @@ mod tests {
         }
 
         fn refusal(&self) -> String {
-            assert!(!self.pins.has_another());
-            self.pins.try_one().err().unwrap().to_string()
+            assert!(!self.pins.has_another(TOKEN));
+            self.pins.try_one(TOKEN).err().unwrap().to_string()
         }
     }
 
     #[test]
     fn a_wrong_pin_is_refused_until_there_is_another() {
         let bench = Bench::new("1234\n");
-        let trial = bench.pins.try_one().unwrap().unwrap();
+        let trial = bench.pins.try_one(TOKEN).unwrap().unwrap();
         assert_eq!(trial.pin.expose(), b"1234");
         trial.was_wrong().unwrap();
         assert!(bench.refusal().contains("was wrong"));
         fs::write(&bench.file, "4321").unwrap();
-        let trial = bench.pins.try_one().unwrap().unwrap();
+        let trial = bench.pins.try_one(TOKEN).unwrap().unwrap();
         trial.was_right().unwrap();
-        assert!(bench.pins.has_another());
+        assert!(bench.pins.has_another(TOKEN));
     }
 
     #[test]
     fn logins_without_an_answer_are_few() {
         let bench = Bench::new("1234");
-        bench.pins.try_one().unwrap().unwrap();
+        bench.pins.try_one(TOKEN).unwrap().unwrap();
         assert!(bench.refusal().contains("without an answer"));
         // Somebody insists.
         let pin = SecretBytes::new(b"1234".to_vec());
-        bench.pins.try_this(&pin).unwrap().was_right().unwrap();
+        bench
+            .pins
+            .try_this(TOKEN, &pin)
+            .unwrap()
+            .was_right()
+            .unwrap();
         // Of a PIN that was right before there may be some more.
         for _ in 0..MAX_UNANSWERED.1 {
-            bench.pins.try_one().unwrap().unwrap();
+            bench.pins.try_one(TOKEN).unwrap().unwrap();
         }
         assert!(bench.refusal().contains("without an answer"));
     }
@@ -308,60 +321,91 @@ mod tests {
     fn a_person_does_not_give_a_wrong_pin_twice() {
         let bench = Bench::new("1234");
         let pin = SecretBytes::new(b"4321".to_vec());
-        bench.pins.try_this(&pin).unwrap().was_wrong().unwrap();
-        let refused = bench.pins.try_this(&pin).err().unwrap();
+        bench
+            .pins
+            .try_this(TOKEN, &pin)
+            .unwrap()
+            .was_wrong()
+            .unwrap();
+        let refused = bench.pins.try_this(TOKEN, &pin).err().unwrap();
         assert!(refused.to_string().contains("was wrong"), "{refused}");
-        assert!(bench.pins.has_another(), "the one in the file");
+        assert!(bench.pins.has_another(TOKEN), "the one in the file");
     }
 
     #[test]
     fn what_a_person_tries_makes_no_wrong_pin_forgotten() {
         let bench = Bench::new("1234");
-        bench.pins.try_one().unwrap().unwrap().was_wrong().unwrap();
+        bench
+            .pins
+            .try_one(TOKEN)
+            .unwrap()
+            .unwrap()
+            .was_wrong()
+            .unwrap();
         let given = |pin: &str| SecretBytes::new(pin.as_bytes().to_vec());
         bench
             .pins
-            .try_this(&given("0000"))
+            .try_this(TOKEN, &given("0000"))
             .unwrap()
             .was_wrong()
             .unwrap();
         bench
             .pins
-            .try_this(&given("4321"))
+            .try_this(TOKEN, &given("4321"))
             .unwrap()
             .was_right()
             .unwrap();
         assert!(bench.refusal().contains("was wrong"));
-        let refused = bench.pins.try_this(&given("1234")).err().unwrap();
+        let refused = bench.pins.try_this(TOKEN, &given("1234")).err().unwrap();
         assert!(refused.to_string().contains("was wrong"), "{refused}");
     }
 
     #[test]
     fn another_token_has_another_pin() {
         let bench = Bench::new("1234");
-        bench.pins.try_one().unwrap().unwrap().was_wrong().unwrap();
+        bench
+            .pins
+            .try_one(TOKEN)
+            .unwrap()
+            .unwrap()
+            .was_wrong()
+            .unwrap();
         let given = SecretBytes::new(b"4321".to_vec());
-        bench.pins.try_this(&given).unwrap().was_wrong().unwrap();
-        bench.pins.forget().unwrap();
-        bench.pins.try_one().unwrap().unwrap();
-        bench.pins.try_this(&given).unwrap();
+        bench
+            .pins
+            .try_this(TOKEN, &given)
+            .unwrap()
+            .was_wrong()
+            .unwrap();
+        for other in ["another", ""] {
+            assert!(bench.pins.has_another(other));
+            bench.pins.try_this(other, &given).unwrap();
+            let trial = bench.pins.try_one(other).unwrap().unwrap();
+            trial.was_not_used().unwrap();
+        }
     }
 
     #[test]
     fn a_pin_that_the_token_did_not_see_does_not_count() {
         let bench = Bench::new("1234");
         for _ in 0..10 {
-            let trial = bench.pins.try_one().unwrap().unwrap();
+            let trial = bench.pins.try_one(TOKEN).unwrap().unwrap();
             trial.was_not_used().unwrap();
         }
-        assert!(bench.pins.has_another());
+        assert!(bench.pins.has_another(TOKEN));
     }
 
     #[test]
     fn a_good_login_clears_the_count() {
         let bench = Bench::new("1234");
         for _ in 0..10 {
-            bench.pins.try_one().unwrap().unwrap().was_right().unwrap();
+            bench
+                .pins
+                .try_one(TOKEN)
+                .unwrap()
+                .unwrap()
+                .was_right()
+                .unwrap();
         }
     }
 
@@ -372,7 +416,7 @@ mod tests {
         fs::write(&bench.file, "1".repeat(MAX_PIN + 1)).unwrap();
         assert!(bench.refusal().contains("longer"));
         fs::write(&bench.file, "1".repeat(MAX_PIN) + "\n").unwrap();
-        assert!(bench.pins.has_another());
+        assert!(bench.pins.has_another(TOKEN));
         fs::write(&bench.file, "1234").unwrap();
         fs::set_permissions(&bench.file, fs::Permissions::from_mode(0o604)).unwrap();
         assert!(bench.refusal().contains("0600"));

@@ -1,10 +1,12 @@
 //! The helper process of one token: started when it is needed, ended when it
 //! hangs, and started again.
 
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
@@ -12,11 +14,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::wire;
+use crate::private_file;
 
 /// How long a helper that has closed a connection may take to be gone, if that
 /// is why.
@@ -53,6 +57,8 @@ pub struct HelperConfig {
 /// A token's helper process.
 pub(super) struct HelperProcess {
     config: HelperConfig,
+    /// Locked by the helper as long as it lives.
+    lock: PathBuf,
     running: Mutex<Running>,
 }
 
@@ -79,15 +85,18 @@ struct Helper {
 /// A connection to the helper: one session with its token.
 pub(super) struct Connection {
     pub(super) stream: Arc<UnixStream>,
+    /// The serial number of the token, once it is logged in there.
+    pub(super) token: String,
     /// Which helper it leads to.
     helper: u64,
 }
 
 impl HelperProcess {
-    /// Starts nothing yet.
-    pub(super) fn new(config: HelperConfig) -> Self {
+    /// Starts nothing yet. `lock`: a file that the helper locks as long as it lives.
+    pub(super) fn new(config: HelperConfig, lock: PathBuf) -> Self {
         Self {
             config,
+            lock,
             running: Mutex::default(),
         }
     }
@@ -118,6 +127,7 @@ impl HelperProcess {
         }
         Ok(Connection {
             stream: ours,
+            token: String::new(),
             helper: running.started,
         })
     }
@@ -143,7 +153,12 @@ impl HelperProcess {
         let helper = {
             let mut running = self.running();
             running.is_over = true;
-            running.helper.take()
+            let helper = running.helper.take();
+            if helper.is_none() {
+                // One that was killed has cut its connections off.
+                return running.bury().is_ok();
+            }
+            helper
         };
         let Some(mut helper) = helper else {
             return true;
@@ -175,6 +190,7 @@ impl HelperProcess {
 
     fn start(&self) -> io::Result<Helper> {
         let (ours, theirs) = UnixStream::pair()?;
+        let lock = self.locked()?;
         let child = Command::new(&self.config.program)
             .arg(&self.config.module)
             .env_clear()
@@ -183,18 +199,46 @@ impl HelperProcess {
             // A terminal's Ctrl-C is for the daemon, which ends it in order.
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
+            // It writes nothing there, and keeps it ([`keep_lock`]).
+            .stdout(Stdio::from(lock.try_clone()?))
             .stderr(Stdio::inherit())
             .spawn()
             .map_err(|error| {
                 let program = self.config.program.display();
                 io::Error::new(error.kind(), format!("the helper {program}: {error}"))
             })?;
+        // For whoever waits for the lock.
+        lock.set_len(0)?;
+        lock.write_all_at(child.id().to_string().as_bytes(), 0)?;
         Ok(Helper {
             child: Some(child),
             door: ours,
             connections: Vec::new(),
         })
+    }
+
+    /// The lock, for a new helper. The one that an earlier daemon left behind holds
+    /// it until it has ended: what that is at is still finished, and its successor
+    /// must not look before.
+    fn locked(&self) -> io::Result<File> {
+        let lock = private_file::open_or_create(&self.lock)?;
+        let is_ours = || match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error),
+        };
+        if is_ours()? {
+            return Ok(lock);
+        }
+        if let Some(holder) = named_in(&lock) {
+            is_gone(holder, &LAST_CALL)?;
+        }
+        if is_ours()? {
+            return Ok(lock);
+        }
+        Err(io::Error::other(
+            "the one of an earlier daemon has not ended yet",
+        ))
     }
 
     /// Held over the start of a process, and never over a call of the module.
@@ -229,7 +273,7 @@ impl Helper {
     /// How it ended, if it has, or does so within this time.
     fn ended(&mut self, within: &Timespec) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
-        is_gone(child, within).ok()?;
+        is_gone(pid(child).ok()?, within).ok()?;
         child.try_wait().ok().flatten()
     }
 }
@@ -253,7 +297,11 @@ impl Drop for Helper {
             return;
         };
         let _ = child.kill();
-        if let Ok(Some(_)) = child.try_wait() {
+        if pid(&child)
+            .and_then(|pid| is_gone(pid, &LAST_CALL))
+            .is_ok_and(|gone| gone)
+        {
+            let _ = child.wait();
             return;
         }
         // One that hangs in a driver ends when that lets go, and nobody waits for
@@ -268,6 +316,7 @@ impl Running {
     /// Ends the helper.
     fn end(&mut self) {
         if let Some(helper) = self.helper.take() {
+            helper.cut_off();
             self.dying = helper.kill();
         }
     }
@@ -277,7 +326,7 @@ impl Running {
     /// look before that, or it takes for gone what is about to appear.
     fn bury(&mut self) -> io::Result<()> {
         if let Some(dying) = &mut self.dying {
-            if !is_gone(dying, &LAST_CALL)? {
+            if !is_gone(pid(dying)?, &LAST_CALL)? {
                 return Err(io::Error::other(
                     "the one before cannot be ended: it hangs in the system, maybe in a driver",
                 ));
@@ -289,11 +338,25 @@ impl Running {
     }
 }
 
-/// Waits for a process's end, so long at most: has it come?
-fn is_gone(child: &Child, within: &Timespec) -> io::Result<bool> {
+fn pid(child: &Child) -> io::Result<Pid> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::other("no process id"))?;
-    let watched = pidfd_open(pid, PidfdFlags::empty())?;
+    pid.ok_or_else(|| io::Error::other("no process id"))
+}
+
+/// The process that has locked the file, if it is named there.
+fn named_in(lock: &File) -> Option<Pid> {
+    let mut bytes = [0; 16];
+    let length = lock.read_at(&mut bytes, 0).ok()?;
+    let text = std::str::from_utf8(bytes.get(..length)?).ok()?;
+    text.parse().ok().and_then(Pid::from_raw)
+}
+
+/// Waits for a process's end, so long at most: has it come?
+fn is_gone(process: Pid, within: &Timespec) -> io::Result<bool> {
+    let watched = match pidfd_open(process, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return Ok(true),
+        watched => watched?,
+    };
     let mut end = [PollFd::new(&watched, PollFlags::IN)];
     Ok(retry_on_intr(|| poll(&mut end, Some(within)))? > 0)
 }
@@ -314,11 +377,25 @@ fn hand_over(door: &UnixStream, connection: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps the lock that the helper was started with, which is its standard output, to
+/// itself: no other program that a module starts inherits it.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn keep_lock() -> io::Result<OwnedFd> {
+    let lock = fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
+    let null = OpenOptions::new().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&null)?;
+    Ok(lock)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
 
     use rustix::process::{Signal, kill_process};
+
+    use std::path::Path;
 
     use super::*;
 
@@ -329,15 +406,18 @@ mod tests {
         let script = directory.path().join("script");
         std::fs::write(
             &script,
-            "/bin/sleep 1000 &\necho $! >\"$PID.new\"\n/bin/mv \"$PID.new\" \"$PID\"\nwait\n",
+            "exec 3<&0\n/bin/sleep 1000 &\necho $! >\"$PID.new\"\n/bin/mv \"$PID.new\" \"$PID\"\nwait\n",
         )
         .unwrap();
         let pid = directory.path().join("pid");
-        let helper = HelperProcess::new(HelperConfig {
-            program: "/bin/sh".into(),
-            module: script,
-            environment: vec![("PID".to_owned(), pid.display().to_string())],
-        });
+        let helper = HelperProcess::new(
+            HelperConfig {
+                program: "/bin/sh".into(),
+                module: script,
+                environment: vec![("PID".to_owned(), pid.display().to_string())],
+            },
+            directory.path().join("helper"),
+        );
         let connection = helper.connect().unwrap();
         let holder = loop {
             if let Ok(pid) = std::fs::read_to_string(&pid) {
@@ -357,11 +437,8 @@ mod tests {
 
     #[test]
     fn the_successor_of_a_helper_starts_when_it_is_gone() {
-        let helper = HelperProcess::new(HelperConfig {
-            program: "/bin/sleep".into(),
-            module: "1000".into(),
-            environment: Vec::new(),
-        });
+        let directory = tempfile::tempdir().unwrap();
+        let helper = sleeper(directory.path());
         for _ in 0..20 {
             helper.connect().unwrap();
             let pid = {
@@ -373,5 +450,27 @@ mod tests {
             helper.connect().unwrap();
             assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
         }
+    }
+
+    fn sleeper(directory: &Path) -> HelperProcess {
+        let config = HelperConfig {
+            program: "/bin/sleep".into(),
+            module: "1000".into(),
+            environment: Vec::new(),
+        };
+        HelperProcess::new(config, directory.join("hsm/helper"))
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_left_behind_has_no_successor_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let earlier = sleeper(directory.path());
+        earlier.connect().unwrap();
+        let next = sleeper(directory.path());
+        let refused = next.connect().err().unwrap().to_string();
+        assert!(refused.contains("has not ended yet"), "{refused}");
+        earlier.end_any();
+        earlier.running().bury().unwrap();
+        next.connect().unwrap();
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use mlskeyd_protocol::v1::KeyId;
 use rusqlite::params;
 
-use super::{rows, storages};
+use super::rows::{self, StorageRow};
+use super::storages;
 use crate::store::error::StoreError;
 use crate::store::row;
 use crate::store::types::{Binding, KeyRecord, Wait};
@@ -13,7 +14,7 @@ use crate::store::writer::Tx;
 use crate::store::{column, keys, seconds};
 
 /// Most rows that one call tidies.
-const CHORE: u32 = 256;
+const CHORE: usize = 256;
 
 /// After a call that found nothing to do, what seems due is something that
 /// cannot be done (a row that does not verify): it is tried again so much later.
@@ -43,12 +44,12 @@ pub(in crate::store) fn destroyable(
     let mut due = Vec::new();
     for (condition, until) in sets {
         let more = limit.saturating_sub(due.len());
-        let condition = format!("{condition} AND state = 1 LIMIT ?2");
-        for key in row::select::<KeyRecord>(tx, &condition, params![until, more])? {
-            if !due.contains(&key.id) && is_due(tx, &key)? {
-                due.push(key.id);
-            }
-        }
+        let condition = format!("{condition} AND state = 1");
+        // Before they are counted: what only seems due would be in the way of the
+        // others for ever.
+        let is_due = |key: &KeyRecord| Ok(!due.contains(&key.id) && is_due(tx, key)?);
+        let keys = row::first(tx, &condition, params![until], more, is_due)?;
+        due.extend(keys.into_iter().map(|key| key.id));
     }
     let idle = due.is_empty() && tx.conn.total_changes() == before;
     tx.live.nothing_due_at = idle.then_some(tx.now.observed);
@@ -80,11 +81,8 @@ pub(in crate::store) fn is_due(tx: &Tx<'_>, key: &KeyRecord) -> Result<bool, Sto
 /// Connections do not outlive the daemon: keys of an earlier run's count as
 /// orphans since this run began.
 fn orphans_of_earlier_runs(tx: &mut Tx<'_>) -> Result<(), StoreError> {
-    let stale: Vec<KeyRecord> = row::select(
-        tx,
-        "wait = 1 AND run < ?1 LIMIT ?2",
-        params![column(tx.live.meta.run), CHORE],
-    )?;
+    let run = [column(tx.live.meta.run)];
+    let stale: Vec<KeyRecord> = row::first(tx, "wait = 1 AND run < ?1", run, CHORE, |_| Ok(true))?;
     for key in stale {
         keys::put(
             tx,
@@ -101,11 +99,10 @@ fn orphans_of_earlier_runs(tx: &mut Tx<'_>) -> Result<(), StoreError> {
 
 fn forget_ended_storages(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     let until = tx.ago(tx.settings.orphan_grace);
-    for storage in rows::storages(tx, "ending <= ?1 LIMIT ?2", params![until, CHORE])? {
-        let over = |since| tx.has_passed(since, tx.settings.orphan_grace);
-        if storage.ends && storage.gone_since.is_some_and(over) {
-            storages::forget_row(tx, &storage)?;
-        }
+    let over = |since| tx.has_passed(since, tx.settings.orphan_grace);
+    let is_over = |row: &StorageRow| Ok(row.ends && row.gone_since.is_some_and(over));
+    for storage in row::first(tx, "ending <= ?1", [until], CHORE, is_over)? {
+        storages::forget_row(tx, &storage)?;
     }
     Ok(())
 }
@@ -113,9 +110,9 @@ fn forget_ended_storages(tx: &mut Tx<'_>) -> Result<(), StoreError> {
 /// The wall clock only starts a grace, and stops it when it is set back: a
 /// wrong date that is put right in time kills nothing.
 fn watch_expiry(tx: &mut Tx<'_>) -> Result<(), StoreError> {
-    let wall = column(tx.now.wall);
-    let expired = "not_after < ?1 AND expired IS NULL AND state = 1 LIMIT ?2";
-    for key in row::select::<KeyRecord>(tx, expired, params![wall, CHORE])? {
+    let wall = [column(tx.now.wall)];
+    let expired = "not_after < ?1 AND expired IS NULL AND state = 1";
+    for key in row::first::<KeyRecord>(tx, expired, wall, CHORE, |_| Ok(true))? {
         let expired_since = Some(tx.now.observed);
         keys::put(
             tx,
@@ -125,8 +122,8 @@ fn watch_expiry(tx: &mut Tx<'_>) -> Result<(), StoreError> {
             },
         )?;
     }
-    let valid_again = "expired IS NOT NULL AND not_after >= ?1 AND state = 1 LIMIT ?2";
-    for key in row::select::<KeyRecord>(tx, valid_again, params![wall, CHORE])? {
+    let valid_again = "expired IS NOT NULL AND not_after >= ?1 AND state = 1";
+    for key in row::first::<KeyRecord>(tx, valid_again, wall, CHORE, |_| Ok(true))? {
         keys::put(
             tx,
             KeyRecord {

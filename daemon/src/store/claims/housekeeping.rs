@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mlskeyd_protocol::v1::{Bytes, Housekeeping, Joined, KeyId, Look, Record};
 use rusqlite::params;
 
-use super::rows;
+use super::rows::{self, ClaimRow, RecordRow};
 use crate::store::error::StoreError;
 use crate::store::row;
 use crate::store::types::KeyRecord;
@@ -36,10 +36,12 @@ pub(super) fn of(tx: &mut Tx<'_>, storage: u64) -> Result<Housekeeping, StoreErr
 }
 
 fn joined(tx: &Tx<'_>, storage: u64) -> Result<Vec<Joined>, StoreError> {
-    let rows = rows::records(
+    let rows: Vec<RecordRow> = row::first(
         tx,
-        "storage = ?1 AND joined = 1 LIMIT ?2",
-        params![column(storage), MAX_RECORDS],
+        "storage = ?1 AND joined = 1",
+        [column(storage)],
+        MAX_RECORDS,
+        |_| Ok(true),
     )?;
     Ok(rows
         .into_iter()
@@ -53,20 +55,20 @@ fn joined(tx: &Tx<'_>, storage: u64) -> Result<Vec<Joined>, StoreError> {
 }
 
 fn dead(tx: &Tx<'_>, storage: u64) -> Result<Vec<Record>, StoreError> {
-    let mut dead = rows::records(
+    let mut dead: Vec<RecordRow> = row::first(
         tx,
-        "storage = ?1 AND dead = 1 LIMIT ?2",
-        params![column(storage), MAX_RECORDS],
+        "storage = ?1 AND dead = 1",
+        [column(storage)],
+        MAX_RECORDS,
+        |_| Ok(true),
     )?;
     let judged = tx.ago(tx.settings.grace);
-    let mut unbound = rows::records(
+    let mut unbound = row::first(
         tx,
-        "storage = ?1 AND unbound <= ?2 AND dead = 0 LIMIT ?3",
-        params![
-            column(storage),
-            judged,
-            MAX_RECORDS.saturating_sub(dead.len())
-        ],
+        "storage = ?1 AND unbound <= ?2 AND dead = 0",
+        params![column(storage), judged],
+        MAX_RECORDS.saturating_sub(dead.len()),
+        |_| Ok(true),
     )?;
     dead.append(&mut unbound);
     Ok(dead.into_iter().map(|row| row.record).collect())
@@ -77,10 +79,12 @@ fn ending(tx: &Tx<'_>, storage: u64) -> Result<Vec<Bytes>, StoreError> {
     let Some(before) = tx.live.in_doubt_before(storage) else {
         return Ok(Vec::new());
     };
-    let rows = rows::records(
+    let rows: Vec<RecordRow> = row::first(
         tx,
-        "storage = ?1 AND ending < ?2 LIMIT ?3",
-        params![column(storage), column(before), MAX_RECORDS],
+        "storage = ?1 AND ending < ?2",
+        [column(storage), column(before)],
+        MAX_RECORDS,
+        |_| Ok(true),
     )?;
     Ok(rows.into_iter().filter_map(|row| row.group).collect())
 }
@@ -101,10 +105,12 @@ fn looks(tx: &mut Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     const NAMED_HERE: &str = "EXISTS (SELECT 1 FROM claims WHERE claims.key = keys.id
         AND claims.storage = ?1 AND claims.released IS NOT NULL)";
     let grace = tx.settings.grace;
-    let keys: Vec<KeyRecord> = row::select(
+    let keys: Vec<KeyRecord> = row::first(
         tx,
-        &format!("wait = 3 AND since <= ?2 AND state = 1 AND {NAMED_HERE} ORDER BY since LIMIT ?3"),
-        params![column(storage), tx.ago(grace), MAX_LOOKS],
+        &format!("wait = 3 AND since <= ?2 AND state = 1 AND {NAMED_HERE} ORDER BY since"),
+        params![column(storage), tx.ago(grace)],
+        MAX_LOOKS,
+        |_| Ok(true),
     )?;
     let mut looks = Vec::new();
     for key in &keys {
@@ -140,13 +146,19 @@ fn doubts(tx: &Tx<'_>, storage: u64) -> Result<Vec<Look>, StoreError> {
     let Some(before) = tx.live.in_doubt_before(storage) else {
         return Ok(Vec::new());
     };
-    let in_doubt = rows::in_doubt(tx, storage, before, MAX_DOUBTS)?;
+    // What does not verify could not be answered for.
+    let is_known = |claim: &ClaimRow| {
+        Ok(matches!(
+            keys::get(tx.conn, tx.mac, &claim.key),
+            Ok(Some(_))
+        ))
+    };
+    let in_doubt = rows::in_doubt(tx, storage, before, MAX_DOUBTS, is_known)?;
     let in_doubt: BTreeSet<KeyId> = in_doubt.into_iter().map(|claim| claim.key).collect();
     let mut looks = Vec::new();
     for key in in_doubt {
-        // What does not verify could not be answered for.
-        if looks.len() >= MAX_LOOKS || !matches!(keys::get(tx.conn, tx.mac, &key), Ok(Some(_))) {
-            continue;
+        if looks.len() >= MAX_LOOKS {
+            break;
         }
         let mut records = Vec::new();
         for claim in rows::key_in_doubt(tx, storage, &key, before)? {

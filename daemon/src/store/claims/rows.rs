@@ -296,11 +296,14 @@ pub(super) fn in_doubt(
     storage: u64,
     before: u64,
     limit: usize,
+    wanted: impl FnMut(&ClaimRow) -> Result<bool, StoreError>,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    claims(
+    row::first(
         tx,
-        "storage = ?1 AND unsettled < ?2 AND released IS NULL ORDER BY unsettled LIMIT ?3",
-        params![column(storage), column(before), limit],
+        "storage = ?1 AND unsettled < ?2 AND released IS NULL ORDER BY unsettled",
+        [column(storage), column(before)],
+        limit,
+        wanted,
     )
 }
 
@@ -381,11 +384,12 @@ pub(super) fn group_of_leaf(
     storage: u64,
     public_key: &Bytes,
 ) -> Result<Option<Bytes>, StoreError> {
-    // Honestly one; more than one, in case that its row does not verify.
-    let rows = own_leaves(
+    let rows: Vec<OwnLeafRow> = row::first(
         tx,
-        "storage = ?1 AND public_key = ?2 LIMIT 8",
+        "storage = ?1 AND public_key = ?2",
         params![column(storage), public_key.0],
+        1,
+        |_| Ok(true),
     )?;
     Ok(rows.into_iter().map(|row| row.group).next())
 }

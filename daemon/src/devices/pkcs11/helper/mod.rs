@@ -33,6 +33,7 @@ use rustix::process::{Signal, getpid, kill_process};
 pub use zeroizing_alloc::ZeroAlloc as WipingAlloc;
 
 use self::token::{Token, TokenSession};
+use super::process::keep_lock;
 use super::wire::{self, Answer, Reply, Request, TokenError};
 
 /// How long the end may take if there is no daemon any more that would end the
@@ -65,6 +66,7 @@ struct Module {
 /// See [`HelperError`]. That the module does not work is told to the daemon.
 pub fn serve(module: &Path) -> Result<(), HelperError> {
     confine::confine().map_err(HelperError::Confine)?;
+    let _alone = keep_lock()?;
     let module: Arc<Result<Module, TokenError>> = Arc::new(load(module));
     // Each session has its end of it.
     let (in_use, sessions) = mpsc::channel::<Infallible>();
