@@ -10,6 +10,7 @@ mod maker;
 mod process;
 mod softhsm;
 mod swtpm;
+mod tap;
 mod tpm2_pkcs11;
 
 pub use chat::{Answer, Chat, Hub, Refused};
@@ -21,6 +22,7 @@ pub use maker::Maker;
 pub use process::Process;
 pub use softhsm::{Shown, SoftHsm};
 pub use swtpm::Swtpm;
+pub use tap::Tap;
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 
 use std::path::{Path, PathBuf};

@@ -25,8 +25,8 @@ pub struct Swtpm {
 
 /// An even port and the next one, which no other test takes.
 #[derive(Debug)]
-struct Ports {
-    first: u16,
+pub(super) struct Ports {
+    pub(super) first: u16,
     _claim: UnixListener,
 }
 
@@ -89,7 +89,15 @@ impl Swtpm {
 
     /// As the configuration names it.
     pub fn tcti(&self) -> String {
-        format!("swtpm:host=127.0.0.1,port={}", self.ports.first)
+        Self::tcti_at(self.port())
+    }
+
+    pub(super) fn tcti_at(port: u16) -> String {
+        format!("swtpm:host=127.0.0.1,port={port}")
+    }
+
+    pub(super) const fn port(&self) -> u16 {
+        self.ports.first
     }
 
     /// The same, checked.
@@ -102,8 +110,13 @@ impl Swtpm {
 
     /// A device of this name for the daemon's configuration.
     pub fn device(&self, name: &str) -> String {
+        Self::device_at(name, &self.tcti())
+    }
+
+    /// The same, of a TPM that is reached like this.
+    pub fn device_at(name: &str, tcti: &str) -> String {
         let mut text = format!("[[devices]]\nname = {name:?}\nkind = \"tpm2\"\n");
-        let _ = writeln!(text, "tcti = {:?}", self.tcti());
+        let _ = writeln!(text, "tcti = {tcti:?}");
         text
     }
 
@@ -159,7 +172,7 @@ impl Swtpm {
 }
 
 impl Ports {
-    fn claim() -> Self {
+    pub(super) fn claim() -> Self {
         loop {
             let first = rand::random_range(PORTS) & !1;
             // A name in the kernel, which ends with this process.
@@ -179,7 +192,7 @@ impl Ports {
     }
 }
 
-fn address(port: u16) -> SocketAddr {
+pub(super) fn address(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 

@@ -1,13 +1,15 @@
 //! What an honest machine shows, and what it cannot show.
 
+use mlskeyd::attest::{Challenge, DeviceChallenge};
 use mlskeyd_protocol::v1::SignatureScheme;
-use mlskeyd_tests::rig::{Maker, Swtpm};
+use mlskeyd_tests::rig::{Maker, Swtpm, Tap};
 use serde_json::Value;
 
-use super::scene::{ACCEPTED, Machine, NONCE, NOT_BOUND, Verifier, made, stage};
+use super::hostile::{Hostile, claims_of};
+use super::scene::{ACCEPTED, Asked, Machine, NONCE, NOT_BOUND, Verifier, made, stage};
 
 /// From the evidence to the verdict.
-fn is_accepted(machine: &mut Machine, verifier: &Verifier<'_>, through_a_restart: bool) -> Value {
+fn is_accepted(machine: &mut Machine, verifier: &Verifier<'_>, through_a_power_cut: bool) -> Value {
     let evidence = machine.evidence("alice", NONCE, "evidence").unwrap();
     let (code, json) = verifier.verify(&evidence, None);
     assert_eq!(
@@ -21,18 +23,14 @@ fn is_accepted(machine: &mut Machine, verifier: &Verifier<'_>, through_a_restart
             .contains("the AK is not bound to this TPM")
     );
     let asked = verifier.challenge(&evidence, "asked").unwrap();
-    if through_a_restart {
-        machine.daemon.stop();
+    if through_a_power_cut {
         machine.tpm.kill();
         machine.tpm.start();
-        machine.daemon.restart(&machine.options);
     }
     let response = machine.activate(&asked.challenge, "response").unwrap();
-    let secret = std::fs::read_to_string(&asked.secret).unwrap();
-    let secret: Value = serde_json::from_str(&secret).unwrap();
-    let secret = secret["content"]["secret"].as_str().unwrap();
     let answered = std::fs::read_to_string(&response).unwrap();
-    assert!(!answered.contains(secret), "it does not travel back");
+    let secret = hex::encode(secret_of(&asked));
+    assert!(!answered.contains(&secret), "it does not travel back");
     let (code, json) = verifier.verify(&evidence, Some((&asked, &response)));
     assert_eq!(
         (code, &json["verdict"]),
@@ -112,6 +110,43 @@ fn spoil(challenge: &std::path::Path) -> std::path::PathBuf {
     let spoilt = challenge.with_extension("spoilt");
     std::fs::write(&spoilt, json.to_string()).unwrap();
     spoilt
+}
+
+/// What only the verifier and the TPM know of a challenge.
+fn secret_of(asked: &Asked) -> Vec<u8> {
+    let secret: Value = serde_json::from_slice(&std::fs::read(&asked.secret).unwrap()).unwrap();
+    hex::decode(secret["content"]["secret"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn nobody_on_the_way_to_the_tpm_reads_the_secret_of_a_challenge() {
+    let stage = stage();
+    let maker = Maker::new(&stage, "maker");
+    let tpm = Swtpm::made_by(&maker, &stage, "tpm");
+    let tap = Tap::before(&tpm);
+    let mut machine = Machine::over(stage, tpm, &tap.tcti());
+    let stage = super::scene::stage();
+    let verifier = Verifier::new(&stage, maker.authority());
+    let evidence = machine.evidence("alice", NONCE, "evidence").unwrap();
+    let asked = verifier.challenge(&evidence, "asked").unwrap();
+    machine.activate(&asked.challenge, "response").unwrap();
+    let challenge = Challenge::read(&std::fs::read(&asked.challenge).unwrap()).unwrap();
+    let DeviceChallenge::Tpm2(passed) = challenge.challenge;
+    assert!(tap.saw(&passed.credential), "it hears the TPM");
+    assert!(!tap.saw(&secret_of(&asked)));
+
+    // Without the session that the daemon has, it would.
+    machine.daemon.stop();
+    let mut careless = Hostile::over(&machine.tpm, &tap.tcti());
+    let (ak, key) = (careless.real_ak(), careless.real_key());
+    let ek = careless.ek();
+    let envelope = careless.certify(ek, &ak, &key, &claims_of(&key));
+    let evidence = stage.path("careless");
+    std::fs::write(&evidence, envelope.write()).unwrap();
+    let asked = verifier.challenge(&evidence, "careless").unwrap();
+    let challenge = Challenge::read(&std::fs::read(&asked.challenge).unwrap()).unwrap();
+    careless.activate(ak.0, &challenge).unwrap();
+    assert!(tap.saw(&secret_of(&asked)));
 }
 
 #[test]

@@ -41,8 +41,13 @@ pub struct Hostile {
 impl Hostile {
     /// One who has this TPM, which swtpm_setup made.
     pub fn with(tpm: &Swtpm) -> Self {
+        Self::over(tpm, &tpm.tcti())
+    }
+
+    /// The same, who reaches it like this.
+    pub fn over(tpm: &Swtpm, tcti: &str) -> Self {
         tpm.tool(&["nvread", "0x01c00002", "-o", "ek.der"]);
-        let tcti = TctiNameConf::from_str(&tpm.tcti()).unwrap();
+        let tcti = TctiNameConf::from_str(tcti).unwrap();
         Self {
             context: Context::new(tcti).unwrap(),
             ek_certificate: std::fs::read(tpm.state().join("ek.der")).unwrap(),

@@ -25,10 +25,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// With a TPM of this maker's, as `prepare` leaves it.
+    /// With this TPM.
     pub fn new(stage: Stage, tpm: Swtpm) -> Self {
+        let tcti = tpm.tcti();
+        Self::over(stage, tpm, &tcti)
+    }
+
+    /// With this TPM, which is reached like this.
+    pub fn over(stage: Stage, tpm: Swtpm, tcti: &str) -> Self {
         let options = Options {
-            extra: tpm.device("tpm"),
+            extra: Swtpm::device_at("tpm", tcti),
             ..Options::default()
         };
         let machine = Self {
