@@ -68,8 +68,11 @@ pub(super) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
 struct Algorithm {
     key: AlgorithmIdentifier,
     signature: AlgorithmIdentifier,
-    verify: fn(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()>,
+    verify: Verify,
 }
+
+/// Of a key, a message and a signature: is it the key's over the message?
+type Verify = fn(&[u8], &[u8], &[u8]) -> Option<()>;
 
 impl SignatureVerificationAlgorithm for Algorithm {
     fn verify_signature(

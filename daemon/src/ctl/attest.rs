@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use mlskeyd_protocol::client::{AdminClient, Call};
+use mlskeyd_protocol::limits::MAX_DEADLINE;
 use mlskeyd_protocol::v1::{AnswerChallenge, AttestIdentity, Bytes};
 use pki_types::UnixTime;
 use serde_json::{Value, json};
@@ -32,6 +33,11 @@ pub(super) fn run(
     call: &Call<'_>,
     show: impl Fn(Value, String) -> String,
 ) -> Result<Answer, CtlError> {
+    // A chip may take minutes to make an RSA key.
+    let call = &Call {
+        deadline: MAX_DEADLINE,
+        ..*call
+    };
     match command {
         AttestCommand::Evidence {
             owner,

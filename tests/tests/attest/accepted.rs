@@ -1,6 +1,7 @@
 //! What an honest machine shows, and what it cannot show.
 
-use mlskeyd::attest::{Challenge, DeviceChallenge};
+use mlskeyd::attest::tpm::{EkKind, endorsement};
+use mlskeyd::attest::{Challenge, DeviceChallenge, Envelope, Evidence};
 use mlskeyd_protocol::v1::SignatureScheme;
 use mlskeyd_tests::rig::{Maker, Swtpm, Tap};
 use serde_json::Value;
@@ -75,6 +76,35 @@ fn a_key_is_accepted_beside_a_p256_key_whose_certificates_are_in_the_tpm() {
     let mut machine = Machine::new(stage, tpm);
     // Its seed makes the same keys again.
     is_accepted(&mut machine, &verifier, true);
+    // An RSA key takes a chip long to make.
+    let challenge = std::fs::read(machine.stage.path("evidence")).unwrap();
+    let Evidence::Tpm2(evidence) = Envelope::read(&challenge).unwrap().evidence;
+    let used = endorsement::kind(&evidence.keys.ek_public);
+    assert_eq!(used, Some(EkKind::EccP256));
+}
+
+#[test]
+fn an_endorsement_key_that_the_system_keeps_is_used_if_it_is_one() {
+    let stage = stage();
+    let maker = Maker::new(&stage, "maker");
+    let tpm = Swtpm::made_by(&maker, &stage, "tpm");
+    // A key of somebody's in its place.
+    tpm.tool(&["evictcontrol", "-C", "o", "-c", "0x81010001"]);
+    tpm.tool(&[
+        "createprimary",
+        "-C",
+        "e",
+        "-G",
+        "rsa2048",
+        "-c",
+        "other.ctx",
+    ]);
+    tpm.tool(&["evictcontrol", "-C", "o", "-c", "other.ctx", "0x81010001"]);
+    tpm.tool(&["flushcontext", "-t"]);
+    let verifiers = super::scene::stage();
+    let verifier = Verifier::new(&verifiers, maker.authority());
+    let mut machine = Machine::new(stage, tpm);
+    is_accepted(&mut machine, &verifier, false);
 }
 
 #[test]
