@@ -63,12 +63,15 @@ pub(super) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     },
 ];
 
+/// Verifies, by a key, a message's signature.
+type Verify = fn(&[u8], &[u8], &[u8]) -> Option<()>;
+
 /// One combination of a key and a hash.
 #[derive(Debug)]
 struct Algorithm {
     key: AlgorithmIdentifier,
     signature: AlgorithmIdentifier,
-    verify: fn(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()>,
+    verify: Verify,
 }
 
 impl SignatureVerificationAlgorithm for Algorithm {
