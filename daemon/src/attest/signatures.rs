@@ -63,6 +63,9 @@ pub(super) const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     },
 ];
 
+/// Verifies, by a key, a message's signature.
+type Verify = fn(&[u8], &[u8], &[u8]) -> Option<()>;
+
 /// One combination of a key and a hash.
 #[derive(Debug)]
 struct Algorithm {
