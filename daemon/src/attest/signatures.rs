@@ -74,9 +74,6 @@ struct Algorithm {
     verify: Verify,
 }
 
-/// Of a key, a message and a signature: is it the key's over the message?
-type Verify = fn(&[u8], &[u8], &[u8]) -> Option<()>;
-
 impl SignatureVerificationAlgorithm for Algorithm {
     fn verify_signature(
         &self,
