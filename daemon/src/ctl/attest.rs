@@ -198,6 +198,9 @@ fn document(bytes: &[u8]) -> Answer {
 
 fn read_roots(path: &Path) -> Result<Roots, CtlError> {
     let pem = read(path, MAX_ROOTS)?;
+    if pem.len() > MAX_ROOTS {
+        return Err(at(path, format!("longer than {MAX_ROOTS} bytes")));
+    }
     Roots::from_pem(&pem).map_err(|error| at(path, error))
 }
 
@@ -206,16 +209,14 @@ fn read_secret(path: &Path) -> Result<Secret, CtlError> {
     Secret::read(&document).map_err(|error: DocumentError| at(path, printable(&error.to_string())))
 }
 
-/// Reads a file of at most so many bytes.
+/// Reads a file. Of one that is longer than the limit there is one byte more: who
+/// judges the content says then that it is too long.
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CtlError> {
     let file = File::open(path).map_err(|error| at(path, error))?;
     let mut bytes = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX);
     let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
     read.map_err(|error| at(path, error))?;
-    if bytes.len() > limit {
-        return Err(at(path, format!("longer than {limit} bytes")));
-    }
     Ok(bytes)
 }
 

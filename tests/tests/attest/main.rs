@@ -2,6 +2,7 @@
 //! machines that only pretend do not.
 
 mod accepted;
+mod files;
 mod forged;
 mod hostile;
 mod scene;
