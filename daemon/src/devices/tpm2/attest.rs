@@ -103,10 +103,7 @@ impl Connection {
                 let opened = connection.run_with(Secrecy::Answer, Some(policy.into()), |context| {
                     context.activate_credential(ak, ek, credential, seed)
                 });
-                // The TPM ends it itself where it was of use.
-                if opened.is_err() {
-                    connection.flush(session_handle(policy.into()));
-                }
+                connection.flush(session_handle(policy.into()));
                 let secret = opened.map_err(|error| {
                     if connection.is_of_challenge(error) {
                         DeviceError::ForeignChallenge
