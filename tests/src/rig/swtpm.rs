@@ -150,9 +150,14 @@ impl Swtpm {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// What is loaded: transient objects and sessions. Nobody may be connected.
+    /// What is there for a time: transient objects, and sessions, loaded and saved.
+    /// Nobody may be connected.
     pub fn loaded(&self) -> Vec<String> {
-        let kinds = ["handles-transient", "handles-loaded-session"];
+        let kinds = [
+            "handles-transient",
+            "handles-loaded-session",
+            "handles-saved-session",
+        ];
         let listed = kinds.map(|kind| self.tool(&["getcap", kind]));
         let lines = listed.iter().flat_map(|text| text.lines());
         lines.map(|line| line.trim().to_owned()).collect()

@@ -4,6 +4,8 @@ mod bench;
 mod conformance;
 mod crash;
 mod destroyed;
+mod fairness;
+mod killed;
 mod life;
 mod lost;
 mod setup;
