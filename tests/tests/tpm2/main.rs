@@ -1,6 +1,7 @@
 //! A TPM 2.0 as a device: on swtpm.
 
 mod bench;
+mod bystander;
 mod conformance;
 mod crash;
 mod destroyed;
@@ -9,3 +10,4 @@ mod killed;
 mod life;
 mod lost;
 mod setup;
+mod sniffer;
