@@ -170,6 +170,12 @@ impl Swtpm {
         lines.map(str::to_owned).collect()
     }
 
+    /// The objects that are in it for good. Nobody may be connected.
+    pub fn persistent(&self) -> Vec<String> {
+        let listed = self.tool(&["getcap", "handles-persistent"]);
+        listed.lines().map(str::to_owned).collect()
+    }
+
     /// Where its state is, and files that tools leave.
     pub fn state(&self) -> &Path {
         &self.state

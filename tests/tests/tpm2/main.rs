@@ -9,5 +9,6 @@ mod fairness;
 mod killed;
 mod life;
 mod lost;
+mod many;
 mod setup;
 mod sniffer;
