@@ -7,20 +7,8 @@ use std::process::Command;
 use mlskeyd::devices::tpm2::Revealed;
 use mlskeyd::devices::{DeviceError, DeviceState, StoredKey};
 
-use super::bench::{Bench, KINDS, destroy, make, state, use_key};
+use super::bench::{Bench, KINDS, destroy, generations_file, make, state, use_key};
 use super::bystander::Bystander;
-
-/// The one file of generations.
-fn generations_file(directory: &Path) -> std::path::PathBuf {
-    let entries = fs::read_dir(directory).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
-    let mut files: Vec<_> = paths
-        .filter(|path| name(path).starts_with("generations-"))
-        .collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files.remove(0)
-}
 
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status();

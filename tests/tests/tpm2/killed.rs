@@ -15,9 +15,12 @@ use mlskeyd_protocol::v1::*;
 use mlskeyd_tests::forge::{group_secrets, labelled};
 use mlskeyd_tests::member::{Member, client, keep, let_go, message};
 use mlskeyd_tests::programs;
+use mlskeyd_tests::registry_keys::stored_keys;
 use mlskeyd_tests::rig::{Caught, Daemon, Maker, Options, Stage, Stop, Swtpm, Tap, code};
 use mlskeyd_tests::suite::{SUITE_1, SUITE_2, Suite, sealed, verifies};
 use tss_esapi::constants::CommandCode;
+
+use super::bench::generations;
 
 /// One client in each.
 const SUITES: [Suite; 4] = [SUITE_1, SUITE_2, SUITE_1, SUITE_2];
@@ -442,6 +445,11 @@ fn nothing_else_is_left(scene: &mut Scene, residents: Vec<Resident>) {
     assert!(released.iter().all(|key| !different.contains(key)));
 
     scene.daemon.stop();
+    // The device has the secrets that these keys need, and no other.
+    let needed = stored_keys(&scene.daemon).into_iter();
+    let needed: BTreeSet<_> = needed.map(|key| *key.generation.as_bytes()).collect();
+    let directory = scene.daemon.state().join("devices/tpm");
+    assert_eq!(generations(&directory), needed.len());
     assert_eq!(scene.tpm.loaded(), [""; 0]);
     // Beside those that the TPM's maker left.
     let indices = scene.tpm.indices().into_iter();
