@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use mlskeyd::attest::tpm::attribute;
+use mlskeyd::config::{Tcti, Tpm2Config};
+use mlskeyd::devices::{Device as _, Start};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
 use mlskeyd_protocol::v1::*;
 use mlskeyd_tests::forge::{group_secrets, labelled};
@@ -20,7 +22,7 @@ use mlskeyd_tests::rig::{Caught, Daemon, Maker, Options, Stage, Stop, Swtpm, Tap
 use mlskeyd_tests::suite::{SUITE_1, SUITE_2, Suite, sealed, verifies};
 use tss_esapi::constants::CommandCode;
 
-use super::bench::generations;
+use super::bench::{self, Bench, KINDS, generations, make, state, use_key};
 
 /// One client in each.
 const SUITES: [Suite; 4] = [SUITE_1, SUITE_2, SUITE_1, SUITE_2];
@@ -410,6 +412,45 @@ fn a_tpm_that_is_killed_in_the_middle_of_anything_costs_nothing() {
         sum(|it| it.failed)
     );
     nothing_else_is_left(&mut scene, residents);
+}
+
+/// Of all steps of a set-up those that change the TPM, or try what it allows.
+#[test]
+fn a_tpm_that_is_killed_while_it_is_set_up_is_set_up_anew() {
+    use CommandCode::*;
+    for command in [CreatePrimary, Create, NvDefineSpace, NvWrite] {
+        for stop in [Stop::Unheard, Stop::Unanswered] {
+            let mut bench = Bench::new();
+            let tap = Tap::before(&bench.tpm);
+            let config = Tpm2Config {
+                tcti: Tcti::parse(&tap.tcti()).unwrap(),
+                nv_index: None,
+            };
+            let snare = tap.snare(stop, move |bytes| code(bytes) == Some(command));
+            let directory = bench.directory.clone();
+            let opened =
+                std::thread::spawn(move || bench::open(&config, &directory, Start::CreateIfAbsent));
+            let caught = snare.wait();
+            bench.tpm.kill();
+            bench.tpm.start();
+            drop(caught);
+            let mut device = opened.join().unwrap();
+            let (found, reason) = state(&device);
+            assert_eq!(
+                found,
+                DeviceState::Absent,
+                "{command:?}, {stop:?}: {reason}"
+            );
+            device.probe();
+            let (found, reason) = state(&device);
+            assert_eq!(found, DeviceState::Ready, "{command:?}, {stop:?}: {reason}");
+            let key = make(&mut device, 1, KINDS[0]).unwrap();
+            drop(device);
+            use_key(&mut bench.reopen(), &key).unwrap();
+            assert_eq!(bench.tpm.indices().len(), 1, "{command:?}, {stop:?}");
+            assert_eq!(bench.tpm.loaded(), [""; 0]);
+        }
+    }
 }
 
 /// Each moment is met before and after the TPM has obeyed; in a long run also
