@@ -38,9 +38,19 @@ struct Scene {
     _stage: Stage,
 }
 
-/// What each thing costs: the commands of each time, and how long it took.
+/// What is done, and in which suite.
+type What = (u16, &'static str);
+
+/// What each thing costs.
 #[derive(Default)]
-struct Costs(BTreeMap<(u16, &'static str), (Vec<Vec<CommandCode>>, Vec<Duration>)>);
+struct Costs(BTreeMap<What, Cost>);
+
+/// Of each time: the commands, and how long it took.
+#[derive(Default)]
+struct Cost {
+    commands: Vec<Vec<CommandCode>>,
+    times: Vec<Duration>,
+}
 
 impl Scene {
     fn new() -> Self {
@@ -157,15 +167,15 @@ impl Holder {
 
 impl Costs {
     /// Does something, and notes what it costs.
-    fn note(&mut self, scene: &Scene, what: (u16, &'static str), work: &mut dyn FnMut()) {
+    fn note(&mut self, scene: &Scene, what: What, work: &mut dyn FnMut()) {
         let (before, begun) = (scene.tap.count(), Instant::now());
         work();
         let took = begun.elapsed();
         let commands = scene.tap.commands(before);
         let commands = commands.iter().map(|command| code(command).unwrap());
-        let (all, times) = self.0.entry(what).or_default();
-        all.push(commands.collect());
-        times.push(took);
+        let cost = self.0.entry(what).or_default();
+        cost.commands.push(commands.collect());
+        cost.times.push(took);
     }
 
     /// Of all that there is to do, by some of the holders.
@@ -205,20 +215,23 @@ fn a_key_among_many_costs_what_it_costs_among_few() {
     fill(&mut holders, MANY);
     println!("{MANY} keys after {:?}", begun.elapsed());
     let many = Costs::of(&scene, &mut holders[..2]);
-    for (what, (commands, times)) in &few.0 {
-        let (commands_of_many, times_of_many) = &many.0[what];
-        let [few, many] = [times, times_of_many].map(|times| median(times));
+    for (what, of_few) in &few.0 {
+        let of_many = &many.0[what];
+        let [few, many] = [of_few, of_many].map(|cost| median(&cost.times));
+        let commands = &of_few.commands;
         println!(
             "{what:x?}: {few:?} among few, {many:?} among many: {:?}",
             commands[0]
         );
         assert!(!commands[0].is_empty());
-        assert_eq!(commands_of_many, commands, "{what:?}");
+        assert_eq!(of_many.commands, *commands, "{what:?}");
     }
-    // Any of them does what it is for.
+    // Any of them does what it is for; for each use room is made, and it is loaded.
     for holder in &holders {
+        let before = scene.tap.count();
         holder.sign(&scene);
         holder.open(&scene, &holder.packages[0]);
+        assert!(scene.tap.count() - before <= 2 * 3);
     }
     scene.daemon.stop();
     assert_eq!(scene.tpm.loaded(), [""; 0]);
