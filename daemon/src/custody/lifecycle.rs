@@ -75,10 +75,7 @@ impl Session {
         let custody = self.custody();
         let record = custody.registry.identity(&self.caller().owner, name).await;
         match record.map_err(failure::of_store)? {
-            Some(record) => {
-                let key = custody.key(record.key).await?;
-                Ok(Some((record, key)))
-            }
+            Some(record) => custody.with_key(record).await.map(Some),
             None => Ok(None),
         }
     }
@@ -277,7 +274,16 @@ impl Session {
 impl Custody {
     /// A key that is there and usable, whoever owns it.
     pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
-        let key = self.registry.key(id).await.map_err(failure::of_store)?;
+        self.found(id, self.registry.key(id).await)
+    }
+
+    /// The same of what the registry has found.
+    pub(super) fn found(
+        &self,
+        id: KeyId,
+        key: Result<Option<Arc<KeyRecord>>, StoreError>,
+    ) -> Result<Arc<KeyRecord>, Failure> {
+        let key = key.map_err(failure::of_store)?;
         self.usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
     }
 

@@ -1,10 +1,13 @@
-//! Somebody on the way to a TPM, who writes down all that passes.
+//! Somebody on the way to a TPM, who writes down all that passes, and can stop a
+//! command there.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
+
+use tss_esapi::constants::CommandCode;
 
 use super::Swtpm;
 use super::swtpm::{Ports, address};
@@ -17,10 +20,39 @@ pub struct Tap {
     threads: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+/// Where a command is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Before the TPM has heard of it.
+    Unheard,
+    /// When the TPM has obeyed, and before anybody knows.
+    Unanswered,
+}
+
+/// A command that is to be stopped.
+#[derive(Debug)]
+pub struct Snare(mpsc::Receiver<Caught>);
+
+/// A command that was stopped. With this value its connection ends, and nothing
+/// more comes through it.
+#[derive(Debug)]
+pub struct Caught {
+    _end: mpsc::Sender<()>,
+}
+
+type IsIt = Box<dyn Fn(&[u8]) -> bool + Send>;
+
+#[derive(Default)]
 struct Wire {
-    seen: Mutex<Vec<u8>>,
+    seen: Mutex<Seen>,
+    snare: Mutex<Option<(Stop, IsIt, mpsc::Sender<Caught>)>>,
     ended: AtomicBool,
+}
+
+#[derive(Default)]
+struct Seen {
+    bytes: Vec<u8>,
+    commands: Vec<Vec<u8>>,
 }
 
 impl Tap {
@@ -30,10 +62,11 @@ impl Tap {
     /// If there are no ports for it.
     pub fn before(tpm: &Swtpm) -> Self {
         let (ports, wire) = (Ports::claim(), Arc::<Wire>::default());
-        let threads = (0..2).map(|n| {
+        let channels: [fn(&Arc<Wire>, TcpStream, TcpStream); 2] = [Wire::commands, Wire::control];
+        let threads = (0..).zip(channels).map(|(n, channel)| {
             let listener = TcpListener::bind(address(ports.first + n)).expect("a free port");
             let (wire, tpm) = (Arc::clone(&wire), tpm.port() + n);
-            std::thread::spawn(move || wire.listen(&listener, tpm))
+            std::thread::spawn(move || wire.listen(&listener, tpm, channel))
         });
         Self {
             threads: threads.collect(),
@@ -49,27 +82,125 @@ impl Tap {
 
     /// Did these bytes pass, in either direction?
     pub fn saw(&self, bytes: &[u8]) -> bool {
-        let seen = self.wire.seen.lock().expect("no thread panicked");
-        seen.windows(bytes.len()).any(|window| window == bytes)
+        let seen = self.wire.seen();
+        seen.bytes
+            .windows(bytes.len())
+            .any(|window| window == bytes)
+    }
+
+    /// All bytes that passed, in either direction.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.wire.seen().bytes.clone()
+    }
+
+    /// How many commands were sent so far.
+    pub fn count(&self) -> usize {
+        self.wire.seen().commands.len()
+    }
+
+    /// The commands that were sent, from this one on.
+    pub fn commands(&self, first: usize) -> Vec<Vec<u8>> {
+        let seen = self.wire.seen();
+        seen.commands.iter().skip(first).cloned().collect()
+    }
+
+    /// Has the next command that this is true of stopped on its way.
+    pub fn snare(&self, stop: Stop, is_it: impl Fn(&[u8]) -> bool + Send + 'static) -> Snare {
+        let (caught, catch) = mpsc::channel();
+        let snare = (stop, Box::new(is_it) as IsIt, caught);
+        *self.wire.snare.lock().expect("no thread panicked") = Some(snare);
+        Snare(catch)
     }
 }
 
+impl Snare {
+    /// Waits for the command.
+    ///
+    /// # Panics
+    /// If another command was to be stopped meanwhile.
+    pub fn wait(self) -> Caught {
+        self.0.recv().expect("a snare is set")
+    }
+}
+
+/// What a command is (TPM 2.0 Library, Part 3, 5.2).
+pub fn code(command: &[u8]) -> Option<CommandCode> {
+    let code = command.get(6..10)?.try_into().ok()?;
+    CommandCode::try_from(u32::from_be_bytes(code)).ok()
+}
+
 impl Wire {
-    fn listen(self: &Arc<Self>, listener: &TcpListener, tpm: u16) {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no thread panicked")
+    }
+
+    fn listen(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        tpm: u16,
+        channel: fn(&Arc<Self>, TcpStream, TcpStream),
+    ) {
         for client in listener.incoming() {
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
-            let (Ok(client), Ok(tpm)) = (client, TcpStream::connect(address(tpm))) else {
-                continue;
-            };
-            let both = [(&client, &tpm), (&tpm, &client)];
-            for (from, to) in both.map(|(from, to)| (from.try_clone(), to.try_clone())) {
-                let (from, to) = (from.expect("a handle"), to.expect("a handle"));
-                let wire = Arc::clone(self);
-                std::thread::spawn(move || wire.copy(from, to));
+            if let (Ok(client), Ok(tpm)) = (client, TcpStream::connect(address(tpm))) {
+                channel(self, client, tpm);
             }
         }
+    }
+
+    fn commands(self: &Arc<Self>, client: TcpStream, tpm: TcpStream) {
+        let wire = Arc::clone(self);
+        std::thread::spawn(move || {
+            // Until one of them goes away.
+            let _ = wire.carry(client, tpm);
+        });
+    }
+
+    fn control(self: &Arc<Self>, client: TcpStream, tpm: TcpStream) {
+        let both = [(&client, &tpm), (&tpm, &client)];
+        for (from, to) in both.map(|(from, to)| (from.try_clone(), to.try_clone())) {
+            let (from, to) = (from.expect("a handle"), to.expect("a handle"));
+            let wire = Arc::clone(self);
+            std::thread::spawn(move || wire.copy(from, to));
+        }
+    }
+
+    fn carry(&self, mut client: TcpStream, mut tpm: TcpStream) -> io::Result<()> {
+        loop {
+            let command = message(&mut client)?;
+            let mut seen = self.seen();
+            seen.bytes.extend_from_slice(&command);
+            seen.commands.push(command.clone());
+            drop(seen);
+            if self.stopped(Stop::Unheard, &command) {
+                return Ok(());
+            }
+            tpm.write_all(&command)?;
+            let answer = message(&mut tpm)?;
+            self.seen().bytes.extend_from_slice(&answer);
+            if is_success(&answer) && self.stopped(Stop::Unanswered, &command) {
+                return Ok(());
+            }
+            client.write_all(&answer)?;
+        }
+    }
+
+    /// Stops a command if it is to be stopped here: it is not carried on then.
+    fn stopped(&self, at: Stop, command: &[u8]) -> bool {
+        let mut snare = self.snare.lock().expect("no thread panicked");
+        let Some((_, _, caught)) = snare.take_if(|(stop, is_it, _)| *stop == at && is_it(command))
+        else {
+            return false;
+        };
+        drop(snare);
+        let (end, ended) = mpsc::channel();
+        if caught.send(Caught { _end: end }).is_ok() {
+            // Nothing is ever sent: it ends.
+            let _ = ended.recv();
+        }
+        true
     }
 
     /// Until one of them goes away, and with it the other.
@@ -77,9 +208,7 @@ impl Wire {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let bytes = buffer.get(..length).expect("as many as were read");
-            // Commands come whole, so what is looked for stands in a row.
-            let mut seen = self.seen.lock().expect("no thread panicked");
-            seen.extend_from_slice(bytes);
+            self.seen().bytes.extend_from_slice(bytes);
             if to.write_all(bytes).is_err() {
                 break;
             }
@@ -87,6 +216,28 @@ impl Wire {
         for end in [from, to] {
             let _ = end.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// A command or an answer, whole: its length stands behind its tag.
+fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; 6];
+    from.read_exact(&mut message)?;
+    let length = [2, 3, 4, 5].map(|at| message[at]);
+    let length = u32::from_be_bytes(length) as usize;
+    assert!((10..0x1_0000).contains(&length), "no TPM says that");
+    message.resize(length, 0);
+    from.read_exact(&mut message[6..])?;
+    Ok(message)
+}
+
+fn is_success(answer: &[u8]) -> bool {
+    answer[6..10] == [0; 4]
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").finish_non_exhaustive()
     }
 }
 

@@ -1,9 +1,14 @@
 //! A TPM 2.0 as a device: on swtpm.
 
 mod bench;
+mod bystander;
 mod conformance;
 mod crash;
 mod destroyed;
+mod fairness;
+mod killed;
 mod life;
 mod lost;
+mod many;
 mod setup;
+mod sniffer;

@@ -38,6 +38,11 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
+    #[cfg(any(test, feature = "conformance"))]
+    pub(super) fn expose(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+
     /// The authorisation value of a key.
     pub(super) fn of_key(&self, id: KeyId) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         derive(&self.0, &[b"mlskeyd v1 tpm2 auth", id.as_bytes()])

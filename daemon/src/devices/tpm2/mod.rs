@@ -66,9 +66,20 @@ pub struct Tpm2Device {
     back_off: (Instant, Duration),
 }
 
-/// An object and its authorisation value.
+/// What is behind a key.
 #[cfg(any(test, feature = "conformance"))]
-pub type Revealed = ((Vec<u8>, Vec<u8>), Vec<u8>);
+pub struct Revealed {
+    /// The object as the TPM wrapped it: the buffer of its TPM2B_PRIVATE.
+    pub private: Vec<u8>,
+    /// Its TPMT_PUBLIC.
+    pub public: Vec<u8>,
+    /// The authorisation value.
+    pub auth: Vec<u8>,
+    /// The secret of its generation.
+    pub generation: [u8; 32],
+    /// What the TPM's index holds: a count (8 bytes), and the root's secret (32).
+    pub root: Vec<u8>,
+}
 
 /// A TPM that was connected, and the generations of its keys.
 struct Open {
@@ -116,8 +127,7 @@ impl Tpm2Device {
         })
     }
 
-    /// A key's object as the TPM wrapped it (the private and the public area), and
-    /// its authorisation value. For tests that use them beside the daemon.
+    /// What is behind a key. For tests that use it beside the daemon.
     ///
     /// # Errors
     /// As [`Sign::sign`].
@@ -126,8 +136,13 @@ impl Tpm2Device {
         self.ask(true, |open, _| {
             let secret = open.generations.secret(key.generation)?;
             let (Kept::InTpm(object) | Kept::Sealed(object)) = blob::read(secret, key)?;
-            let auth = secret.of_key(key.id)?;
-            Ok(((object.private, object.public), auth.to_vec()))
+            Ok(Revealed {
+                private: object.private,
+                public: object.public,
+                auth: secret.of_key(key.id)?.to_vec(),
+                generation: *secret.expose(),
+                root: open.generations.root().to_bytes().to_vec(),
+            })
         })
     }
 
