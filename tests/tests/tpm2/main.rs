@@ -6,4 +6,5 @@ mod crash;
 mod destroyed;
 mod life;
 mod lost;
+mod pin;
 mod setup;
