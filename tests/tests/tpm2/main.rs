@@ -6,5 +6,6 @@ mod crash;
 mod destroyed;
 mod life;
 mod lost;
+mod people;
 mod pin;
 mod setup;
