@@ -134,6 +134,10 @@ fn a_torn_last_entry_is_cut_off_at_every_byte_and_that_is_recorded() {
     let whole = fs::read(&path).unwrap();
     for zeros in [0, 64] {
         for cut in shorter + 1..whole.len() {
+            // Zeros in the place of zeros make the entry whole again: its hash may end in some.
+            if zeros > 0 && whole[cut..].iter().all(|byte| *byte == 0) {
+                continue;
+            }
             let mut torn = whole[..cut].to_vec();
             torn.resize(cut + zeros, 0);
             fs::write(&path, &torn).unwrap();

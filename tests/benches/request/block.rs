@@ -17,15 +17,18 @@ pub enum What {
     Open,
     /// Sign with the software device.
     SignInSoftware,
+    /// Sign with a key of the TPM.
+    SignInTpm,
     /// Ask whether the daemon is there.
     Status,
 }
 
 impl What {
-    const NAMES: [(&str, Self); 4] = [
+    const NAMES: [(&str, Self); 5] = [
         ("sign", Self::Sign),
         ("open", Self::Open),
         ("sign-in-software", Self::SignInSoftware),
+        ("sign-in-tpm", Self::SignInTpm),
         ("status", Self::Status),
     ];
 

@@ -7,13 +7,14 @@ use mlskeyd_protocol::client::{Call, Client};
 use mlskeyd_tests::member::{Member, Seat, client};
 
 use super::block::{Hand, What};
-use super::{DEVICE, SOFTWARE};
+use super::{DEVICE, SOFTWARE, TPM};
 
 /// Who asks, and by whose keys.
 pub struct Clients<'a> {
     socket: &'a Path,
     on_token: Seat,
     in_software: Seat,
+    in_tpm: Seat,
 }
 
 impl<'a> Clients<'a> {
@@ -24,6 +25,7 @@ impl<'a> Clients<'a> {
         Self {
             on_token: seat(DEVICE),
             in_software: seat(SOFTWARE),
+            in_tpm: seat(TPM),
             socket,
         }
     }
@@ -49,6 +51,7 @@ impl Hand for OneClient<'_> {
             What::Sign => drop(self.clients.on_token.speak(&self.client)),
             What::Open => self.clients.on_token.open(&self.client),
             What::SignInSoftware => drop(self.clients.in_software.speak(&self.client)),
+            What::SignInTpm => drop(self.clients.in_tpm.speak(&self.client)),
             What::Status => {
                 self.client.status(&Call::default()).expect("status");
             }

@@ -1,5 +1,5 @@
-//! Direct use of the token and of the software device, in one process, with
-//! nothing between: what the daemon is held against.
+//! Direct use of the devices, in one process, with nothing between: what the daemon
+//! is held against.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -28,12 +28,13 @@ use tempfile::TempDir;
 
 use super::TOKEN;
 use super::block::{Hand, What};
+use super::direct_tpm::Tpm;
 
 /// `1.2.840.10045.3.1.7`, secp256r1, in DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 
 /// As long as what the daemon is asked to sign.
-const MESSAGE: [u8; 230] = [0xA5; 230];
+pub const MESSAGE: [u8; 230] = [0xA5; 230];
 
 /// A module with the token, and keys of this process's own on it. The module
 /// reads the environment that the process was started with.
@@ -44,6 +45,8 @@ pub struct Token {
     leaf: ObjectHandle,
     leaf_public: Vec<u8>,
     path_secret: Open,
+    /// How the TPM is reached.
+    tpm: String,
     /// Logged in, and so are all others as long as it lives. Nobody uses it: the
     /// lock is there since a session is not for several threads.
     _session: Mutex<Session>,
@@ -52,7 +55,7 @@ pub struct Token {
 impl Token {
     /// Logs in, and makes the keys: one to sign on the token, one to open in
     /// the session, as the daemon's is after it was unwrapped.
-    pub fn open() -> Self {
+    pub fn open(tpm: &str) -> Self {
         let pkcs11 = Pkcs11::new(SoftHsm::module()).expect("the module");
         let threads = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
         pkcs11.initialize(threads).expect("it is initialised");
@@ -80,6 +83,7 @@ impl Token {
             signer,
             leaf,
             leaf_public,
+            tpm: tpm.to_owned(),
             _session: Mutex::new(session),
         }
     }
@@ -90,6 +94,7 @@ impl Token {
             token: self,
             session: self.pkcs11.open_ro_session(self.slot).expect("a session"),
             software: None,
+            tpm: None,
         }
     }
 }
@@ -125,6 +130,7 @@ pub struct Direct<'a> {
     token: &'a Token,
     session: Session,
     software: Option<Software>,
+    tpm: Option<Tpm>,
 }
 
 impl Hand for Direct<'_> {
@@ -133,6 +139,10 @@ impl Hand for Direct<'_> {
             What::Sign => self.sign(),
             What::Open => self.open(),
             What::SignInSoftware => self.software.get_or_insert_with(Software::new).sign(),
+            What::SignInTpm => {
+                let tpm = self.tpm.get_or_insert_with(|| Tpm::open(&self.token.tpm));
+                tpm.sign();
+            }
             What::Status => panic!("there is no direct one"),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! A daemon in a process of its own, with its helper and a token of SoftHSM, with
 //! policy and audit on and durability as in service; its clients in another
-//! process; and in a third one direct use of the same token by separate code.
+//! process; and in a third one direct use of the same token, and of a TPM like the
+//! daemon's, by separate code.
 //! They work in turn, a block at a time, so that whatever else the machine does
 //! meets all of them.
 //!
@@ -12,6 +13,7 @@
 mod block;
 mod clients;
 mod direct;
+mod direct_tpm;
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use clients::Clients;
 use direct::Token;
 use mlskeyd_tests::numbers::Spread;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
+use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage, Swtpm};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The token's label.
@@ -30,6 +32,8 @@ const TOKEN: &str = "bench";
 const DEVICE: &str = "hsm";
 /// The daemon's other device.
 const SOFTWARE: &str = "software";
+/// And its TPM.
+const TPM: &str = "tpm";
 
 /// Blocks of one client: many and short.
 const ALONE: (usize, Duration) = (25, Duration::from_millis(100));
@@ -51,7 +55,7 @@ fn main() {
             block::serve(|| clients.hand());
         }
         Some(_) => {
-            let token = Token::open();
+            let token = Token::open(after("--tpm").expect("a TPM"));
             block::serve(|| token.hand());
         }
         None => measure(arguments.iter().any(|argument| argument == "--pinned")),
@@ -65,8 +69,10 @@ fn measure(pinned: bool) {
     let stage = Stage::new(programs!());
     let softhsm = SoftHsm::new(&stage);
     softhsm.add_token(TOKEN);
+    // One each: without a resource manager a TPM has room for one user's keys.
+    let [tpm, direct_tpm] = ["tpm", "direct-tpm"].map(|name| Swtpm::named(&stage, name));
     let options = Options {
-        extra: softhsm.device(DEVICE, TOKEN),
+        extra: softhsm.device(DEVICE, TOKEN) + &tpm.device(TPM),
         ..Options::default()
     };
     let daemon = Daemon::start(&stage, &options);
@@ -75,6 +81,7 @@ fn measure(pinned: bool) {
     });
     let direct = Worker::start(&stage, "direct", |command| {
         command.envs(softhsm.environment());
+        command.arg("--tpm").arg(direct_tpm.tcti());
     });
     let mut sides = Sides { clients, direct };
 
@@ -85,6 +92,7 @@ fn measure(pinned: bool) {
         ("P-256 signature", What::Sign),
         ("open", What::Open),
         ("P-256 signature, software device", What::SignInSoftware),
+        ("P-256 signature, TPM", What::SignInTpm),
     ] {
         sides.alone(name, what);
     }

@@ -223,6 +223,7 @@ impl TokenSession {
                 Ok(())
             }
             Place::Object => {
+                let _turn = self.token.turn_to_change();
                 // As it is now: a handle may be stale.
                 let mut handles = self.token.handles();
                 if let Some(known) = handles.get(of) {
@@ -248,6 +249,7 @@ impl TokenSession {
         for object in unwrapped {
             self.let_go(object);
         }
+        let _turn = self.token.turn_to_change();
         let label = template::label(generation);
         let private = [
             Attribute::Class(ObjectClass::PRIVATE_KEY),

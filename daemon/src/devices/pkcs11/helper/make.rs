@@ -19,6 +19,7 @@ impl TokenSession {
         generation: [u8; 16],
         anchor: Anchor,
     ) -> Result<(), TokenError> {
+        let _turn = self.token.turn_to_change();
         if let Some(made) = self.object(Of::Anchor(generation), generation)? {
             // Maybe by a helper that died before it could ask.
             return Err(match anchor {
@@ -28,7 +29,6 @@ impl TokenSession {
             });
         }
         self.check_present()?;
-        let _turn = self.token.turn_to_make();
         if anchor == Anchor::Data {
             let made = self.session.create_object(&template::data(generation));
             return self.still_wanted(generation, &[made.map_err(of_module)?]);
@@ -125,7 +125,7 @@ impl TokenSession {
         generation: [u8; 16],
         algorithm: Algorithm,
     ) -> Result<(Vec<u8>, wire::Place), TokenError> {
-        let _turn = self.token.turn_to_make();
+        let _turn = self.token.turn_to_change();
         let (public, private) =
             self.generate_pair(algorithm, key, generation, Leaves::Never, Place::Token)?;
         self.still_wanted(generation, &[public, private])?;

@@ -38,7 +38,7 @@ impl TokenSession {
 
     /// The generation's key that seals, made for the first secret.
     fn sealing_key(&self, generation: [u8; 16]) -> Result<ObjectHandle, TokenError> {
-        let _turn = self.token.turn_to_make();
+        let _turn = self.token.turn_to_change();
         if let Some(made) = self.object(Of::Sealing(generation), generation)? {
             return Ok(made);
         }

@@ -24,10 +24,10 @@ pub(super) struct Token {
     handles: Mutex<Handles<ObjectHandle>>,
     /// Private keys that are objects of the token, once they were counted.
     pub(super) objects: Mutex<Option<u32>>,
-    /// One session at a time makes objects on the token: SoftHSM fails now and then
-    /// over several at once, and of two keys that seal one generation one is too
-    /// many.
-    making_objects: Mutex<()>,
+    /// One session at a time makes or destroys objects on the token: SoftHSM fails now
+    /// and then over several at once, and of two keys that seal one generation one is
+    /// too many.
+    changing_objects: Mutex<()>,
     next_session: AtomicU64,
 }
 
@@ -60,9 +60,9 @@ impl Token {
         })
     }
 
-    /// The turn to make objects on the token.
-    pub(super) fn turn_to_make(&self) -> MutexGuard<'_, ()> {
-        let turn = self.making_objects.lock();
+    /// The turn to make or destroy objects on the token.
+    pub(super) fn turn_to_change(&self) -> MutexGuard<'_, ()> {
+        let turn = self.changing_objects.lock();
         turn.unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,7 +100,7 @@ impl TokenSession {
             serial: info.serial_number().to_owned(),
             handles: Mutex::default(),
             objects: Mutex::default(),
-            making_objects: Mutex::default(),
+            changing_objects: Mutex::default(),
             next_session: AtomicU64::new(1),
         });
         if logged_in {
