@@ -231,6 +231,34 @@ fn a_wrong_pin_is_on_record_and_reaches_the_tpm_once() {
 }
 
 #[test]
+fn a_pin_is_noted_before_it_is_tried() {
+    for point in ["tpm2.pin-noted", "tpm2.pin-tried"] {
+        let mut scene = Scene::new();
+        scene.create("alice", "p256");
+        scene.daemon.stop();
+        let armed = Options {
+            failpoint: Some(point.to_owned()),
+            ..scene.options.clone()
+        };
+        scene.daemon.restart(&armed);
+        scene.unlock("alice", WRONG, &[]).expect_err(point);
+        scene.daemon.wait();
+        let directory = std::fs::read_dir(scene.daemon.state().join("devices/tpm")).unwrap();
+        let mut names = directory.map(|entry| entry.unwrap().file_name());
+        let is_noted = names.any(|name| name.to_string_lossy().starts_with("pin-"));
+        assert!(is_noted, "{point}");
+        // Nobody knows how it ended, so a person may insist, once more.
+        scene.daemon.restart(&scene.options);
+        let refused = scene.unlock("alice", WRONG, &["--last-try"]).unwrap_err();
+        assert!(refused.contains("is wrong"), "{point}: {refused}");
+        let refused = scene.unlock("alice", WRONG, &["--last-try"]).unwrap_err();
+        assert!(refused.contains("give another one"), "{point}: {refused}");
+        scene.unlock("alice", PIN, &["--last-try"]).unwrap();
+        scene.app(NOBODY_COMES).key_package("alice").unwrap();
+    }
+}
+
+#[test]
 fn a_lockout_is_shown_and_named_and_the_others_go_on() {
     let mut scene = Scene::new();
     scene.create("alice", "p256");

@@ -725,6 +725,8 @@ impl Accept for Tpm2Device {
             });
         }
         let open = self.set_up(connection)?;
+        // They are of the one before.
+        self.lock_keys(|_| true);
         self.serve(open);
         Ok(())
     }
