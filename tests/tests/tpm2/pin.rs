@@ -226,6 +226,35 @@ fn a_lockout_is_named_and_ends_by_its_owner_and_the_others_go_on() {
 }
 
 #[test]
+fn a_lockout_that_is_over_is_not_shown_any_more() {
+    let bench = Bench::new();
+    let setup = [
+        "dictionarylockout",
+        "--setup-parameters",
+        "--max-tries=1",
+        "--recovery-time=1",
+        "--lockout-recovery-time=1",
+    ];
+    bench.tpm.tool(&setup);
+    let mut device = bench.first();
+    let key = make_with_pin(&mut device, 1, KINDS[0]);
+    let free = make(&mut device, 2, KINDS[0]).unwrap();
+    let refused = last_try(&mut device, &key, WRONG).unwrap_err();
+    assert!(refused.to_string().contains("the last try"), "{refused}");
+    // It ends by itself, and who uses the TPM for something else hears of it.
+    while device
+        .info()
+        .facts
+        .iter()
+        .any(|fact| fact.name == "lockout")
+    {
+        use_key(&mut device, &free).unwrap();
+    }
+    last_try(&mut device, &key, PIN).unwrap();
+    use_key(&mut device, &key).unwrap();
+}
+
+#[test]
 fn an_unlocked_key_survives_the_tpms_loss_of_power() {
     let mut bench = Bench::new();
     let mut device = bench.first();
