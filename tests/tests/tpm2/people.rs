@@ -230,9 +230,12 @@ fn a_wrong_pin_is_on_record_and_reaches_the_tpm_once() {
     }
 }
 
+/// Passed when a PIN is tried.
+pub const PIN_POINTS: [&str; 2] = ["tpm2.pin-noted", "tpm2.pin-tried"];
+
 #[test]
 fn a_pin_is_noted_before_it_is_tried() {
-    for point in ["tpm2.pin-noted", "tpm2.pin-tried"] {
+    for point in PIN_POINTS {
         let mut scene = Scene::new();
         scene.create("alice", "p256");
         scene.daemon.stop();
