@@ -89,13 +89,16 @@ impl RegistryRequest for AllKeys {
     const ACTION: Action = Action::Administer;
 
     async fn run(self, session: &Session) -> Result<Vec<OwnedKey>, Failure> {
-        let registry = &session.custody().registry;
-        let page = registry.keys_page(self.0.after, self.0.destroyed).await;
+        let custody = session.custody();
+        let page = custody
+            .registry
+            .keys_page(self.0.after, self.0.destroyed)
+            .await;
         let owned = |(key, claims): (KeyRecord, u32)| OwnedKey {
             owner: key.owner.clone(),
             identity: key.identity.clone(),
             claims,
-            key: registry.info(&key),
+            key: custody.key_info(&key),
         };
         Ok(page
             .map_err(failure::of_store)?

@@ -738,7 +738,8 @@ impl Registry {
         key.is_retiring() && clock.is_some_and(|clock| key.has_ended(clock.now().observed))
     }
 
-    /// The key as apps and administrators see it.
+    /// The key as apps and administrators see it. One with a PIN shows as locked: only
+    /// its device knows better.
     #[must_use]
     pub fn info(&self, key: &KeyRecord) -> KeyInfo {
         key.info(self.shared.clock.as_ref().map(|clock| clock.now()))

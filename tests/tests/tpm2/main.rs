@@ -10,5 +10,7 @@ mod killed;
 mod life;
 mod lost;
 mod many;
+mod people;
+mod pin;
 mod setup;
 mod sniffer;
