@@ -40,7 +40,7 @@ impl Request for AcceptDevice {
         let devices = &custody.devices;
         let look = |device: &mut dyn Device| accepter(device)?.look();
         let newcomer = devices.attend(&self.device, call.deadline, look).await?;
-        if newcomer.own.as_ref() == Some(&newcomer.serial) {
+        if newcomer.is_own {
             return Err(is_own(&self.device, &newcomer.serial));
         }
         // Before it is done: rather on record and not done than done and not on

@@ -147,6 +147,7 @@ impl Accept for Token {
     fn look(&mut self) -> Result<Newcomer, DeviceError> {
         let own = self.seen.lock().unwrap().own.clone();
         Ok(Newcomer {
+            is_own: own.as_deref() == Some("new"),
             serial: "new".to_owned(),
             own: Some(own.unwrap_or_else(|| "old".to_owned())),
         })

@@ -264,6 +264,9 @@ pub struct Newcomer {
     pub serial: String,
     /// The one of the device's own; `None`: that is not known.
     pub own: Option<String>,
+    /// Is it the device's own, with all that the keys there need? Then there is
+    /// nothing to accept.
+    pub is_own: bool,
 }
 
 /// Showing others that keys are in the device. Repeating a lost call is harmless.

@@ -190,6 +190,16 @@ fn another_tpm_takes_its_place_on_order_alone() {
         assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
         destroy(&mut device, 1).unwrap();
     }
-    let key = make(&mut device, 2, KINDS[0]).unwrap();
-    use_key(&mut device, &key).unwrap();
+    let second_key = make(&mut device, 2, KINDS[0]).unwrap();
+    use_key(&mut device, &second_key).unwrap();
+    drop(device);
+
+    // Not even the first one brings back what was on it.
+    bench.config = bench.tpm.config();
+    let mut device = bench.reopen();
+    device.accept(&own.serial).unwrap();
+    for key in [&key, &second_key] {
+        let gone = use_key(&mut device, key).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+    }
 }

@@ -207,7 +207,11 @@ impl Link {
             Err(DeviceError::OwnTokenUnknown { .. }) => None,
             own => own?,
         };
-        Ok(Newcomer { serial, own })
+        Ok(Newcomer {
+            is_own: own.as_ref() == Some(&serial),
+            serial,
+            own,
+        })
     }
 
     /// Makes the token that is there the device's own, if it still is this one.

@@ -303,6 +303,19 @@ impl Connection {
         Ok(true)
     }
 
+    /// Takes the index that was found out of the TPM, and what is in it.
+    pub(super) fn undefine_index(&mut self) -> std::result::Result<(), DeviceError> {
+        let index = self.index_handle().map_err(failure::describe)?;
+        self.index = None;
+        let gone = self.run(Secrecy::Nothing, |context| {
+            context.nv_undefine_space(Provision::Owner, index)
+        });
+        gone.map_err(|error| match failure::verdict(error) {
+            Verdict::WrongAuth => parent::owner_password(),
+            _ => self.describe(error),
+        })
+    }
+
     /// The root, if one was ever written.
     pub(super) fn read_root(&mut self) -> std::result::Result<Option<Root>, DeviceError> {
         let bytes = match self.read_index() {

@@ -70,6 +70,18 @@ pub struct Tpm2Device {
 #[cfg(any(test, feature = "conformance"))]
 pub type Revealed = ((Vec<u8>, Vec<u8>), Vec<u8>);
 
+/// Indices, and the root that each of them holds if one was ever written there.
+type OwnRoots = Vec<(u32, Option<Root>)>;
+
+/// What a set-up may write over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// Nothing that a key may hang under.
+    Nothing,
+    /// Whatever is ours: somebody has ordered it.
+    All,
+}
+
 /// A TPM that was connected, and the generations of its keys.
 struct Open {
     connection: Connection,
@@ -223,17 +235,30 @@ impl Tpm2Device {
             Some(pinned) => match self.found(&pinned) {
                 // No key is on it, so nothing is lost with what is missing.
                 Err(error @ DeviceError::Missing { .. }) if is_fresh => {
+                    let open = self.set_up(self.present()?, Over::Nothing)?;
                     let device = &self.info.name;
-                    tracing::warn!(device, %error, "a TPM device without keys is set up anew");
-                    self.set_up(self.any()?)
+                    tracing::warn!(device, %error, "a TPM device without keys was set up anew");
+                    Ok(open)
                 }
                 found => found,
             },
-            None if is_fresh => self.set_up(self.any()?),
+            None if is_fresh => self.set_up(self.any()?, Over::Nothing),
             None => Err(DeviceError::Missing {
                 what: "the directory of the device, or its file `device`,".to_owned(),
             }),
         }
+    }
+
+    /// The TPM that is there: as the device's own if it is that. Its storage key is
+    /// then the one that it was set up with, whatever other ones it has by now.
+    fn present(&self) -> Result<Connection, DeviceError> {
+        if let Some(pinned) = self.files.pinned()? {
+            match Connection::open(&self.config.tcti, Some(&pinned.parent)) {
+                Err(DeviceError::Missing { .. }) => {}
+                opened => return opened,
+            }
+        }
+        self.any()
     }
 
     /// The TPM that is there, whichever it is.
@@ -259,13 +284,29 @@ impl Tpm2Device {
         })
     }
 
+    /// The same, if it has all that its keys need.
+    fn if_whole(&self, pinned: &Pinned) -> Result<Option<Open>, DeviceError> {
+        match self.found(pinned) {
+            Ok(open) => Ok(Some(open)),
+            Err(DeviceError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// For the first time with this TPM. What a crash leaves in the middle of it is
     /// used, or written over, by the next one. Until the TPM is pinned the files of
     /// another one, which it takes the place of, stay as they are.
-    fn set_up(&self, mut connection: Connection) -> Result<Open, DeviceError> {
-        let index = self.set_up_index(&mut connection)?;
+    fn set_up(&self, mut connection: Connection, over: Over) -> Result<Open, DeviceError> {
+        let own = self.own_roots(&mut connection)?;
+        if over == Over::Nothing {
+            for (index, root) in &own {
+                self.check_unused(*index, root.as_ref())?;
+            }
+        }
+        let counts = own.iter().flat_map(|(_, root)| root).map(Root::count);
+        let count = counts.max().unwrap_or_default();
+        let index = self.set_up_index(&mut connection, own.into_iter().map(|(index, _)| index))?;
         failpoint::hit("tpm2.index-made");
-        let count = connection.read_root()?.map_or(0, |root| root.count());
         let root = Root::after(count.max(self.files.highest_count()?))?;
         let generations = Generations::begin(&self.files, root)?;
         connection.write_root(generations.root())?;
@@ -283,10 +324,57 @@ impl Tpm2Device {
         })
     }
 
-    /// Finds the index that is ours, or makes it. Never one of somebody else's.
-    fn set_up_index(&self, connection: &mut Connection) -> Result<u32, DeviceError> {
+    /// The indices that are ours, wherever they were put, and their roots: an old
+    /// root that stays opens an old file.
+    fn own_roots(&self, connection: &mut Connection) -> Result<OwnRoots, DeviceError> {
+        let before = self.files.pinned()?.map(|pinned| pinned.index);
+        let mut places = nv::candidates(self.config.nv_index, &self.index_place);
+        places.extend(before.filter(|before| !places.contains(before)));
+        let mut own = Vec::new();
+        for index in places {
+            if connection.find_index(index, &self.index_auth)? {
+                own.push((index, connection.read_root()?));
+            }
+        }
+        Ok(own)
+    }
+
+    /// A root that keys may hang under is not written over unasked. Its file is in
+    /// another directory then; in this one a set-up that died has left it.
+    fn check_unused(&self, index: u32, root: Option<&Root>) -> Result<(), DeviceError> {
+        let Some(root) = root else {
+            return Ok(());
+        };
+        match self.files.generations(root) {
+            Ok(_) => Ok(()),
+            Err(error @ DeviceError::Io { .. }) => Err(error),
+            Err(_) => Err(DeviceError::Missing {
+                what: format!(
+                    "the file that the root in the TPM's NV index {index:#010x} belongs to (is the \
+                     state directory mounted, and no other daemon's? where it is lost, `mlskeyctl \
+                     devices accept {}` writes over that root, and no key under it can be used again)",
+                    self.info.name
+                ),
+            }),
+        }
+    }
+
+    /// The one index that is ours from now on: one of those that are, or a new one.
+    /// The others go, and never one of somebody else's.
+    fn set_up_index(
+        &self,
+        connection: &mut Connection,
+        own: impl Iterator<Item = u32>,
+    ) -> Result<u32, DeviceError> {
         let candidates = nv::candidates(self.config.nv_index, &self.index_place);
-        for &index in &candidates {
+        let (kept, others): (Vec<u32>, Vec<u32>) =
+            own.partition(|index| candidates.contains(index));
+        for &index in kept.iter().skip(1).chain(&others) {
+            if connection.find_index(index, &self.index_auth)? {
+                connection.undefine_index()?;
+            }
+        }
+        for &index in kept.first().into_iter().chain(&candidates) {
             if connection.find_index(index, &self.index_auth)?
                 || connection.define_index(index, &self.index_auth)?
             {
@@ -585,25 +673,42 @@ impl Destroy for Tpm2Device {
 impl Accept for Tpm2Device {
     fn look(&mut self) -> Result<Newcomer, DeviceError> {
         let own = self.files.pinned()?;
-        let serial = match &self.open {
-            Some(open) => open.connection.serial(),
-            None => self.any()?.serial(),
+        let whole = match (&self.open, &own) {
+            (Some(open), _) => Some(open.connection.serial()),
+            (None, Some(pinned)) => self.if_whole(pinned)?.map(|open| open.connection.serial()),
+            (None, None) => None,
         };
         Ok(Newcomer {
-            serial,
+            is_own: whole.is_some(),
+            serial: match whole {
+                Some(serial) => serial,
+                None => self.present()?.serial(),
+            },
             own: own.map(|pinned| connection::serial(&pinned.parent)),
         })
     }
 
     fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
         self.open = None;
-        let connection = self.any()?;
-        if connection.serial() != serial {
-            return Err(DeviceError::Absent {
-                reason: format!("it is the TPM {} that is there", connection.serial()),
-            });
-        }
-        let open = self.set_up(connection)?;
+        let whole = match self.files.pinned()? {
+            Some(pinned) => self.if_whole(&pinned)?,
+            None => None,
+        };
+        let is_there = |found: &str| match found == serial {
+            true => Ok(()),
+            false => Err(DeviceError::Absent {
+                reason: format!("it is the TPM {found} that is there"),
+            }),
+        };
+        let open = match whole {
+            // Its keys live.
+            Some(open) => is_there(&open.connection.serial()).map(|()| open)?,
+            None => {
+                let connection = self.present()?;
+                is_there(&connection.serial())?;
+                self.set_up(connection, Over::All)?
+            }
+        };
         self.serve(open);
         Ok(())
     }
