@@ -22,7 +22,7 @@ pub use maker::Maker;
 pub use process::Process;
 pub use softhsm::{Shown, SoftHsm};
 pub use swtpm::Swtpm;
-pub use tap::Tap;
+pub use tap::{Fault, Tap};
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 
 use std::path::{Path, PathBuf};

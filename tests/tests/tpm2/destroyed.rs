@@ -88,6 +88,30 @@ fn a_copy_of_all_files_brings_no_key_back() {
     }
 }
 
+/// The file is written under the same root when a generation is made, so that more
+/// than one file opens under it.
+#[test]
+fn an_older_file_of_the_same_root_hides_nothing_that_is_to_be_destroyed() {
+    let bench = Bench::new();
+    let mut device = bench.first();
+    make(&mut device, 9, KINDS[0]).unwrap();
+    let older = bench.stage.path("older");
+    copy(&bench.directory, &older);
+    let doomed = make(&mut device, 1, KINDS[0]).unwrap();
+    drop(device);
+    let newer = bench.stage.path("newer");
+    std::fs::rename(&bench.directory, &newer).unwrap();
+
+    copy(&older, &bench.directory);
+    let mut device = bench.reopen();
+    assert_eq!(state(&device).0, DeviceState::Ready, "nothing shows it");
+    destroy(&mut device, 1).unwrap();
+    drop(device);
+    fs::remove_dir_all(&bench.directory).unwrap();
+    copy(&newer, &bench.directory);
+    use_key(&mut bench.reopen(), &doomed).unwrap_err();
+}
+
 /// Even the object as the TPM wrapped it, which no file holds in the clear, is of
 /// no use to another program without the value that died with the generation.
 #[test]

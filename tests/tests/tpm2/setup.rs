@@ -6,7 +6,7 @@ use mlskeyd::store_key::StoreKey;
 use mlskeyd_tests::rig::Swtpm;
 use secrecy::SecretBox;
 
-use super::bench::{Bench, KINDS, make, state, use_key};
+use super::bench::{Bench, KINDS, STORAGE_KEY, make, persist, state, use_key};
 
 #[test]
 fn a_device_with_keys_is_not_set_up_anew() {
@@ -181,19 +181,6 @@ fn an_owner_password_is_named() {
         .tpm
         .tool(&["changeauth", "-c", "owner", "-p", "secret"]);
     drop(bench.first());
-}
-
-const STORAGE_KEY: &str =
-    "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
-
-/// Leaves a storage key where systems put it.
-fn persist(bench: &Bench, more: &[&str]) {
-    let create = ["createprimary", "-C", "o", "-G", "rsa2048", "-c", "srk.ctx"];
-    bench.tpm.tool(&[&create, more].concat());
-    bench
-        .tpm
-        .tool(&["evictcontrol", "-C", "o", "-c", "srk.ctx", "0x81000001"]);
-    bench.tpm.tool(&["flushcontext", "-t"]);
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(super) enum Condition {
     Stale,
     /// No; and nobody knows whether that command was obeyed.
     Lost,
+    /// The way to the TPM is sound, and nobody knows which root is in it.
+    Unsure,
 }
 
 /// A connection.
@@ -328,14 +330,36 @@ impl Connection {
         })
     }
 
-    /// Puts a root in the place of the one that is there, which is gone then.
+    /// Is it still this root that is in the TPM? If not, or if it cannot be read,
+    /// the connection is of no use any more: what is known of its keys is not true.
+    pub(super) fn check_root(&mut self, expected: &Root) -> std::result::Result<(), DeviceError> {
+        let checked = match self.read_root() {
+            Ok(Some(root)) if root == *expected => return Ok(()),
+            Ok(_) => Err(DeviceError::Lost {
+                reason: "the root in the TPM is not the one that was there".to_owned(),
+            }),
+            Err(error) => Err(error),
+        };
+        if self.condition == Condition::Sound {
+            self.condition = Condition::Stale;
+        }
+        checked
+    }
+
+    /// Puts a root in the place of the one that is there, which is gone then. After
+    /// any error the one that is there has to be read again.
     pub(super) fn write_root(&mut self, root: &Root) -> std::result::Result<(), DeviceError> {
         let index = self.index_handle().map_err(failure::describe)?;
         let written = self.run(Secrecy::Request, |context| {
             let bytes = MaxNvBuffer::try_from(root.to_bytes().as_slice())?;
             context.nv_write(NvAuth::NvIndex(index), index, bytes, 0)
         });
-        written.map_err(|error| self.describe(error))
+        written.map_err(|error| {
+            if self.condition == Condition::Sound {
+                self.condition = Condition::Unsure;
+            }
+            self.describe(error)
+        })
     }
 
     fn read_index(&mut self) -> Result<MaxNvBuffer> {

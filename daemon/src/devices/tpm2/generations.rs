@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use hkdf::Hkdf;
+use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -23,29 +24,37 @@ use crate::failpoint;
 
 const SECRET_LEN: usize = 32;
 
-/// The secret of one generation.
-pub(super) struct Secret(Zeroizing<[u8; SECRET_LEN]>);
+/// The secret of one generation, in a place of its own: the map moves its values,
+/// and would leave copies behind.
+pub(super) struct Secret(SecretBox<[u8; SECRET_LEN]>);
 
 impl Secret {
     fn random() -> Result<Self, DeviceError> {
-        let mut secret = Zeroizing::new([0; SECRET_LEN]);
-        fill_random(secret.as_mut_slice())?;
+        let mut secret = SecretBox::new(Box::new([0; SECRET_LEN]));
+        fill_random(secret.expose_secret_mut())?;
         Ok(Self(secret))
     }
 
     #[cfg(test)]
     pub(super) fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self::copy_of(&bytes)
+    }
+
+    fn copy_of(bytes: &[u8; SECRET_LEN]) -> Self {
+        Self(SecretBox::init_with_mut(|secret: &mut [u8; SECRET_LEN]| {
+            secret.copy_from_slice(bytes);
+        }))
     }
 
     /// The authorisation value of a key.
     pub(super) fn of_key(&self, id: KeyId) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
-        derive(&self.0, &[b"mlskeyd v1 tpm2 auth", id.as_bytes()])
+        let info: [&[u8]; 2] = [b"mlskeyd v1 tpm2 auth", id.as_bytes()];
+        derive(self.0.expose_secret(), &info)
     }
 
     /// What blobs are encrypted with.
     pub(super) fn of_blobs(&self) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
-        derive(&self.0, &[b"mlskeyd v1 tpm2 blob"])
+        derive(self.0.expose_secret(), &[b"mlskeyd v1 tpm2 blob"])
     }
 }
 
@@ -87,9 +96,8 @@ impl Generations {
         }
         let secrets = entries.iter().filter_map(|entry| {
             let (id, secret) = entry.split_first_chunk::<{ GenerationId::LEN }>()?;
-            let mut bytes = Zeroizing::new([0; SECRET_LEN]);
-            bytes.copy_from_slice(secret);
-            Some((GenerationId::from_bytes(*id), Secret(bytes)))
+            let secret = Secret::copy_of(secret.try_into().ok()?);
+            Some((GenerationId::from_bytes(*id), secret))
         });
         let generations = Self {
             secrets: secrets.collect(),
@@ -107,11 +115,18 @@ impl Generations {
         self.secrets.get(&id).ok_or(DeviceError::GenerationGone(id))
     }
 
-    /// Makes a generation, durably.
-    pub(super) fn create(&mut self, files: &Files, id: GenerationId) -> Result<(), DeviceError> {
+    /// Makes a generation, durably. Not under a root that the TPM does not have any
+    /// more: its keys would be dead from the next start on.
+    pub(super) fn create(
+        &mut self,
+        files: &Files,
+        connection: &mut Connection,
+        id: GenerationId,
+    ) -> Result<(), DeviceError> {
         if self.secrets.contains_key(&id) {
             return Err(DeviceError::GenerationExists(id));
         }
+        connection.check_root(&self.root)?;
         self.secrets.insert(id, Secret::random()?);
         let written = files.write_generations(&self.root, &self.encode_without(None));
         if written.is_err() {
@@ -120,16 +135,15 @@ impl Generations {
         written
     }
 
-    /// Destroys a generation, durably and in every copy of the file.
+    /// Destroys a generation, durably and in every copy of the file. Also one that
+    /// is not in it: somebody may have put an older file of the same root back, and
+    /// will put the newer one back.
     pub(super) fn destroy(
         &mut self,
         files: &Files,
         connection: &mut Connection,
         id: GenerationId,
     ) -> Result<(), DeviceError> {
-        if !self.secrets.contains_key(&id) {
-            return Ok(());
-        }
         let next = self.root.next()?;
         files.write_generations(&next, &self.encode_without(Some(id)))?;
         failpoint::hit("tpm2.generations-moved");
@@ -153,7 +167,7 @@ impl Generations {
         for (other, secret) in &self.secrets {
             if Some(*other) != id {
                 written.extend_from_slice(other.as_bytes());
-                written.extend_from_slice(secret.0.as_slice());
+                written.extend_from_slice(secret.0.expose_secret());
             }
         }
         written

@@ -180,16 +180,17 @@ impl Tpm2Device {
         };
         let done = work(open, &self.files);
         let condition = open.connection.condition();
-        // What is on disk may be more than what is known here.
-        let is_unsure = matches!(done, Err(DeviceError::Io { .. }));
+        // What is on disk may be more than what is known here, too.
+        let is_unsure =
+            condition == Condition::Unsure || matches!(done, Err(DeviceError::Io { .. }));
         if condition != Condition::Sound || is_unsure {
             self.open = None;
         }
         done.map_err(|error| {
-            if condition != Condition::Sound {
-                self.note(DeviceState::Absent, error.to_string());
-            } else if is_unsure {
+            if is_unsure {
                 self.note(DeviceState::Failed, error.to_string());
+            } else if condition != Condition::Sound {
+                self.note(DeviceState::Absent, error.to_string());
             }
             (error, condition)
         })
@@ -624,7 +625,9 @@ impl Agree for Tpm2Device {
 
 impl Generate for Tpm2Device {
     fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
-        self.ask(false, |open, files| open.generations.create(files, id))
+        self.ask(false, |open, files| {
+            open.generations.create(files, &mut open.connection, id)
+        })
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
