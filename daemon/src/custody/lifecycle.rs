@@ -445,7 +445,7 @@ impl Custody {
         for generation in pending.generations_creating {
             // Nobody knows whether it was made: it is destroyed as if it was.
             match self.registry.begin_destroy_generation(generation.id).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 // The row of its key does not verify: both are left alone.
                 Err(StoreError::WrongGeneration) => {
                     tracing::error!(generation = %generation.id, "a generation that was being made has a key that is not known");

@@ -48,6 +48,8 @@ struct Token {
 struct Seen {
     pins: Vec<Vec<u8>>,
     destroyed: Vec<GenerationId>,
+    /// Those of them of whose keys nobody was told.
+    undone: Vec<GenerationId>,
     /// Does it fail to destroy anything?
     keeps: bool,
     /// How often it did.
@@ -183,6 +185,12 @@ impl Destroy for Token {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         self.keep()?;
         self.seen.lock().unwrap().destroyed.push(id);
+        Ok(())
+    }
+
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.destroy_generation(id)?;
+        self.seen.lock().unwrap().undone.push(id);
         Ok(())
     }
 
@@ -436,6 +444,7 @@ async fn an_adopted_key_signs_for_its_identity_and_its_device_keeps_it() {
     assert!(note.contains("stays on its device"), "{note}");
     // A name that the device knows nothing under.
     assert_eq!(bench.seen.lock().unwrap().destroyed.len(), 1);
+    assert_eq!(bench.seen.lock().unwrap().undone, []);
     bench.assert_finished().await;
 
     // What was forgotten can be adopted again.

@@ -198,6 +198,16 @@ pub trait Destroy {
     /// What the device says; the generation must then be taken for alive.
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
 
+    /// Takes back a generation, durably, of none of whose keys anybody was ever told:
+    /// nothing waits for them, and a copy of them is of no use. So this may cost less
+    /// than destroying it. One that is gone, or was never made, is a success.
+    ///
+    /// # Errors
+    /// As [`destroy_generation`](Self::destroy_generation).
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.destroy_generation(id)
+    }
+
     /// Gives back what one key takes on the device, if it takes anything there by
     /// itself, before its generation ends. One that is gone is a success.
     ///

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::str::FromStr as _;
 
+use mlskeyd::config::Tcti;
 use mlskeyd::devices::tpm2::Tpm2Device;
-use mlskeyd::devices::{DeviceError, DeviceState, StoredKey};
+use mlskeyd::devices::{Device as _, DeviceError, DeviceState, StoredKey};
+use mlskeyd_tests::rig::Tap;
 use tss_esapi::handles::KeyHandle;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{Auth, Digest, HashcheckTicket, Private, Public, SignatureScheme};
@@ -15,7 +17,7 @@ use tss_esapi::traits::UnMarshall as _;
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 use tss_esapi::{Context, constants::tss};
 
-use super::bench::{Bench, KINDS, destroy, make, state, use_key};
+use super::bench::{Bench, KINDS, destroy, generation, make, state, use_key};
 
 /// The one file of generations.
 fn generations_file(directory: &Path) -> std::path::PathBuf {
@@ -110,6 +112,34 @@ fn an_older_file_of_the_same_root_hides_nothing_that_is_to_be_destroyed() {
     fs::remove_dir_all(&bench.directory).unwrap();
     copy(&newer, &bench.directory);
     use_key(&mut bench.reopen(), &doomed).unwrap_err();
+}
+
+/// The TPM's permanent memory wears out.
+#[test]
+fn what_nobody_was_told_of_is_taken_back_without_a_write() {
+    let mut bench = Bench::new();
+    let tap = Tap::before(&bench.tpm);
+    bench.config.tcti = Tcti::parse(&tap.tcti()).unwrap();
+    let mut device = bench.first();
+    let set_up = tap.writes();
+    let doomed = make(&mut device, 1, KINDS[0]).unwrap();
+    let survivor = make(&mut device, 2, KINDS[0]).unwrap();
+    let destroyer = device.destroyer().unwrap();
+    for number in [1, 1, 3] {
+        destroyer.undo_generation(generation(number)).unwrap();
+    }
+    assert_eq!(tap.writes(), set_up);
+    for restarted in [false, true] {
+        if restarted {
+            drop(device);
+            device = bench.reopen();
+        }
+        let gone = use_key(&mut device, &doomed).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+        use_key(&mut device, &survivor).unwrap();
+    }
+    destroy(&mut device, 2).unwrap();
+    assert_eq!(tap.writes(), set_up + 1);
 }
 
 /// Even the object as the TPM wrapped it, which no file holds in the clear, is of

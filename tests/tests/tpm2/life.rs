@@ -35,7 +35,7 @@ const SEALING: usize = 1 + 24 + 16;
 const ENTRY: usize = 16 + 32;
 
 /// The length of the one file of generations.
-fn generations(stage: &Stage) -> usize {
+pub fn generations(stage: &Stage) -> usize {
     let directory = std::fs::read_dir(stage.path("daemon/state/devices/tpm")).unwrap();
     let files = directory.map(|entry| entry.unwrap());
     let is_one = |name: &str| name.starts_with("generations-");

@@ -3,6 +3,7 @@
 mod bench;
 mod conformance;
 mod crash;
+mod daemon;
 mod destroyed;
 mod life;
 mod lost;

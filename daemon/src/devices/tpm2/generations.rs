@@ -159,6 +159,18 @@ impl Generations {
         Ok(())
     }
 
+    /// Takes back a generation that nobody was told a key of, durably. Under the same
+    /// root, so that a copy of the file may still have it: anybody can have such ones
+    /// made, as many as he likes, and the TPM's memory wears out by writing.
+    pub(super) fn undo(&mut self, files: &Files, id: GenerationId) -> Result<(), DeviceError> {
+        if !self.secrets.contains_key(&id) {
+            return Ok(());
+        }
+        files.write_generations(&self.root, &self.encode_without(Some(id)))?;
+        self.secrets.remove(&id);
+        Ok(())
+    }
+
     /// As the file has them: id and secret of each, in order.
     fn encode_without(&self, id: Option<GenerationId>) -> Zeroizing<Vec<u8>> {
         let length = self.secrets.len().saturating_mul(ENTRY_LEN);

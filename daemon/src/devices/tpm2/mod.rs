@@ -663,6 +663,13 @@ impl Destroy for Tpm2Device {
         })
     }
 
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.ask(true, |open, files| {
+            open.connection.unload(|(generation, _)| generation == id);
+            open.generations.undo(files, id)
+        })
+    }
+
     fn destroy_key(&mut self, key: &StoredKey) -> Result<(), DeviceError> {
         // It takes nothing on the TPM but a place among those that are loaded.
         if let Some(open) = &mut self.open {
