@@ -189,6 +189,8 @@ fn the_systems_storage_key_is_used_if_it_is_one() {
         (["-a", STORAGE_KEY].as_slice(), true),
         // With a password.
         (&["-a", STORAGE_KEY, "-p", "secret"], false),
+        // Named by another hash.
+        (&["-a", STORAGE_KEY, "-g", "sha1"], false),
         // Wrong passwords would be counted.
         (&[], false),
     ] {
