@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use super::{Call, failure};
 use crate::devices::queue::{DeviceHandle, Priority, RunError};
 use crate::devices::{Count, Device, DeviceError, DeviceInfo};
+use crate::store::KeyRecord;
 
 /// How long a request waits in a device's queue before its caller is told that
 /// the device is busy. An earlier notice would be noise.
@@ -101,6 +102,12 @@ impl Devices {
         &self.default
     }
 
+    /// Does the key's device say that what the key hangs under is not there?
+    pub(super) fn lack(&self, key: &KeyRecord) -> bool {
+        let slot = self.by_name.get(&key.device);
+        slot.is_some_and(|slot| slot.handle.info().lacks(key.generation))
+    }
+
     /// Every device as it was last seen.
     pub(super) fn all_shown(&self) -> impl Iterator<Item = Shown> {
         self.by_name
@@ -135,9 +142,10 @@ impl Devices {
         name: &str,
         deadline: Instant,
     ) -> Result<MutexGuard<'_, ()>, Failure> {
-        let turn = self.slot(name)?.making_generation.lock();
+        let slot = self.slot(name)?;
+        let turn = slot.making_generation.lock();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
-        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, name))
+        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, &slot.handle))
     }
 
     fn slot(&self, name: &str) -> Result<&Slot, Failure> {
@@ -196,7 +204,14 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        check_usable(&*unlocked(device, name, call).await?)?;
+        let info = unlocked(device, name, call).await?;
+        check_usable(&info).map_err(|failure| match of_keys_missing(&info) {
+            true => Failure {
+                code: FailureCode::KeyMissing,
+                ..failure
+            },
+            false => failure,
+        })?;
         let deadline = call.deadline;
         let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
@@ -209,7 +224,7 @@ impl Devices {
                 running.await
             }
         };
-        result.map_err(|error| failure::of_run(error, name))
+        result.map_err(|error| failure::of_run(error, device))
     }
 
     /// Has a device do what an administrator wants of it, in whatever state it seems
@@ -223,7 +238,9 @@ impl Devices {
         let device = self.get(name)?;
         let deadline = deadline.min(after(UNLOCK_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
-        running.await.map_err(|error| failure::of_run(error, name))
+        running
+            .await
+            .map_err(|error| failure::of_run(error, device))
     }
 
     /// Runs a job on a device for the daemon itself: nobody waits for it.
@@ -235,7 +252,9 @@ impl Devices {
         let device = self.get(name)?;
         let deadline = after(OWN_PATIENCE);
         let running = device.run(own_place(), Priority::Background, deadline, job);
-        running.await.map_err(|error| failure::of_run(error, name))
+        running
+            .await
+            .map_err(|error| failure::of_run(error, device))
     }
 }
 
@@ -291,6 +310,12 @@ fn check_usable(info: &DeviceInfo) -> Result<(), Failure> {
     let message = format!("device {} is {}: {}", info.name, info.state, info.reason);
     let advice = "have the administrator see `mlskeyctl devices`, then repeat the request";
     Err(Failure::new(code, message, advice).at_device(&info.name))
+}
+
+/// Does the device say that nothing is there that keys hang under?
+fn of_keys_missing(info: &DeviceInfo) -> bool {
+    let generations = info.generations.as_ref();
+    generations.is_some_and(|generations| generations.is_empty())
 }
 
 /// Until when a request may wait for somebody who unlocks the device.
@@ -424,6 +449,7 @@ mod tests {
         let mut handles = BTreeMap::new();
         for (name, state) in [("chip", chip), ("gone", DeviceState::Absent)] {
             let info = DeviceInfo {
+                generations: None,
                 name: name.to_owned(),
                 kind: "stub",
                 state,

@@ -141,7 +141,7 @@ impl Custody {
         let mut retiring = Vec::new();
         for id in &record.retiring {
             match self.registry.key(*id).await {
-                Ok(Some(key)) if self.signs(&key) => retiring.push(self.registry.info(&key)),
+                Ok(Some(key)) if self.signs(&key) => retiring.push(self.key_info(&key)),
                 Ok(_) => {}
                 // The others are of use all the same.
                 Err(error) => tracing::error!(key = %id, %error, "a key that retires is left out"),

@@ -133,7 +133,8 @@ impl Session {
             Tried::Made(key) => Ok(key),
             Tried::Lost(generation) => {
                 let lost = DeviceError::GenerationGone(generation);
-                Err(failure::of_run(lost.into(), &order.place.device))
+                let device = self.custody().devices.get(&order.place.device)?;
+                Err(failure::of_run(lost.into(), device))
             }
         }
     }

@@ -112,15 +112,16 @@ impl RegistryRequest for LookUp {
     }
 
     async fn run(self, session: &Session) -> Result<Vec<Option<KeyInfo>>, Failure> {
-        let registry = &session.custody().registry;
+        let custody = session.custody();
         let owner = &session.caller().owner;
         let mut found = Vec::with_capacity(self.0.len());
         for public_key in &self.0 {
-            let key = registry
+            let key = custody
+                .registry
                 .key_by_public(owner, public_key)
                 .await
                 .map_err(failure::of_store)?;
-            found.push(key.map(|key| registry.info(&key)));
+            found.push(key.map(|key| custody.key_info(&key)));
         }
         Ok(found)
     }

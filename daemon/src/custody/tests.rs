@@ -76,6 +76,7 @@ impl Token {
     fn new(name: &str, state: DeviceState, seen: &Arc<Mutex<Seen>>) -> Self {
         Self {
             info: Arc::new(DeviceInfo {
+                generations: None,
                 name: name.to_owned(),
                 kind: "stub",
                 state,
@@ -149,6 +150,8 @@ impl Accept for Token {
     fn look(&mut self) -> Result<Newcomer, DeviceError> {
         let own = self.seen.lock().unwrap().own.clone();
         Ok(Newcomer {
+            noun: "token",
+            fate: "what is only there is missing",
             is_own: own.as_deref() == Some("new"),
             serial: "new".to_owned(),
             own: Some(own.unwrap_or_else(|| "old".to_owned())),

@@ -1,7 +1,9 @@
 //! A daemon with a TPM: what apps and the administrator meet.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME};
 use mlskeyd_protocol::client::{Call, CallError, Client};
 use mlskeyd_protocol::v1::{
     CreateIdentity, Credential, FailureCode, Placement, SecretBytes, Sign, SignatureScheme,
@@ -47,6 +49,27 @@ impl Scene {
         let mut devices = devices.as_array().unwrap().iter();
         let tpm = devices.find(|device| device["name"] == "tpm");
         tpm.unwrap().clone()
+    }
+
+    /// The states of the keys on a device, as `mlskeyctl keys` shows them.
+    fn states(&self, device: &str) -> BTreeSet<String> {
+        let keys = self.daemon.ctl(&["keys"]).unwrap();
+        let keys = keys.as_array().unwrap().iter();
+        let of_it = keys.filter(|key| key["device"] == device);
+        of_it
+            .map(|key| key["state"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// What is noted in the last record of an action.
+    fn note(&self, action: &str) -> String {
+        let entries = Entries::open(&self.daemon.state().join(FILE_NAME)).unwrap();
+        let records = entries.map(|entry| entry.unwrap().record);
+        let last = records.filter(|record| record.action == action).last();
+        match last.unwrap().outcome {
+            AuditOutcome::Noted { note } => note.into_owned(),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// How many secrets of generations the device has on disk.
@@ -141,4 +164,69 @@ fn a_tpm_that_hangs_holds_its_own_callers_and_nothing_else() {
     scene.daemon.restart(&scene.options);
     let client = client(&scene.daemon.socket());
     sign(&client, &member, &seat, &Call::default()).unwrap();
+}
+
+fn code(result: Result<(), CallError>) -> (FailureCode, String) {
+    match result.unwrap_err() {
+        CallError::Failure(failure) => (failure.code, failure.to_string()),
+        other => panic!("{other}"),
+    }
+}
+
+/// What clearing costs is shown, and no more than that.
+#[test]
+fn keys_of_a_cleared_tpm_are_missing_and_their_identities_go_on_elsewhere() {
+    let mut scene = Scene::new();
+    let member = Member::new(&scene.client, "alice", "tpm");
+    let seat = Seat::take(&member, &scene.client);
+    let other = Member::new(&scene.client, "bob", "software");
+    let other_seat = Seat::take(&other, &scene.client);
+    let before = scene.states("tpm");
+    assert!(!before.contains("missing"), "{before:?}");
+    scene.daemon.stop();
+    scene.tpm.tool(&["clear"]);
+    scene.daemon.restart(&scene.options);
+
+    let client = client(&scene.daemon.socket());
+    let (missing, text) = code(sign(&client, &member, &seat, &Call::default()));
+    assert_eq!(missing, FailureCode::KeyMissing, "{text}");
+    assert!(text.contains("the TPM was cleared"), "{text}");
+    let making = client.create_identity(create("carol"), &Call::default());
+    assert_eq!(code(making.map(drop)).0, FailureCode::DeviceFailed);
+    other_seat.speak(&client);
+    let missing = BTreeSet::from(["missing".to_owned()]);
+    assert_eq!(scene.states("tpm"), missing);
+    assert!(scene.states("software").is_disjoint(&missing));
+    let shown = scene.shown();
+    assert_eq!(shown["state"], "failed");
+    let detail = shown["detail"].as_str().unwrap();
+    for words in ["the TPM was cleared", "devices accept", "identities rotate"] {
+        assert!(detail.contains(words), "{detail}");
+    }
+
+    let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+    let rotate = |name, device| ["identities", "rotate", &owner, name, "--device", device];
+    let lower = ["--tier", "software"];
+    let rotated = [&rotate("alice", "software")[..], &lower].concat();
+    let rotated = scene.daemon.ctl(&rotated).unwrap();
+    assert_eq!(rotated["device"], "software", "{rotated}");
+
+    let accept = ["devices", "accept", "tpm", "--yes"];
+    let accepted = scene.daemon.ctl(&accept).unwrap();
+    assert_ne!(accepted["before"], accepted["serial"]);
+    assert_eq!(accepted["device"]["state"], "ready");
+    let note = scene.note("ReplaceToken");
+    assert!(
+        note.contains("the TPM with serial") && note.contains("lost, even if"),
+        "{note}"
+    );
+    let again = scene.daemon.ctl(&accept).unwrap_err();
+    assert!(again.contains("is the device's own"), "{again}");
+    // What was under the other root does not come back.
+    assert_eq!(scene.states("tpm"), missing);
+    let (gone, text) = code(sign(&client, &member, &seat, &Call::default()));
+    assert_eq!(gone, FailureCode::KeyMissing, "{text}");
+    assert!(text.contains("before another TPM was accepted"), "{text}");
+    scene.daemon.ctl(&rotate("bob", "tpm")).unwrap();
+    assert!(scene.states("tpm").contains("active"));
 }

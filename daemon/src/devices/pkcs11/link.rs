@@ -93,6 +93,7 @@ impl Link {
         pins: Pins,
     ) -> Self {
         let info = DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "pkcs11",
             state: DeviceState::Absent,
@@ -208,6 +209,8 @@ impl Link {
             own => own?,
         };
         Ok(Newcomer {
+            noun: "token",
+            fate: "what is only there is missing",
             is_own: own.as_ref() == Some(&serial),
             serial,
             own,
@@ -630,6 +633,7 @@ impl Seen {
         };
         let plan = self.plan.as_ref();
         self.info = Arc::new(DeviceInfo {
+            generations: None,
             name: self.info.name.clone(),
             kind: self.info.kind,
             state,

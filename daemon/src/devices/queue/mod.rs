@@ -27,7 +27,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
-use super::{Count, Device, DeviceError, DeviceInfo, DeviceState, Meter, Stopper};
+use super::{Advice, Count, Device, DeviceError, DeviceInfo, DeviceState, Meter, Stopper};
 
 mod fair;
 #[cfg(test)]
@@ -93,6 +93,7 @@ struct Shared<O> {
     changed: Condvar,
     look: watch::Sender<Look>,
     meter: Option<Arc<dyn Meter>>,
+    advice: Advice,
     /// Whom to tell when the device becomes ready.
     when_ready: OnceLock<Arc<Notify>>,
 }
@@ -146,7 +147,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
     pub fn spawn(device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
         let info = device.info();
         let comes_back = device.comes_back();
-        let meter = device.meter();
+        let (meter, advice) = (device.meter(), device.advice());
         let stopper = device.stopper();
         let mut hands = device.more_hands();
         hands.insert(0, device);
@@ -164,6 +165,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
                 seen: !comes_back,
             }),
             meter,
+            advice,
             when_ready: OnceLock::new(),
         });
         let (runs, ended) = mpsc::channel();
@@ -271,6 +273,12 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     pub fn counts(&self) -> Vec<Count> {
         let meter = self.shared.meter.as_ref();
         meter.map_or_else(Vec::new, |meter| meter.counts())
+    }
+
+    /// What can be done about an error of the device.
+    #[must_use]
+    pub fn advice(&self, error: &DeviceError) -> &'static str {
+        (self.shared.advice)(error)
     }
 
     /// What the device is and can do, once it has been looked at for the first

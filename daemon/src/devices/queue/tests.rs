@@ -285,6 +285,7 @@ struct HasProgram {
 impl Device for HasProgram {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::new(DeviceInfo {
+            generations: None,
             name: "program".into(),
             kind: "test",
             state: DeviceState::Ready,
@@ -390,6 +391,7 @@ impl Device for Locks {
 #[tokio::test]
 async fn the_state_is_known_before_the_answer_comes() {
     let info = DeviceInfo {
+        generations: None,
         name: "locks".into(),
         kind: "test",
         state: DeviceState::Ready,
@@ -424,6 +426,7 @@ struct Away {
 impl Device for Away {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::new(DeviceInfo {
+            generations: None,
             name: "away".into(),
             kind: "test",
             state: *lock(&self.state),

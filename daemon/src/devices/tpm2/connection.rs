@@ -418,8 +418,9 @@ fn connect(tcti: &Tcti) -> std::result::Result<Context, DeviceError> {
     let opened = TctiNameConf::from_str(tcti.as_str()).and_then(Context::new);
     opened.map_err(|error| DeviceError::Absent {
         reason: format!(
-            "{tcti} does not answer ({}); is it there, and TSS's library for it?",
-            failure::name(error)
+            "{tcti} does not answer ({}); is it there, and TSS's library for it (Debian: {})?",
+            failure::name(error),
+            tcti.package()
         ),
     })
 }
@@ -428,16 +429,21 @@ fn connect(tcti: &Tcti) -> std::result::Result<Context, DeviceError> {
 /// the log.
 fn check_device(device: &Path) -> std::result::Result<(), DeviceError> {
     let opened = File::options().read(true).write(true).open(device);
-    opened.map(drop).map_err(|error| DeviceError::Absent {
+    opened.map(drop).map_err(|error| no_device(device, &error))
+}
+
+pub(super) fn no_device(device: &Path, error: &io::Error) -> DeviceError {
+    let device = device.display();
+    DeviceError::Absent {
         reason: match error.kind() {
-            io::ErrorKind::NotFound => format!("there is no {}", device.display()),
+            io::ErrorKind::NotFound => format!("there is no {device}"),
             io::ErrorKind::PermissionDenied => format!(
-                "the daemon's user may not open {}: add it to the group that may, often `tss`",
-                device.display()
+                "the daemon's user may not open {device}: add it to the group that may, often with \
+                 `usermod -aG tss USER`, and restart the daemon"
             ),
-            _ => format!("{} does not open: {error}", device.display()),
+            _ => format!("{device} does not open: {error}"),
         },
-    })
+    }
 }
 
 /// Takes everything out of the TPM that is loaded there. Where there is no

@@ -8,7 +8,7 @@
 //! without it under a new root; then one write to the TPM puts that in the place
 //! of the old one. No copy of an older file can be opened after that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hkdf::Hkdf;
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
@@ -109,6 +109,10 @@ impl Generations {
 
     pub(super) const fn root(&self) -> &Root {
         &self.root
+    }
+
+    pub(super) fn ids(&self) -> BTreeSet<GenerationId> {
+        self.secrets.keys().copied().collect()
     }
 
     pub(super) fn secret(&self, id: GenerationId) -> Result<&Secret, DeviceError> {

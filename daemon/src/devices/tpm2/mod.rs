@@ -11,6 +11,7 @@
 //! authorised by one session, whose key only the storage key can open, and which
 //! encrypts what is secret in them (`connection`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Accept, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
+    ALGORITHMS, Accept, Advice, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
     DeviceState, Generate, GenerationId, Kem, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret,
     Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way, check_public, private_key,
 };
@@ -30,6 +31,7 @@ use crate::config::Tpm2Config;
 use crate::failpoint;
 use crate::store_key::{StoreKey, Subkey};
 
+mod advice;
 mod attest;
 mod blob;
 mod connection;
@@ -109,6 +111,7 @@ impl Tpm2Device {
             })
         };
         let info = DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "tpm2",
             state: DeviceState::Absent,
@@ -212,7 +215,9 @@ impl Tpm2Device {
                     DeviceError::Locked { .. } => DeviceState::Locked,
                     _ => DeviceState::Failed,
                 };
-                self.note(state, format!("{error}; {}", error.advice()));
+                let is_missing = matches!(error, DeviceError::Missing { .. });
+                self.has(is_missing.then(BTreeSet::new));
+                self.note(state, format!("{error}; {}", advice::of(&error)));
                 Err(error)
             }
         }
@@ -224,6 +229,7 @@ impl Tpm2Device {
             facts: open.connection.facts(),
             ..DeviceInfo::clone(&self.info)
         });
+        self.has(Some(open.generations.ids()));
         self.open = Some(open);
         // What is missing is not made anew any more.
         self.start = Start::MustExist;
@@ -388,6 +394,23 @@ impl Tpm2Device {
                 candidates.last().copied().unwrap_or_default()
             ),
         })
+    }
+
+    /// What it has from now on, as far as that is known.
+    fn has(&mut self, generations: Option<BTreeSet<GenerationId>>) {
+        if self.info.generations.as_deref() != generations.as_ref() {
+            self.info = Arc::new(DeviceInfo {
+                generations: generations.map(Arc::new),
+                ..DeviceInfo::clone(&self.info)
+            });
+        }
+    }
+
+    /// The same, after one more or less.
+    fn has_changed(&mut self) {
+        if let Some(open) = &self.open {
+            self.has(Some(open.generations.ids()));
+        }
     }
 
     fn note(&mut self, state: DeviceState, reason: String) {
@@ -567,6 +590,10 @@ impl Device for Tpm2Device {
         Arc::clone(&self.info)
     }
 
+    fn advice(&self) -> Advice {
+        advice::of
+    }
+
     fn comes_back(&self) -> bool {
         true
     }
@@ -627,7 +654,9 @@ impl Generate for Tpm2Device {
     fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         self.ask(false, |open, files| {
             open.generations.create(files, &mut open.connection, id)
-        })
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
@@ -660,14 +689,18 @@ impl Destroy for Tpm2Device {
         self.ask(true, |open, files| {
             open.connection.unload(|(generation, _)| generation == id);
             open.generations.destroy(files, &mut open.connection, id)
-        })
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         self.ask(true, |open, files| {
             open.connection.unload(|(generation, _)| generation == id);
             open.generations.undo(files, id)
-        })
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn destroy_key(&mut self, key: &StoredKey) -> Result<(), DeviceError> {
@@ -689,6 +722,8 @@ impl Accept for Tpm2Device {
             (None, None) => None,
         };
         Ok(Newcomer {
+            noun: "TPM",
+            fate: "what is only there is lost, even if that one is accepted again",
             is_own: whole.is_some(),
             serial: match whole {
                 Some(serial) => serial,
