@@ -139,7 +139,8 @@ impl Session {
             Tried::Made(key) => Ok(key),
             Tried::Lost(generation) => {
                 let lost = DeviceError::GenerationGone(generation);
-                Err(failure::of_run(lost.into(), &order.place.device))
+                let device = self.custody().devices.get(&order.place.device)?;
+                Err(failure::of_run(lost.into(), device))
             }
         }
     }
@@ -480,7 +481,7 @@ impl Custody {
         for generation in pending.generations_creating {
             // Nobody knows whether it was made: it is destroyed as if it was.
             match self.registry.begin_destroy_generation(generation.id).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 // The row of its key does not verify: both are left alone.
                 Err(StoreError::WrongGeneration) => {
                     tracing::error!(generation = %generation.id, "a generation that was being made has a key that is not known");

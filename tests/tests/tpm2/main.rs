@@ -4,6 +4,7 @@ mod bench;
 mod bystander;
 mod conformance;
 mod crash;
+mod daemon;
 mod destroyed;
 mod fairness;
 mod killed;
