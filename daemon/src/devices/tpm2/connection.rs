@@ -15,7 +15,7 @@ use tss_esapi::handles::{
 };
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
-use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
     Auth, CapabilityData, MaxNvBuffer, SymmetricDefinition, TaggedProperty,
 };
@@ -68,6 +68,8 @@ pub(super) enum Condition {
 pub(super) struct Connection {
     pub(super) context: Context,
     session: AuthSession,
+    /// For keys that have a policy, once one was used.
+    pub(super) policy_session: Option<PolicySession>,
     parent: Parent,
     pub(super) loaded: Loaded,
     /// Of the root, once it was found or made.
@@ -98,6 +100,7 @@ impl Connection {
             let mut connection = Self {
                 context,
                 session,
+                policy_session: None,
                 parent,
                 loaded: Loaded::new(room),
                 index: None,
@@ -128,6 +131,11 @@ impl Connection {
         serial(&self.parent.name)
     }
 
+    /// The session that commands are authorised by where nothing else is asked for.
+    pub(super) const fn session(&self) -> AuthSession {
+        self.session
+    }
+
     pub(super) const fn condition(&self) -> Condition {
         self.condition
     }
@@ -138,18 +146,18 @@ impl Connection {
         secrecy: Secrecy,
         command: impl FnOnce(&mut Context) -> Result<T>,
     ) -> Result<T> {
-        self.run_with(secrecy, None, command)
+        self.run_with(self.session, secrecy, None, command)
     }
 
-    /// The same for a command on two objects, the second of which another session
-    /// authorises.
+    /// The same by this session, for a command on two objects, the second of which
+    /// another session authorises.
     pub(super) fn run_with<T>(
         &mut self,
+        session: AuthSession,
         secrecy: Secrecy,
         second: Option<AuthSession>,
         command: impl FnOnce(&mut Context) -> Result<T>,
     ) -> Result<T> {
-        let session = self.session;
         let (attributes, mask) = SessionAttributesBuilder::new()
             .with_continue_session(true)
             .with_decrypt(secrecy == Secrecy::Request)
@@ -229,7 +237,7 @@ impl Connection {
 
     /// Has the storage key the empty authorisation value? Tried by use.
     fn may_use_parent(&mut self) -> std::result::Result<bool, DeviceError> {
-        match self.seal(&[0; 32], &[0; 32]) {
+        match self.seal(&[0; 32], &[0; 32], None) {
             Ok(_) => Ok(true),
             Err(error) if failure::verdict(error) == Verdict::WrongAuth => Ok(false),
             Err(error) => Err(self.describe(error)),

@@ -6,6 +6,7 @@ use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::{KeyHandle, ObjectHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     Auth, CreateKeyResult, Digest, EccParameter, EccPoint, EccScheme, HashScheme, HashcheckTicket,
     KeyDerivationFunctionScheme, KeyedHashScheme, Private, Public, PublicBuilder,
@@ -20,6 +21,7 @@ use zeroize::Zeroizing;
 use super::blob::Object;
 use super::connection::{Connection, Secrecy};
 use super::loaded;
+use super::policy::Hash;
 
 /// What a key of the TPM's is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +30,23 @@ pub(super) enum Use {
     Agree,
 }
 
+/// A key that is loaded, and the session that authorises its use.
+#[derive(Clone, Copy)]
+pub(super) struct Usable {
+    pub(super) handle: ObjectHandle,
+    pub(super) session: AuthSession,
+}
+
 impl Connection {
-    /// Has the TPM make a key on P-256: the object, and the public key.
-    pub(super) fn create(&mut self, usage: Use, auth: &[u8; 32]) -> Result<(Object, [u8; 65])> {
-        let template = template(usage)?;
+    /// Has the TPM make a key on P-256, under this policy if there is one: the
+    /// object, and the public key.
+    pub(super) fn create(
+        &mut self,
+        usage: Use,
+        auth: &[u8; 32],
+        policy: Option<&Hash>,
+    ) -> Result<(Object, [u8; 65])> {
+        let template = template(usage, policy)?;
         let parent = self.parent();
         let made = self.run_with_room(Secrecy::Request, |context| {
             let auth = Auth::try_from(auth.as_slice())?;
@@ -47,9 +62,14 @@ impl Connection {
         Ok((object(&made)?, public))
     }
 
-    /// Has the TPM encrypt 32 bytes.
-    pub(super) fn seal(&mut self, secret: &[u8; 32], auth: &[u8; 32]) -> Result<Object> {
-        let template = sealed_template()?;
+    /// Has the TPM encrypt 32 bytes, under this policy if there is one.
+    pub(super) fn seal(
+        &mut self,
+        secret: &[u8; 32],
+        auth: &[u8; 32],
+        policy: Option<&Hash>,
+    ) -> Result<Object> {
+        let template = sealed_template(policy)?;
         let parent = self.parent();
         let made = self.run_with_room(Secrecy::Request, |context| {
             let auth = Auth::try_from(auth.as_slice())?;
@@ -106,14 +126,10 @@ impl Connection {
     }
 
     /// ECDSA over a digest: r and s.
-    pub(super) fn sign(
-        &mut self,
-        key: ObjectHandle,
-        digest: &[u8; 32],
-    ) -> Result<([u8; 32], [u8; 32])> {
-        let signature = self.run(Secrecy::Nothing, |context| {
+    pub(super) fn sign(&mut self, key: Usable, digest: &[u8; 32]) -> Result<([u8; 32], [u8; 32])> {
+        let signature = self.run_with(key.session, Secrecy::Nothing, None, |context| {
             context.sign(
-                KeyHandle::from(key),
+                KeyHandle::from(key.handle),
                 Digest::try_from(digest.as_slice())?,
                 SignatureScheme::Null,
                 not_hashed_by_the_tpm()?,
@@ -131,12 +147,12 @@ impl Connection {
     /// The x-coordinate of ECDH with a point that is on the curve.
     pub(super) fn agree(
         &mut self,
-        key: ObjectHandle,
+        key: Usable,
         (x, y): (&[u8], &[u8]),
     ) -> Result<SecretBox<[u8; 32]>> {
-        let point = self.run(Secrecy::Answer, |context| {
+        let point = self.run_with(key.session, Secrecy::Answer, None, |context| {
             let peer = EccPoint::new(EccParameter::try_from(x)?, EccParameter::try_from(y)?);
-            context.ecdh_z_gen(KeyHandle::from(key), peer)
+            context.ecdh_z_gen(KeyHandle::from(key.handle), peer)
         })?;
         let mut shared = SecretBox::new(Box::new([0; 32]));
         *shared.expose_secret_mut() = *padded(point.x())?;
@@ -144,8 +160,10 @@ impl Connection {
     }
 
     /// What was sealed.
-    pub(super) fn unseal(&mut self, sealed: ObjectHandle) -> Result<Zeroizing<[u8; 32]>> {
-        let data = self.run(Secrecy::Answer, |context| context.unseal(sealed))?;
+    pub(super) fn unseal(&mut self, sealed: Usable) -> Result<Zeroizing<[u8; 32]>> {
+        let data = self.run_with(sealed.session, Secrecy::Answer, None, |context| {
+            context.unseal(sealed.handle)
+        })?;
         let mut secret = Zeroizing::new([0; 32]);
         if data.len() != secret.len() {
             return Err(misfit());
@@ -156,17 +174,19 @@ impl Connection {
 }
 
 /// Bound to this TPM and this parent, used with an authorisation value of 32
-/// random bytes, for which wrong ones are not counted.
-fn attributes() -> ObjectAttributesBuilder {
+/// random bytes, for which wrong ones are not counted. Where there is a policy that
+/// value alone serves for nothing.
+fn attributes(policy: Option<&Hash>) -> ObjectAttributesBuilder {
     ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
-        .with_user_with_auth(true)
+        .with_user_with_auth(policy.is_none())
+        .with_admin_with_policy(policy.is_some())
         .with_no_da(true)
 }
 
-fn template(usage: Use) -> Result<Public> {
-    let attributes = attributes()
+fn template(usage: Use, policy: Option<&Hash>) -> Result<Public> {
+    let attributes = attributes(policy)
         .with_sensitive_data_origin(true)
         .with_sign_encrypt(usage == Use::Sign)
         .with_decrypt(usage == Use::Agree)
@@ -175,9 +195,17 @@ fn template(usage: Use) -> Result<Public> {
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
+        .with_auth_policy(auth_policy(policy)?)
         .with_ecc_parameters(parameters(usage)?)
         .with_ecc_unique_identifier(EccPoint::default())
         .build()
+}
+
+fn auth_policy(policy: Option<&Hash>) -> Result<Digest> {
+    policy.map_or_else(
+        || Ok(Digest::default()),
+        |policy| Digest::try_from(policy.as_slice()),
+    )
 }
 
 fn parameters(usage: Use) -> Result<PublicEccParameters> {
@@ -195,11 +223,12 @@ fn parameters(usage: Use) -> Result<PublicEccParameters> {
         .build()
 }
 
-fn sealed_template() -> Result<Public> {
+fn sealed_template(policy: Option<&Hash>) -> Result<Public> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes().build()?)
+        .with_object_attributes(attributes(policy).build()?)
+        .with_auth_policy(auth_policy(policy)?)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
@@ -269,7 +298,7 @@ fn padded(number: &EccParameter) -> Result<Zeroizing<[u8; 32]>> {
     Ok(bytes)
 }
 
-const fn misfit() -> Error {
+pub(super) const fn misfit() -> Error {
     Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
 
@@ -295,9 +324,13 @@ mod tests {
 
     #[test]
     fn what_the_tpm_made_is_compared_with_what_was_wanted() {
-        let sign = template(Use::Sign).unwrap();
+        let sign = template(Use::Sign, None).unwrap();
         assert!(is_as_wanted(&sign, &sign));
-        for other in [template(Use::Agree).unwrap(), sealed_template().unwrap()] {
+        for other in [
+            template(Use::Agree, None).unwrap(),
+            template(Use::Sign, Some(&[0; 32])).unwrap(),
+            sealed_template(None).unwrap(),
+        ] {
             assert!(!is_as_wanted(&other, &sign));
         }
         let Public::Ecc {
@@ -307,7 +340,7 @@ mod tests {
             panic!("a template for ECC")
         };
         // As a key that was made elsewhere would be.
-        let elsewhere = attributes().with_sign_encrypt(true).build().unwrap();
+        let elsewhere = attributes(None).with_sign_encrypt(true).build().unwrap();
         let foreign = PublicBuilder::new()
             .with_public_algorithm(PublicAlgorithm::Ecc)
             .with_name_hashing_algorithm(HashingAlgorithm::Sha256)

@@ -6,6 +6,9 @@
 //! as a blob that only this TPM loads again, and lives in the registry, so that
 //! their number is not limited (`blob`).
 //!
+//! A key may also be bound to the machine's measurements (`policy`), or to others that
+//! were approved (`approval`).
+//!
 //! A key is used with an authorisation value that follows from its generation's
 //! secret; these are what is destroyed (`generations`). All commands are
 //! authorised by one session, whose key only the storage key can open, and which
@@ -17,19 +20,20 @@ use std::time::{Duration, Instant};
 
 use p256::ecdsa::Signature;
 use sha2::{Digest, Sha256};
-use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Accept, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
-    DeviceState, Generate, GenerationId, Kem, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret,
-    Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way, check_public, private_key,
+    ALGORITHMS, Accept, Agree, Algorithm, Approve, Attest, Destroy, Device, DeviceError,
+    DeviceInfo, DeviceState, Generate, GenerationId, Kem, KeyBlob, Measurements, NewKey, Newcomer,
+    PeerPublic, SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way,
+    check_public, private_key,
 };
 use crate::attest::{Claims, DeviceChallenge, Evidence};
-use crate::config::Tpm2Config;
+use crate::config::{Pcrs, Tpm2Config};
 use crate::failpoint;
 use crate::store_key::{StoreKey, Subkey};
 
+mod approval;
 mod attest;
 mod blob;
 mod connection;
@@ -41,17 +45,24 @@ mod keys;
 mod loaded;
 mod nv;
 mod parent;
-
+mod policy;
+use self::approval::{Approval, Approvals, RecoveryKey};
 use self::blob::Kept;
 use self::connection::{Condition, Connection};
+use self::failure::Verdict;
 use self::files::{Files, Pinned};
 use self::generations::Generations;
-use self::keys::Use;
+use self::keys::{Usable, Use};
 use self::nv::Root;
+use self::policy::{Measured, Policy};
 
 /// How long a TPM that is there and does not serve is left alone, at first and at
 /// most. One that is not there is looked for each time.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(800), Duration::from_secs(30));
+
+/// How often a command is given again that the TPM has not begun since the machine
+/// measured something just then.
+const MORE_TRIES: usize = 3;
 
 /// The device that a TPM is.
 pub struct Tpm2Device {
@@ -74,7 +85,11 @@ pub type Revealed = ((Vec<u8>, Vec<u8>), Vec<u8>);
 struct Open {
     connection: Connection,
     generations: Generations,
+    approvals: Approvals,
 }
+
+/// What new keys are bound to: these registers, and this recovery key.
+type Binding = (Pcrs, RecoveryKey);
 
 impl Tpm2Device {
     /// The device of this name, which is `absent` until it is
@@ -125,7 +140,7 @@ impl Tpm2Device {
     pub fn reveal(&mut self, key: &StoredKey) -> Result<Revealed, DeviceError> {
         self.ask(true, |open, _| {
             let secret = open.generations.secret(key.generation)?;
-            let (Kept::InTpm(object) | Kept::Sealed(object)) = blob::read(secret, key)?;
+            let (Kept::InTpm(object) | Kept::Sealed(object), _) = blob::read(secret, key)?;
             let auth = secret.of_key(key.id)?;
             Ok(((object.private, object.public), auth.to_vec()))
         })
@@ -255,6 +270,7 @@ impl Tpm2Device {
         })?;
         Ok(Open {
             generations: Generations::read(&self.files, root)?,
+            approvals: Approvals::read(&self.files),
             connection,
         })
     }
@@ -280,6 +296,7 @@ impl Tpm2Device {
         Ok(Open {
             connection,
             generations,
+            approvals: Approvals::read(&self.files),
         })
     }
 
@@ -298,6 +315,22 @@ impl Tpm2Device {
                 "the NV index {:#010x} is somebody else's; name a free one in `nv_index`",
                 candidates.last().copied().unwrap_or_default()
             ),
+        })
+    }
+
+    /// What new keys are bound to, if to anything. Without the recovery key none is
+    /// made.
+    fn binding(&self) -> Result<Option<Binding>, DeviceError> {
+        let Some(config) = &self.config.measured else {
+            return Ok(None);
+        };
+        Ok(Some((config.pcrs, RecoveryKey::read(config)?)))
+    }
+
+    /// The same, for approvals.
+    fn bound(&self) -> Result<Binding, DeviceError> {
+        self.binding()?.ok_or_else(|| DeviceError::NotApproved {
+            reason: "the configuration has no `pcrs` for the device".to_owned(),
         })
     }
 
@@ -328,16 +361,41 @@ impl Tpm2Device {
 }
 
 impl Open {
-    /// A key, loaded.
-    fn loaded(&mut self, key: &StoredKey) -> Result<(Kept, ObjectHandle), DeviceError> {
+    /// Does something with a key in the TPM, or takes one out that it seals. What
+    /// the machine measures meanwhile stops that before it begins.
+    fn with_key<T>(
+        &mut self,
+        key: &StoredKey,
+        work: impl Fn(&mut Connection, Usable) -> tss_esapi::Result<T>,
+    ) -> Result<Used<T>, DeviceError> {
         let secret = self.generations.secret(key.generation)?;
-        let kept = blob::read(secret, key)?;
+        let (kept, policy) = blob::read(secret, key)?;
         let auth = secret.of_key(key.id)?;
         let (Kept::InTpm(object) | Kept::Sealed(object)) = &kept;
         let name = (key.generation, key.id);
-        let loaded = self.connection.load(name, object, &auth);
-        let handle = loaded.map_err(|error| self.connection.describe(error))?;
-        Ok((kept, handle))
+        let connection = &mut self.connection;
+        let mut more_tries = 0..MORE_TRIES;
+        loop {
+            let session = match &policy {
+                None => connection.session(),
+                Some(policy) => connection.satisfy(policy, &mut self.approvals)?,
+            };
+            // The last one, so that nothing takes its room.
+            let loaded = connection.load(name, object, &auth);
+            let done = loaded.and_then(|handle| {
+                let usable = Usable { handle, session };
+                Ok(match kept {
+                    Kept::InTpm(_) => Used::InTpm(work(connection, usable)?),
+                    Kept::Sealed(_) => Used::Unsealed(connection.unseal(usable)?),
+                })
+            });
+            match done {
+                Err(error)
+                    if failure::verdict(error) == Verdict::Measuring
+                        && more_tries.next().is_some() => {}
+                done => return done.map_err(|error| connection.describe(error)),
+            }
+        }
     }
 
     fn sign(
@@ -346,68 +404,100 @@ impl Open {
         scheme: SignatureScheme,
         content: &[u8],
     ) -> Result<Vec<u8>, DeviceError> {
-        let (kept, handle) = self.loaded(key)?;
-        match kept {
-            Kept::InTpm(_) => {
-                let digest = Sha256::digest(content).into();
-                let signed = self.connection.sign(handle, &digest);
-                let (r, s) = signed.map_err(|error| self.connection.describe(error))?;
+        let used = self.with_key(key, |connection, usable| {
+            connection.sign(usable, &Sha256::digest(content).into())
+        })?;
+        match used {
+            Used::InTpm((r, s)) => {
                 let signature = Signature::from_scalars(r, s).map_err(|_| misfit())?;
                 Ok(signature.to_der().as_bytes().to_vec())
             }
-            Kept::Sealed(_) => {
-                let unsealed = self.connection.unseal(handle);
-                let private = unsealed.map_err(|error| self.connection.describe(error))?;
-                private_key::sign(scheme, &private, content)
-            }
+            Used::Unsealed(private) => private_key::sign(scheme, &private, content),
         }
     }
 
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
-        let (kept, handle) = self.loaded(key)?;
-        match kept {
-            Kept::InTpm(_) => {
-                let point = peer.to_bytes();
-                let coordinates = point.get(1..).map(|bytes| bytes.split_at(32));
-                let shared = self
-                    .connection
-                    .agree(handle, coordinates.ok_or_else(misfit)?);
-                let shared = shared.map_err(|error| self.connection.describe(error))?;
-                SharedSecret::new(peer.kem(), shared)
-            }
-            Kept::Sealed(_) => {
-                let unsealed = self.connection.unseal(handle);
-                let private = unsealed.map_err(|error| self.connection.describe(error))?;
-                private_key::agree(&private, peer)
-            }
+        let point = peer.to_bytes();
+        let used = self.with_key(key, |connection, usable| {
+            let coordinates = point.get(1..).and_then(|both| both.split_at_checked(32));
+            connection.agree(usable, coordinates.ok_or_else(keys::misfit)?)
+        })?;
+        match used {
+            Used::InTpm(shared) => SharedSecret::new(peer.kem(), shared),
+            Used::Unsealed(private) => private_key::agree(&private, peer),
         }
     }
 
     fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
         let secret = self.generations.secret(key.generation)?;
-        let Kept::InTpm(object) = blob::read(secret, key)? else {
+        let (Kept::InTpm(object), policy) = blob::read(secret, key)? else {
             return Err(DeviceError::NotAttested {
                 reason: "the TPM seals it, and does not use it itself".to_owned(),
             });
         };
         let auth = secret.of_key(key.id)?;
         let name = (key.generation, key.id);
-        self.connection.attest(name, object, &auth, claims)
+        self.connection
+            .attest(name, object, &auth, policy.as_ref(), claims)
     }
 
-    fn generate(&mut self, request: &NewKey, making: Making) -> Result<StoredKey, DeviceError> {
+    /// What the registers hold, and what approves that.
+    fn measurements(&mut self, (pcrs, recovery): Binding) -> Result<Measurements, DeviceError> {
+        let registers = self.connection.values(pcrs)?;
+        let measured = Measured::of(pcrs, &registers);
+        let approval = self.approvals.find(&measured, &recovery.hash()?);
+        Ok(Measurements {
+            to_sign: approval::to_sign(&measured.policy(), &self.connection.reference()),
+            registers,
+            approved: approval.is_some(),
+        })
+    }
+
+    fn approve(
+        &mut self,
+        files: &Files,
+        (pcrs, recovery): Binding,
+        signature: &[u8],
+    ) -> Result<Measurements, DeviceError> {
+        let measured = self.connection.measure(pcrs)?;
+        let reference = self.connection.reference();
+        let approval = Approval::verify(&measured, &reference, recovery, signature)?;
+        self.approvals.add(files, &mut self.connection, approval)?;
+        self.measurements((pcrs, recovery))
+    }
+
+    /// The policy of a key that is made now.
+    fn policy(&mut self, binding: Option<Binding>) -> Result<Option<Policy>, DeviceError> {
+        let Some((pcrs, recovery)) = binding else {
+            return Ok(None);
+        };
+        Ok(Some(Policy {
+            measured: self.connection.measure(pcrs)?,
+            recovery: recovery.hash()?,
+        }))
+    }
+
+    fn generate(
+        &mut self,
+        request: &NewKey,
+        making: Making,
+        binding: Option<Binding>,
+    ) -> Result<StoredKey, DeviceError> {
+        let policy = self.policy(binding)?;
+        let reference = self.connection.reference();
+        let digest = policy.map(|policy| policy.digest(&reference));
         let secret = self.generations.secret(request.generation)?;
         let auth = secret.of_key(request.id)?;
         let (public, kept) = match making {
             Making::InTpm(usage) => {
-                let made = self.connection.create(usage, &auth);
+                let made = self.connection.create(usage, &auth, digest.as_ref());
                 let (object, public) = made.map_err(|error| self.connection.describe(error))?;
                 check_public(request.algorithm, &public)?;
                 (public.to_vec(), Kept::InTpm(object))
             }
             Making::Sealed => {
                 let (private, public) = private_key::generate(request.algorithm)?;
-                let sealed = self.connection.seal(&private, &auth);
+                let sealed = self.connection.seal(&private, &auth, digest.as_ref());
                 let object = sealed.map_err(|error| self.connection.describe(error))?;
                 (public, Kept::Sealed(object))
             }
@@ -420,9 +510,17 @@ impl Open {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        key.blob = blob::write(secret, &key, &kept)?;
+        key.blob = blob::write(secret, &key, &kept, policy.as_ref())?;
         Ok(key)
     }
+}
+
+/// What came of the use of a key.
+enum Used<T> {
+    /// What the TPM made with it.
+    InTpm(T),
+    /// The private key itself.
+    Unsealed(Zeroizing<[u8; 32]>),
 }
 
 /// How a key is made.
@@ -512,6 +610,10 @@ impl Device for Tpm2Device {
     fn accepter(&mut self) -> Option<&mut dyn Accept> {
         Some(self)
     }
+
+    fn approver(&mut self) -> Option<&mut dyn Approve> {
+        Some(self)
+    }
 }
 
 impl Sign for Tpm2Device {
@@ -548,7 +650,8 @@ impl Generate for Tpm2Device {
                 possible: vec![tier],
             });
         }
-        self.ask(false, |open, _| open.generate(&request, making))
+        let binding = self.binding()?;
+        self.ask(false, |open, _| open.generate(&request, making, binding))
     }
 }
 
@@ -560,6 +663,18 @@ impl Attest for Tpm2Device {
     fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let DeviceChallenge::Tpm2(challenge) = challenge;
         self.ask(true, |open, _| open.connection.activate(challenge))
+    }
+}
+
+impl Approve for Tpm2Device {
+    fn measurements(&mut self) -> Result<Measurements, DeviceError> {
+        let binding = self.bound()?;
+        self.ask(true, |open, _| open.measurements(binding))
+    }
+
+    fn approve(&mut self, signature: &[u8]) -> Result<Measurements, DeviceError> {
+        let binding = self.bound()?;
+        self.ask(true, |open, files| open.approve(files, binding, signature))
     }
 }
 
