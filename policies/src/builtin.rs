@@ -110,6 +110,7 @@ const fn needs(action: Action) -> Needs {
         | Action::AcceptDevice
         | Action::AttestIdentity
         | Action::AnswerChallenge
+        | Action::ApproveMeasurements
         | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
@@ -169,13 +170,14 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 7] = [
+    const ADMINISTRATORS: [Action; 8] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::UnlockDevice,
         Action::AcceptDevice,
         Action::AttestIdentity,
         Action::AnswerChallenge,
+        Action::ApproveMeasurements,
         Action::Administer,
     ];
 

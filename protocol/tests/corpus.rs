@@ -433,6 +433,19 @@ fn admin_requests() -> Vec<AdminRequest> {
                 challenge: bytes("a challenge"),
             },
         },
+        R::ReadMeasurements {
+            options,
+            request: ReadMeasurements {
+                device: "tpm".into(),
+            },
+        },
+        R::ApproveMeasurements {
+            options,
+            request: ApproveMeasurements {
+                device: "tpm".into(),
+                signature: bytes("a signature"),
+            },
+        },
     ]
 }
 
@@ -512,7 +525,17 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::AttestIdentity(Ok(bytes("evidence"))),
         R::AnswerChallenge(Ok(bytes("a response"))),
+        R::ReadMeasurements(Ok(measurements(false))),
+        R::ApproveMeasurements(Ok(measurements(true))),
     ]
+}
+
+fn measurements(approved: bool) -> Measurements {
+    Measurements {
+        registers: vec![(7, Bytes(vec![0x07; 32])), (23, Bytes(vec![0x23; 32]))],
+        to_sign: Bytes(vec![0x42; 64]),
+        approved,
+    }
 }
 
 /// Every code, in its order, then every variant of the small enums.

@@ -176,10 +176,10 @@ impl DeviceError {
             Self::NotAdopted { .. } => "name a key that is suitable, or create a new one",
             Self::NotAttested { .. } => "use a device that its maker certified",
             Self::OtherMeasurements { .. } => {
-                "if an update of the firmware changed them, have the administrator approve them: `mlskeyctl devices approval-request`, then `mlskeyctl devices approve`; else find out what changed on the machine"
+                "if an update of the firmware changed them, have the administrator approve them: `mlskeyctl devices measurements`, then `mlskeyctl devices approve`; else find out what changed on the machine"
             }
             Self::NotApproved { .. } => {
-                "make a new request with `mlskeyctl devices approval-request`, sign it with the recovery key, and approve with the signature"
+                "make a new request with `mlskeyctl devices measurements`, sign it with the recovery key, and approve with the signature"
             }
             Self::ForeignChallenge => {
                 "have the verifier make a challenge for evidence of this device"

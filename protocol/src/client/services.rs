@@ -209,6 +209,10 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     attest_identity = AttestIdentity(request: AttestIdentity) -> Bytes, Harmless;
     /// Has a device answer a challenge for such evidence.
     answer_challenge = AnswerChallenge(request: AnswerChallenge) -> Bytes, Harmless;
+    /// What the machine has measured, to which keys of a device are bound.
+    read_measurements = ReadMeasurements(request: ReadMeasurements) -> Measurements, Harmless;
+    /// Approves what the machine has measured now.
+    approve_measurements = ApproveMeasurements(request: ApproveMeasurements) -> Measurements, Harmless;
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-//! Somebody on the way to a TPM, who writes down all that passes.
+//! Somebody on the way to a TPM, who writes down all that passes, and may slip in a
+//! command of his own.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -20,6 +22,10 @@ pub struct Tap {
 #[derive(Debug, Default)]
 struct Wire {
     seen: Mutex<Vec<u8>>,
+    /// Before which command which one is slipped in.
+    slip: Mutex<Option<(u32, Vec<u8>)>>,
+    /// Whom the next answer is for, if not for the client.
+    waits: Mutex<Option<Sender<()>>>,
     ended: AtomicBool,
 }
 
@@ -52,6 +58,19 @@ impl Tap {
         let seen = self.wire.seen.lock().expect("no thread panicked");
         seen.windows(bytes.len()).any(|window| window == bytes)
     }
+
+    /// Measures something into a register just before the next command with this code
+    /// (`TPM_CC`).
+    pub fn measure_before(&self, code: u32, pcr: u32, what: u8) {
+        let mut slip = self.wire.slip.lock().expect("no thread panicked");
+        *slip = Some((code, extend(pcr, what)));
+    }
+
+    /// Is it still to come?
+    pub fn waits(&self) -> bool {
+        let slip = self.wire.slip.lock().expect("no thread panicked");
+        slip.is_some()
+    }
 }
 
 impl Wire {
@@ -63,23 +82,31 @@ impl Wire {
             let (Ok(client), Ok(tpm)) = (client, TcpStream::connect(address(tpm))) else {
                 continue;
             };
-            let both = [(&client, &tpm), (&tpm, &client)];
-            for (from, to) in both.map(|(from, to)| (from.try_clone(), to.try_clone())) {
+            let both = [(&client, &tpm, true), (&tpm, &client, false)];
+            for (from, to, commands) in both {
+                let (from, to) = (from.try_clone(), to.try_clone());
                 let (from, to) = (from.expect("a handle"), to.expect("a handle"));
                 let wire = Arc::clone(self);
-                std::thread::spawn(move || wire.copy(from, to));
+                std::thread::spawn(move || wire.copy(from, to, commands));
             }
         }
     }
 
     /// Until one of them goes away, and with it the other.
-    fn copy(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn copy(&self, mut from: TcpStream, mut to: TcpStream, commands: bool) {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let bytes = buffer.get(..length).expect("as many as were read");
             // Commands come whole, so what is looked for stands in a row.
             let mut seen = self.seen.lock().expect("no thread panicked");
             seen.extend_from_slice(bytes);
+            drop(seen);
+            if commands {
+                self.slip_in(bytes, &mut to);
+            } else if let Some(waiting) = self.waits.lock().expect("no panic").take() {
+                let _ = waiting.send(());
+                continue;
+            }
             if to.write_all(bytes).is_err() {
                 break;
             }
@@ -88,6 +115,40 @@ impl Wire {
             let _ = end.shutdown(Shutdown::Both);
         }
     }
+}
+
+impl Wire {
+    /// Has the TPM obey another command first, if this is the one that it waits for.
+    fn slip_in(&self, bytes: &[u8], tpm: &mut TcpStream) {
+        let code = bytes.get(6..10).and_then(|code| code.try_into().ok());
+        let mut slip = self.slip.lock().expect("no thread panicked");
+        let is_it = |(before, _): &mut (u32, Vec<u8>)| code == Some(before.to_be_bytes());
+        let Some((_, command)) = slip.take_if(is_it) else {
+            return;
+        };
+        let (waiting, answered): (Sender<()>, Receiver<()>) = channel();
+        *self.waits.lock().expect("no thread panicked") = Some(waiting);
+        if tpm.write_all(&command).is_ok() {
+            let _ = answered.recv();
+        }
+    }
+}
+
+/// `TPM2_PCR_Extend` with the empty authorisation value (TPM 2.0 Library, Part 3,
+/// 22.2).
+fn extend(pcr: u32, what: u8) -> Vec<u8> {
+    let mut command = Vec::new();
+    command.extend(0x8002_u16.to_be_bytes());
+    command.extend(65_u32.to_be_bytes());
+    command.extend(0x182_u32.to_be_bytes());
+    command.extend(pcr.to_be_bytes());
+    command.extend(9_u32.to_be_bytes());
+    command.extend(0x4000_0009_u32.to_be_bytes());
+    command.extend([0; 5]);
+    command.extend(1_u32.to_be_bytes());
+    command.extend(0x000b_u16.to_be_bytes());
+    command.extend([what; 32]);
+    command
 }
 
 impl Drop for Tap {

@@ -115,7 +115,7 @@ fn another_program_cannot_use_what_it_loads() {
 }
 
 /// Loads an object under the storage key, and signs with it or unseals it.
-fn load_and_use(
+pub fn load_and_use(
     bench: &Bench,
     (private, public): &(Vec<u8>, Vec<u8>),
     auth: &[u8],

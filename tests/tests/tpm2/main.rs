@@ -6,4 +6,6 @@ mod crash;
 mod destroyed;
 mod life;
 mod lost;
+mod measured;
+mod pcr;
 mod setup;

@@ -267,7 +267,7 @@ impl Connection {
             EccParameter::try_from(approval.r.as_slice())?,
             EccParameter::try_from(approval.s.as_slice())?,
         )?);
-        let key = self.run_with_room(Secrecy::Nothing, |context| {
+        let key = self.run_with_room(Secrecy::Vouched, |context| {
             context.load_external_public(public.clone(), Hierarchy::Owner)
         })?;
         let verified = self.noted_without_session(|context| {

@@ -48,6 +48,9 @@ const HANDLES: u32 = 254;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrecy {
     Nothing,
+    /// Nothing, in a command that needs no authorisation: the session only shows that it
+    /// is the TPM that answers.
+    Vouched,
     /// Its first parameter.
     Request,
     /// The first parameter of its answer.
@@ -160,6 +163,7 @@ impl Connection {
     ) -> Result<T> {
         let (attributes, mask) = SessionAttributesBuilder::new()
             .with_continue_session(true)
+            .with_audit(secrecy == Secrecy::Vouched)
             .with_decrypt(secrecy == Secrecy::Request)
             .with_encrypt(secrecy == Secrecy::Answer)
             .build();
