@@ -71,7 +71,11 @@ impl Scene {
 /// As the daemon writes its own files.
 fn write_private(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    set_mode(path, 0o600);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 fn work(device: &mut Tpm2Device, keys: &[StoredKey]) {
@@ -197,8 +201,16 @@ fn keys_keep_what_they_were_made_with() {
         assert!(refused.to_string().contains("recovery.pem"), "{refused}");
         assert_eq!(state(&device).0, DeviceState::Ready);
         fs::write(scene.recovery.public(), &pem).unwrap();
+        set_mode(scene.recovery.public(), 0o644);
         make(&mut device, 22, KINDS[0]).unwrap();
     }
+    // Whoever can write it could approve.
+    set_mode(scene.recovery.public(), 0o664);
+    let refused = make(&mut scene.bench.reopen(), 23, KINDS[0]).unwrap_err();
+    assert!(
+        refused.to_string().contains("nobody else can write"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -246,8 +258,8 @@ fn nothing_else_approves() {
     assert_eq!(state(&device).0, DeviceState::Ready);
     drop(device);
 
-    // Even if the daemon took it, the TPM would not: the same store key and name, so
-    // the file opens; the same measurements and recovery key.
+    // Nor does the file of another device, which opens, since the store key and the
+    // name are the same: with the same measurements and recovery key.
     let mut other = other_tpm.bench;
     other.config.measured = scene.bench.config.measured.clone();
     drop(other_device);
@@ -260,11 +272,13 @@ fn nothing_else_approves() {
     let approvals = |bench: &Bench| bench.directory.join("approvals");
     fs::copy(approvals(&scene.bench), approvals(&other)).unwrap();
     let mut device = other.reopen();
-    assert!(device.measurements().unwrap().approved, "it is found");
-    for key in &keys {
-        let refused = use_key(&mut device, key).unwrap_err();
-        assert!(matches!(refused, DeviceError::Failed { .. }), "{refused}");
-    }
+    assert!(!device.measurements().unwrap().approved);
+    are_refused(&mut device, &keys);
+    let request = other.stage.path("request");
+    fs::write(&request, device.measurements().unwrap().to_sign).unwrap();
+    let signature = fs::read(scene.recovery.sign(&request)).unwrap();
+    device.approve(&signature).unwrap();
+    work(&mut device, &keys);
 }
 
 #[test]

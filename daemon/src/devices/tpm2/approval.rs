@@ -10,8 +10,6 @@ use std::path::Path;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::DecodePublicKey as _;
-use pki_types::SubjectPublicKeyInfoDer;
-use pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::attributes::ObjectAttributesBuilder;
@@ -52,6 +50,8 @@ pub(super) struct RecoveryKey {
 pub(super) struct Approval {
     /// What is approved.
     policy: Hash,
+    /// For which TPM: the device may have had another one before.
+    reference: Reference,
     /// By whom.
     pub(super) key: RecoveryKey,
     r: [u8; 32],
@@ -71,8 +71,8 @@ impl RecoveryKey {
 
     fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         let unfit = "it has to be a public key on P-256 in PEM (BEGIN PUBLIC KEY)";
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| unfit)?;
-        let key = VerifyingKey::from_public_key_der(&der).map_err(|_| unfit)?;
+        let pem = str::from_utf8(pem).map_err(|_| unfit)?;
+        let key = VerifyingKey::from_public_key_pem(pem).map_err(|_| unfit)?;
         let point = key.to_encoded_point(false);
         let (x, y) = point.x().zip(point.y()).ok_or(unfit)?;
         Ok(Self {
@@ -158,11 +158,22 @@ impl Approval {
         let (r, s) = signature.split_bytes();
         Ok(Self {
             policy,
+            reference: *reference,
             key,
             r: r.into(),
             s: s.into(),
         })
     }
+}
+
+/// These approvals and a new one; of too many, the newest.
+fn with(all: &[Approval], newest: Approval) -> Vec<Approval> {
+    let others = all.iter().filter(|other| **other != newest);
+    std::iter::once(&newest)
+        .chain(others)
+        .take(MOST)
+        .copied()
+        .collect()
 }
 
 /// The approvals of a device.
@@ -206,12 +217,7 @@ impl Approvals {
         approval: Approval,
     ) -> Result<(), DeviceError> {
         self.ticket(connection, &approval)?;
-        let others = self.all.iter().filter(|other| **other != approval);
-        let all: Vec<_> = std::iter::once(&approval)
-            .chain(others)
-            .take(MOST)
-            .copied()
-            .collect();
+        let all = with(&self.all, approval);
         let written = postcard::to_stdvec(&all).map_err(|_| DeviceError::Failed {
             reason: "an approval could not be encoded".to_owned(),
         })?;
@@ -221,10 +227,17 @@ impl Approvals {
     }
 
     /// The approval of these measurements by this recovery key.
-    pub(super) fn find(&self, measured: &Measured, recovery: &Hash) -> Option<Approval> {
+    pub(super) fn find(
+        &self,
+        measured: &Measured,
+        reference: &Reference,
+        recovery: &Hash,
+    ) -> Option<Approval> {
         let policy = measured.policy();
         let is_it = |approval: &&Approval| {
-            approval.policy == policy && approval.key.hash().is_ok_and(|hash| hash == *recovery)
+            approval.policy == policy
+                && approval.reference == *reference
+                && approval.key.hash().is_ok_and(|hash| hash == *recovery)
         };
         self.all.iter().find(is_it).copied()
     }
@@ -260,7 +273,7 @@ impl Connection {
     /// Has the TPM verify an approval. Nothing stays loaded.
     fn verify(&mut self, approval: &Approval) -> tss_esapi::Result<TPMT_TK_VERIFIED> {
         let public = approval.key.public()?;
-        let signed = to_sign(&approval.policy, &self.reference());
+        let signed = to_sign(&approval.policy, &approval.reference);
         let digest = Digest::try_from(Sha256::digest(signed).as_slice())?;
         let signature = TpmSignature::EcDsa(EccSignature::create(
             HashingAlgorithm::Sha256,
@@ -275,5 +288,69 @@ impl Connection {
         });
         self.flush(key.into());
         verified
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p256::SecretKey;
+    use p256::ecdsa::SigningKey;
+    use p256::ecdsa::signature::Signer as _;
+    use p256::pkcs8::{EncodePrivateKey as _, EncodePublicKey as _, LineEnding};
+
+    use super::*;
+
+    fn measured(digest: u8) -> Measured {
+        Measured {
+            pcrs: Pcrs::parse(&[7]).unwrap(),
+            digest: [digest; 32],
+        }
+    }
+
+    fn pem() -> String {
+        let public = SecretKey::from_slice(&[3; 32]).unwrap().public_key();
+        public.to_public_key_pem(LineEnding::LF).unwrap()
+    }
+
+    fn approval(digest: u8) -> Approval {
+        let reference = Reference::of(b"the storage key");
+        let key = RecoveryKey::from_pem(pem().as_bytes()).unwrap();
+        let signing = SigningKey::from_slice(&[3; 32]).unwrap();
+        let measured = measured(digest);
+        let signed: Signature = signing.sign(&to_sign(&measured.policy(), &reference));
+        let signature = signed.to_der();
+        Approval::verify(&measured, &reference, key, signature.as_bytes()).unwrap()
+    }
+
+    /// As this version writes it. A change here makes all approvals unreadable.
+    #[test]
+    fn what_is_on_disks_stays_readable() {
+        let written = postcard::to_stdvec(&vec![approval(1)]).unwrap();
+        assert_eq!(hex::encode(written), WRITTEN);
+    }
+
+    const WRITTEN: &str = "0143d23e2d25f412d33b9944f783e635aca494ebdc134ed28ace6864afa683ee253a0b298cf4c918143fcc33c52e111a790fdeda331716f3561c297c6427611ffe591ab771ebbcfd6d9cb9094d106528add1a69d44c2c1f627f089ec58b9c61adf9f4e6abf0d045c0c693a3c68ad7c97ca72be64def4a26fecd263dd98a92780f02e27c1b96118f57b6aca96639db08f87706c7e87a0aa06e545cf35a57b1e71534b212381fe7e66770a2b9f9d1c80675bd8964ae1a53fe0a959f0737a37b54654";
+
+    #[test]
+    fn a_recovery_key_is_a_public_key_on_p256() {
+        let p384 = p384::SecretKey::from_slice(&[3; 48]).unwrap().public_key();
+        let p384 = p384.to_public_key_pem(LineEnding::LF).unwrap();
+        let private = SecretKey::from_slice(&[3; 32]).unwrap();
+        let private = private.to_pkcs8_pem(LineEnding::LF).unwrap();
+        for wrong in [p384.as_str(), &private, "", "no PEM", &pem()[..70]] {
+            assert!(RecoveryKey::from_pem(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        assert!(RecoveryKey::from_pem(&[0xff]).is_err());
+    }
+
+    #[test]
+    fn of_too_many_approvals_the_oldest_one_goes() {
+        let most = u8::try_from(MOST).unwrap();
+        let all = (0..=most).fold(Vec::new(), |all, n| with(&all, approval(n)));
+        let expected: Vec<_> = (1..=most).rev().map(approval).collect();
+        assert_eq!(all, expected);
+        // One that is given again is the newest one.
+        let again = with(&all, approval(1));
+        assert_eq!((again.len(), again[0]), (MOST, approval(1)));
     }
 }

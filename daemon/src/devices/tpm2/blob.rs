@@ -119,7 +119,7 @@ mod tests {
         let written = hex::encode(postcard::to_stdvec(&policy()).unwrap());
         assert_eq!(
             written,
-            format!("8081c004{}{}", "07".repeat(32), "08".repeat(32))
+            format!("80818404{}{}", "07".repeat(32), "08".repeat(32))
         );
     }
 

@@ -24,9 +24,9 @@ use zeroize::Zeroizing;
 
 use super::{
     ALGORITHMS, Accept, Agree, Algorithm, Approve, Attest, Destroy, Device, DeviceError,
-    DeviceInfo, DeviceState, Generate, GenerationId, Kem, KeyBlob, Measurements, NewKey, Newcomer,
-    PeerPublic, SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way,
-    check_public, private_key,
+    DeviceInfo, DeviceState, Fact, Generate, GenerationId, Kem, KeyBlob, Measurements, NewKey,
+    Newcomer, PeerPublic, SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier,
+    Way, check_public, private_key,
 };
 use crate::attest::{Claims, DeviceChallenge, Evidence};
 use crate::config::{Pcrs, Tpm2Config};
@@ -222,8 +222,13 @@ impl Tpm2Device {
 
     /// From now on with this one.
     fn serve(&mut self, mut open: Open) {
+        let mut facts = open.connection.facts();
+        facts.extend(self.config.measured.as_ref().map(|measured| Fact {
+            name: "new keys".to_owned(),
+            value: format!("bound to {}", measured.pcrs),
+        }));
         self.info = Arc::new(DeviceInfo {
-            facts: open.connection.facts(),
+            facts,
             ..DeviceInfo::clone(&self.info)
         });
         self.open = Some(open);
@@ -445,9 +450,12 @@ impl Open {
     fn measurements(&mut self, (pcrs, recovery): Binding) -> Result<Measurements, DeviceError> {
         let registers = self.connection.values(pcrs)?;
         let measured = Measured::of(pcrs, &registers);
-        let approval = self.approvals.find(&measured, &recovery.hash()?);
+        let reference = self.connection.reference();
+        let approval = self
+            .approvals
+            .find(&measured, &reference, &recovery.hash()?);
         Ok(Measurements {
-            to_sign: approval::to_sign(&measured.policy(), &self.connection.reference()),
+            to_sign: approval::to_sign(&measured.policy(), &reference),
             registers,
             approved: approval.is_some(),
         })

@@ -73,7 +73,7 @@ pub(super) struct Policy {
 }
 
 /// What an approval is for beside the measurements: the TPM with this storage key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reference(Hash);
 
 impl Reference {
@@ -186,7 +186,7 @@ impl Connection {
         let reference = self.reference();
         let (session, measured) = self.satisfy_measured(policy, approvals)?;
         if measured.digest != policy.measured.digest {
-            let approved = approvals.find(&measured, &policy.recovery);
+            let approved = approvals.find(&measured, &reference, &policy.recovery);
             let approval = approved.ok_or(DeviceError::OtherMeasurements {
                 pcrs: measured.pcrs,
             })?;
