@@ -31,9 +31,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::bound_to(&[PCR, 16])
+    }
+
+    fn bound_to(pcrs: &[u8]) -> Self {
         let mut bench = Bench::new();
         let recovery = Recovery::new(&bench.stage, "recovery");
-        bench.config.measured = Some(recovery.binding(&[PCR, 16]));
+        bench.config.measured = Some(recovery.binding(pcrs));
         Self { bench, recovery }
     }
 
@@ -304,16 +308,17 @@ fn an_authorisation_value_alone_serves_for_nothing() {
 /// The digests that are computed here are those that the TPM's own tools compute.
 #[test]
 fn what_is_approved_is_what_others_compute() {
-    let scene = Scene::new();
+    let (scene, registers) = (Scene::new(), "sha256:7,16");
     scene.bench.tpm.measure(PCR, 5);
     let mut device = scene.bench.first();
     let measured = device.measurements().unwrap();
     let key = make(&mut device, 1, KINDS[0]).unwrap();
+    use_key(&mut device, &key).unwrap();
     let ((_, public), _) = device.reveal(&key).unwrap();
     drop(device);
     let tpm = &scene.bench.tpm;
     let read = |name: &str| fs::read(tpm.state().join(name)).unwrap();
-    tpm.tool(&["pcrread", "sha256:7,16", "-o", "values"]);
+    tpm.tool(&["pcrread", registers, "-o", "values"]);
     let values: Vec<u8> = measured
         .registers
         .iter()
@@ -329,7 +334,7 @@ fn what_is_approved_is_what_others_compute() {
         tpm.tool(&["flushcontext", "s.ctx"]);
         read("digest")
     };
-    let by_tools = digest(&[&["policypcr", "-l", "sha256:7,16"]]);
+    let by_tools = digest(&[&["policypcr", "-l", registers, "-f", "values"]]);
     assert_eq!(by_tools, measured.to_sign[..32]);
 
     // And those of all ways together.
@@ -356,7 +361,10 @@ fn what_is_approved_is_what_others_compute() {
     let keep = |name: &str, digest: Vec<u8>| fs::write(tpm.state().join(name), digest).unwrap();
     keep(
         "one",
-        digest(&[&["policypcr", "-l", "sha256:7,16"], &["policyauthvalue"]]),
+        digest(&[
+            &["policypcr", "-l", registers, "-f", "values"],
+            &["policyauthvalue"],
+        ]),
     );
     let authorize = [
         "policyauthorize",
@@ -376,6 +384,30 @@ fn what_is_approved_is_what_others_compute() {
         "the policy of the key is {}",
         hex::encode(together)
     );
+}
+
+/// A TPM tells, and its tools take, eight at most at once.
+#[test]
+fn keys_may_be_bound_to_many_registers() {
+    let many = [0, 1, 2, 3, 4, 5, 7, 8, 9, 11, 14, 23];
+    let scene = Scene::bound_to(&many);
+    scene.bench.tpm.measure(23, 5);
+    let mut device = scene.bench.first();
+    let keys = Scene::keys(&mut device, 1);
+    work(&mut device, &keys);
+    let told = device.measurements().unwrap().registers;
+    let numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, many);
+    let mut device = scene.after_update(device, 1);
+    for key in &keys {
+        let refused = use_key(&mut device, key).unwrap_err();
+        assert!(
+            refused.to_string().contains("8, 9, 11, 14, 23)"),
+            "{refused}"
+        );
+    }
+    scene.approve(&mut device);
+    work(&mut device, &keys);
 }
 
 #[test]

@@ -120,6 +120,8 @@ fn an_update_of_the_firmware_is_approved_and_work_goes_on() {
     let devices = machine.daemon.ctl(&["devices"]).unwrap();
     assert_eq!(devices[1]["name"], "tpm");
     assert_eq!(devices[1]["state"], "ready", "{devices}");
+    let bound = &devices[1]["facts"]["pcrs"];
+    assert_eq!(bound, "new keys are bound to PCR 7");
     // Keys of now work, and other devices.
     of_carol.speak(&machine.client());
     let bob = Member::new(&machine.client(), "bob", "tpm");

@@ -224,8 +224,8 @@ impl Tpm2Device {
     fn serve(&mut self, mut open: Open) {
         let mut facts = open.connection.facts();
         facts.extend(self.config.measured.as_ref().map(|measured| Fact {
-            name: "new keys".to_owned(),
-            value: format!("bound to {}", measured.pcrs),
+            name: "pcrs".to_owned(),
+            value: format!("new keys are bound to {}", measured.pcrs),
         }));
         self.info = Arc::new(DeviceInfo {
             facts,
@@ -335,7 +335,8 @@ impl Tpm2Device {
     /// The same, for approvals.
     fn bound(&self) -> Result<Binding, DeviceError> {
         self.binding()?.ok_or_else(|| DeviceError::NotApproved {
-            reason: "the configuration has no `pcrs` for the device".to_owned(),
+            reason: "the configuration has no `pcrs` and `recovery_key` for the device; add them"
+                .to_owned(),
         })
     }
 

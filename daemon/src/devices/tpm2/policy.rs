@@ -156,14 +156,22 @@ impl Connection {
         pcrs: Pcrs,
     ) -> std::result::Result<Vec<(u8, Hash)>, DeviceError> {
         let mut values = Vec::new();
+        let mut count = None;
         let numbers: Vec<_> = pcrs.numbers().collect();
         for some in numbers.chunks(8) {
             // Over the session, so that nobody in between answers in its place.
             let read = self.run(Secrecy::Vouched, |context| {
-                let (_, _, read) = context.pcr_read(selection(some.iter().copied())?)?;
-                Ok(read)
+                let (changes, _, read) = context.pcr_read(selection(some.iter().copied())?)?;
+                Ok((changes, read))
             });
-            let read = read.map_err(|error| self.describe(error))?;
+            let (changes, read) = read.map_err(|error| self.describe(error))?;
+            // They have to have been so at one time.
+            if count
+                .replace(changes)
+                .is_some_and(|before| before != changes)
+            {
+                return Err(unsteady(pcrs));
+            }
             if read.len() != some.len() {
                 return Err(DeviceError::Failed {
                     reason: format!("the TPM does not keep {pcrs} in SHA-256"),
@@ -244,9 +252,7 @@ impl Connection {
             measured = self.measure(pcrs)?;
             approvals.see(measured);
         }
-        Err(DeviceError::Failed {
-            reason: format!("{pcrs} of the TPM does not stay as it is"),
-        })
+        Err(unsteady(pcrs))
     }
 
     /// Do the registers hold this?
@@ -301,6 +307,12 @@ impl Connection {
         });
         done.map_err(|error| self.describe(error))?;
         Ok(session.into())
+    }
+}
+
+fn unsteady(pcrs: Pcrs) -> DeviceError {
+    DeviceError::Failed {
+        reason: format!("{pcrs} of the TPM does not stay as it is"),
     }
 }
 
