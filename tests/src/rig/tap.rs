@@ -22,8 +22,8 @@ pub struct Tap {
 #[derive(Debug, Default)]
 struct Wire {
     seen: Mutex<Vec<u8>>,
-    /// Before which command which one is slipped in.
-    slip: Mutex<Option<(u32, Vec<u8>)>>,
+    /// What is in the command before which one is slipped in; which one.
+    slip: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
     /// Whom the next answer is for, if not for the client.
     waits: Mutex<Option<Sender<()>>>,
     ended: AtomicBool,
@@ -59,11 +59,11 @@ impl Tap {
         seen.windows(bytes.len()).any(|window| window == bytes)
     }
 
-    /// Measures something into a register just before the next command with this code
-    /// (`TPM_CC`).
-    pub fn measure_before(&self, code: u32, pcr: u32, what: u8) {
+    /// Measures something into a register just before the next command that has these
+    /// bytes in it, such as its code (`TPM_CC`).
+    pub fn measure_before(&self, bytes: &[u8], pcr: u32, what: u8) {
         let mut slip = self.wire.slip.lock().expect("no thread panicked");
-        *slip = Some((code, extend(pcr, what)));
+        *slip = Some((bytes.to_vec(), extend(pcr, what)));
     }
 
     /// Is it still to come?
@@ -120,9 +120,11 @@ impl Wire {
 impl Wire {
     /// Has the TPM obey another command first, if this is the one that it waits for.
     fn slip_in(&self, bytes: &[u8], tpm: &mut TcpStream) {
-        let code = bytes.get(6..10).and_then(|code| code.try_into().ok());
         let mut slip = self.slip.lock().expect("no thread panicked");
-        let is_it = |(before, _): &mut (u32, Vec<u8>)| code == Some(before.to_be_bytes());
+        let is_it = |(wanted, _): &mut (Vec<u8>, Vec<u8>)| {
+            let mut windows = bytes.windows(wanted.len());
+            windows.any(|window| window == wanted)
+        };
         let Some((_, command)) = slip.take_if(is_it) else {
             return;
         };
