@@ -83,6 +83,17 @@ fn honest_evidence_is_accepted_when_the_tpm_has_answered() {
     assert_eq!(verdict, Ok(Verdict::Accepted));
 }
 
+/// It stays in the TPM however it is authorised there.
+#[test]
+fn a_key_under_a_policy_is_accepted_as_one_without() {
+    let scene = Scene::new();
+    let mut speech = scene.chip.speech();
+    speech.key.attributes &= !tpm::attribute::USER_WITH_AUTH;
+    speech.key.attributes |= tpm::attribute::ADMIN_WITH_POLICY;
+    speech.key.policy = vec![7; 32];
+    assert_eq!(scene.verdict(&speech.sign()), Ok(Verdict::AkNotBound));
+}
+
 #[test]
 fn a_challenge_is_answered_by_one_tpm_with_one_attestation_key() {
     let scene = Scene::new();

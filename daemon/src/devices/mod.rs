@@ -127,6 +127,11 @@ pub trait Device: Send {
         None
     }
 
+    /// Takes approvals of the machine's measurements.
+    fn approver(&mut self) -> Option<&mut dyn Approve> {
+        None
+    }
+
     /// Ends what the device has running outside of the daemon.
     fn stopper(&self) -> Option<Stopper> {
         None
@@ -346,6 +351,35 @@ pub trait Attest {
     /// # Errors
     /// [`DeviceError::ForeignChallenge`]; and what the device says.
     fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError>;
+}
+
+/// Approvals of measurements of the machine, to which keys may be bound. Repeating a
+/// lost call is harmless.
+pub trait Approve {
+    /// What the machine has measured, and what has to be signed to approve it.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotApproved`] if the device is not set up for it; and what the
+    /// device says.
+    fn measurements(&mut self) -> Result<Measurements, DeviceError>;
+
+    /// Approves what the machine has measured, durably, by the recovery key's
+    /// signature: an `ECDSA-Sig-Value` in DER.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotApproved`] with the reason; and what the device says.
+    fn approve(&mut self, signature: &[u8]) -> Result<Measurements, DeviceError>;
+}
+
+/// What the machine has measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measurements {
+    /// Registers by number, and what they hold.
+    pub registers: Vec<(u8, [u8; 32])>,
+    /// What the recovery key has to sign.
+    pub to_sign: Vec<u8>,
+    /// Has it?
+    pub approved: bool,
 }
 
 /// A signature key to be taken over.

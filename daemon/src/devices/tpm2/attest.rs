@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::blob::Object;
 use super::connection::{Connection, Secrecy, session_handle};
+use super::policy::Policy;
 use super::{failure, loaded};
 use crate::attest::tpm::{Keys, Tpm2Challenge, Tpm2Evidence, attribute};
 use crate::attest::{Claims, Evidence};
@@ -46,6 +47,7 @@ impl Connection {
         name: loaded::Name,
         object: Object,
         auth: &[u8; 32],
+        policy: Option<&Policy>,
         claims: &Claims,
     ) -> std::result::Result<Evidence, DeviceError> {
         self.make_room();
@@ -64,7 +66,12 @@ impl Connection {
                 key_public: object.public,
             };
             let statement = keys.statement(claims);
+            let session = match policy {
+                None => connection.session(),
+                Some(policy) => connection.satisfy_certify(policy)?,
+            };
             let certified = connection.run_with(
+                session,
                 Secrecy::Nothing,
                 // It has the empty authorisation value.
                 Some(AuthSession::Password),
@@ -100,7 +107,8 @@ impl Connection {
         self.with_attestation_key(|connection, ak, _| {
             connection.with_endorsement_key(challenge.ek, |connection, ek, _| {
                 let policy = connection.satisfy_endorsement_policy()?;
-                let opened = connection.run_with(Secrecy::Answer, Some(policy.into()), |context| {
+                let (session, of_ek) = (connection.session(), Some(policy.into()));
+                let opened = connection.run_with(session, Secrecy::Answer, of_ek, |context| {
                     context.activate_credential(ak, ek, credential, seed)
                 });
                 connection.flush(session_handle(policy.into()));
