@@ -9,7 +9,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use tss_esapi::attributes::SessionAttributesBuilder;
-use tss_esapi::constants::{CapabilityType, PropertyTag, SessionType};
+use tss_esapi::constants::{CapabilityType, EccCurveIdentifier, PropertyTag, SessionType};
 use tss_esapi::handles::{
     KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, SessionHandle, TpmHandle,
 };
@@ -23,6 +23,7 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
 use super::failure::{self, Verdict};
+use super::keys::Curve;
 use super::loaded::Loaded;
 use super::nv::{self, Root};
 use super::parent::{self, Origin, Parent};
@@ -70,6 +71,7 @@ pub(super) struct Connection {
     session: AuthSession,
     parent: Parent,
     pub(super) loaded: Loaded,
+    has_p384: bool,
     /// Of the root, once it was found or made.
     index: Option<NvIndexHandle>,
     condition: Condition,
@@ -95,8 +97,10 @@ impl Connection {
             }
             let session = start_session(&mut context, parent.handle).map_err(failure::describe)?;
             let room = room(&mut context, tcti, origin).map_err(failure::describe)?;
+            let has_p384 = has_curve(&mut context, Curve::P384).map_err(failure::describe)?;
             let mut connection = Self {
                 context,
+                has_p384,
                 session,
                 parent,
                 loaded: Loaded::new(room),
@@ -126,6 +130,11 @@ impl Connection {
     /// What tells this TPM from others.
     pub(super) fn serial(&self) -> String {
         serial(&self.parent.name)
+    }
+
+    /// Does the TPM know the curve P-384?
+    pub(super) const fn has_p384(&self) -> bool {
+        self.has_p384
     }
 
     pub(super) const fn condition(&self) -> Condition {
@@ -458,6 +467,21 @@ fn room(context: &mut Context, tcti: &Tcti, origin: Origin) -> Result<usize> {
         property(context, PropertyTag::HrTransientAvail)?.unwrap_or_default()
     };
     Ok(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default())
+}
+
+/// Is the curve among those that the TPM lists?
+fn has_curve(context: &mut Context, curve: Curve) -> Result<bool> {
+    let curve = EccCurveIdentifier::from(curve.id());
+    // The first one from this on: another one if the TPM does not have it.
+    let found = context.execute_without_session(|context| {
+        context.get_capability(CapabilityType::EccCurves, u16::from(curve).into(), 1)
+    });
+    match found {
+        Ok((CapabilityData::EccCurves(curves), _)) => Ok(curves.contains(&curve)),
+        // One that the crate does not know.
+        Ok(_) | Err(Error::WrapperError(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A session that commands are authorised with, and their secrets encrypted. Its

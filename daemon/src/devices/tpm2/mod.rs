@@ -1,8 +1,9 @@
 //! A TPM 2.0, with keys of its own and keys that it seals.
 //!
 //! P-256 keys are made in the TPM, under its storage key, and used there: tier
-//! `hardware`. A TPM knows no Curve25519, so such keys are made here and sealed by
-//! it, and unsealed for one operation: tier `sealed`. Either comes out of the TPM
+//! `hardware`; so are those of P-384 if it has the curve. A TPM knows no Curve25519,
+//! so such keys are made here and sealed by it, and unsealed for one operation: tier
+//! `sealed`. Either comes out of the TPM
 //! as a blob that only this TPM loads again, and lives in the registry, so that
 //! their number is not limited (`blob`).
 //!
@@ -15,8 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use p256::ecdsa::Signature;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha384};
 use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
@@ -46,7 +46,7 @@ use self::blob::Kept;
 use self::connection::{Condition, Connection};
 use self::files::{Files, Pinned};
 use self::generations::Generations;
-use self::keys::Use;
+use self::keys::{Curve, Use};
 use self::nv::Root;
 
 /// How long a TPM that is there and does not serve is left alone, at first and at
@@ -102,7 +102,8 @@ impl Tpm2Device {
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
-            support: ALGORITHMS.into_iter().map(support).collect(),
+            // What it has beyond this shows when it is there.
+            support: offered(false),
         };
         Ok(Self {
             config: config.clone(),
@@ -209,6 +210,7 @@ impl Tpm2Device {
     fn serve(&mut self, mut open: Open) {
         self.info = Arc::new(DeviceInfo {
             facts: open.connection.facts(),
+            support: offered(open.connection.has_p384()),
             ..DeviceInfo::clone(&self.info)
         });
         self.open = Some(open);
@@ -347,15 +349,21 @@ impl Open {
         content: &[u8],
     ) -> Result<Vec<u8>, DeviceError> {
         let (kept, handle) = self.loaded(key)?;
-        match kept {
-            Kept::InTpm(_) => {
-                let digest = Sha256::digest(content).into();
-                let signed = self.connection.sign(handle, &digest);
-                let (r, s) = signed.map_err(|error| self.connection.describe(error))?;
-                let signature = Signature::from_scalars(r, s).map_err(|_| misfit())?;
+        match (kept, scheme) {
+            (Kept::InTpm(_), SignatureScheme::EcdsaP256Sha256) => {
+                let signed = self.ecdsa(Curve::P256, handle, &Sha256::digest(content))?;
+                let signature = p256::ecdsa::Signature::from_slice(&signed);
+                let signature = signature.map_err(|_| misfit())?;
                 Ok(signature.to_der().as_bytes().to_vec())
             }
-            Kept::Sealed(_) => {
+            (Kept::InTpm(_), SignatureScheme::EcdsaP384Sha384) => {
+                let signed = self.ecdsa(Curve::P384, handle, &Sha384::digest(content))?;
+                let signature = p384::ecdsa::Signature::from_slice(&signed);
+                let signature = signature.map_err(|_| misfit())?;
+                Ok(signature.to_der().as_bytes().to_vec())
+            }
+            (Kept::InTpm(_), SignatureScheme::Ed25519) => Err(DeviceError::BadBlob),
+            (Kept::Sealed(_), _) => {
                 let unsealed = self.connection.unseal(handle);
                 let private = unsealed.map_err(|error| self.connection.describe(error))?;
                 private_key::sign(scheme, &private, content)
@@ -363,15 +371,27 @@ impl Open {
         }
     }
 
+    /// r and s.
+    fn ecdsa(
+        &mut self,
+        curve: Curve,
+        key: ObjectHandle,
+        digest: &[u8],
+    ) -> Result<Vec<u8>, DeviceError> {
+        let signed = self.connection.sign(curve, key, digest);
+        signed.map_err(|error| self.connection.describe(error))
+    }
+
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
         let (kept, handle) = self.loaded(key)?;
         match kept {
             Kept::InTpm(_) => {
-                let point = peer.to_bytes();
-                let coordinates = point.get(1..).map(|bytes| bytes.split_at(32));
-                let shared = self
-                    .connection
-                    .agree(handle, coordinates.ok_or_else(misfit)?);
+                let curve = match peer {
+                    PeerPublic::P256(_) => Curve::P256,
+                    PeerPublic::P384(_) => Curve::P384,
+                    PeerPublic::X25519(_) => return Err(DeviceError::BadBlob),
+                };
+                let shared = self.connection.agree(curve, handle, &peer.to_bytes());
                 let shared = shared.map_err(|error| self.connection.describe(error))?;
                 SharedSecret::new(peer.kem(), shared)
             }
@@ -399,11 +419,11 @@ impl Open {
         let secret = self.generations.secret(request.generation)?;
         let auth = secret.of_key(request.id)?;
         let (public, kept) = match making {
-            Making::InTpm(usage) => {
-                let made = self.connection.create(usage, &auth);
+            Making::InTpm(curve, usage) => {
+                let made = self.connection.create(curve, usage, &auth);
                 let (object, public) = made.map_err(|error| self.connection.describe(error))?;
                 check_public(request.algorithm, &public)?;
-                (public.to_vec(), Kept::InTpm(object))
+                (public, Kept::InTpm(object))
             }
             Making::Sealed => {
                 let (private, public) = private_key::generate(request.algorithm)?;
@@ -428,43 +448,67 @@ impl Open {
 /// How a key is made.
 #[derive(Clone, Copy)]
 enum Making {
-    InTpm(Use),
+    InTpm(Curve, Use),
     Sealed,
 }
 
-/// The one tier in which a TPM keeps keys of an algorithm, and how it makes them.
-const fn making(algorithm: Algorithm) -> (Tier, Making) {
-    match algorithm {
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => {
-            (Tier::Hardware, Making::InTpm(Use::Sign))
-        }
-        Algorithm::Hpke(Kem::DhKemP256) => (Tier::Hardware, Making::InTpm(Use::Agree)),
-        Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => {
-            (Tier::Sealed, Making::Sealed)
+impl Making {
+    const fn tier(self) -> Tier {
+        match self {
+            Self::InTpm(..) => Tier::Hardware,
+            Self::Sealed => Tier::Sealed,
         }
     }
 }
 
-fn support(algorithm: Algorithm) -> Support {
-    let (tier, making) = making(algorithm);
-    let (how, why_no_other) = match making {
-        Making::InTpm(_) => (
-            "made in the TPM, kept as blobs that only it loads",
-            "not sealed: the TPM keeps such keys itself",
-        ),
-        Making::Sealed => (
-            "sealed by the TPM",
-            "not hardware: a TPM 2.0 does not know Curve25519",
-        ),
-    };
-    Support {
-        algorithm,
-        ways: vec![Way {
-            tier,
-            how: how.to_owned(),
-        }],
-        why_no_other: why_no_other.to_owned(),
+/// The one way in which a TPM keeps keys of an algorithm.
+const fn making(algorithm: Algorithm, has_p384: bool) -> Making {
+    match algorithm {
+        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => {
+            Making::InTpm(Curve::P256, Use::Sign)
+        }
+        Algorithm::Hpke(Kem::DhKemP256) => Making::InTpm(Curve::P256, Use::Agree),
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384) if has_p384 => {
+            Making::InTpm(Curve::P384, Use::Sign)
+        }
+        Algorithm::Hpke(Kem::DhKemP384) if has_p384 => Making::InTpm(Curve::P384, Use::Agree),
+        Algorithm::Signature(SignatureScheme::Ed25519 | SignatureScheme::EcdsaP384Sha384)
+        | Algorithm::Hpke(Kem::DhKemX25519 | Kem::DhKemP384) => Making::Sealed,
     }
+}
+
+/// What a TPM with or without P-384 does.
+fn offered(has_p384: bool) -> Vec<Support> {
+    let support = |algorithm| {
+        let making = making(algorithm, has_p384);
+        let (how, why_no_other) = match (making, algorithm) {
+            (Making::InTpm(..), _) => (
+                "made in the TPM, kept as blobs that only it loads",
+                "not sealed: the TPM keeps such keys itself",
+            ),
+            (
+                Making::Sealed,
+                Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
+                | Algorithm::Hpke(Kem::DhKemP384),
+            ) => (
+                "sealed by the TPM",
+                "not hardware: this TPM does not have P-384",
+            ),
+            (Making::Sealed, _) => (
+                "sealed by the TPM",
+                "not hardware: a TPM 2.0 does not know Curve25519",
+            ),
+        };
+        Support {
+            algorithm,
+            ways: vec![Way {
+                tier: making.tier(),
+                how: how.to_owned(),
+            }],
+            why_no_other: why_no_other.to_owned(),
+        }
+    };
+    ALGORITHMS.into_iter().map(support).collect()
 }
 
 fn misfit() -> DeviceError {
@@ -540,15 +584,17 @@ impl Generate for Tpm2Device {
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
-        let (tier, making) = making(request.algorithm);
-        if request.tier != tier {
-            return Err(DeviceError::Unsupported {
-                algorithm: request.algorithm,
-                tier: request.tier,
-                possible: vec![tier],
-            });
-        }
-        self.ask(false, |open, _| open.generate(&request, making))
+        self.ask(false, |open, _| {
+            let making = making(request.algorithm, open.connection.has_p384());
+            if request.tier != making.tier() {
+                return Err(DeviceError::Unsupported {
+                    algorithm: request.algorithm,
+                    tier: request.tier,
+                    possible: vec![making.tier()],
+                });
+            }
+            open.generate(&request, making)
+        })
     }
 }
 
