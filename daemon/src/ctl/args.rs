@@ -395,8 +395,9 @@ fn tier() -> impl TypedValueParser<Value = Tier> {
 }
 
 fn scheme() -> impl TypedValueParser<Value = SignatureScheme> {
-    PossibleValuesParser::new(["ed25519", "p256"]).map(|text| match text.as_str() {
+    PossibleValuesParser::new(["ed25519", "p256", "p384"]).map(|text| match text.as_str() {
         "ed25519" => SignatureScheme::Ed25519,
+        "p384" => SignatureScheme::EcdsaP384Sha384,
         _ => SignatureScheme::EcdsaP256Sha256,
     })
 }

@@ -62,6 +62,7 @@ impl EndorsementKey {
                 let key = p256::PublicKey::from_sec1_bytes(point);
                 key.ok().map(Self::P256)
             }
+            PublicKey::P384(_) => None,
         }
     }
 
