@@ -77,11 +77,7 @@ pub(super) fn run(
             };
             let (challenge, secret) = made.ok_or(CtlError::Randomness)?;
             keep(out_secret, out_challenge, &secret, &challenge.write())?;
-            // The challenge is made, which is all that was asked.
-            Ok(Answer {
-                code: 0,
-                ..Judged::believed(envelope, Verdict::AkNotBound).answer(show)
-            })
+            Ok(challenged(&envelope, out_challenge, out_secret, show))
         }
         AttestCommand::Verify {
             evidence,
@@ -100,6 +96,31 @@ pub(super) fn run(
             let judged = judge(&evidence, &nonce.0, &roots, answer.as_ref());
             Ok(judged.unwrap_or_else(Judged::refused).answer(show))
         }
+    }
+}
+
+/// What is said where a challenge was made.
+fn challenged(
+    envelope: &Envelope,
+    challenge: &Path,
+    secret: &Path,
+    show: impl Fn(Value, String) -> String,
+) -> Answer {
+    let device = printable(&envelope.claims.device);
+    let json = json!({
+        "challenge": challenge,
+        "secret": secret,
+        "evidence": hex::encode(envelope.digest()),
+        "claims": &envelope.claims,
+    });
+    let text = format!(
+        "The challenge is in {}: have the machine answer it by `mlskeyctl attest activate {device} CHALLENGE`.\nKeep {} to yourself: `mlskeyctl attest verify` takes it together with the answer.\n",
+        challenge.display(),
+        secret.display(),
+    );
+    Answer {
+        text: show(json, text),
+        code: 0,
     }
 }
 

@@ -51,9 +51,8 @@ impl Connection {
         claims: &Claims,
     ) -> std::result::Result<Evidence, DeviceError> {
         self.make_room();
-        let (kind, ek_certificate) = self.certified()?;
+        let (ek_certificate, ek_public) = self.certified()?;
         let ek_chain = self.chain()?;
-        let ek_public = self.with_endorsement_key(kind, |_, _, public| Ok(public))?;
         self.with_attestation_key(|connection, ak, ak_public| {
             // The last one, so that nothing takes its room.
             let key = connection.load(name, &object, auth);
@@ -103,6 +102,10 @@ impl Connection {
         let credential = IdObject::try_from(challenge.credential.as_slice()).map_err(foreign)?;
         let seed = EncryptedSecret::try_from(challenge.encrypted_seed.as_slice());
         let seed = seed.map_err(foreign)?;
+        // Nobody makes the TPM busy for minutes by naming a key that nobody certified.
+        if !self.has_certificate(challenge.ek)? {
+            return Err(DeviceError::ForeignChallenge);
+        }
         self.make_room();
         self.with_attestation_key(|connection, ak, _| {
             connection.with_endorsement_key(challenge.ek, |connection, ek, _| {
