@@ -4,9 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
-    AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, Credential, DaemonStatus, IdentityInfo,
-    Interaction, KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement,
-    RotateIdentity, StorageInfo, Swept, Tier, Unlock, Unlocked,
+    AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
+    DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery, LockIdentity,
+    OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, SecretBytes, StorageInfo, Swept,
+    Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
@@ -76,12 +77,79 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Identities {
             command:
+                Some(IdentitiesCommand::Create {
+                    owner,
+                    name,
+                    device,
+                    tier,
+                    scheme,
+                    credential,
+                    pin,
+                }),
+        } => {
+            let content = credential.as_ref().unwrap_or(name);
+            let request = CreateIdentityFor {
+                owner: owner.clone(),
+                name: name.clone(),
+                credential: Credential::Basic(content.as_bytes().into()),
+                scheme: *scheme,
+                placement: Placement {
+                    device: device.clone(),
+                    tier: *tier,
+                },
+                pin: new_pin(*pin, name)?,
+            };
+            let identity = client.create_identity_for(request, &call)?;
+            let owned = owned(owner, identity);
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command:
+                Some(IdentitiesCommand::Unlock {
+                    owner,
+                    name,
+                    key,
+                    last_try,
+                }),
+        } => {
+            let request = UnlockIdentity {
+                owner: owner.clone(),
+                name: name.clone(),
+                key: *key,
+                pin: pin::read(&printable(name))?,
+                last_try: *last_try,
+            };
+            let unlocked = client.unlock_identity(request, &call)?;
+            if !unlocked.pin_tried {
+                code = NOT_TRIED;
+            }
+            let owned = owned(owner, unlocked.identity);
+            let mut text = identity_text(&owned);
+            if !unlocked.pin_tried {
+                text.push_str("it was unlocked already, and the PIN was NOT tried\n");
+            }
+            show(json::unlocked_identity(&owned, unlocked.pin_tried), text)
+        }
+        Command::Identities {
+            command: Some(IdentitiesCommand::Lock { owner, name }),
+        } => {
+            let request = LockIdentity {
+                owner: owner.clone(),
+                name: name.clone(),
+            };
+            let owned = owned(owner, client.lock_identity(request, &call)?);
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command:
                 Some(IdentitiesCommand::Rotate {
                     owner,
                     name,
                     device,
                     tier,
                     grace,
+                    pin,
+                    no_pin,
                 }),
         } => {
             let request = RotateIdentity {
@@ -92,6 +160,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                     tier: *tier,
                 },
                 grace: *grace,
+                pin: new_pin(*pin, name)?,
+                drop_pin: *no_pin,
             };
             let identity = client.rotate_identity(request, &call)?;
             let owned = owned(owner, identity);
@@ -210,6 +280,15 @@ fn keys(client: &AdminClient, destroyed: bool, call: &Call<'_>) -> Result<Vec<Ow
     }
 }
 
+/// The PIN that an identity's key is to have, if it is to have one.
+fn new_pin(wanted: bool, identity: &str) -> Result<Option<SecretBytes>, CtlError> {
+    if wanted {
+        pin::read_new(&printable(identity)).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
 fn owned(owner: &Owner, identity: IdentityInfo) -> OwnedIdentity {
     OwnedIdentity {
         owner: owner.clone(),
@@ -220,12 +299,13 @@ fn owned(owner: &Owner, identity: IdentityInfo) -> OwnedIdentity {
 fn identity_text(owned: &OwnedIdentity) -> String {
     let identity = &owned.identity;
     let mut text = format!(
-        "{} of {} signs with key {} on device {} ({})\n",
+        "{} of {} signs with key {} on device {} ({}{})\n",
         printable(&identity.name),
         printable(&owned.owner.to_string()),
         identity.key,
         printable(&identity.device),
         identity.tier,
+        pin_text(identity.pin),
     );
     for key in &identity.retiring {
         text.push_str(&format!("key {} is {}\n", key.id, state_text(key)));
@@ -353,7 +433,7 @@ fn identities_text(identities: &[OwnedIdentity]) -> String {
             &identity.device,
             identity.tier,
             identity.key,
-            "current".to_owned(),
+            format!("current{}", pin_text(identity.pin)),
         );
         let before = identity.retiring.iter();
         let before = before.map(|key| row(&key.device, key.tier, key.id, state_text(key)));
@@ -413,7 +493,17 @@ fn state_text(key: &KeyInfo) -> String {
     if key.adopted {
         text.push_str(", adopted");
     }
+    text.push_str(pin_text(key.pin));
     text
+}
+
+/// What is said of a key that has a PIN of its own.
+const fn pin_text(pin: KeyPin) -> &'static str {
+    match pin {
+        KeyPin::None => "",
+        KeyPin::Locked => ", PIN locked",
+        KeyPin::Unlocked => ", PIN unlocked",
+    }
 }
 
 fn storages_text(storages: &[StorageInfo]) -> String {

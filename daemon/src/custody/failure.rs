@@ -132,7 +132,9 @@ pub(super) fn of_run(error: RunError, device: &DeviceHandle<Owner>) -> Failure {
 const fn code_of(error: &DeviceError) -> FailureCode {
     match error {
         DeviceError::Absent { .. } => FailureCode::DeviceAbsent,
-        DeviceError::Locked { .. } => FailureCode::DeviceLocked,
+        DeviceError::Locked { .. }
+        | DeviceError::KeyLocked { .. }
+        | DeviceError::LockedOut { .. } => FailureCode::DeviceLocked,
         DeviceError::Full { .. } => FailureCode::LimitReached,
         // Nothing is asked of a device about keys that the registry knows to be
         // destroyed.

@@ -1,5 +1,7 @@
 //! Making identities.
 
+use std::sync::Arc;
+
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
@@ -72,6 +74,7 @@ impl Request for CreateIdentity {
             algorithm,
             place: &place,
             identity: Some(&self.name),
+            pin: None,
         };
         let made = session.make_key(&order, call).await?;
         subject.made = Some(made.id);
@@ -102,10 +105,35 @@ impl Custody {
     ) -> Result<IdentityInfo, StoreError> {
         let id = made.id;
         match self.registry.create_identity(record.clone(), made).await {
-            Ok(key) => Ok(info(&record, &key, Vec::new())),
+            Ok(key) => Ok(self.info_with(&record, &key, Vec::new())),
             Err(error) => {
                 self.undo_creation(id).await;
                 Err(error)
+            }
+        }
+    }
+
+    /// An identity and its key: if it got another one since it was read, as it is
+    /// now, for the key before may have ended with that.
+    pub(super) async fn with_key(
+        &self,
+        record: IdentityRecord,
+    ) -> Result<(IdentityRecord, Arc<KeyRecord>), Failure> {
+        let (mut tried, mut failure) = match self.key(record.key).await {
+            Ok(key) => return Ok((record, key)),
+            Err(failure) => (None, failure),
+        };
+        loop {
+            let now = self.registry.identity(&record.owner, &record.name).await;
+            let now = match now.map_err(failure::of_store)? {
+                Some(now) if tried != Some(now.key) => now,
+                _ => return Err(failure),
+            };
+            // The identity's row is on disk a moment before its new key is in memory.
+            let key = self.registry.key_on_disk(now.key).await;
+            match self.found(now.key, key) {
+                Ok(key) => return Ok((now, key)),
+                Err(why) => (tried, failure) = (Some(now.key), why),
             }
         }
     }
@@ -118,14 +146,14 @@ impl Custody {
     ) -> Vec<(Owner, IdentityInfo)> {
         let mut infos = Vec::with_capacity(records.len());
         for record in records {
-            match self.key(record.key).await {
-                Ok(key) => {
+            let (owner, identity) = (record.owner.clone(), record.name.clone());
+            match self.with_key(record).await {
+                Ok((record, key)) => {
                     let info = self.identity_info(&record, &key).await;
-                    infos.push((record.owner, info));
+                    infos.push((owner, info));
                 }
                 Err(error) => {
-                    tracing::error!(identity = record.name, owner = %record.owner, %error,
-                        "an identity is left out of the list");
+                    tracing::error!(identity, %owner, %error, "an identity is left out of the list");
                 }
             }
         }
@@ -147,7 +175,26 @@ impl Custody {
                 Err(error) => tracing::error!(key = %id, %error, "a key that retires is left out"),
             }
         }
-        info(record, key, retiring)
+        self.info_with(record, key, retiring)
+    }
+
+    fn info_with(
+        &self,
+        record: &IdentityRecord,
+        key: &KeyRecord,
+        retiring: Vec<KeyInfo>,
+    ) -> IdentityInfo {
+        IdentityInfo {
+            name: record.name.clone(),
+            credential: record.credential.clone(),
+            key: key.id,
+            scheme: record.scheme,
+            public_key: key.public_key.clone(),
+            device: key.device.clone(),
+            tier: key.tier,
+            pin: self.devices.pin_of(key),
+            retiring,
+        }
     }
 }
 
@@ -169,23 +216,10 @@ pub(super) fn check_credential(credential: &Credential) -> Result<(), Failure> {
     Ok(())
 }
 
-fn conflict(name: &str) -> Failure {
+pub(super) fn conflict(name: &str) -> Failure {
     Failure::new(
         FailureCode::Conflict,
         format!("there is an identity {name} with another credential or signature scheme"),
         "use that one as it is, or choose another name",
     )
-}
-
-fn info(record: &IdentityRecord, key: &KeyRecord, retiring: Vec<KeyInfo>) -> IdentityInfo {
-    IdentityInfo {
-        name: record.name.clone(),
-        credential: record.credential.clone(),
-        key: key.id,
-        scheme: record.scheme,
-        public_key: key.public_key.clone(),
-        device: key.device.clone(),
-        tier: key.tier,
-        retiring,
-    }
 }

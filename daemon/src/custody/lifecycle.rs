@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SignatureScheme};
+use mlskeyd_protocol::v1::{
+    Algorithm, Bytes, Failure, FailureCode, KeyId, KeyInfo, Owner, SecretBytes, SignatureScheme,
+};
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
@@ -20,6 +22,10 @@ use crate::store::{
 /// How often a new key asks for a generation, when the one that it got is
 /// destroyed before it is in there.
 const GENERATION_TRIES: u32 = 3;
+
+/// This kind of device knows no such thing.
+pub(super) const NO_KEY_PINS: DeviceError =
+    DeviceError::CannotDo("give a key a PIN of its own; a TPM can");
 
 /// What repair at start found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub(super) struct Order<'a> {
     pub(super) place: &'a Place,
     /// Of a signature key.
     pub(super) identity: Option<&'a str>,
+    /// Of a signature key that is to have one of its own.
+    pub(super) pin: Option<&'a SecretBytes>,
 }
 
 /// What came of an order for a key.
@@ -75,10 +83,7 @@ impl Session {
         let custody = self.custody();
         let record = custody.registry.identity(&self.caller().owner, name).await;
         match record.map_err(failure::of_store)? {
-            Some(record) => {
-                let key = custody.key(record.key).await?;
-                Ok(Some((record, key)))
-            }
+            Some(record) => custody.with_key(record).await.map(Some),
             None => Ok(None),
         }
     }
@@ -95,6 +100,7 @@ impl Session {
             algorithm,
             place,
             identity: None,
+            pin: None,
         };
         let made = self.make_key(&order, call).await?;
         let custody = self.custody();
@@ -143,7 +149,11 @@ impl Session {
         let id = KeyId::from_bytes(random_id());
         let under = self.generation_for(order, call, id).await?;
         let (algorithm, tier) = (order.algorithm, order.place.tier);
+        let pin = order.pin.cloned();
         let made = self.have_made(id, order.place, call, move |device| {
+            if pin.is_some() && device.key_pins().is_none() {
+                return Err(NO_KEY_PINS);
+            }
             let generator = device
                 .generator()
                 .ok_or(DeviceError::CannotDo("make keys"))?;
@@ -151,12 +161,19 @@ impl Session {
             if matches!(under, Under::Own(_)) {
                 generator.create_generation(generation)?;
             }
-            let made = generator.generate(devices::NewKey {
+            let new = devices::NewKey {
                 id,
                 algorithm,
                 tier,
                 generation,
-            });
+            };
+            let made = match &pin {
+                Some(pin) => device
+                    .key_pins()
+                    .ok_or(NO_KEY_PINS)?
+                    .generate_with_pin(new, pin),
+                None => generator.generate(new),
+            };
             match (made, under) {
                 (Err(DeviceError::GenerationGone(_)), Under::Shared(_)) => Ok(None),
                 (made, _) => made.map(Some),
@@ -268,6 +285,7 @@ impl Session {
             generation,
             identity: order.identity.map(str::to_owned),
             adopted,
+            pin: order.pin.is_some(),
             connection: Some(self.connection()),
             created: unix_now(),
         };
@@ -278,13 +296,30 @@ impl Session {
 impl Custody {
     /// A key that is there and usable, whoever owns it.
     pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
-        let key = self.registry.key(id).await.map_err(failure::of_store)?;
+        self.found(id, self.registry.key(id).await)
+    }
+
+    /// The same of what the registry has found.
+    pub(super) fn found(
+        &self,
+        id: KeyId,
+        key: Result<Option<Arc<KeyRecord>>, StoreError>,
+    ) -> Result<Arc<KeyRecord>, Failure> {
+        let key = key.map_err(failure::of_store)?;
         self.usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
     }
 
     /// Does a signature key still sign?
     pub(super) fn signs(&self, key: &KeyRecord) -> bool {
         key.is_active() && !self.registry.has_ended(key)
+    }
+
+    /// The key as apps and administrators see it.
+    pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
+        KeyInfo {
+            pin: self.devices.pin_of(key),
+            ..self.registry.info(key)
+        }
     }
 
     /// The key, unless it is dead, or over. That it is over is judged on the key
@@ -466,6 +501,7 @@ impl KeyRecord {
             algorithm: self.algorithm,
             tier: self.tier,
             generation: self.generation,
+            pin: self.pin,
             public: self.public_key.0.clone(),
             blob: self.blob.clone(),
         }

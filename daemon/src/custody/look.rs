@@ -3,9 +3,10 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_LOOKUP, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{
-    Bytes, DeviceState, Failure, FailureCode, IdentityInfo, KeyInfo, ServiceStatus,
+    Bytes, DeviceState, Failure, FailureCode, IdentityInfo, KeyInfo, KeyPin, ServiceStatus,
 };
 
+use super::devices::key_is_locked;
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, RegistryRequest, Request, Session, failure};
@@ -87,6 +88,9 @@ impl Request for Prepare {
         };
         let device = session.custody().devices.get(&key.device)?.seen().await;
         let code = match device.state {
+            DeviceState::Ready if session.custody().devices.pin_of(key) == KeyPin::Locked => {
+                return Err(key_is_locked(key));
+            }
             DeviceState::Ready => return Ok(()),
             DeviceState::Locked => FailureCode::DeviceLocked,
             DeviceState::Absent => FailureCode::DeviceAbsent,

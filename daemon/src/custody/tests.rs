@@ -4,7 +4,7 @@
 mod attest;
 mod life;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -90,6 +90,7 @@ impl Token {
                     }],
                     why_no_other: String::new(),
                 }],
+                unlocked: BTreeSet::new(),
             }),
             seen: Arc::clone(seen),
         }
@@ -235,6 +236,7 @@ impl Adopt for Token {
             algorithm: Algorithm::Signature(request.scheme),
             tier: Tier::Hardware,
             generation: request.generation,
+            pin: false,
             public: format!("the public half of {}", request.label).into_bytes(),
             blob: KeyBlob::new(request.label.clone().into_bytes()),
         })
@@ -407,6 +409,8 @@ fn rotation(device: Option<&str>, tier: Option<Tier>) -> RotateIdentity {
             tier,
         },
         grace: None,
+        pin: None,
+        drop_pin: false,
     }
 }
 

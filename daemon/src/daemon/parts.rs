@@ -234,6 +234,7 @@ impl Unopened {
             reason: format!("{error}; {}", error.advice()),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         }))
     }
 }

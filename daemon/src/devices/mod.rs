@@ -27,6 +27,7 @@ use crate::attest::{Claims, DeviceChallenge, Evidence};
 pub mod conformance;
 mod error;
 mod peer;
+mod pin_note;
 pub mod pkcs11;
 mod private_key;
 pub mod queue;
@@ -106,6 +107,11 @@ pub trait Device: Send {
         None
     }
 
+    /// Gives keys a PIN of their own.
+    fn key_pins(&mut self) -> Option<&mut dyn KeyPins> {
+        None
+    }
+
     /// Takes over signature keys that are there already.
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         None
@@ -163,7 +169,8 @@ pub trait Sign {
     /// # Errors
     /// [`DeviceError::WrongKeyType`] for an HPKE key,
     /// [`DeviceError::GenerationGone`] for a destroyed one,
-    /// [`DeviceError::BadBlob`] for one that is not as the device made it.
+    /// [`DeviceError::BadBlob`] for one that is not as the device made it,
+    /// [`DeviceError::KeyLocked`] for one that waits for its PIN.
     fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError>;
 }
 
@@ -246,6 +253,39 @@ pub enum Unlocking {
     ByThePin,
     /// It was unlocked already, and has not looked at the PIN.
     WasUnlocked,
+}
+
+/// Signature keys that have a PIN of their own, beside those that have none. The
+/// device counts wrong ones. Which keys are unlocked is told by
+/// [`DeviceInfo::unlocked`]; none is when the daemon starts.
+pub trait KeyPins {
+    /// Makes a key as [`Generate::generate`] does, which is used only once it was
+    /// unlocked with this PIN. It is locked at first.
+    ///
+    /// # Errors
+    /// [`DeviceError::WrongKeyType`] for an HPKE key; and as [`Generate::generate`].
+    fn generate_with_pin(
+        &mut self,
+        request: NewKey,
+        pin: &SecretBytes,
+    ) -> Result<StoredKey, DeviceError>;
+
+    /// Unlocks a key, from now on and until it is locked. Never repeated. One that is
+    /// unlocked already does not look at the PIN. `last_try`: even if one more wrong
+    /// PIN would lock the device.
+    ///
+    /// # Errors
+    /// [`DeviceError::KeyLocked`] with the reason, [`DeviceError::LockedOut`], and as
+    /// [`Sign::sign`].
+    fn unlock_key(
+        &mut self,
+        key: &StoredKey,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError>;
+
+    /// Locks a key; one that is locked stays so.
+    fn lock_key(&mut self, key: &StoredKey);
 }
 
 /// Taking over a signature key that somebody else made on the device.
@@ -338,6 +378,8 @@ pub struct DeviceInfo {
     pub facts: Vec<Fact>,
     /// Every algorithm that the daemon knows, each once.
     pub support: Vec<Support>,
+    /// Those of the keys with a PIN of their own that are unlocked.
+    pub unlocked: BTreeSet<KeyId>,
     /// The generations that it has; `None`: it does not tell. Keys under any other
     /// one are missing: they cannot be used, whatever the registry knows of them.
     pub generations: Option<Arc<BTreeSet<GenerationId>>>,
@@ -413,6 +455,8 @@ pub struct StoredKey {
     pub tier: Tier,
     /// The generation that it hangs under.
     pub generation: GenerationId,
+    /// Has it a PIN of its own? Only signature keys can.
+    pub pin: bool,
     /// The public key as MLS writes it: 32 bytes for Ed25519 and X25519, 65
     /// bytes (SEC1, uncompressed) for P-256.
     pub public: Vec<u8>,
@@ -431,6 +475,12 @@ impl StoredKey {
             Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => (b's', 0x0403),
             Algorithm::Hpke(Kem::DhKemP256) => (b'h', 0x0010),
             Algorithm::Hpke(Kem::DhKemX25519) => (b'h', 0x0020),
+        };
+        // In capitals: with a PIN.
+        let purpose = if self.pin {
+            purpose.to_ascii_uppercase()
+        } else {
+            purpose
         };
         let tier = match self.tier {
             Tier::Software => 1,

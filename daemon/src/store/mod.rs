@@ -285,9 +285,17 @@ impl Registry {
     /// # Errors
     /// [`StoreError::Tampered`].
     pub async fn key(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        if let Some(key) = self.shared.cache.key(&id) {
-            return Ok(visible(key));
+        match self.shared.cache.key(&id) {
+            Some(key) => Ok(visible(key)),
+            None => self.key_on_disk(id).await,
         }
+    }
+
+    /// The same as it was committed, which what is in memory is behind for a moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn key_on_disk(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         self.read(move |reading| reading.key(&id))
             .await
             .map(|key| key.and_then(visible))
@@ -734,7 +742,8 @@ impl Registry {
         key.is_retiring() && clock.is_some_and(|clock| key.has_ended(clock.now().observed))
     }
 
-    /// The key as apps and administrators see it.
+    /// The key as apps and administrators see it. One with a PIN shows as locked: only
+    /// its device knows better.
     #[must_use]
     pub fn info(&self, key: &KeyRecord) -> KeyInfo {
         key.info(self.shared.clock.as_ref().map(|clock| clock.now()))

@@ -162,9 +162,14 @@ impl Swtpm {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// What is loaded: transient objects and sessions. Nobody may be connected.
+    /// What is there for a time: transient objects, and sessions, loaded and saved.
+    /// Nobody may be connected.
     pub fn loaded(&self) -> Vec<String> {
-        let kinds = ["handles-transient", "handles-loaded-session"];
+        let kinds = [
+            "handles-transient",
+            "handles-loaded-session",
+            "handles-saved-session",
+        ];
         let listed = kinds.map(|kind| self.tool(&["getcap", kind]));
         let lines = listed.iter().flat_map(|text| text.lines());
         lines.map(|line| line.trim().to_owned()).collect()
@@ -175,6 +180,12 @@ impl Swtpm {
         let listed = self.tool(&["getcap", "handles-nv-index"]);
         let lines = listed.lines().map(|line| line.trim_start_matches("- "));
         lines.map(str::to_owned).collect()
+    }
+
+    /// The objects that are in it for good. Nobody may be connected.
+    pub fn persistent(&self) -> Vec<String> {
+        let listed = self.tool(&["getcap", "handles-persistent"]);
+        listed.lines().map(str::to_owned).collect()
     }
 
     /// Where its state is, and files that tools leave.

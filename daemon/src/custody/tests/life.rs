@@ -57,6 +57,7 @@ impl Bench {
             generation,
             identity: None,
             adopted: false,
+            pin: false,
             connection: None,
             created: 1,
         };
@@ -244,6 +245,7 @@ async fn a_damaged_row_of_a_key_that_was_being_made_does_not_keep_the_daemon_fro
         generation: Under::Own(GenerationId::from_bytes([2; 16])),
         identity: Some("alice".to_owned()),
         adopted: false,
+        pin: false,
         connection: None,
         created: 1,
     };
@@ -294,6 +296,7 @@ async fn what_was_given_up_while_it_was_made_does_not_wait_for_a_restart() {
         generation: Under::Own(generation),
         identity: Some("alice".to_owned()),
         adopted: false,
+        pin: false,
         connection: None,
         created: 1,
     };

@@ -1,6 +1,7 @@
 //! The daemon's link to one token: its connections, each a session, and the
 //! state that it is in. Shared by the device's hands.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -100,6 +101,7 @@ impl Link {
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         };
         Self {
             helper,
@@ -640,6 +642,7 @@ impl Seen {
             reason,
             facts: plan.map_or_else(Vec::new, |plan| plan.facts.clone()),
             support: plan.map_or_else(Vec::new, |plan| plan.support.clone()),
+            unlocked: BTreeSet::new(),
         });
     }
 }

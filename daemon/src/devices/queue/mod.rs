@@ -27,7 +27,9 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
-use super::{Advice, Count, Device, DeviceError, DeviceInfo, DeviceState, Meter, Stopper};
+use super::{
+    Advice, Count, Device, DeviceError, DeviceInfo, DeviceState, KeyId, Meter, Stopper,
+};
 
 mod fair;
 #[cfg(test)]
@@ -292,10 +294,19 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
 
     /// Waits while the device is locked.
     pub async fn unlocked(&self) {
+        self.shows(|info| info.state != DeviceState::Locked).await;
+    }
+
+    /// Waits while the key, which has a PIN of its own, is locked.
+    pub async fn key_unlocked(&self, key: KeyId) {
+        self.shows(|info| info.unlocked.contains(&key)).await;
+    }
+
+    /// Waits until this is true of what the device says of itself.
+    async fn shows(&self, mut it: impl FnMut(&DeviceInfo) -> bool) {
         let mut look = self.shared.look.subscribe();
-        let unlocked = look.wait_for(|look| look.info.state != DeviceState::Locked);
         // The sender lives as long as this handle.
-        let _ = unlocked.await;
+        let _ = look.wait_for(|look| it(&look.info)).await;
     }
 
     /// Rings `bell` from now on when the device becomes ready. Only the first

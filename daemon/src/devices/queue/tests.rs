@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -292,6 +293,7 @@ impl Device for HasProgram {
             reason: String::new(),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         })
     }
 
@@ -398,6 +400,7 @@ async fn the_state_is_known_before_the_answer_comes() {
         reason: String::new(),
         facts: Vec::new(),
         support: Vec::new(),
+        unlocked: BTreeSet::new(),
     };
     let thread = DeviceThreads::spawn(Box::new(Locks(Arc::new(info))), LIMITS).unwrap();
     let handle = thread.handle();
@@ -433,6 +436,7 @@ impl Device for Away {
             reason: String::new(),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         })
     }
 

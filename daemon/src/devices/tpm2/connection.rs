@@ -23,9 +23,11 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
 use super::failure::{self, Verdict};
+use super::keys::WrongTries;
 use super::loaded::Loaded;
 use super::nv::{self, Root};
 use super::parent::{self, Origin, Parent};
+use super::pins::Lockout;
 use crate::config::Tcti;
 use crate::devices::{DeviceError, Fact};
 use crate::store_key::Subkey;
@@ -200,18 +202,9 @@ impl Connection {
 
     /// What is said of an error: of a lockout, how long it takes.
     pub(super) fn describe(&mut self, error: Error) -> DeviceError {
-        if failure::verdict(error) != Verdict::LockedOut {
-            return failure::describe(error);
-        }
-        let interval = property(&mut self.context, PropertyTag::LockoutInterval);
-        let how_long = match interval {
-            Ok(Some(seconds)) => format!("for {seconds} s"),
-            _ => "for some time".to_owned(),
-        };
-        DeviceError::Locked {
-            reason: format!(
-                "wrong passwords, or losses of power, have locked the TPM {how_long}; `tpm2_dictionarylockout --clear-lockout` ends that"
-            ),
+        match failure::verdict(error) {
+            Verdict::LockedOut => self.locked_out(error),
+            _ => failure::describe(error),
         }
     }
 
@@ -231,7 +224,7 @@ impl Connection {
 
     /// Has the storage key the empty authorisation value? Tried by use.
     fn may_use_parent(&mut self) -> std::result::Result<bool, DeviceError> {
-        match self.seal(&[0; 32], &[0; 32]) {
+        match self.seal(&[0; 32], &[0; 32], WrongTries::Free) {
             Ok(_) => Ok(true),
             Err(error) if failure::verdict(error) == Verdict::WrongAuth => Ok(false),
             Err(error) => Err(self.describe(error)),
@@ -397,7 +390,8 @@ impl Connection {
             value,
         });
         let told = facts.into_iter().filter(|fact| !fact.value.is_empty());
-        told.collect()
+        let lockout = self.lockout().ok().and_then(Lockout::fact);
+        told.chain(lockout).collect()
     }
 }
 

@@ -111,8 +111,8 @@ pub(super) fn describe(error: Error) -> DeviceError {
             };
         }
         Verdict::LockedOut => {
-            return DeviceError::Locked {
-                reason: reason("the TPM is locked out after wrong passwords"),
+            return DeviceError::LockedOut {
+                reason: reason("the TPM refuses for some time, after wrong passwords"),
             };
         }
         _ => {}
@@ -227,7 +227,10 @@ mod tests {
         assert!(text(0x921).contains("locked out"));
         assert!(text(0x902).contains("tpm2_flushcontext"));
         assert!(text(0xa_000a).contains("0xa000a"));
-        assert!(matches!(describe(error(0x921)), DeviceError::Locked { .. }));
+        assert!(matches!(
+            describe(error(0x921)),
+            DeviceError::LockedOut { .. }
+        ));
         assert!(matches!(describe(error(0x14b)), DeviceError::Full { .. }));
         assert!(matches!(
             describe(error(0x7_0007)),

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hkdf::Hkdf;
+use mlskeyd_protocol::v1::SecretBytes;
 use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -46,9 +47,28 @@ impl Secret {
         }))
     }
 
+    #[cfg(any(test, feature = "conformance"))]
+    pub(super) fn expose(&self) -> &[u8; SECRET_LEN] {
+        self.0.expose_secret()
+    }
+
     /// The authorisation value of a key.
     pub(super) fn of_key(&self, id: KeyId) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let info: [&[u8]; 2] = [b"mlskeyd v1 tpm2 auth", id.as_bytes()];
+        derive(self.0.expose_secret(), &info)
+    }
+
+    /// The authorisation value of a key that has this PIN.
+    pub(super) fn of_key_with_pin(
+        &self,
+        id: KeyId,
+        pin: &SecretBytes,
+    ) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        let info = [
+            b"mlskeyd v1 tpm2 pin".as_slice(),
+            id.as_bytes(),
+            pin.expose(),
+        ];
         derive(self.0.expose_secret(), &info)
     }
 
@@ -191,3 +211,31 @@ impl Generations {
 }
 
 const ENTRY_LEN: usize = GenerationId::LEN + SECRET_LEN;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What keys are used with. A change here makes the keys of all users unusable.
+    #[test]
+    fn authorisation_values_stay_as_they_are() {
+        let (secret, id) = (Secret::from_bytes([1; 32]), KeyId::from_bytes([2; 16]));
+        let pin = |pin: &[u8]| SecretBytes::new(pin.to_vec());
+        let auth = secret.of_key(id).unwrap();
+        let with_pin = secret.of_key_with_pin(id, &pin(b"1234")).unwrap();
+        assert_eq!(hex::encode(*auth), AUTH);
+        assert_eq!(hex::encode(*with_pin), WITH_PIN);
+        // Of another PIN, key and generation another one.
+        let other = secret.of_key_with_pin(id, &pin(b"1235")).unwrap();
+        assert_ne!(other, with_pin);
+        let other = KeyId::from_bytes([3; 16]);
+        let other = secret.of_key_with_pin(other, &pin(b"1234")).unwrap();
+        assert_ne!(other, with_pin);
+        let other = Secret::from_bytes([2; 32]);
+        let other = other.of_key_with_pin(id, &pin(b"1234")).unwrap();
+        assert_ne!(other, with_pin);
+    }
+
+    const AUTH: &str = "abba2da5f67168410f19bf065991124ceaf7fc7fd7184b2535fe30be30ff485e";
+    const WITH_PIN: &str = "2f0036936e8a7b98569f7dc568ddf108f9f9e14c54543399263232cfffe080af";
+}

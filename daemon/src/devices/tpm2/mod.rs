@@ -7,7 +7,8 @@
 //! their number is not limited (`blob`).
 //!
 //! A key is used with an authorisation value that follows from its generation's
-//! secret; these are what is destroyed (`generations`). All commands are
+//! secret, and from its PIN if it has one (`pins`); these secrets are what is
+//! destroyed (`generations`). All commands are
 //! authorised by one session, whose key only the storage key can open, and which
 //! encrypts what is secret in them (`connection`).
 
@@ -16,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlskeyd_protocol::v1::SecretBytes;
 use p256::ecdsa::Signature;
 use sha2::{Digest, Sha256};
 use tss_esapi::handles::ObjectHandle;
@@ -23,8 +25,9 @@ use zeroize::Zeroizing;
 
 use super::{
     ALGORITHMS, Accept, Advice, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
-    DeviceState, Generate, GenerationId, Kem, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret,
-    Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way, check_public, private_key,
+    DeviceState, Generate, GenerationId, Kem, KeyBlob, KeyPins, NewKey, Newcomer, PeerPublic,
+    SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier, Unlocking, Way,
+    check_public, private_key,
 };
 use crate::attest::{Claims, DeviceChallenge, Evidence};
 use crate::config::Tpm2Config;
@@ -43,13 +46,15 @@ mod keys;
 mod loaded;
 mod nv;
 mod parent;
+mod pins;
 
 use self::blob::Kept;
 use self::connection::{Condition, Connection};
 use self::files::{Files, Pinned};
 use self::generations::Generations;
-use self::keys::Use;
+use self::keys::{Use, WrongTries};
 use self::nv::Root;
+use self::pins::{PinAuth, Unlocked};
 
 /// How long a TPM that is there and does not serve is left alone, at first and at
 /// most. One that is not there is looked for each time.
@@ -63,14 +68,26 @@ pub struct Tpm2Device {
     index_place: Subkey,
     start: Start,
     open: Option<Open>,
+    unlocked: Unlocked,
     info: Arc<DeviceInfo>,
     /// When one that does not serve is looked at again, and how long to wait then.
     back_off: (Instant, Duration),
 }
 
-/// An object and its authorisation value.
+/// What is behind a key.
 #[cfg(any(test, feature = "conformance"))]
-pub type Revealed = ((Vec<u8>, Vec<u8>), Vec<u8>);
+pub struct Revealed {
+    /// The object as the TPM wrapped it: the buffer of its TPM2B_PRIVATE.
+    pub private: Vec<u8>,
+    /// Its TPMT_PUBLIC.
+    pub public: Vec<u8>,
+    /// The authorisation value.
+    pub auth: Vec<u8>,
+    /// The secret of its generation.
+    pub generation: [u8; 32],
+    /// What the TPM's index holds: a count (8 bytes), and the root's secret (32).
+    pub root: Vec<u8>,
+}
 
 /// Indices, and the root that each of them holds if one was ever written there.
 type OwnRoots = Vec<(u32, Option<Root>)>;
@@ -118,31 +135,40 @@ impl Tpm2Device {
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
+            unlocked: BTreeSet::new(),
         };
         Ok(Self {
             config: config.clone(),
-            files: Files::new(directory.to_owned(), subkey("files")?),
+            files: Files::new(directory.to_owned(), subkey("files")?, subkey("pins")?),
             index_auth: subkey("index")?,
             index_place: subkey("index place")?,
             start,
             open: None,
+            unlocked: Unlocked::default(),
             info: Arc::new(info),
             back_off: (Instant::now(), BACK_OFF.0),
         })
     }
 
-    /// A key's object as the TPM wrapped it (the private and the public area), and
-    /// its authorisation value. For tests that use them beside the daemon.
+    /// What is behind a key. For tests that use it beside the daemon.
     ///
     /// # Errors
     /// As [`Sign::sign`].
     #[cfg(any(test, feature = "conformance"))]
     pub fn reveal(&mut self, key: &StoredKey) -> Result<Revealed, DeviceError> {
+        let auth = self.unlocked.auth_of(key)?;
         self.ask(true, |open, _| {
             let secret = open.generations.secret(key.generation)?;
-            let (Kept::InTpm(object) | Kept::Sealed(object)) = blob::read(secret, key)?;
-            let auth = secret.of_key(key.id)?;
-            Ok(((object.private, object.public), auth.to_vec()))
+            let (generation, root) = (*secret.expose(), open.generations.root().to_bytes());
+            let (kept, auth) = open.kept(key, auth.as_ref())?;
+            let (Kept::InTpm(object) | Kept::Sealed(object)) = kept;
+            Ok(Revealed {
+                private: object.private,
+                public: object.public,
+                auth: auth.to_vec(),
+                generation,
+                root: root.to_vec(),
+            })
         })
     }
 
@@ -165,12 +191,48 @@ impl Tpm2Device {
         harmless: bool,
         work: impl Fn(&mut Open, &Files) -> Result<T, DeviceError>,
     ) -> Result<T, DeviceError> {
-        match self.ask_once(&work) {
-            Err((_, Condition::Stale)) => {}
-            Err((_, Condition::Lost)) if harmless => {}
-            done => return done.map_err(|(error, _)| error),
+        let done = match self.ask_once(&work) {
+            Err((_, Condition::Stale)) => self.ask_once(&work),
+            Err((_, Condition::Lost)) if harmless => self.ask_once(&work),
+            done => done,
+        };
+        let done = done.map_err(|(error, _)| error);
+        let may_be_locked_out = matches!(
+            done,
+            Err(DeviceError::LockedOut { .. } | DeviceError::KeyLocked { .. })
+        );
+        if may_be_locked_out || pins::shows_lockout(&self.info.facts) {
+            self.show_facts();
         }
-        self.ask_once(&work).map_err(|(error, _)| error)
+        done
+    }
+
+    /// Shows what the TPM says of itself, and whether it is locked out, as it is now.
+    fn show_facts(&mut self) {
+        if let Some(open) = &mut self.open {
+            let facts = open.connection.facts();
+            self.info = Arc::new(DeviceInfo {
+                facts,
+                ..DeviceInfo::clone(&self.info)
+            });
+        }
+    }
+
+    /// Shows which keys are unlocked.
+    fn show_unlocked(&mut self) {
+        self.info = Arc::new(DeviceInfo {
+            unlocked: self.unlocked.keys(),
+            ..DeviceInfo::clone(&self.info)
+        });
+    }
+
+    /// Locks the keys that this is true of, and takes them out of the TPM.
+    fn lock_keys(&mut self, is_one: impl Fn(loaded::Name) -> bool) {
+        if let Some(open) = &mut self.open {
+            open.connection.unload(&is_one);
+        }
+        self.unlocked.remove(is_one);
+        self.show_unlocked();
     }
 
     fn ask_once<T>(
@@ -212,7 +274,7 @@ impl Tpm2Device {
             Err(error) => {
                 let state = match error {
                     DeviceError::Absent { .. } | DeviceError::Lost { .. } => DeviceState::Absent,
-                    DeviceError::Locked { .. } => DeviceState::Locked,
+                    DeviceError::LockedOut { .. } => DeviceState::Locked,
                     _ => DeviceState::Failed,
                 };
                 let is_missing = matches!(error, DeviceError::Missing { .. });
@@ -224,13 +286,10 @@ impl Tpm2Device {
     }
 
     /// From now on with this one.
-    fn serve(&mut self, mut open: Open) {
-        self.info = Arc::new(DeviceInfo {
-            facts: open.connection.facts(),
-            ..DeviceInfo::clone(&self.info)
-        });
+    fn serve(&mut self, open: Open) {
         self.has(Some(open.generations.ids()));
         self.open = Some(open);
+        self.show_facts();
         // What is missing is not made anew any more.
         self.start = Start::MustExist;
         self.note(DeviceState::Ready, String::new());
@@ -440,11 +499,27 @@ impl Tpm2Device {
 }
 
 impl Open {
-    /// A key, loaded.
-    fn loaded(&mut self, key: &StoredKey) -> Result<(Kept, ObjectHandle), DeviceError> {
+    /// A key, and its authorisation value: the one of its PIN, if it has one.
+    fn kept(
+        &self,
+        key: &StoredKey,
+        of_pin: Option<&PinAuth>,
+    ) -> Result<(Kept, PinAuth), DeviceError> {
         let secret = self.generations.secret(key.generation)?;
-        let kept = blob::read(secret, key)?;
-        let auth = secret.of_key(key.id)?;
+        let auth = match of_pin {
+            Some(auth) => auth.clone(),
+            None => secret.of_key(key.id)?,
+        };
+        Ok((blob::read(secret, key)?, auth))
+    }
+
+    /// The same, loaded.
+    fn loaded(
+        &mut self,
+        key: &StoredKey,
+        of_pin: Option<&PinAuth>,
+    ) -> Result<(Kept, ObjectHandle), DeviceError> {
+        let (kept, auth) = self.kept(key, of_pin)?;
         let (Kept::InTpm(object) | Kept::Sealed(object)) = &kept;
         let name = (key.generation, key.id);
         let loaded = self.connection.load(name, object, &auth);
@@ -454,11 +529,11 @@ impl Open {
 
     fn sign(
         &mut self,
-        key: &StoredKey,
+        (key, of_pin): (&StoredKey, Option<&PinAuth>),
         scheme: SignatureScheme,
         content: &[u8],
     ) -> Result<Vec<u8>, DeviceError> {
-        let (kept, handle) = self.loaded(key)?;
+        let (kept, handle) = self.loaded(key, of_pin)?;
         match kept {
             Kept::InTpm(_) => {
                 let digest = Sha256::digest(content).into();
@@ -476,7 +551,7 @@ impl Open {
     }
 
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
-        let (kept, handle) = self.loaded(key)?;
+        let (kept, handle) = self.loaded(key, None)?;
         match kept {
             Kept::InTpm(_) => {
                 let point = peer.to_bytes();
@@ -495,31 +570,44 @@ impl Open {
         }
     }
 
-    fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
-        let secret = self.generations.secret(key.generation)?;
-        let Kept::InTpm(object) = blob::read(secret, key)? else {
+    fn attest(
+        &mut self,
+        (key, of_pin): (&StoredKey, Option<&PinAuth>),
+        claims: &Claims,
+    ) -> Result<Evidence, DeviceError> {
+        let (Kept::InTpm(object), auth) = self.kept(key, of_pin)? else {
             return Err(DeviceError::NotAttested {
                 reason: "the TPM seals it, and does not use it itself".to_owned(),
             });
         };
-        let auth = secret.of_key(key.id)?;
         let name = (key.generation, key.id);
         self.connection.attest(name, object, &auth, claims)
     }
 
-    fn generate(&mut self, request: &NewKey, making: Making) -> Result<StoredKey, DeviceError> {
+    fn generate(
+        &mut self,
+        request: &NewKey,
+        pin: Option<&SecretBytes>,
+    ) -> Result<StoredKey, DeviceError> {
+        let making = making_in(request.algorithm, request.tier)?;
         let secret = self.generations.secret(request.generation)?;
-        let auth = secret.of_key(request.id)?;
+        let (auth, tries) = match pin {
+            Some(pin) => (
+                secret.of_key_with_pin(request.id, pin)?,
+                WrongTries::Counted,
+            ),
+            None => (secret.of_key(request.id)?, WrongTries::Free),
+        };
         let (public, kept) = match making {
             Making::InTpm(usage) => {
-                let made = self.connection.create(usage, &auth);
+                let made = self.connection.create(usage, &auth, tries);
                 let (object, public) = made.map_err(|error| self.connection.describe(error))?;
                 check_public(request.algorithm, &public)?;
                 (public.to_vec(), Kept::InTpm(object))
             }
             Making::Sealed => {
                 let (private, public) = private_key::generate(request.algorithm)?;
-                let sealed = self.connection.seal(&private, &auth);
+                let sealed = self.connection.seal(&private, &auth, tries);
                 let object = sealed.map_err(|error| self.connection.describe(error))?;
                 (public, Kept::Sealed(object))
             }
@@ -529,6 +617,7 @@ impl Open {
             algorithm: request.algorithm,
             tier: request.tier,
             generation: request.generation,
+            pin: pin.is_some(),
             public,
             blob: KeyBlob::new(Vec::new()),
         };
@@ -554,6 +643,18 @@ const fn making(algorithm: Algorithm) -> (Tier, Making) {
         Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => {
             (Tier::Sealed, Making::Sealed)
         }
+    }
+}
+
+/// How a key is made in the tier that was asked for.
+fn making_in(algorithm: Algorithm, tier: Tier) -> Result<Making, DeviceError> {
+    match making(algorithm) {
+        (possible, making) if possible == tier => Ok(making),
+        (possible, _) => Err(DeviceError::Unsupported {
+            algorithm,
+            tier,
+            possible: vec![possible],
+        }),
     }
 }
 
@@ -621,6 +722,10 @@ impl Device for Tpm2Device {
         Some(self)
     }
 
+    fn key_pins(&mut self) -> Option<&mut dyn KeyPins> {
+        Some(self)
+    }
+
     fn attester(&mut self) -> Option<&mut dyn Attest> {
         Some(self)
     }
@@ -638,7 +743,10 @@ impl Sign for Tpm2Device {
                 found: key.algorithm,
             });
         };
-        self.ask(true, |open, _| open.sign(key, scheme, content))
+        let of_pin = self.unlocked.auth_of(key)?;
+        self.ask(true, |open, _| {
+            open.sign((key, of_pin.as_ref()), scheme, content)
+        })
     }
 }
 
@@ -660,21 +768,53 @@ impl Generate for Tpm2Device {
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
-        let (tier, making) = making(request.algorithm);
-        if request.tier != tier {
-            return Err(DeviceError::Unsupported {
-                algorithm: request.algorithm,
-                tier: request.tier,
-                possible: vec![tier],
+        self.ask(false, |open, _| open.generate(&request, None))
+    }
+}
+
+impl KeyPins for Tpm2Device {
+    fn generate_with_pin(
+        &mut self,
+        request: NewKey,
+        pin: &SecretBytes,
+    ) -> Result<StoredKey, DeviceError> {
+        if !matches!(request.algorithm, Algorithm::Signature(_)) {
+            return Err(DeviceError::WrongKeyType {
+                needed: "signatures",
+                found: request.algorithm,
             });
         }
-        self.ask(false, |open, _| open.generate(&request, making))
+        self.ask(false, |open, _| open.generate(&request, Some(pin)))
+    }
+
+    fn unlock_key(
+        &mut self,
+        key: &StoredKey,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError> {
+        if !key.pin {
+            return Err(DeviceError::CannotDo("unlock a key that has no PIN"));
+        }
+        let name = (key.generation, key.id);
+        if self.unlocked.contains(name) {
+            return Ok(Unlocking::WasUnlocked);
+        }
+        let tried = self.ask(false, |open, files| open.try_pin(files, key, pin, last_try));
+        self.unlocked.insert(name, tried?);
+        self.show_unlocked();
+        Ok(Unlocking::ByThePin)
+    }
+
+    fn lock_key(&mut self, key: &StoredKey) {
+        self.lock_keys(|name| name == (key.generation, key.id));
     }
 }
 
 impl Attest for Tpm2Device {
     fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
-        self.ask(true, |open, _| open.attest(key, claims))
+        let of_pin = self.unlocked.auth_of(key)?;
+        self.ask(true, |open, _| open.attest((key, of_pin.as_ref()), claims))
     }
 
     fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
@@ -685,9 +825,10 @@ impl Attest for Tpm2Device {
 
 impl Destroy for Tpm2Device {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.lock_keys(|(generation, _)| generation == id);
         // By its name, so that it hits nothing else if it is repeated.
         self.ask(true, |open, files| {
-            open.connection.unload(|(generation, _)| generation == id);
+            files.forget_pin(id)?;
             open.generations.destroy(files, &mut open.connection, id)
         })?;
         self.has_changed();
@@ -705,10 +846,7 @@ impl Destroy for Tpm2Device {
 
     fn destroy_key(&mut self, key: &StoredKey) -> Result<(), DeviceError> {
         // It takes nothing on the TPM but a place among those that are loaded.
-        if let Some(open) = &mut self.open {
-            open.connection
-                .unload(|name| name == (key.generation, key.id));
-        }
+        self.lock_keys(|name| name == (key.generation, key.id));
         Ok(())
     }
 }
@@ -751,7 +889,10 @@ impl Accept for Tpm2Device {
             None => {
                 let connection = self.present()?;
                 is_there(&connection.serial())?;
-                self.set_up(connection, Over::All)?
+                let open = self.set_up(connection, Over::All)?;
+                // They are of the one before.
+                self.lock_keys(|_| true);
+                open
             }
         };
         self.serve(open);
