@@ -92,12 +92,15 @@ impl Open {
         let lockout = lockout.map_err(|error| self.connection.describe(error))?;
         lockout.permits_a_try(last_try)?;
 
+        let name = (key.generation, key.id);
+        // With whatever value it may be loaded.
+        self.connection.unload(|loaded| loaded == name);
+        let (_, handle) = self.loaded(key, Some(&auth))?;
         note.write(&of_key, &noted, tried).map_err(of_note)?;
         failpoint::hit("tpm2.pin-noted");
-        let name = (key.generation, key.id);
-        let proved = self.prove(key, &auth);
+        let proved = self.connection.prove(handle);
         failpoint::hit("tpm2.pin-tried");
-        let error = match proved? {
+        let error = match proved {
             Ok(()) => {
                 note.forget().map_err(of_note)?;
                 return Ok(auth);
@@ -120,20 +123,6 @@ impl Open {
                 Err(self.connection.describe(error))
             }
         }
-    }
-
-    /// Loads the key with this authorisation value, and shows that it is the right
-    /// one.
-    fn prove(
-        &mut self,
-        key: &StoredKey,
-        auth: &PinAuth,
-    ) -> std::result::Result<Result<()>, DeviceError> {
-        let name = (key.generation, key.id);
-        // With whatever value it may be loaded.
-        self.connection.unload(|loaded| loaded == name);
-        let (_, handle) = self.loaded(key, Some(auth))?;
-        Ok(self.connection.prove(handle))
     }
 }
 
