@@ -50,10 +50,7 @@ impl RegistryKeys {
         copy_directory(&daemon.state(), &state);
         drop(stopped);
         let key = StoreKey::load_file(&daemon.store_key()).expect("the store key");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
-        let records = runtime.block_on(records(&state, &key));
+        let records = records(&state, &key);
         let directory = state.join("devices/software");
         let mut device = SoftwareDevice::open("software", &directory, &key, Start::MustExist)
             .expect("the software device's directory is in the copy");
@@ -112,8 +109,22 @@ impl RegistryKeys {
     }
 }
 
+/// The living keys of a daemon that was stopped, as its devices take them.
+pub fn stored_keys(daemon: &Daemon) -> Vec<StoredKey> {
+    let copy = TempDir::new().expect("a temporary directory");
+    let state = copy.path().join("state");
+    copy_directory(&daemon.state(), &state);
+    let key = StoreKey::load_file(&daemon.store_key()).expect("the store key");
+    records(&state, &key).iter().map(stored).collect()
+}
+
+fn records(state: &Path, key: &StoreKey) -> Vec<KeyRecord> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.expect("a runtime").block_on(all(state, key))
+}
+
 /// All records of living keys.
-async fn records(state: &Path, key: &StoreKey) -> Vec<KeyRecord> {
+async fn all(state: &Path, key: &StoreKey) -> Vec<KeyRecord> {
     let mac_key = key
         .subkey("mlskeyd v1 registry")
         .expect("a subkey is derived");

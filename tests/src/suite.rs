@@ -48,6 +48,13 @@ impl Suite {
         };
         HpkeConfig(kem, HpkeKdfType::HkdfSha256, aead)
     }
+
+    const fn openmls_scheme(self) -> types::SignatureScheme {
+        match self.scheme {
+            SignatureScheme::Ed25519 => types::SignatureScheme::ED25519,
+            SignatureScheme::EcdsaP256Sha256 => types::SignatureScheme::ECDSA_SECP256R1_SHA256,
+        }
+    }
 }
 
 /// A signature key of the app's own.
@@ -59,10 +66,7 @@ pub struct OwnKey {
 
 impl OwnKey {
     pub fn new(suite: Suite) -> Self {
-        let scheme = match suite.scheme {
-            SignatureScheme::Ed25519 => types::SignatureScheme::ED25519,
-            SignatureScheme::EcdsaP256Sha256 => types::SignatureScheme::ECDSA_SECP256R1_SHA256,
-        };
+        let scheme = suite.openmls_scheme();
         let (private, public) = RustCrypto::default()
             .signature_key_gen(scheme)
             .expect("RustCrypto has the suite");
@@ -79,6 +83,13 @@ impl OwnKey {
             .sign(self.scheme, content, &self.private)
             .expect("RustCrypto has the suite")
     }
+}
+
+/// Does this public key verify it, as members of a group do?
+pub fn verifies(suite: Suite, public: &[u8], content: &[u8], signature: &[u8]) -> bool {
+    let crypto = RustCrypto::default();
+    let verified = crypto.verify_signature(suite.openmls_scheme(), content, public, signature);
+    verified.is_ok()
 }
 
 /// An HPKE key pair of the app's own.

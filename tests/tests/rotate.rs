@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
@@ -382,4 +383,48 @@ fn a_leaf_of_a_key_that_has_ended_goes_into_nothing() {
     assert_eq!(daemon.sweep().unwrap().destroyed, 0);
     assert_eq!(sign(new, commit(3)), Err(FailureCode::Denied));
     assert_eq!(sign(old, commit(3)), Err(FailureCode::Destroyed));
+}
+
+/// Also at the moment when its old key has ended already.
+#[test]
+fn an_identity_is_found_while_it_gets_another_key() {
+    let daemon = TestDaemon::start_with(|_| {}).unwrap();
+    Member::new(&client(daemon.socket()), "alice", "software");
+    let admin = AdminClient::new(ClientConfig::new(daemon.socket(), "rotate"));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = (0..4).map(|_| {
+            scope.spawn(|| {
+                let client = client(daemon.socket());
+                while !over.load(Ordering::Relaxed) {
+                    let identities = client.identities(&Call::default()).unwrap();
+                    if identities.len() != 1 {
+                        return Err("it is not listed".to_owned());
+                    }
+                    let ready = client.prepare("alice", &Call::default());
+                    ready.map_err(|error| error.to_string())?;
+                }
+                Ok(())
+            })
+        });
+        let looks: Vec<_> = looks.collect();
+        let rotations = (0..100).map(|_| {
+            let rotation = RotateIdentity {
+                owner: Owner {
+                    uid: rustix::process::geteuid().as_raw(),
+                    app: "default".to_owned(),
+                },
+                name: "alice".to_owned(),
+                placement: Placement::default(),
+                grace: Some(0),
+            };
+            admin.rotate_identity(rotation, &Call::default())
+        });
+        let rotated: Result<Vec<_>, _> = rotations.collect();
+        over.store(true, Ordering::Relaxed);
+        rotated.unwrap();
+        for look in looks {
+            assert_eq!(look.join().unwrap(), Ok(()));
+        }
+    });
 }

@@ -135,14 +135,17 @@ pub(super) enum Command {
 pub(super) enum DevicesCommand {
     /// List devices (the default)
     List,
-    /// Make the token that is there the device's own, in the place of the one that
-    /// its keys are on
+    /// Make the token, or the TPM, that is there the device's own, in the place of the
+    /// one that its keys are on
     ///
     /// A device works with the token that it first worked with, by its serial number,
     /// and tries no PIN on another. Once another one is accepted, the keys of the one
     /// before are missing, and what waits there to be destroyed counts as destroyed
     /// with it. The one before can be accepted again; what counted as destroyed stays
     /// on it.
+    ///
+    /// With a TPM it is final: all keys that the device had so far are lost for good,
+    /// even if the TPM before is accepted again.
     Accept {
         /// The device's name
         device: String,

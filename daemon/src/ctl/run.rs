@@ -320,16 +320,36 @@ fn accept(
     call: &Call<'_>,
 ) -> Result<AcceptedDevice, CtlError> {
     if !yes {
-        confirm(&format!(
-            "The keys of the token that device {} had so far will be missing, and what waits there \
-             to be destroyed will count as destroyed. Accept the token that is there now?",
-            printable(device),
-        ))?;
+        let devices = client.devices(call)?;
+        let mut devices = devices.iter();
+        let kind = devices.find(|one| one.name == device).map(|it| &*it.kind);
+        confirm(&accept_question(device, kind.unwrap_or_default()))?;
     }
     let request = AcceptDevice {
         device: device.to_owned(),
     };
     Ok(client.accept_device(request, call)?)
+}
+
+fn accept_question(device: &str, kind: &str) -> String {
+    let device = printable(device);
+    let noun = noun(kind);
+    let fate = match kind {
+        "tpm2" => "lost for good, even if it is accepted again",
+        _ => "missing",
+    };
+    format!(
+        "The keys of the {noun} that device {device} had so far will be {fate}, and what waits there \
+         to be destroyed will count as destroyed. Accept the {noun} that is there now?"
+    )
+}
+
+/// What people call what is behind a device of this kind.
+fn noun(kind: &str) -> &'static str {
+    match kind {
+        "tpm2" => "TPM",
+        _ => "token",
+    }
 }
 
 fn accepted_text(accepted: &AcceptedDevice) -> String {
@@ -338,7 +358,8 @@ fn accepted_text(accepted: &AcceptedDevice) -> String {
         format!(", in the place of {}", printable(before))
     });
     format!(
-        "the token with serial number {} is the own one of device {}{before}\ndevice {} is {}\n",
+        "the {} with serial number {} is the own one of device {}{before}\ndevice {} is {}\n",
+        noun(&device.kind),
         printable(&accepted.serial),
         printable(&device.name),
         printable(&device.name),
@@ -521,4 +542,18 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_accepting_costs_is_said_before_it_is_done() {
+        let of_token = accept_question("hsm", "pkcs11");
+        assert!(of_token.contains("of the token that device hsm had so far will be missing,"));
+        let of_tpm = accept_question("tpm", "tpm2");
+        assert!(of_tpm.contains("will be lost for good, even if it is accepted again,"));
+        assert!(of_tpm.ends_with("Accept the TPM that is there now?"));
+    }
 }

@@ -103,6 +103,12 @@ impl Devices {
         &self.default
     }
 
+    /// Does the key's device say that what the key hangs under is not there?
+    pub(super) fn lack(&self, key: &KeyRecord) -> bool {
+        let slot = self.by_name.get(&key.device);
+        slot.is_some_and(|slot| slot.handle.info().lacks(key.generation))
+    }
+
     /// Every device as it was last seen.
     pub(super) fn all_shown(&self) -> impl Iterator<Item = Shown> {
         self.by_name
@@ -137,9 +143,10 @@ impl Devices {
         name: &str,
         deadline: Instant,
     ) -> Result<MutexGuard<'_, ()>, Failure> {
-        let turn = self.slot(name)?.making_generation.lock();
+        let slot = self.slot(name)?;
+        let turn = slot.making_generation.lock();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
-        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, name))
+        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, &slot.handle))
     }
 
     fn slot(&self, name: &str) -> Result<&Slot, Failure> {
@@ -198,7 +205,14 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        check_usable(&*unlocked(device, name, call).await?)?;
+        let info = unlocked(device, name, call).await?;
+        check_usable(&info).map_err(|failure| match of_keys_missing(&info) {
+            true => Failure {
+                code: FailureCode::KeyMissing,
+                ..failure
+            },
+            false => failure,
+        })?;
         let deadline = call.deadline;
         let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
@@ -211,7 +225,7 @@ impl Devices {
                 running.await
             }
         };
-        result.map_err(|error| failure::of_run(error, name))
+        result.map_err(|error| failure::of_run(error, device))
     }
 
     /// Runs a job that uses a key, once that is unlocked if it has a PIN of its own.
@@ -279,7 +293,9 @@ impl Devices {
         let device = self.get(name)?;
         let deadline = deadline.min(after(UNLOCK_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
-        running.await.map_err(|error| failure::of_run(error, name))
+        running
+            .await
+            .map_err(|error| failure::of_run(error, device))
     }
 
     /// Runs a job on a device for the daemon itself: nobody waits for it.
@@ -291,7 +307,9 @@ impl Devices {
         let device = self.get(name)?;
         let deadline = after(OWN_PATIENCE);
         let running = device.run(own_place(), Priority::Background, deadline, job);
-        running.await.map_err(|error| failure::of_run(error, name))
+        running
+            .await
+            .map_err(|error| failure::of_run(error, device))
     }
 }
 
@@ -347,6 +365,12 @@ fn check_usable(info: &DeviceInfo) -> Result<(), Failure> {
     let message = format!("device {} is {}: {}", info.name, info.state, info.reason);
     let advice = "have the administrator see `mlskeyctl devices`, then repeat the request";
     Err(Failure::new(code, message, advice).at_device(&info.name))
+}
+
+/// Does the device say that nothing is there that keys hang under?
+fn of_keys_missing(info: &DeviceInfo) -> bool {
+    let generations = info.generations.as_ref();
+    generations.is_some_and(|generations| generations.is_empty())
 }
 
 /// Until when a request may wait for somebody who unlocks the device.
@@ -515,6 +539,7 @@ mod tests {
         let mut handles = BTreeMap::new();
         for (name, state) in [("chip", chip), ("gone", DeviceState::Absent)] {
             let info = DeviceInfo {
+                generations: None,
                 name: name.to_owned(),
                 kind: "stub",
                 state,

@@ -1,5 +1,7 @@
 //! Making identities.
 
+use std::sync::Arc;
+
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
@@ -111,6 +113,31 @@ impl Custody {
         }
     }
 
+    /// An identity and its key: if it got another one since it was read, as it is
+    /// now, for the key before may have ended with that.
+    pub(super) async fn with_key(
+        &self,
+        record: IdentityRecord,
+    ) -> Result<(IdentityRecord, Arc<KeyRecord>), Failure> {
+        let (mut tried, mut failure) = match self.key(record.key).await {
+            Ok(key) => return Ok((record, key)),
+            Err(failure) => (None, failure),
+        };
+        loop {
+            let now = self.registry.identity(&record.owner, &record.name).await;
+            let now = match now.map_err(failure::of_store)? {
+                Some(now) if tried != Some(now.key) => now,
+                _ => return Err(failure),
+            };
+            // The identity's row is on disk a moment before its new key is in memory.
+            let key = self.registry.key_on_disk(now.key).await;
+            match self.found(now.key, key) {
+                Ok(key) => return Ok((now, key)),
+                Err(why) => (tried, failure) = (Some(now.key), why),
+            }
+        }
+    }
+
     /// Identities with their keys. One whose key cannot be used is left out: it must
     /// not hide the others.
     pub(super) async fn identity_infos(
@@ -119,14 +146,14 @@ impl Custody {
     ) -> Vec<(Owner, IdentityInfo)> {
         let mut infos = Vec::with_capacity(records.len());
         for record in records {
-            match self.key(record.key).await {
-                Ok(key) => {
+            let (owner, identity) = (record.owner.clone(), record.name.clone());
+            match self.with_key(record).await {
+                Ok((record, key)) => {
                     let info = self.identity_info(&record, &key).await;
-                    infos.push((record.owner, info));
+                    infos.push((owner, info));
                 }
                 Err(error) => {
-                    tracing::error!(identity = record.name, owner = %record.owner, %error,
-                        "an identity is left out of the list");
+                    tracing::error!(identity, %owner, %error, "an identity is left out of the list");
                 }
             }
         }

@@ -83,10 +83,7 @@ impl Session {
         let custody = self.custody();
         let record = custody.registry.identity(&self.caller().owner, name).await;
         match record.map_err(failure::of_store)? {
-            Some(record) => {
-                let key = custody.key(record.key).await?;
-                Ok(Some((record, key)))
-            }
+            Some(record) => custody.with_key(record).await.map(Some),
             None => Ok(None),
         }
     }
@@ -142,7 +139,8 @@ impl Session {
             Tried::Made(key) => Ok(key),
             Tried::Lost(generation) => {
                 let lost = DeviceError::GenerationGone(generation);
-                Err(failure::of_run(lost.into(), &order.place.device))
+                let device = self.custody().devices.get(&order.place.device)?;
+                Err(failure::of_run(lost.into(), device))
             }
         }
     }
@@ -298,7 +296,16 @@ impl Session {
 impl Custody {
     /// A key that is there and usable, whoever owns it.
     pub(super) async fn key(&self, id: KeyId) -> Result<Arc<KeyRecord>, Failure> {
-        let key = self.registry.key(id).await.map_err(failure::of_store)?;
+        self.found(id, self.registry.key(id).await)
+    }
+
+    /// The same of what the registry has found.
+    pub(super) fn found(
+        &self,
+        id: KeyId,
+        key: Result<Option<Arc<KeyRecord>>, StoreError>,
+    ) -> Result<Arc<KeyRecord>, Failure> {
+        let key = key.map_err(failure::of_store)?;
         self.usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
     }
 
@@ -474,7 +481,7 @@ impl Custody {
         for generation in pending.generations_creating {
             // Nobody knows whether it was made: it is destroyed as if it was.
             match self.registry.begin_destroy_generation(generation.id).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 // The row of its key does not verify: both are left alone.
                 Err(StoreError::WrongGeneration) => {
                     tracing::error!(generation = %generation.id, "a generation that was being made has a key that is not known");

@@ -56,6 +56,11 @@ pub trait Device: Send {
     /// What the device is and can do, as it was last seen. Touches no hardware.
     fn info(&self) -> Arc<DeviceInfo>;
 
+    /// What can be done about its errors.
+    fn advice(&self) -> Advice {
+        DeviceError::advice
+    }
+
     /// What tells how many it has of something, if it has only so many.
     fn meter(&self) -> Option<Arc<dyn Meter>> {
         None
@@ -117,7 +122,7 @@ pub trait Device: Send {
         None
     }
 
-    /// Takes another token for the device's own.
+    /// Takes another token, or another TPM, for the device's own.
     fn accepter(&mut self) -> Option<&mut dyn Accept> {
         None
     }
@@ -127,6 +132,10 @@ pub trait Device: Send {
         None
     }
 }
+
+/// What the caller, or whoever looks after a device of some kind, can do next after an
+/// error of it.
+pub type Advice = fn(&DeviceError) -> &'static str;
 
 /// Ends in order what a device has running outside of the daemon, and by force
 /// what has not ended some seconds later: then calls that hang in there return.
@@ -206,6 +215,16 @@ pub trait Destroy {
     /// What the device says; the generation must then be taken for alive.
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
 
+    /// Takes back a generation, durably, of none of whose keys anybody was ever told:
+    /// nothing waits for them, and a copy of them is of no use. So this may cost less
+    /// than destroying it. One that is gone, or was never made, is a success.
+    ///
+    /// # Errors
+    /// As [`destroy_generation`](Self::destroy_generation).
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.destroy_generation(id)
+    }
+
     /// Gives back what one key takes on the device, if it takes anything there by
     /// itself, before its generation ends. One that is gone is a success.
     ///
@@ -281,7 +300,7 @@ pub trait Adopt {
     fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError>;
 }
 
-/// Taking another token for the device's own, one that was reset or replaced.
+/// Taking another token, or TPM, for the device's own, one that was reset or replaced.
 /// Nothing else makes a device work with it.
 pub trait Accept {
     /// Which one is there. Tries no PIN on it.
@@ -298,13 +317,20 @@ pub trait Accept {
     fn accept(&mut self, serial: &str) -> Result<(), DeviceError>;
 }
 
-/// A token that is there, whether or not it is the device's own.
+/// A token, or a TPM, that is there, whether or not it is the device's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newcomer {
     /// Its serial number.
     pub serial: String,
     /// The one of the device's own; `None`: that is not known.
     pub own: Option<String>,
+    /// What such a thing is called.
+    pub noun: &'static str,
+    /// What becomes of the keys that are only on the one before.
+    pub fate: &'static str,
+    /// Is it the device's own, with all that the keys there need? Then there is
+    /// nothing to accept.
+    pub is_own: bool,
 }
 
 /// Showing others that keys are in the device. Repeating a lost call is harmless.
@@ -354,9 +380,19 @@ pub struct DeviceInfo {
     pub support: Vec<Support>,
     /// Those of the keys with a PIN of their own that are unlocked.
     pub unlocked: BTreeSet<KeyId>,
+    /// The generations that it has; `None`: it does not tell. Keys under any other
+    /// one are missing: they cannot be used, whatever the registry knows of them.
+    pub generations: Option<Arc<BTreeSet<GenerationId>>>,
 }
 
 impl DeviceInfo {
+    /// Is what these keys hang under known not to be there?
+    #[must_use]
+    pub fn lacks(&self, generation: GenerationId) -> bool {
+        let known = self.generations.as_ref();
+        known.is_some_and(|there| !there.contains(&generation))
+    }
+
     /// The tiers in which the device keeps keys of `algorithm`; none if it does
     /// not do it at all.
     #[must_use]

@@ -267,10 +267,10 @@ impl Registry {
                     _ => {}
                 }
             }
-            for generation in row::select::<Generation>(tx, "state IN (0, 3)", [])? {
+            for generation in row::select::<Generation>(tx, "state IN (0, 3, 5)", [])? {
                 match generation.state {
                     GenerationState::Creating => pending.generations_creating.push(generation),
-                    GenerationState::Destroying => pending.generations_destroying.push(generation),
+                    state if state.is_ending() => pending.generations_destroying.push(generation),
                     _ => {}
                 }
             }
@@ -285,9 +285,17 @@ impl Registry {
     /// # Errors
     /// [`StoreError::Tampered`].
     pub async fn key(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        if let Some(key) = self.shared.cache.key(&id) {
-            return Ok(visible(key));
+        match self.shared.cache.key(&id) {
+            Some(key) => Ok(visible(key)),
+            None => self.key_on_disk(id).await,
         }
+    }
+
+    /// The same as it was committed, which what is in memory is behind for a moment.
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn key_on_disk(&self, id: KeyId) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         self.read(move |reading| reading.key(&id))
             .await
             .map(|key| key.and_then(visible))
@@ -418,15 +426,19 @@ impl Registry {
     }
 
     /// Journals that a generation is to be destroyed. It takes no keys from
-    /// here on. May be repeated.
+    /// here on. May be repeated. Answers the state that it is in then.
     ///
     /// # Errors
     /// [`StoreError::WrongGeneration`] if it holds living keys.
-    pub async fn begin_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
-        self.write(move |tx| generations::begin_destroy(tx, &id))
+    pub async fn begin_destroy_generation(
+        &self,
+        id: GenerationId,
+    ) -> Result<GenerationState, StoreError> {
+        let state = self
+            .write(move |tx| generations::begin_destroy(tx, &id))
             .await?;
         failpoint::hit("store.begin_destroy_generation.after_commit");
-        Ok(())
+        Ok(state)
     }
 
     /// The device has destroyed it. May be repeated.

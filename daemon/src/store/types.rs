@@ -363,7 +363,9 @@ impl Generation {
         let waits_for_keys = match self.state {
             GenerationState::Creating => !self.own,
             GenerationState::Current => !self.own && !self.has_dead,
-            GenerationState::Retired | GenerationState::Destroying => false,
+            GenerationState::Retired | GenerationState::Destroying | GenerationState::Undoing => {
+                false
+            }
             GenerationState::Destroyed => return false,
         };
         self.living == 0 && !waits_for_keys
@@ -383,6 +385,15 @@ pub enum GenerationState {
     Destroying,
     /// Gone for good, with all of its keys.
     Destroyed,
+    /// As `Destroying`, and none of its keys was ever finished: nobody knows one.
+    Undoing,
+}
+
+impl GenerationState {
+    /// Is it journalled to be destroyed?
+    pub(crate) const fn is_ending(self) -> bool {
+        matches!(self, Self::Destroying | Self::Undoing)
+    }
 }
 
 /// Where new HPKE keys of a device go.

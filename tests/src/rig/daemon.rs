@@ -19,6 +19,8 @@ pub struct Options {
     pub lifetimes: Vec<(&'static str, String)>,
     /// More of the configuration: whole sections of TOML.
     pub extra: String,
+    /// Where keys go for which nobody names a device, if not on the software one.
+    pub default_device: Option<&'static str>,
     /// The directory of the credentials that a service manager passes.
     pub credentials: Option<PathBuf>,
 }
@@ -187,8 +189,9 @@ impl Daemon {
 }
 
 fn launch(programs: &Programs, directory: &std::path::Path, options: &Options) -> Process {
+    let default_device = options.default_device.unwrap_or("software");
     let mut config = format!(
-        "state_dir = {:?}\nsocket = {:?}\npkcs11_helper = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n\
+        "default_device = {default_device:?}\nstate_dir = {:?}\nsocket = {:?}\npkcs11_helper = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n\
          [[devices]]\nname = \"software\"\nkind = \"software\"\n",
         directory.join("state"),
         directory.join("socket"),

@@ -9,6 +9,8 @@ use std::process::Command;
 
 use mlskeyd::config::{Tcti, Tpm2Config};
 
+use rustix::process::Signal;
+
 use super::{Maker, Process, Stage};
 
 /// Below the ports that systems give away by themselves.
@@ -87,6 +89,16 @@ impl Swtpm {
         self.process = start(&self.state, self.ports.first, &self.log).expect("swtpm starts again");
     }
 
+    /// Has it hang: it takes what it is told, and does not answer.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Ends that.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// As the configuration names it.
     pub fn tcti(&self) -> String {
         Self::tcti_at(self.port())
@@ -150,9 +162,14 @@ impl Swtpm {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// What is loaded: transient objects and sessions. Nobody may be connected.
+    /// What is there for a time: transient objects, and sessions, loaded and saved.
+    /// Nobody may be connected.
     pub fn loaded(&self) -> Vec<String> {
-        let kinds = ["handles-transient", "handles-loaded-session"];
+        let kinds = [
+            "handles-transient",
+            "handles-loaded-session",
+            "handles-saved-session",
+        ];
         let listed = kinds.map(|kind| self.tool(&["getcap", kind]));
         let lines = listed.iter().flat_map(|text| text.lines());
         lines.map(|line| line.trim().to_owned()).collect()
@@ -163,6 +180,12 @@ impl Swtpm {
         let listed = self.tool(&["getcap", "handles-nv-index"]);
         let lines = listed.lines().map(|line| line.trim_start_matches("- "));
         lines.map(str::to_owned).collect()
+    }
+
+    /// The objects that are in it for good. Nobody may be connected.
+    pub fn persistent(&self) -> Vec<String> {
+        let listed = self.tool(&["getcap", "handles-persistent"]);
+        listed.lines().map(str::to_owned).collect()
     }
 
     /// Where its state is, and files that tools leave.

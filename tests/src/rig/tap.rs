@@ -1,10 +1,13 @@
-//! Somebody on the way to a TPM, who writes down all that passes.
+//! Somebody on the way to a TPM, who writes down all that passes, and stops or
+//! spoils a command if a test wants it.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
+
+use tss_esapi::constants::CommandCode;
 
 use super::Swtpm;
 use super::swtpm::{Ports, address};
@@ -17,11 +20,55 @@ pub struct Tap {
     threads: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
-struct Wire {
-    seen: Mutex<Vec<u8>>,
-    ended: AtomicBool,
+/// Where a command is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Before the TPM has heard of it.
+    Unheard,
+    /// When the TPM has obeyed, and before anybody knows.
+    Unanswered,
 }
+
+/// A command that is to be stopped.
+#[derive(Debug)]
+pub struct Snare(mpsc::Receiver<Caught>);
+
+/// A command that was stopped. With this value its connection ends, and nothing
+/// more comes through it.
+#[derive(Debug)]
+pub struct Caught {
+    _end: mpsc::Sender<()>,
+}
+
+type IsIt = Box<dyn Fn(&[u8]) -> bool + Send>;
+
+#[derive(Default)]
+struct Wire {
+    seen: Mutex<Seen>,
+    snare: Mutex<Option<(Stop, IsIt, mpsc::Sender<Caught>)>>,
+    ended: AtomicBool,
+    /// What becomes of the next write to the permanent memory.
+    fault: Mutex<Option<Fault>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    bytes: Vec<u8>,
+    commands: Vec<Vec<u8>>,
+}
+
+/// What happens to a command on its way. Who sent it is told that the TPM slows
+/// writing down (TPM_RC_NV_RATE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The TPM obeys it, and its answer is lost.
+    Answer,
+    /// It does not reach the TPM.
+    Command,
+}
+
+/// TPM_ST_NO_SESSIONS, a length of 10, TPM_RC_NV_RATE.
+const NV_RATE: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x09, 0x20];
 
 impl Tap {
     /// Before this TPM.
@@ -30,10 +77,11 @@ impl Tap {
     /// If there are no ports for it.
     pub fn before(tpm: &Swtpm) -> Self {
         let (ports, wire) = (Ports::claim(), Arc::<Wire>::default());
-        let threads = (0..2).map(|n| {
+        let channels: [fn(&Arc<Wire>, TcpStream, TcpStream); 2] = [Wire::commands, Wire::control];
+        let threads = (0..).zip(channels).map(|(n, channel)| {
             let listener = TcpListener::bind(address(ports.first + n)).expect("a free port");
             let (wire, tpm) = (Arc::clone(&wire), tpm.port() + n);
-            std::thread::spawn(move || wire.listen(&listener, tpm))
+            std::thread::spawn(move || wire.listen(&listener, tpm, channel))
         });
         Self {
             threads: threads.collect(),
@@ -47,29 +95,156 @@ impl Tap {
         Swtpm::tcti_at(self.ports.first)
     }
 
+    /// How often the permanent memory was written, but for what makes or removes
+    /// things there.
+    pub fn writes(&self) -> usize {
+        let seen = self.wire.seen();
+        let writes = seen.commands.iter().filter(|command| is_write(command));
+        writes.count()
+    }
+
+    /// What becomes of the next write to the permanent memory.
+    pub fn spoil_next_write(&self, fault: Fault) {
+        *self.wire.fault.lock().expect("no thread panicked") = Some(fault);
+    }
+
     /// Did these bytes pass, in either direction?
     pub fn saw(&self, bytes: &[u8]) -> bool {
-        let seen = self.wire.seen.lock().expect("no thread panicked");
-        seen.windows(bytes.len()).any(|window| window == bytes)
+        let seen = self.wire.seen();
+        seen.bytes
+            .windows(bytes.len())
+            .any(|window| window == bytes)
+    }
+
+    /// All bytes that passed, in either direction.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.wire.seen().bytes.clone()
+    }
+
+    /// How many commands were sent so far.
+    pub fn count(&self) -> usize {
+        self.wire.seen().commands.len()
+    }
+
+    /// The commands that were sent, from this one on.
+    pub fn commands(&self, first: usize) -> Vec<Vec<u8>> {
+        let seen = self.wire.seen();
+        seen.commands.iter().skip(first).cloned().collect()
+    }
+
+    /// Has the next command that this is true of stopped on its way.
+    pub fn snare(&self, stop: Stop, is_it: impl Fn(&[u8]) -> bool + Send + 'static) -> Snare {
+        let (caught, catch) = mpsc::channel();
+        let snare = (stop, Box::new(is_it) as IsIt, caught);
+        *self.wire.snare.lock().expect("no thread panicked") = Some(snare);
+        Snare(catch)
     }
 }
 
+impl Snare {
+    /// Waits for the command.
+    ///
+    /// # Panics
+    /// If another command was to be stopped meanwhile.
+    pub fn wait(self) -> Caught {
+        self.0.recv().expect("a snare is set")
+    }
+}
+
+/// What a command is (TPM 2.0 Library, Part 3, 5.2).
+pub fn code(command: &[u8]) -> Option<CommandCode> {
+    let code = command.get(6..10)?.try_into().ok()?;
+    CommandCode::try_from(u32::from_be_bytes(code)).ok()
+}
+
 impl Wire {
-    fn listen(self: &Arc<Self>, listener: &TcpListener, tpm: u16) {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no thread panicked")
+    }
+
+    fn listen(
+        self: &Arc<Self>,
+        listener: &TcpListener,
+        tpm: u16,
+        channel: fn(&Arc<Self>, TcpStream, TcpStream),
+    ) {
         for client in listener.incoming() {
             if self.ended.load(Ordering::SeqCst) {
                 return;
             }
-            let (Ok(client), Ok(tpm)) = (client, TcpStream::connect(address(tpm))) else {
-                continue;
-            };
-            let both = [(&client, &tpm), (&tpm, &client)];
-            for (from, to) in both.map(|(from, to)| (from.try_clone(), to.try_clone())) {
-                let (from, to) = (from.expect("a handle"), to.expect("a handle"));
-                let wire = Arc::clone(self);
-                std::thread::spawn(move || wire.copy(from, to));
+            if let (Ok(client), Ok(tpm)) = (client, TcpStream::connect(address(tpm))) {
+                channel(self, client, tpm);
             }
         }
+    }
+
+    fn commands(self: &Arc<Self>, client: TcpStream, tpm: TcpStream) {
+        let wire = Arc::clone(self);
+        std::thread::spawn(move || {
+            // Until one of them goes away.
+            let _ = wire.carry(client, tpm);
+        });
+    }
+
+    fn control(self: &Arc<Self>, client: TcpStream, tpm: TcpStream) {
+        let both = [(&client, &tpm), (&tpm, &client)];
+        for (from, to) in both.map(|(from, to)| (from.try_clone(), to.try_clone())) {
+            let (from, to) = (from.expect("a handle"), to.expect("a handle"));
+            let wire = Arc::clone(self);
+            std::thread::spawn(move || wire.copy(from, to));
+        }
+    }
+
+    fn carry(&self, mut client: TcpStream, mut tpm: TcpStream) -> io::Result<()> {
+        loop {
+            let command = message(&mut client)?;
+            let mut seen = self.seen();
+            seen.bytes.extend_from_slice(&command);
+            seen.commands.push(command.clone());
+            drop(seen);
+            if self.stopped(Stop::Unheard, &command) {
+                return Ok(());
+            }
+            let fault = self.fault_of(&command);
+            if fault == Some(Fault::Command) {
+                client.write_all(&NV_RATE)?;
+                continue;
+            }
+            tpm.write_all(&command)?;
+            let mut answer = message(&mut tpm)?;
+            if fault == Some(Fault::Answer) {
+                answer = NV_RATE.to_vec();
+            }
+            self.seen().bytes.extend_from_slice(&answer);
+            if is_success(&answer) && self.stopped(Stop::Unanswered, &command) {
+                return Ok(());
+            }
+            client.write_all(&answer)?;
+        }
+    }
+
+    /// What is to become of this command.
+    fn fault_of(&self, command: &[u8]) -> Option<Fault> {
+        if !is_write(command) {
+            return None;
+        }
+        self.fault.lock().expect("no thread panicked").take()
+    }
+
+    /// Stops a command if it is to be stopped here: it is not carried on then.
+    fn stopped(&self, at: Stop, command: &[u8]) -> bool {
+        let mut snare = self.snare.lock().expect("no thread panicked");
+        let Some((_, _, caught)) = snare.take_if(|(stop, is_it, _)| *stop == at && is_it(command))
+        else {
+            return false;
+        };
+        drop(snare);
+        let (end, ended) = mpsc::channel();
+        if caught.send(Caught { _end: end }).is_ok() {
+            // Nothing is ever sent: it ends.
+            let _ = ended.recv();
+        }
+        true
     }
 
     /// Until one of them goes away, and with it the other.
@@ -77,9 +252,7 @@ impl Wire {
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
             let bytes = buffer.get(..length).expect("as many as were read");
-            // Commands come whole, so what is looked for stands in a row.
-            let mut seen = self.seen.lock().expect("no thread panicked");
-            seen.extend_from_slice(bytes);
+            self.seen().bytes.extend_from_slice(bytes);
             if to.write_all(bytes).is_err() {
                 break;
             }
@@ -87,6 +260,32 @@ impl Wire {
         for end in [from, to] {
             let _ = end.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// A command or an answer, whole: its length stands behind its tag.
+fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; 6];
+    from.read_exact(&mut message)?;
+    let length = [2, 3, 4, 5].map(|at| message[at]);
+    let length = u32::from_be_bytes(length) as usize;
+    assert!((10..0x1_0000).contains(&length), "no TPM says that");
+    message.resize(length, 0);
+    from.read_exact(&mut message[6..])?;
+    Ok(message)
+}
+
+fn is_write(command: &[u8]) -> bool {
+    code(command) == Some(CommandCode::NvWrite)
+}
+
+fn is_success(answer: &[u8]) -> bool {
+    answer[6..10] == [0; 4]
+}
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wire").finish_non_exhaustive()
     }
 }
 

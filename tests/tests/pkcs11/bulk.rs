@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::client::{AdminClient, Call, Client, ClientConfig};
-use mlskeyd_protocol::v1::{Bytes, Claim, GeneratedHpke, KeyQuery, Record, Settle, Settlement};
+use mlskeyd_protocol::v1::{GeneratedHpke, KeyQuery};
 use mlskeyd_tests::forge::{group_secrets, labelled};
-use mlskeyd_tests::member::{Member, client};
+use mlskeyd_tests::member::{Member, client, keep};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
 use mlskeyd_tests::suite::{SUITE_2, sealed};
@@ -64,8 +64,9 @@ impl Scene {
                 let own = count / CLIENTS + usize::from(n < count % CLIENTS);
                 scope.spawn(move || {
                     for _ in 0..own {
-                        let [init, leaf] = member.key_package(&client);
-                        keep(&client, [&init, &leaf]);
+                        let keys = member.key_package(&client);
+                        keep(&client, STORAGE, &keys);
+                        let [init, _] = keys;
                         made.lock().unwrap().push(init);
                     }
                 });
@@ -88,25 +89,6 @@ impl Scene {
     fn memory(&self) -> u64 {
         Vitals::of(self.daemon.pid()).memory
     }
-}
-
-/// Has a record name the keys of a KeyPackage, as the provider does: a daemon
-/// keeps few that none names.
-fn keep(client: &Client, keys: [&GeneratedHpke; 2]) {
-    let record = Record::KeyPackage {
-        reference: Bytes(keys[0].key.as_bytes().to_vec()),
-    };
-    let claim = Claim {
-        storage: STORAGE.to_owned(),
-        record: record.clone(),
-        keys: keys.map(|key| key.key).to_vec(),
-    };
-    let generation = client.claim(claim, &Call::default()).unwrap().generation;
-    let settle = Settle {
-        storage: STORAGE.to_owned(),
-        settlements: vec![Settlement::Written { record, generation }],
-    };
-    client.settle(settle, &Call::default()).unwrap();
 }
 
 /// How many of these were done in a second.

@@ -141,3 +141,40 @@ fn verify(scheme: SignatureScheme, key: &StoredKey, signature: &[u8]) {
         }
     }
 }
+
+/// The one file of generations in the directory of a device.
+pub fn generations_file(directory: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut files: Vec<_> = paths
+        .filter(|path| name(path).starts_with("generations-"))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.remove(0)
+}
+
+/// How many generations are in that file.
+pub fn generations(directory: &Path) -> usize {
+    // A version, a nonce and a tag; for each its name and its secret.
+    const SEALING: usize = 1 + 24 + 16;
+    const ENTRY: usize = 16 + 32;
+    let length = generations_file(directory).metadata().unwrap().len();
+    let entries = usize::try_from(length).unwrap() - SEALING;
+    assert_eq!(entries % ENTRY, 0);
+    entries / ENTRY
+}
+
+/// The attributes of a storage key that the device uses.
+pub const STORAGE_KEY: &str =
+    "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
+
+/// Leaves a storage key where systems put it.
+pub fn persist(bench: &Bench, more: &[&str]) {
+    let create = ["createprimary", "-C", "o", "-G", "rsa2048", "-c", "srk.ctx"];
+    bench.tpm.tool(&[&create, more].concat());
+    bench
+        .tpm
+        .tool(&["evictcontrol", "-C", "o", "-c", "srk.ctx", "0x81000001"]);
+    bench.tpm.tool(&["flushcontext", "-t"]);
+}

@@ -3,31 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::str::FromStr as _;
 
-use mlskeyd::devices::tpm2::Tpm2Device;
-use mlskeyd::devices::{DeviceError, DeviceState, StoredKey};
-use tss_esapi::handles::KeyHandle;
-use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::{Auth, Digest, HashcheckTicket, Private, Public, SignatureScheme};
-use tss_esapi::tcti_ldr::TctiNameConf;
-use tss_esapi::traits::UnMarshall as _;
-use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
-use tss_esapi::{Context, constants::tss};
+use mlskeyd::config::Tcti;
+use mlskeyd::devices::tpm2::{Revealed, Tpm2Device};
+use mlskeyd::devices::{Device as _, DeviceError, DeviceState, StoredKey};
+use mlskeyd_tests::rig::Tap;
 
-use super::bench::{Bench, KINDS, destroy, make, state, use_key};
-
-/// The one file of generations.
-fn generations_file(directory: &Path) -> std::path::PathBuf {
-    let entries = fs::read_dir(directory).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
-    let mut files: Vec<_> = paths
-        .filter(|path| name(path).starts_with("generations-"))
-        .collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files.remove(0)
-}
+use super::bench::{
+    Bench, KINDS, destroy, generation, generations_file, make, state, use_key,
+};
+use super::bystander::Bystander;
 
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status();
@@ -88,6 +73,58 @@ fn a_copy_of_all_files_brings_no_key_back() {
     }
 }
 
+/// The file is written under the same root when a generation is made, so that more
+/// than one file opens under it.
+#[test]
+fn an_older_file_of_the_same_root_hides_nothing_that_is_to_be_destroyed() {
+    let bench = Bench::new();
+    let mut device = bench.first();
+    make(&mut device, 9, KINDS[0]).unwrap();
+    let older = bench.stage.path("older");
+    copy(&bench.directory, &older);
+    let doomed = make(&mut device, 1, KINDS[0]).unwrap();
+    drop(device);
+    let newer = bench.stage.path("newer");
+    std::fs::rename(&bench.directory, &newer).unwrap();
+
+    copy(&older, &bench.directory);
+    let mut device = bench.reopen();
+    assert_eq!(state(&device).0, DeviceState::Ready, "nothing shows it");
+    destroy(&mut device, 1).unwrap();
+    drop(device);
+    fs::remove_dir_all(&bench.directory).unwrap();
+    copy(&newer, &bench.directory);
+    use_key(&mut bench.reopen(), &doomed).unwrap_err();
+}
+
+/// The TPM's permanent memory wears out.
+#[test]
+fn what_nobody_was_told_of_is_taken_back_without_a_write() {
+    let mut bench = Bench::new();
+    let tap = Tap::before(&bench.tpm);
+    bench.config.tcti = Tcti::parse(&tap.tcti()).unwrap();
+    let mut device = bench.first();
+    let set_up = tap.writes();
+    let doomed = make(&mut device, 1, KINDS[0]).unwrap();
+    let survivor = make(&mut device, 2, KINDS[0]).unwrap();
+    let destroyer = device.destroyer().unwrap();
+    for number in [1, 1, 3] {
+        destroyer.undo_generation(generation(number)).unwrap();
+    }
+    assert_eq!(tap.writes(), set_up);
+    for restarted in [false, true] {
+        if restarted {
+            drop(device);
+            device = bench.reopen();
+        }
+        let gone = use_key(&mut device, &doomed).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+        use_key(&mut device, &survivor).unwrap();
+    }
+    destroy(&mut device, 2).unwrap();
+    assert_eq!(tap.writes(), set_up + 1);
+}
+
 /// Even the object as the TPM wrapped it, which no file holds in the clear, is of
 /// no use to another program without the value that died with the generation.
 #[test]
@@ -97,13 +134,22 @@ fn another_program_cannot_use_what_it_loads() {
     for (number, kind) in [(1, KINDS[0]), (2, KINDS[2])] {
         let key = make(&mut device, number, kind).unwrap();
         use_key(&mut device, &key).unwrap();
-        let (object, auth) = device.reveal(&key).unwrap();
+        let mut revealed = device.reveal(&key).unwrap();
         drop(device);
-        let sign = kind == KINDS[0];
-        assert!(load_and_use(&bench, &object, &[], sign).is_err());
-        assert!(load_and_use(&bench, &object, &[1; 32], sign).is_err());
+        let auth = std::mem::take(&mut revealed.auth);
+        let is_usable = |revealed: &Revealed| {
+            let mut bystander = Bystander::over(&bench.tpm.tcti());
+            match kind == KINDS[0] {
+                true => bystander.sign(revealed).is_ok(),
+                false => bystander.unseal(revealed).is_ok(),
+            }
+        };
+        assert!(!is_usable(&revealed));
+        revealed.auth = vec![1; 32];
+        assert!(!is_usable(&revealed));
         // It is the value alone that they lack.
-        load_and_use(&bench, &object, &auth, sign).unwrap();
+        revealed.auth = auth;
+        assert!(is_usable(&revealed));
         // Nor does the guessing lock the TPM.
         let counter = bench.tpm.tool(&["getcap", "properties-variable"]);
         assert!(
@@ -112,33 +158,4 @@ fn another_program_cannot_use_what_it_loads() {
         );
         device = bench.reopen();
     }
-}
-
-/// Loads an object under the storage key, and signs with it or unseals it.
-fn load_and_use(
-    bench: &Bench,
-    (private, public): &(Vec<u8>, Vec<u8>),
-    auth: &[u8],
-    sign: bool,
-) -> tss_esapi::Result<()> {
-    let tcti = TctiNameConf::from_str(&bench.tpm.tcti()).unwrap();
-    let mut context = Context::new(tcti).unwrap();
-    let parent = Tpm2Device::standard_parent(&mut context).unwrap();
-    let private = Private::try_from(private.as_slice()).unwrap();
-    let public = Public::unmarshall(public).unwrap();
-    context.execute_with_session(Some(AuthSession::Password), |context| {
-        let key: KeyHandle = context.load(parent, private, public).unwrap();
-        context.tr_set_auth(key.into(), Auth::try_from(auth).unwrap())?;
-        if !sign {
-            return context.unseal(key.into()).map(|_| ());
-        }
-        let ticket = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
-            tag: tss::TPM2_ST_HASHCHECK,
-            hierarchy: tss::TPM2_RH_NULL,
-            ..TPMT_TK_HASHCHECK::default()
-        });
-        let digest = Digest::try_from([1; 32].as_slice()).unwrap();
-        let signed = context.sign(key, digest, SignatureScheme::Null, ticket.unwrap());
-        signed.map(|_| ())
-    })
 }

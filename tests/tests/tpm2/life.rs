@@ -5,6 +5,8 @@ use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Options, Stage, Swtpm};
 use openmls::prelude::Ciphersuite;
 
+use super::bench::generations;
+
 const OPERATIONS: usize = if cfg!(feature = "full") { 200 } else { 40 };
 
 fn play(suite: Ciphersuite) {
@@ -25,26 +27,10 @@ fn play(suite: Ciphersuite) {
     assert_eq!(tpm.indices().len(), 1, "one index, of the root");
     // What the registry says is true of the device: so many secrets are left.
     let secrets = remains.own_generations + remains.shared_generations;
-    assert_eq!(generations(&stage), SEALING + secrets * ENTRY);
-}
-
-/// A version, a nonce and a tag.
-const SEALING: usize = 1 + 24 + 16;
-
-/// A generation's name and its secret.
-const ENTRY: usize = 16 + 32;
-
-/// The length of the one file of generations.
-fn generations(stage: &Stage) -> usize {
-    let directory = std::fs::read_dir(stage.path("daemon/state/devices/tpm")).unwrap();
-    let files = directory.map(|entry| entry.unwrap());
-    let is_one = |name: &str| name.starts_with("generations-");
-    let mut files: Vec<_> = files
-        .filter(|file| is_one(&file.file_name().to_string_lossy()))
-        .collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    let length = files.remove(0).metadata().unwrap().len();
-    length.try_into().unwrap()
+    assert_eq!(
+        generations(&stage.path("daemon/state/devices/tpm")),
+        secrets
+    );
 }
 
 /// In the TPM.

@@ -94,6 +94,7 @@ impl Link {
         pins: Pins,
     ) -> Self {
         let info = DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "pkcs11",
             state: DeviceState::Absent,
@@ -209,7 +210,13 @@ impl Link {
             Err(DeviceError::OwnTokenUnknown { .. }) => None,
             own => own?,
         };
-        Ok(Newcomer { serial, own })
+        Ok(Newcomer {
+            noun: "token",
+            fate: "what is only there is missing",
+            is_own: own.as_ref() == Some(&serial),
+            serial,
+            own,
+        })
     }
 
     /// Makes the token that is there the device's own, if it still is this one.
@@ -628,6 +635,7 @@ impl Seen {
         };
         let plan = self.plan.as_ref();
         self.info = Arc::new(DeviceInfo {
+            generations: None,
             name: self.info.name.clone(),
             kind: self.info.kind,
             state,

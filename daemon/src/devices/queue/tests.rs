@@ -286,6 +286,7 @@ struct HasProgram {
 impl Device for HasProgram {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::new(DeviceInfo {
+            generations: None,
             name: "program".into(),
             kind: "test",
             state: DeviceState::Ready,
@@ -392,6 +393,7 @@ impl Device for Locks {
 #[tokio::test]
 async fn the_state_is_known_before_the_answer_comes() {
     let info = DeviceInfo {
+        generations: None,
         name: "locks".into(),
         kind: "test",
         state: DeviceState::Ready,
@@ -427,6 +429,7 @@ struct Away {
 impl Device for Away {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::new(DeviceInfo {
+            generations: None,
             name: "away".into(),
             kind: "test",
             state: *lock(&self.state),

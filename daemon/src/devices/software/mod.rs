@@ -64,6 +64,7 @@ impl SoftwareDevice {
             why_no_other: "the software device has no hardware to keep or wrap keys".to_owned(),
         };
         let info = Arc::new(DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "software",
             state: DeviceState::Ready,

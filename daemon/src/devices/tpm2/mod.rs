@@ -24,7 +24,7 @@ use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Accept, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
+    ALGORITHMS, Accept, Advice, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
     DeviceState, Generate, GenerationId, Kem, KeyBlob, KeyPins, NewKey, Newcomer, PeerPublic,
     SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier, Unlocking, Way,
     check_public, private_key,
@@ -34,6 +34,7 @@ use crate::config::Tpm2Config;
 use crate::failpoint;
 use crate::store_key::{StoreKey, Subkey};
 
+mod advice;
 mod attest;
 mod blob;
 mod connection;
@@ -73,9 +74,32 @@ pub struct Tpm2Device {
     back_off: (Instant, Duration),
 }
 
-/// An object and its authorisation value.
+/// What is behind a key.
 #[cfg(any(test, feature = "conformance"))]
-pub type Revealed = ((Vec<u8>, Vec<u8>), Vec<u8>);
+pub struct Revealed {
+    /// The object as the TPM wrapped it: the buffer of its TPM2B_PRIVATE.
+    pub private: Vec<u8>,
+    /// Its TPMT_PUBLIC.
+    pub public: Vec<u8>,
+    /// The authorisation value.
+    pub auth: Vec<u8>,
+    /// The secret of its generation.
+    pub generation: [u8; 32],
+    /// What the TPM's index holds: a count (8 bytes), and the root's secret (32).
+    pub root: Vec<u8>,
+}
+
+/// Indices, and the root that each of them holds if one was ever written there.
+type OwnRoots = Vec<(u32, Option<Root>)>;
+
+/// What a set-up may write over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// Nothing that a key may hang under.
+    Nothing,
+    /// Whatever is ours: somebody has ordered it.
+    All,
+}
 
 /// A TPM that was connected, and the generations of its keys.
 struct Open {
@@ -104,6 +128,7 @@ impl Tpm2Device {
             })
         };
         let info = DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "tpm2",
             state: DeviceState::Absent,
@@ -125,8 +150,7 @@ impl Tpm2Device {
         })
     }
 
-    /// A key's object as the TPM wrapped it (the private and the public area), and
-    /// its authorisation value. For tests that use them beside the daemon.
+    /// What is behind a key. For tests that use it beside the daemon.
     ///
     /// # Errors
     /// As [`Sign::sign`].
@@ -134,9 +158,17 @@ impl Tpm2Device {
     pub fn reveal(&mut self, key: &StoredKey) -> Result<Revealed, DeviceError> {
         let auth = self.unlocked.auth_of(key)?;
         self.ask(true, |open, _| {
+            let secret = open.generations.secret(key.generation)?;
+            let (generation, root) = (*secret.expose(), open.generations.root().to_bytes());
             let (kept, auth) = open.kept(key, auth.as_ref())?;
             let (Kept::InTpm(object) | Kept::Sealed(object)) = kept;
-            Ok(((object.private, object.public), auth.to_vec()))
+            Ok(Revealed {
+                private: object.private,
+                public: object.public,
+                auth: auth.to_vec(),
+                generation,
+                root: root.to_vec(),
+            })
         })
     }
 
@@ -213,16 +245,17 @@ impl Tpm2Device {
         };
         let done = work(open, &self.files);
         let condition = open.connection.condition();
-        // What is on disk may be more than what is known here.
-        let is_unsure = matches!(done, Err(DeviceError::Io { .. }));
+        // What is on disk may be more than what is known here, too.
+        let is_unsure =
+            condition == Condition::Unsure || matches!(done, Err(DeviceError::Io { .. }));
         if condition != Condition::Sound || is_unsure {
             self.open = None;
         }
         done.map_err(|error| {
-            if condition != Condition::Sound {
-                self.note(DeviceState::Absent, error.to_string());
-            } else if is_unsure {
+            if is_unsure {
                 self.note(DeviceState::Failed, error.to_string());
+            } else if condition != Condition::Sound {
+                self.note(DeviceState::Absent, error.to_string());
             }
             (error, condition)
         })
@@ -244,7 +277,9 @@ impl Tpm2Device {
                     DeviceError::LockedOut { .. } => DeviceState::Locked,
                     _ => DeviceState::Failed,
                 };
-                self.note(state, format!("{error}; {}", error.advice()));
+                let is_missing = matches!(error, DeviceError::Missing { .. });
+                self.has(is_missing.then(BTreeSet::new));
+                self.note(state, format!("{error}; {}", advice::of(&error)));
                 Err(error)
             }
         }
@@ -252,6 +287,7 @@ impl Tpm2Device {
 
     /// From now on with this one.
     fn serve(&mut self, open: Open) {
+        self.has(Some(open.generations.ids()));
         self.open = Some(open);
         self.show_facts();
         // What is missing is not made anew any more.
@@ -265,17 +301,30 @@ impl Tpm2Device {
             Some(pinned) => match self.found(&pinned) {
                 // No key is on it, so nothing is lost with what is missing.
                 Err(error @ DeviceError::Missing { .. }) if is_fresh => {
+                    let open = self.set_up(self.present()?, Over::Nothing)?;
                     let device = &self.info.name;
-                    tracing::warn!(device, %error, "a TPM device without keys is set up anew");
-                    self.set_up(self.any()?)
+                    tracing::warn!(device, %error, "a TPM device without keys was set up anew");
+                    Ok(open)
                 }
                 found => found,
             },
-            None if is_fresh => self.set_up(self.any()?),
+            None if is_fresh => self.set_up(self.any()?, Over::Nothing),
             None => Err(DeviceError::Missing {
                 what: "the directory of the device, or its file `device`,".to_owned(),
             }),
         }
+    }
+
+    /// The TPM that is there: as the device's own if it is that. Its storage key is
+    /// then the one that it was set up with, whatever other ones it has by now.
+    fn present(&self) -> Result<Connection, DeviceError> {
+        if let Some(pinned) = self.files.pinned()? {
+            match Connection::open(&self.config.tcti, Some(&pinned.parent)) {
+                Err(DeviceError::Missing { .. }) => {}
+                opened => return opened,
+            }
+        }
+        self.any()
     }
 
     /// The TPM that is there, whichever it is.
@@ -301,13 +350,29 @@ impl Tpm2Device {
         })
     }
 
+    /// The same, if it has all that its keys need.
+    fn if_whole(&self, pinned: &Pinned) -> Result<Option<Open>, DeviceError> {
+        match self.found(pinned) {
+            Ok(open) => Ok(Some(open)),
+            Err(DeviceError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// For the first time with this TPM. What a crash leaves in the middle of it is
     /// used, or written over, by the next one. Until the TPM is pinned the files of
     /// another one, which it takes the place of, stay as they are.
-    fn set_up(&self, mut connection: Connection) -> Result<Open, DeviceError> {
-        let index = self.set_up_index(&mut connection)?;
+    fn set_up(&self, mut connection: Connection, over: Over) -> Result<Open, DeviceError> {
+        let own = self.own_roots(&mut connection)?;
+        if over == Over::Nothing {
+            for (index, root) in &own {
+                self.check_unused(*index, root.as_ref())?;
+            }
+        }
+        let counts = own.iter().flat_map(|(_, root)| root).map(Root::count);
+        let count = counts.max().unwrap_or_default();
+        let index = self.set_up_index(&mut connection, own.into_iter().map(|(index, _)| index))?;
         failpoint::hit("tpm2.index-made");
-        let count = connection.read_root()?.map_or(0, |root| root.count());
         let root = Root::after(count.max(self.files.highest_count()?))?;
         let generations = Generations::begin(&self.files, root)?;
         connection.write_root(generations.root())?;
@@ -325,10 +390,57 @@ impl Tpm2Device {
         })
     }
 
-    /// Finds the index that is ours, or makes it. Never one of somebody else's.
-    fn set_up_index(&self, connection: &mut Connection) -> Result<u32, DeviceError> {
+    /// The indices that are ours, wherever they were put, and their roots: an old
+    /// root that stays opens an old file.
+    fn own_roots(&self, connection: &mut Connection) -> Result<OwnRoots, DeviceError> {
+        let before = self.files.pinned()?.map(|pinned| pinned.index);
+        let mut places = nv::candidates(self.config.nv_index, &self.index_place);
+        places.extend(before.filter(|before| !places.contains(before)));
+        let mut own = Vec::new();
+        for index in places {
+            if connection.find_index(index, &self.index_auth)? {
+                own.push((index, connection.read_root()?));
+            }
+        }
+        Ok(own)
+    }
+
+    /// A root that keys may hang under is not written over unasked. Its file is in
+    /// another directory then; in this one a set-up that died has left it.
+    fn check_unused(&self, index: u32, root: Option<&Root>) -> Result<(), DeviceError> {
+        let Some(root) = root else {
+            return Ok(());
+        };
+        match self.files.generations(root) {
+            Ok(_) => Ok(()),
+            Err(error @ DeviceError::Io { .. }) => Err(error),
+            Err(_) => Err(DeviceError::Missing {
+                what: format!(
+                    "the file that the root in the TPM's NV index {index:#010x} belongs to (is the \
+                     state directory mounted, and no other daemon's? where it is lost, `mlskeyctl \
+                     devices accept {}` writes over that root, and no key under it can be used again)",
+                    self.info.name
+                ),
+            }),
+        }
+    }
+
+    /// The one index that is ours from now on: one of those that are, or a new one.
+    /// The others go, and never one of somebody else's.
+    fn set_up_index(
+        &self,
+        connection: &mut Connection,
+        own: impl Iterator<Item = u32>,
+    ) -> Result<u32, DeviceError> {
         let candidates = nv::candidates(self.config.nv_index, &self.index_place);
-        for &index in &candidates {
+        let (kept, others): (Vec<u32>, Vec<u32>) =
+            own.partition(|index| candidates.contains(index));
+        for &index in kept.iter().skip(1).chain(&others) {
+            if connection.find_index(index, &self.index_auth)? {
+                connection.undefine_index()?;
+            }
+        }
+        for &index in kept.first().into_iter().chain(&candidates) {
             if connection.find_index(index, &self.index_auth)?
                 || connection.define_index(index, &self.index_auth)?
             {
@@ -341,6 +453,23 @@ impl Tpm2Device {
                 candidates.last().copied().unwrap_or_default()
             ),
         })
+    }
+
+    /// What it has from now on, as far as that is known.
+    fn has(&mut self, generations: Option<BTreeSet<GenerationId>>) {
+        if self.info.generations.as_deref() != generations.as_ref() {
+            self.info = Arc::new(DeviceInfo {
+                generations: generations.map(Arc::new),
+                ..DeviceInfo::clone(&self.info)
+            });
+        }
+    }
+
+    /// The same, after one more or less.
+    fn has_changed(&mut self) {
+        if let Some(open) = &self.open {
+            self.has(Some(open.generations.ids()));
+        }
     }
 
     fn note(&mut self, state: DeviceState, reason: String) {
@@ -562,6 +691,10 @@ impl Device for Tpm2Device {
         Arc::clone(&self.info)
     }
 
+    fn advice(&self) -> Advice {
+        advice::of
+    }
+
     fn comes_back(&self) -> bool {
         true
     }
@@ -627,7 +760,11 @@ impl Agree for Tpm2Device {
 
 impl Generate for Tpm2Device {
     fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
-        self.ask(false, |open, files| open.generations.create(files, id))
+        self.ask(false, |open, files| {
+            open.generations.create(files, &mut open.connection, id)
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
@@ -693,7 +830,18 @@ impl Destroy for Tpm2Device {
         self.ask(true, |open, files| {
             files.forget_pin(id)?;
             open.generations.destroy(files, &mut open.connection, id)
-        })
+        })?;
+        self.has_changed();
+        Ok(())
+    }
+
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.ask(true, |open, files| {
+            open.connection.unload(|(generation, _)| generation == id);
+            open.generations.undo(files, id)
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn destroy_key(&mut self, key: &StoredKey) -> Result<(), DeviceError> {
@@ -706,27 +854,47 @@ impl Destroy for Tpm2Device {
 impl Accept for Tpm2Device {
     fn look(&mut self) -> Result<Newcomer, DeviceError> {
         let own = self.files.pinned()?;
-        let serial = match &self.open {
-            Some(open) => open.connection.serial(),
-            None => self.any()?.serial(),
+        let whole = match (&self.open, &own) {
+            (Some(open), _) => Some(open.connection.serial()),
+            (None, Some(pinned)) => self.if_whole(pinned)?.map(|open| open.connection.serial()),
+            (None, None) => None,
         };
         Ok(Newcomer {
-            serial,
+            noun: "TPM",
+            fate: "what is only there is lost, even if that one is accepted again",
+            is_own: whole.is_some(),
+            serial: match whole {
+                Some(serial) => serial,
+                None => self.present()?.serial(),
+            },
             own: own.map(|pinned| connection::serial(&pinned.parent)),
         })
     }
 
     fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
         self.open = None;
-        let connection = self.any()?;
-        if connection.serial() != serial {
-            return Err(DeviceError::Absent {
-                reason: format!("it is the TPM {} that is there", connection.serial()),
-            });
-        }
-        let open = self.set_up(connection)?;
-        // They are of the one before.
-        self.lock_keys(|_| true);
+        let whole = match self.files.pinned()? {
+            Some(pinned) => self.if_whole(&pinned)?,
+            None => None,
+        };
+        let is_there = |found: &str| match found == serial {
+            true => Ok(()),
+            false => Err(DeviceError::Absent {
+                reason: format!("it is the TPM {found} that is there"),
+            }),
+        };
+        let open = match whole {
+            // Its keys live.
+            Some(open) => is_there(&open.connection.serial()).map(|()| open)?,
+            None => {
+                let connection = self.present()?;
+                is_there(&connection.serial())?;
+                let open = self.set_up(connection, Over::All)?;
+                // They are of the one before.
+                self.lock_keys(|_| true);
+                open
+            }
+        };
         self.serve(open);
         Ok(())
     }
