@@ -211,8 +211,8 @@ impl Lockout {
     fn text(self) -> String {
         format!(
             "after {} wrong passwords, or losses of power, the TPM refuses keys with a PIN; \
-             every {} s it forgets one of them, and `tpm2_dictionarylockout --clear-lockout` all; \
-             keys without a PIN go on",
+             every {} s it forgets one of them, and all if the owner of its lockout hierarchy runs \
+             `tpm2_dictionarylockout --clear-lockout`; keys without a PIN go on",
             self.failed, self.interval
         )
     }
