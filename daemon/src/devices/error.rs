@@ -166,9 +166,7 @@ impl DeviceError {
             Self::KeyLocked { .. } => {
                 "unlock it with its PIN (`mlskeyctl identities unlock OWNER NAME`), then repeat the request"
             }
-            Self::LockedOut { .. } => {
-                "wait, or have the owner of the TPM's lockout hierarchy run `tpm2_dictionarylockout --clear-lockout`, then repeat the request"
-            }
+            Self::LockedOut { .. } => "repeat the request when that is over",
             Self::Failed { .. } => {
                 "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
             }

@@ -74,7 +74,7 @@ impl Scene {
 
     /// How many secrets of generations the device has on disk.
     fn generations(&self) -> usize {
-        super::life::generations(&self.stage)
+        super::bench::generations(&self.stage.path("daemon/state/devices/tpm"))
     }
 }
 

@@ -57,49 +57,48 @@ impl Open {
         Ok(Behind { kept, auth, policy })
     }
 
-    /// Loads a key and does something with it. What the machine measures meanwhile
-    /// stops that before it begins: then it is done again.
-    pub(super) fn with_loaded<T>(
+    /// A key, loaded, and a session in which it may be used once.
+    pub(super) fn usable(
         &mut self,
         key: &StoredKey,
         behind: &Behind,
-        work: impl Fn(&mut Connection, Usable) -> tss_esapi::Result<T>,
-    ) -> Result<Result<T, Error>, DeviceError> {
+    ) -> Result<Result<Usable, Error>, DeviceError> {
         let (Kept::InTpm(object) | Kept::Sealed(object)) = &behind.kept;
-        let name = (key.generation, key.id);
         let connection = &mut self.connection;
-        let mut more_tries = 0..MORE_TRIES;
-        loop {
-            let session = match &behind.policy {
-                None => connection.session(),
-                Some(policy) => connection.satisfy(policy, &mut self.approvals)?,
-            };
-            // The last one, so that nothing takes its room.
-            let loaded = connection.load(name, object, &behind.auth);
-            let done = loaded.and_then(|handle| work(connection, Usable { handle, session }));
-            match done {
-                Err(error)
-                    if failure::verdict(error) == Verdict::Measuring
-                        && more_tries.next().is_some() => {}
-                done => return Ok(done),
-            }
-        }
+        let session = match &behind.policy {
+            None => connection.session(),
+            Some(policy) => connection.satisfy(policy, &mut self.approvals)?,
+        };
+        // The last one, so that nothing takes its room.
+        let loaded = connection.load((key.generation, key.id), object, &behind.auth);
+        Ok(loaded.map(|handle| Usable { handle, session }))
     }
 
-    /// Does something with a key in the TPM, or takes one out that it seals.
+    /// Does something with a key in the TPM, or takes one out that it seals. What the
+    /// machine measures meanwhile stops that before it begins: then it is done again.
     fn with_key<T>(
         &mut self,
         (key, of_pin): (&StoredKey, Option<&PinAuth>),
         work: impl Fn(&mut Connection, Usable) -> tss_esapi::Result<T>,
     ) -> Result<Used<T>, DeviceError> {
         let behind = self.behind(key, of_pin)?;
-        let used = self.with_loaded(key, &behind, |connection, usable| {
-            Ok(match behind.kept {
-                Kept::InTpm(_) => Used::InTpm(work(connection, usable)?),
-                Kept::Sealed(_) => Used::Unsealed(connection.unseal(usable)?),
-            })
-        })?;
-        used.map_err(|error| self.connection.describe(error))
+        let mut more_tries = 0..MORE_TRIES;
+        loop {
+            let usable = self.usable(key, &behind)?;
+            let connection = &mut self.connection;
+            let done = usable.and_then(|usable| {
+                Ok(match behind.kept {
+                    Kept::InTpm(_) => Used::InTpm(work(connection, usable)?),
+                    Kept::Sealed(_) => Used::Unsealed(connection.unseal(usable)?),
+                })
+            });
+            match done {
+                Err(error)
+                    if failure::verdict(error) == Verdict::Measuring
+                        && more_tries.next().is_some() => {}
+                done => return done.map_err(|error| connection.describe(error)),
+            }
+        }
     }
 
     pub(super) fn sign(

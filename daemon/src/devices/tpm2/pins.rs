@@ -93,12 +93,17 @@ impl Open {
         let lockout = lockout.map_err(|error| self.connection.describe(error))?;
         lockout.permits_a_try(last_try)?;
 
+        let name = (key.generation, key.id);
+        // With whatever value it may be loaded.
+        self.connection.unload(|loaded| loaded == name);
+        let behind = self.behind(key, Some(&auth))?;
+        let usable = self.usable(key, &behind)?;
+        let usable = usable.map_err(|error| self.connection.describe(error))?;
         note.write(&of_key, &noted, tried).map_err(of_note)?;
         failpoint::hit("tpm2.pin-noted");
-        let name = (key.generation, key.id);
-        let proved = self.prove(key, &auth);
+        let proved = self.connection.prove(usable);
         failpoint::hit("tpm2.pin-tried");
-        let error = match proved? {
+        let error = match proved {
             Ok(()) => {
                 note.forget().map_err(of_note)?;
                 return Ok(auth);
@@ -115,26 +120,15 @@ impl Open {
             }
             verdict => {
                 // Then it has not looked at it.
-                if matches!(verdict, Verdict::LockedOut | Verdict::Stale) {
+                if matches!(
+                    verdict,
+                    Verdict::LockedOut | Verdict::Stale | Verdict::Measuring
+                ) {
                     note.write(&of_key, &noted, before).map_err(of_note)?;
                 }
                 Err(self.connection.describe(error))
             }
         }
-    }
-
-    /// Loads the key with this authorisation value, and shows that it is the right
-    /// one.
-    fn prove(
-        &mut self,
-        key: &StoredKey,
-        auth: &PinAuth,
-    ) -> std::result::Result<Result<()>, DeviceError> {
-        let name = (key.generation, key.id);
-        // With whatever value it may be loaded.
-        self.connection.unload(|loaded| loaded == name);
-        let behind = self.behind(key, Some(auth))?;
-        self.with_loaded(key, &behind, Connection::prove)
     }
 }
 
@@ -223,8 +217,8 @@ impl Lockout {
     fn text(self) -> String {
         format!(
             "after {} wrong passwords, or losses of power, the TPM refuses keys with a PIN; \
-             every {} s it forgets one of them, and `tpm2_dictionarylockout --clear-lockout` all; \
-             keys without a PIN go on",
+             every {} s it forgets one of them, and all if the owner of its lockout hierarchy runs \
+             `tpm2_dictionarylockout --clear-lockout`; keys without a PIN go on",
             self.failed, self.interval
         )
     }
