@@ -56,6 +56,12 @@ pub enum Action {
     RotateIdentity,
     /// Makes an identity of a signature key that is on a device already.
     AdoptIdentity,
+    /// Makes an identity with a signature key for another owner.
+    CreateIdentityFor,
+    /// Unlocks a signature key that has a PIN of its own.
+    UnlockIdentity,
+    /// Locks the signature keys of an identity that have a PIN of their own.
+    LockIdentity,
     /// Unlocks a device.
     UnlockDevice,
     /// Makes another token the device's own, in the place of the one that its keys
@@ -71,7 +77,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -97,6 +103,9 @@ impl Action {
         Self::Look,
         Self::RotateIdentity,
         Self::AdoptIdentity,
+        Self::CreateIdentityFor,
+        Self::UnlockIdentity,
+        Self::LockIdentity,
         Self::UnlockDevice,
         Self::AcceptDevice,
         Self::AttestIdentity,
@@ -133,6 +142,9 @@ impl Action {
             Self::Look => "Look",
             Self::RotateIdentity => "RotateIdentity",
             Self::AdoptIdentity => "AdoptIdentity",
+            Self::CreateIdentityFor => "CreateIdentityFor",
+            Self::UnlockIdentity => "UnlockIdentity",
+            Self::LockIdentity => "LockIdentity",
             Self::UnlockDevice => "UnlockDevice",
             Self::AcceptDevice => "AcceptDevice",
             Self::AttestIdentity => "AttestIdentity",

@@ -106,6 +106,9 @@ const fn needs(action: Action) -> Needs {
         Action::LeaveCustody => Needs::LeaveAllowed,
         Action::RotateIdentity
         | Action::AdoptIdentity
+        | Action::CreateIdentityFor
+        | Action::UnlockIdentity
+        | Action::LockIdentity
         | Action::UnlockDevice
         | Action::AcceptDevice
         | Action::AttestIdentity
@@ -169,9 +172,12 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 7] = [
+    const ADMINISTRATORS: [Action; 10] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
+        Action::CreateIdentityFor,
+        Action::UnlockIdentity,
+        Action::LockIdentity,
         Action::UnlockDevice,
         Action::AcceptDevice,
         Action::AttestIdentity,

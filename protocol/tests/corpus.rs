@@ -136,6 +136,7 @@ fn identity() -> IdentityInfo {
         public_key: bytes("public"),
         device: "software".into(),
         tier: Tier::Hardware,
+        pin: KeyPin::Unlocked,
         retiring: vec![key_info()],
     }
 }
@@ -152,6 +153,7 @@ fn key_info() -> KeyInfo {
         created: 1_800_000_000,
         ends: Some(1_900_000_000),
         adopted: true,
+        pin: KeyPin::Locked,
     }
 }
 
@@ -391,6 +393,8 @@ fn admin_requests() -> Vec<AdminRequest> {
                 name: "alice@example.com".into(),
                 placement: placement(),
                 grace: Some(86_400),
+                pin: Some(SecretBytes::new(b"1234".to_vec())),
+                drop_pin: true,
             },
         },
         R::AdoptIdentity {
@@ -431,6 +435,34 @@ fn admin_requests() -> Vec<AdminRequest> {
             request: AnswerChallenge {
                 device: "tpm".into(),
                 challenge: bytes("a challenge"),
+            },
+        },
+        R::CreateIdentityFor {
+            options,
+            request: CreateIdentityFor {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                credential: Credential::Basic(bytes("alice")),
+                scheme: SignatureScheme::EcdsaP256Sha256,
+                placement: placement(),
+                pin: Some(SecretBytes::new(b"1234".to_vec())),
+            },
+        },
+        R::UnlockIdentity {
+            options,
+            request: UnlockIdentity {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                key: Some(key(2)),
+                pin: SecretBytes::new(b"1234".to_vec()),
+                last_try: true,
+            },
+        },
+        R::LockIdentity {
+            options,
+            request: LockIdentity {
+                owner: owner(),
+                name: "alice@example.com".into(),
             },
         },
     ]
@@ -512,6 +544,12 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::AttestIdentity(Ok(bytes("evidence"))),
         R::AnswerChallenge(Ok(bytes("a response"))),
+        R::CreateIdentityFor(Ok(identity())),
+        R::UnlockIdentity(Ok(UnlockedIdentity {
+            identity: identity(),
+            pin_tried: true,
+        })),
+        R::LockIdentity(Ok(identity())),
     ]
 }
 
@@ -572,6 +610,7 @@ fn small() -> impl Serialize + DeserializeOwned + Debug {
             KeyState::Destroyed,
         ],
         [Priority::Interactive, Priority::Background],
+        [KeyPin::None, KeyPin::Locked, KeyPin::Unlocked],
         [Interaction::Never, Interaction::UpTo(1)],
     )
 }

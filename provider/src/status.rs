@@ -168,7 +168,7 @@ fn encryption_key(leaf: &LeafNode) -> Result<Bytes, ProviderError> {
 
 #[cfg(test)]
 mod tests {
-    use mlskeyd_protocol::v1::{Algorithm, KeyId, Purpose, SignatureScheme, Tier};
+    use mlskeyd_protocol::v1::{Algorithm, KeyId, KeyPin, Purpose, SignatureScheme, Tier};
 
     use super::*;
 
@@ -184,6 +184,7 @@ mod tests {
             created: 0,
             ends: None,
             adopted: false,
+            pin: KeyPin::None,
         })
     }
 

@@ -86,6 +86,7 @@ async fn copy(registry: &Registry, pattern: &KeyRecord) -> (KeyId, Bytes) {
         connection: None,
         created: pattern.created,
         adopted: false,
+        pin: false,
     };
     registry.begin_create(new).await.expect("it is journalled");
     let half: [u8; 32] = rand::random();

@@ -151,6 +151,7 @@ fn stored(record: &KeyRecord) -> StoredKey {
         algorithm: record.algorithm,
         tier: record.tier,
         generation: record.generation,
+        pin: record.pin,
         public: record.public_key.0.clone(),
         blob: record.blob.clone(),
     }

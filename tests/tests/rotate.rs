@@ -349,6 +349,8 @@ fn a_leaf_of_a_key_that_has_ended_goes_into_nothing() {
         name: "alice".to_owned(),
         placement: Placement::default(),
         grace: None,
+        pin: None,
+        drop_pin: false,
     };
     let admin = AdminClient::new(ClientConfig::new(daemon.socket(), "rotate"));
     let new = admin

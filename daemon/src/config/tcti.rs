@@ -54,6 +54,13 @@ impl Tcti {
             .map_or_else(|| self.0.starts_with("tabrmd"), of_kernel)
     }
 
+    /// The Debian package that TSS's library for it is in.
+    #[must_use]
+    pub fn package(&self) -> String {
+        let kind = self.0.split(':').next().unwrap_or_default();
+        format!("libtss2-tcti-{kind}0")
+    }
+
     /// As TSS's loader takes it.
     #[must_use]
     pub fn as_str(&self) -> &str {

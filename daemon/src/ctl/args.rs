@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use mlskeyd_protocol::v1::{Owner, SignatureScheme, Tier};
+use mlskeyd_protocol::v1::{KeyId, Owner, SignatureScheme, Tier};
 
 use crate::attest::is_nonce;
 use crate::config::parse_duration;
@@ -16,7 +16,7 @@ Exit codes:
   2  wrong usage
   3  the daemon cannot be reached, or its version does not fit
   4  denied
-  5  the device was unlocked already: the PIN was not tried
+  5  the device, or the key, was unlocked already: the PIN was not tried
   6  attestation: the evidence is refused
   7  attestation: the AK is not bound to this TPM
 
@@ -40,9 +40,13 @@ JSON (with --json; fields are only ever added):
   devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
   IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
             \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
-            \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\",
+            \"pin\": \"none|locked|unlocked\": of the key's own PIN,
+            \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\", \"pin\",
                           \"ends\": as of a key}]}
   identities list    [IDENTITY]
+  identities create  IDENTITY
+  identities unlock  IDENTITY and \"pin_tried\"
+  identities lock    IDENTITY
   identities rotate  IDENTITY
   identities adopt   IDENTITY
   unlock          DEVICE and \"pin_tried\"
@@ -50,7 +54,7 @@ JSON (with --json; fields are only ever added):
                     \"state\": \"active|idle|retiring|missing|destroyed\", \"public_key\": hex,
                     \"device\", \"tier\", \"created\": seconds since 1970,
                     \"ends\": seconds since 1970 or null: of a retiring key, at the earliest,
-                    \"adopted\", \"identity\": text or null, \"claims\"}]
+                    \"adopted\", \"pin\": as of an identity, \"identity\": text or null, \"claims\"}]
   keys sweep      {\"destroyed\", \"waiting\", \"stuck\"}
   storage list    [{\"owner\": OWNER, \"name\", \"attached\", \"records\", \"keys\",
                     \"last_attached\": seconds since 1970}]
@@ -131,14 +135,17 @@ pub(super) enum Command {
 pub(super) enum DevicesCommand {
     /// List devices (the default)
     List,
-    /// Make the token that is there the device's own, in the place of the one that
-    /// its keys are on
+    /// Make the token, or the TPM, that is there the device's own, in the place of the
+    /// one that its keys are on
     ///
     /// A device works with the token that it first worked with, by its serial number,
     /// and tries no PIN on another. Once another one is accepted, the keys of the one
     /// before are missing, and what waits there to be destroyed counts as destroyed
     /// with it. The one before can be accepted again; what counted as destroyed stays
     /// on it.
+    ///
+    /// With a TPM it is final: all keys that the device had so far are lost for good,
+    /// even if the TPM before is accepted again.
     Accept {
         /// The device's name
         device: String,
@@ -152,6 +159,61 @@ pub(super) enum DevicesCommand {
 pub(super) enum IdentitiesCommand {
     /// List identities (the default)
     List,
+    /// Make an identity for an app, with a new signature key
+    ///
+    /// The app finds it under its name if it asks for the same credential and
+    /// signature scheme. With --pin the key has a PIN of its own, which a TPM keeps:
+    /// it signs only once it was unlocked, and the TPM counts wrong PINs.
+    Create {
+        /// Who is to own the identity: uid/app, as in 1000/default
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        name: String,
+        /// The device of the key [default: the configured one]
+        #[arg(long)]
+        device: Option<String>,
+        /// The tier of the key [default: the highest that the device has]
+        #[arg(long, value_parser = tier())]
+        tier: Option<Tier>,
+        /// What the key signs
+        #[arg(long, value_parser = scheme(), default_value = "ed25519")]
+        scheme: SignatureScheme,
+        /// The basic credential to pin [default: the identity's name]
+        #[arg(long, value_name = "TEXT")]
+        credential: Option<String>,
+        /// Give the key a PIN: asked for twice on the terminal, or a line of standard
+        /// input if that is no terminal
+        #[arg(long)]
+        pin: bool,
+    },
+    /// Unlock an identity's signature key with its PIN
+    ///
+    /// The PIN is asked for on the terminal, or is a line of standard input if that
+    /// is no terminal. It is tried once; what waits for the key then goes on. The key
+    /// stays unlocked until `identities lock`, or until the daemon ends. One that is
+    /// unlocked already does not look at the PIN: exit code 5.
+    Unlock {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        name: String,
+        /// A key of the identity's that retires [default: the current one]
+        #[arg(long, value_parser = key_id)]
+        key: Option<KeyId>,
+        /// Try the PIN even if one more wrong one would lock the device
+        #[arg(long)]
+        last_try: bool,
+    },
+    /// Lock an identity's signature keys that have a PIN
+    Lock {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        name: String,
+    },
     /// Make a new signature key for an identity: the one before retires
     ///
     /// The app gets the new key when it asks for the identity again, and has to
@@ -176,6 +238,13 @@ pub(super) enum IdentitiesCommand {
         /// the daemon's configuration says, 30d]
         #[arg(long, value_name = "DURATION", value_parser = grace)]
         grace: Option<u64>,
+        /// Give the new key a PIN, asked for as by `identities create`; the old key
+        /// keeps the one that it has
+        #[arg(long)]
+        pin: bool,
+        /// Give the new key no PIN even if the old key has one
+        #[arg(long, conflicts_with = "pin")]
+        no_pin: bool,
     },
     /// Make an identity whose signature key is on a device already
     ///
@@ -323,6 +392,13 @@ fn nonce(text: &str) -> Result<Nonce, String> {
         Ok(nonce) if is_nonce(&nonce) => Ok(Nonce(nonce)),
         _ => Err("a nonce is 16 to 64 bytes in hexadecimal digits".to_owned()),
     }
+}
+
+fn key_id(text: &str) -> Result<KeyId, String> {
+    let mut id = [0; KeyId::LEN];
+    hex::decode_to_slice(text, &mut id)
+        .map_err(|_| format!("a key's name has {} hexadecimal digits", 2 * KeyId::LEN))?;
+    Ok(KeyId::from_bytes(id))
 }
 
 fn owner(text: &str) -> Result<Owner, String> {

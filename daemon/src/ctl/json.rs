@@ -82,14 +82,25 @@ pub(super) fn identity(owned: &OwnedIdentity) -> Value {
         "public_key": hex::encode(&identity.public_key.0),
         "device": identity.device,
         "tier": identity.tier.to_string(),
+        "pin": identity.pin.to_string(),
         "retiring": list(&identity.retiring, |key| json!({
             "key": key.id.to_string(),
             "public_key": hex::encode(&key.public_key.0),
             "device": key.device,
             "tier": key.tier.to_string(),
+            "pin": key.pin.to_string(),
             "ends": key.ends,
         })),
     })
+}
+
+/// An identity, and whether its key looked at the PIN.
+pub(super) fn unlocked_identity(owned: &OwnedIdentity, pin_tried: bool) -> Value {
+    let mut identity = identity(owned);
+    if let Value::Object(fields) = &mut identity {
+        fields.insert("pin_tried".to_owned(), pin_tried.into());
+    }
+    identity
 }
 
 pub(super) fn key(owned: &OwnedKey) -> Value {
@@ -106,6 +117,7 @@ pub(super) fn key(owned: &OwnedKey) -> Value {
         "created": key.created,
         "ends": key.ends,
         "adopted": key.adopted,
+        "pin": key.pin.to_string(),
         "identity": owned.identity,
         "claims": owned.claims,
     })

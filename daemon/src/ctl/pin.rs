@@ -11,14 +11,30 @@ use zeroize::Zeroizing;
 
 use super::CtlError;
 
-/// Reads the PIN for a device.
-pub(super) fn read(device: &str) -> Result<SecretBytes, CtlError> {
+/// Reads the PIN of a device, or of an identity's key.
+pub(super) fn read(of: &str) -> Result<SecretBytes, CtlError> {
+    asked_for(&format!("PIN of {of}: "))
+}
+
+/// Reads the PIN that an identity's key is to have: twice, where nobody sees what is
+/// typed.
+pub(super) fn read_new(of: &str) -> Result<SecretBytes, CtlError> {
+    let pin = asked_for(&format!("New PIN of {of}: "))?;
+    if std::io::stdin().is_terminal() && asked_for("The same again: ")? != pin {
+        return Err(CtlError::Usage(
+            "these are two PINs; nothing was done".to_owned(),
+        ));
+    }
+    Ok(pin)
+}
+
+fn asked_for(prompt: &str) -> Result<SecretBytes, CtlError> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return line(stdin.as_fd());
     }
     let hidden = Hidden::begin(stdin.as_fd()).map_err(CtlError::Pin)?;
-    write!(std::io::stderr(), "PIN of {device}: ").map_err(CtlError::Pin)?;
+    write!(std::io::stderr(), "{prompt}").map_err(CtlError::Pin)?;
     let pin = line(stdin.as_fd());
     drop(hidden);
     pin

@@ -4,9 +4,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
-    AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, Credential, DaemonStatus, IdentityInfo,
-    Interaction, KeyId, KeyInfo, KeyQuery, OwnedIdentity, OwnedKey, Owner, Placement,
-    RotateIdentity, StorageInfo, Swept, Tier, Unlock, Unlocked,
+    AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
+    DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery, LockIdentity,
+    OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, SecretBytes, StorageInfo, Swept,
+    Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
@@ -76,12 +77,79 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Identities {
             command:
+                Some(IdentitiesCommand::Create {
+                    owner,
+                    name,
+                    device,
+                    tier,
+                    scheme,
+                    credential,
+                    pin,
+                }),
+        } => {
+            let content = credential.as_ref().unwrap_or(name);
+            let request = CreateIdentityFor {
+                owner: owner.clone(),
+                name: name.clone(),
+                credential: Credential::Basic(content.as_bytes().into()),
+                scheme: *scheme,
+                placement: Placement {
+                    device: device.clone(),
+                    tier: *tier,
+                },
+                pin: new_pin(*pin, name)?,
+            };
+            let identity = client.create_identity_for(request, &call)?;
+            let owned = owned(owner, identity);
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command:
+                Some(IdentitiesCommand::Unlock {
+                    owner,
+                    name,
+                    key,
+                    last_try,
+                }),
+        } => {
+            let request = UnlockIdentity {
+                owner: owner.clone(),
+                name: name.clone(),
+                key: *key,
+                pin: pin::read(&printable(name))?,
+                last_try: *last_try,
+            };
+            let unlocked = client.unlock_identity(request, &call)?;
+            if !unlocked.pin_tried {
+                code = NOT_TRIED;
+            }
+            let owned = owned(owner, unlocked.identity);
+            let mut text = identity_text(&owned);
+            if !unlocked.pin_tried {
+                text.push_str("it was unlocked already, and the PIN was NOT tried\n");
+            }
+            show(json::unlocked_identity(&owned, unlocked.pin_tried), text)
+        }
+        Command::Identities {
+            command: Some(IdentitiesCommand::Lock { owner, name }),
+        } => {
+            let request = LockIdentity {
+                owner: owner.clone(),
+                name: name.clone(),
+            };
+            let owned = owned(owner, client.lock_identity(request, &call)?);
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command:
                 Some(IdentitiesCommand::Rotate {
                     owner,
                     name,
                     device,
                     tier,
                     grace,
+                    pin,
+                    no_pin,
                 }),
         } => {
             let request = RotateIdentity {
@@ -92,6 +160,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                     tier: *tier,
                 },
                 grace: *grace,
+                pin: new_pin(*pin, name)?,
+                drop_pin: *no_pin,
             };
             let identity = client.rotate_identity(request, &call)?;
             let owned = owned(owner, identity);
@@ -210,6 +280,15 @@ fn keys(client: &AdminClient, destroyed: bool, call: &Call<'_>) -> Result<Vec<Ow
     }
 }
 
+/// The PIN that an identity's key is to have, if it is to have one.
+fn new_pin(wanted: bool, identity: &str) -> Result<Option<SecretBytes>, CtlError> {
+    if wanted {
+        pin::read_new(&printable(identity)).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
 fn owned(owner: &Owner, identity: IdentityInfo) -> OwnedIdentity {
     OwnedIdentity {
         owner: owner.clone(),
@@ -220,12 +299,13 @@ fn owned(owner: &Owner, identity: IdentityInfo) -> OwnedIdentity {
 fn identity_text(owned: &OwnedIdentity) -> String {
     let identity = &owned.identity;
     let mut text = format!(
-        "{} of {} signs with key {} on device {} ({})\n",
+        "{} of {} signs with key {} on device {} ({}{})\n",
         printable(&identity.name),
         printable(&owned.owner.to_string()),
         identity.key,
         printable(&identity.device),
         identity.tier,
+        pin_text(identity.pin),
     );
     for key in &identity.retiring {
         text.push_str(&format!("key {} is {}\n", key.id, state_text(key)));
@@ -240,16 +320,36 @@ fn accept(
     call: &Call<'_>,
 ) -> Result<AcceptedDevice, CtlError> {
     if !yes {
-        confirm(&format!(
-            "The keys of the token that device {} had so far will be missing, and what waits there \
-             to be destroyed will count as destroyed. Accept the token that is there now?",
-            printable(device),
-        ))?;
+        let devices = client.devices(call)?;
+        let mut devices = devices.iter();
+        let kind = devices.find(|one| one.name == device).map(|it| &*it.kind);
+        confirm(&accept_question(device, kind.unwrap_or_default()))?;
     }
     let request = AcceptDevice {
         device: device.to_owned(),
     };
     Ok(client.accept_device(request, call)?)
+}
+
+fn accept_question(device: &str, kind: &str) -> String {
+    let device = printable(device);
+    let noun = noun(kind);
+    let fate = match kind {
+        "tpm2" => "lost for good, even if it is accepted again",
+        _ => "missing",
+    };
+    format!(
+        "The keys of the {noun} that device {device} had so far will be {fate}, and what waits there \
+         to be destroyed will count as destroyed. Accept the {noun} that is there now?"
+    )
+}
+
+/// What people call what is behind a device of this kind.
+fn noun(kind: &str) -> &'static str {
+    match kind {
+        "tpm2" => "TPM",
+        _ => "token",
+    }
 }
 
 fn accepted_text(accepted: &AcceptedDevice) -> String {
@@ -258,7 +358,8 @@ fn accepted_text(accepted: &AcceptedDevice) -> String {
         format!(", in the place of {}", printable(before))
     });
     format!(
-        "the token with serial number {} is the own one of device {}{before}\ndevice {} is {}\n",
+        "the {} with serial number {} is the own one of device {}{before}\ndevice {} is {}\n",
+        noun(&device.kind),
         printable(&accepted.serial),
         printable(&device.name),
         printable(&device.name),
@@ -332,7 +433,7 @@ fn identities_text(identities: &[OwnedIdentity]) -> String {
             &identity.device,
             identity.tier,
             identity.key,
-            "current".to_owned(),
+            format!("current{}", pin_text(identity.pin)),
         );
         let before = identity.retiring.iter();
         let before = before.map(|key| row(&key.device, key.tier, key.id, state_text(key)));
@@ -392,7 +493,17 @@ fn state_text(key: &KeyInfo) -> String {
     if key.adopted {
         text.push_str(", adopted");
     }
+    text.push_str(pin_text(key.pin));
     text
+}
+
+/// What is said of a key that has a PIN of its own.
+const fn pin_text(pin: KeyPin) -> &'static str {
+    match pin {
+        KeyPin::None => "",
+        KeyPin::Locked => ", PIN locked",
+        KeyPin::Unlocked => ", PIN unlocked",
+    }
 }
 
 fn storages_text(storages: &[StorageInfo]) -> String {
@@ -431,4 +542,18 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_accepting_costs_is_said_before_it_is_done() {
+        let of_token = accept_question("hsm", "pkcs11");
+        assert!(of_token.contains("of the token that device hsm had so far will be missing,"));
+        let of_tpm = accept_question("tpm", "tpm2");
+        assert!(of_tpm.contains("will be lost for good, even if it is accepted again,"));
+        assert!(of_tpm.ends_with("Accept the TPM that is there now?"));
+    }
 }

@@ -1,5 +1,5 @@
-//! Making another token a device's own, as an administrator orders it. Nothing else
-//! does: on a token that is not the device's own all keys would seem to be gone.
+//! Making another token, or TPM, a device's own, as an administrator orders it. Nothing else
+//! does: on one that is not the device's own all keys would seem to be gone.
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{AcceptDevice, AcceptedDevice, Failure, FailureCode};
@@ -40,8 +40,8 @@ impl Request for AcceptDevice {
         let devices = &custody.devices;
         let look = |device: &mut dyn Device| accepter(device)?.look();
         let newcomer = devices.attend(&self.device, call.deadline, look).await?;
-        if newcomer.own.as_ref() == Some(&newcomer.serial) {
-            return Err(is_own(&self.device, &newcomer.serial));
+        if newcomer.is_own {
+            return Err(is_own(&self.device, &newcomer));
         }
         // Before it is done: rather on record and not done than done and not on
         // record.
@@ -53,7 +53,8 @@ impl Request for AcceptDevice {
             device = self.device,
             serial = ?newcomer.serial,
             before = ?newcomer.own,
-            "another token is the device's own now, by an administrator's order"
+            "another {} is the device's own now, by an administrator's order",
+            newcomer.noun
         );
         Ok(AcceptedDevice {
             device: device_info(devices.shown(&self.device)?),
@@ -76,9 +77,9 @@ impl Session {
             None => "of one that is not known any more".to_owned(),
         };
         let note = format!(
-            "the token with serial number {:?} is to take the place {before}: what is only \
-             there is missing, and what waits there to be destroyed counts as destroyed",
-            newcomer.serial
+            "the {} with serial number {:?} is to take the place {before}: {}, and what waits \
+             there to be destroyed counts as destroyed",
+            newcomer.noun, newcomer.serial, newcomer.fate
         );
         let mut record = Record::new("ReplaceToken", AuditOutcome::Noted { note: note.into() });
         record.caller = Some(self.caller().for_audit());
@@ -91,10 +92,11 @@ impl Session {
     }
 }
 
-fn is_own(device: &str, serial: &str) -> Failure {
+fn is_own(device: &str, newcomer: &Newcomer) -> Failure {
+    let Newcomer { noun, serial, .. } = newcomer;
     Failure::new(
         FailureCode::Conflict,
-        format!("the token that is there, with serial number {serial:?}, is the device's own"),
+        format!("the {noun} that is there, with serial number {serial:?}, is the device's own"),
         "nothing is to be accepted; `mlskeyctl devices` shows the device's state",
     )
     .at_device(device)

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{
-    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyQuery, Offer, OwnedIdentity, OwnedKey,
-    Owner, StorageInfo, Swept,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyInfo, KeyQuery, KeyState, Offer,
+    OwnedIdentity, OwnedKey, Owner, StorageInfo, Swept,
 };
 
 use super::devices::Shown;
@@ -89,13 +89,14 @@ impl RegistryRequest for AllKeys {
     const ACTION: Action = Action::Administer;
 
     async fn run(self, session: &Session) -> Result<Vec<OwnedKey>, Failure> {
-        let registry = &session.custody().registry;
-        let page = registry.keys_page(self.0.after, self.0.destroyed).await;
+        let custody = session.custody();
+        let page = custody.registry.keys_page(self.0.after, self.0.destroyed);
+        let page = page.await;
         let owned = |(key, claims): (KeyRecord, u32)| OwnedKey {
             owner: key.owner.clone(),
             identity: key.identity.clone(),
             claims,
-            key: registry.info(&key),
+            key: custody.key_info(&key),
         };
         Ok(page
             .map_err(failure::of_store)?
@@ -157,6 +158,19 @@ impl RegistryRequest for Sweep {
 }
 
 impl Custody {
+    /// A key as apps and administrators see it: missing, too, while its device says
+    /// that what it hangs under is not there. The registry knows nothing of that.
+    pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
+        let info = self.registry.info(key);
+        if info.state == KeyState::Destroyed || !self.devices.lack(key) {
+            return info;
+        }
+        KeyInfo {
+            state: KeyState::Missing,
+            ..info
+        }
+    }
+
     fn device_infos(&self) -> impl Iterator<Item = DeviceInfo> {
         self.devices.all_shown().map(device_info)
     }

@@ -61,6 +61,7 @@ impl Request for AdoptIdentity {
             algorithm: Algorithm::Signature(self.scheme),
             place: &place,
             identity: Some(&self.name),
+            pin: None,
         };
         let adopted = session
             .adopt_key(&order, self.scheme, self.label, call)
@@ -83,7 +84,7 @@ impl Request for AdoptIdentity {
     }
 }
 
-fn taken(owner: &Owner, name: &str) -> Failure {
+pub(super) fn taken(owner: &Owner, name: &str) -> Failure {
     Failure::new(
         FailureCode::Conflict,
         format!("{owner} has an identity {name:?} already"),

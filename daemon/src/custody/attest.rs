@@ -79,7 +79,7 @@ impl Request for AttestIdentity {
             Ok(Envelope { claims, evidence })
         };
         let owner = &session.caller().owner;
-        let envelope = devices.run(&key.device, owner, call, attest).await?;
+        let envelope = devices.run_with_key(&key, owner, call, attest).await?;
         subject.content = Some(envelope.digest());
         Ok(Bytes(envelope.write().into_bytes()))
     }

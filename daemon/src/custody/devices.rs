@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::{
-    Algorithm, DeviceState, Failure, FailureCode, Interaction, Owner, Placement, Progress, Tier,
+    Algorithm, DeviceState, Failure, FailureCode, Interaction, KeyPin, Owner, Placement, Progress,
+    Tier,
 };
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
@@ -13,6 +14,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use super::{Call, failure};
 use crate::devices::queue::{DeviceHandle, Priority, RunError};
 use crate::devices::{Count, Device, DeviceError, DeviceInfo};
+use crate::store::KeyRecord;
 
 /// How long a request waits in a device's queue before its caller is told that
 /// the device is busy. An earlier notice would be noise.
@@ -101,6 +103,12 @@ impl Devices {
         &self.default
     }
 
+    /// Does the key's device say that what the key hangs under is not there?
+    pub(super) fn lack(&self, key: &KeyRecord) -> bool {
+        let slot = self.by_name.get(&key.device);
+        slot.is_some_and(|slot| slot.handle.info().lacks(key.generation))
+    }
+
     /// Every device as it was last seen.
     pub(super) fn all_shown(&self) -> impl Iterator<Item = Shown> {
         self.by_name
@@ -135,9 +143,10 @@ impl Devices {
         name: &str,
         deadline: Instant,
     ) -> Result<MutexGuard<'_, ()>, Failure> {
-        let turn = self.slot(name)?.making_generation.lock();
+        let slot = self.slot(name)?;
+        let turn = slot.making_generation.lock();
         let turn = tokio::time::timeout_at(deadline.into(), turn).await;
-        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, name))
+        turn.map_err(|_| failure::of_run(RunError::Timeout { begun: false }, &slot.handle))
     }
 
     fn slot(&self, name: &str) -> Result<&Slot, Failure> {
@@ -196,7 +205,14 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        check_usable(&*unlocked(device, name, call).await?)?;
+        let info = unlocked(device, name, call).await?;
+        check_usable(&info).map_err(|failure| match of_keys_missing(&info) {
+            true => Failure {
+                code: FailureCode::KeyMissing,
+                ..failure
+            },
+            false => failure,
+        })?;
         let deadline = call.deadline;
         let running = device.run(owner.clone(), call.priority(), deadline, job);
         tokio::pin!(running);
@@ -209,7 +225,61 @@ impl Devices {
                 running.await
             }
         };
-        result.map_err(|error| failure::of_run(error, name))
+        result.map_err(|error| failure::of_run(error, device))
+    }
+
+    /// Runs a job that uses a key, once that is unlocked if it has a PIN of its own.
+    pub(super) async fn run_with_key<T: Send + 'static>(
+        &self,
+        key: &KeyRecord,
+        owner: &Owner,
+        call: &Call,
+        job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.wait_for_key(key, call).await?;
+        self.run(&key.device, owner, call, job).await
+    }
+
+    /// Waits until somebody has unlocked the key, as long as the call may.
+    pub(super) async fn wait_for_key(&self, key: &KeyRecord, call: &Call) -> Result<(), Failure> {
+        if !key.pin {
+            return Ok(());
+        }
+        let device = self.get(&key.device)?;
+        let info = device.seen().await;
+        check_usable(&info)?;
+        if info.unlocked.contains(&key.id) {
+            return Ok(());
+        }
+        let until = until_a_person_came(call).ok_or_else(|| {
+            let message = format!(
+                "{}, and the request must not wait for a person",
+                locked_text(key)
+            );
+            let advice = format!(
+                "have the administrator unlock it (`{}`), or let the request wait for that",
+                unlock_command(key)
+            );
+            Failure::new(FailureCode::InteractionRequired, message, advice).at_device(&key.device)
+        })?;
+        call.progress.send(Progress::Locked {
+            device: key.device.clone(),
+        });
+        let unlocked = tokio::time::timeout_at(until.into(), device.key_unlocked(key.id)).await;
+        unlocked.map_err(|_| key_is_locked(key))
+    }
+
+    /// Whether a key has a PIN of its own, and is unlocked.
+    pub(super) fn pin_of(&self, key: &KeyRecord) -> KeyPin {
+        let is_unlocked = || {
+            let device = self.get(&key.device);
+            device.is_ok_and(|device| device.info().unlocked.contains(&key.id))
+        };
+        match key.pin {
+            false => KeyPin::None,
+            true if is_unlocked() => KeyPin::Unlocked,
+            true => KeyPin::Locked,
+        }
     }
 
     /// Has a device do what an administrator wants of it, in whatever state it seems
@@ -223,7 +293,9 @@ impl Devices {
         let device = self.get(name)?;
         let deadline = deadline.min(after(UNLOCK_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
-        running.await.map_err(|error| failure::of_run(error, name))
+        running
+            .await
+            .map_err(|error| failure::of_run(error, device))
     }
 
     /// Runs a job on a device for the daemon itself: nobody waits for it.
@@ -235,7 +307,9 @@ impl Devices {
         let device = self.get(name)?;
         let deadline = after(OWN_PATIENCE);
         let running = device.run(own_place(), Priority::Background, deadline, job);
-        running.await.map_err(|error| failure::of_run(error, name))
+        running
+            .await
+            .map_err(|error| failure::of_run(error, device))
     }
 }
 
@@ -293,21 +367,61 @@ fn check_usable(info: &DeviceInfo) -> Result<(), Failure> {
     Err(Failure::new(code, message, advice).at_device(&info.name))
 }
 
+/// Does the device say that nothing is there that keys hang under?
+fn of_keys_missing(info: &DeviceInfo) -> bool {
+    let generations = info.generations.as_ref();
+    generations.is_some_and(|generations| generations.is_empty())
+}
+
 /// Until when a request may wait for somebody who unlocks the device.
 fn wait_for_a_person(device: &str, call: &Call) -> Result<Instant, Failure> {
-    match call.options.interaction {
-        Interaction::Never => Err(Failure::new(
+    until_a_person_came(call).ok_or_else(|| {
+        Failure::new(
             FailureCode::InteractionRequired,
             format!("device {device} is locked, and the request must not wait for a person"),
             format!("unlock it (`mlskeyctl unlock {device}`), or let the request wait for that"),
         )
-        .at_device(device)),
+        .at_device(device)
+    })
+}
+
+/// Until when a request may wait for a person; `None`: it must not.
+fn until_a_person_came(call: &Call) -> Option<Instant> {
+    match call.options.interaction {
+        Interaction::Never => None,
         Interaction::UpTo(milliseconds) => {
             let longest = Duration::from_millis(milliseconds.into());
             let until = Instant::now().checked_add(longest);
-            Ok(until.map_or(call.deadline, |until| until.min(call.deadline)))
+            Some(until.map_or(call.deadline, |until| until.min(call.deadline)))
         }
     }
+}
+
+/// Of a key that waits for its PIN.
+pub(super) fn key_is_locked(key: &KeyRecord) -> Failure {
+    let advice = format!(
+        "have the administrator run `{}`, then repeat the request",
+        unlock_command(key)
+    );
+    Failure::new(FailureCode::DeviceLocked, locked_text(key), advice).at_device(&key.device)
+}
+
+fn locked_text(key: &KeyRecord) -> String {
+    let identity = key.identity.as_deref().unwrap_or_default();
+    format!("the key of identity {identity:?} waits for its PIN")
+}
+
+fn unlock_command(key: &KeyRecord) -> String {
+    let identity = key.identity.as_deref().unwrap_or_default();
+    let which = if key.is_retiring() {
+        format!(" --key {}", key.id)
+    } else {
+        String::new()
+    };
+    format!(
+        "mlskeyctl identities unlock {} {identity:?}{which}",
+        key.owner
+    )
 }
 
 /// A tier that was chosen, and by whom.
@@ -345,6 +459,7 @@ fn cannot_keep(info: &DeviceInfo, algorithm: Algorithm, wanted: Option<Wanted>) 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::mpsc;
 
     use mlskeyd_protocol::server::Reporter;
@@ -424,6 +539,7 @@ mod tests {
         let mut handles = BTreeMap::new();
         for (name, state) in [("chip", chip), ("gone", DeviceState::Absent)] {
             let info = DeviceInfo {
+                generations: None,
                 name: name.to_owned(),
                 kind: "stub",
                 state,
@@ -435,6 +551,7 @@ mod tests {
                     support(P256_OPENS, &[Tier::Hardware, Tier::Sealed]),
                     support(X25519, &[]),
                 ],
+                unlocked: BTreeSet::new(),
             };
             let thread = DeviceThreads::spawn(Box::new(Stub(Arc::new(info))), limits).unwrap();
             let configured = Configured {

@@ -1,11 +1,11 @@
 //! What the rooms' errors are to a caller: a code, what happened, what to do
 //! next. The cause in full goes to the daemon's log where it is the daemon's.
 
-use mlskeyd_protocol::v1::{Failure, FailureCode};
+use mlskeyd_protocol::v1::{Failure, FailureCode, Owner};
 
 use crate::audit::AuditError;
 use crate::devices::DeviceError;
-use crate::devices::queue::RunError;
+use crate::devices::queue::{DeviceHandle, RunError};
 use crate::store::StoreError;
 
 /// A fault of the daemon.
@@ -111,8 +111,9 @@ pub(super) fn of_store(error: StoreError) -> Failure {
     }
 }
 
-pub(super) fn of_run(error: RunError, device: &str) -> Failure {
-    let message = format!("device {device}: {error}");
+pub(super) fn of_run(error: RunError, device: &DeviceHandle<Owner>) -> Failure {
+    let name = &device.info().name;
+    let message = format!("device {name}: {error}");
     let (code, advice) = match &error {
         RunError::Busy => (FailureCode::Busy, "repeat the request later"),
         RunError::Timeout { .. } => (
@@ -123,15 +124,17 @@ pub(super) fn of_run(error: RunError, device: &str) -> Failure {
             FailureCode::DeviceAbsent,
             "repeat the request when the daemon is back",
         ),
-        RunError::Device(error) => (code_of(error), error.advice()),
+        RunError::Device(error) => (code_of(error), device.advice(error)),
     };
-    Failure::new(code, message, advice).at_device(device)
+    Failure::new(code, message, advice).at_device(name)
 }
 
 const fn code_of(error: &DeviceError) -> FailureCode {
     match error {
         DeviceError::Absent { .. } => FailureCode::DeviceAbsent,
-        DeviceError::Locked { .. } => FailureCode::DeviceLocked,
+        DeviceError::Locked { .. }
+        | DeviceError::KeyLocked { .. }
+        | DeviceError::LockedOut { .. } => FailureCode::DeviceLocked,
         DeviceError::Full { .. } => FailureCode::LimitReached,
         // Nothing is asked of a device about keys that the registry knows to be
         // destroyed.

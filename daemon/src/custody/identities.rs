@@ -74,6 +74,7 @@ impl Request for CreateIdentity {
             algorithm,
             place: &place,
             identity: Some(&self.name),
+            pin: None,
         };
         let made = session.make_key(&order, call).await?;
         subject.made = Some(made.id);
@@ -104,7 +105,7 @@ impl Custody {
     ) -> Result<IdentityInfo, StoreError> {
         let id = made.id;
         match self.registry.create_identity(record.clone(), made).await {
-            Ok(key) => Ok(info(&record, &key, Vec::new())),
+            Ok(key) => Ok(self.info_with(&record, &key, Vec::new())),
             Err(error) => {
                 self.undo_creation(id).await;
                 Err(error)
@@ -168,13 +169,32 @@ impl Custody {
         let mut retiring = Vec::new();
         for id in &record.retiring {
             match self.registry.key(*id).await {
-                Ok(Some(key)) if self.signs(&key) => retiring.push(self.registry.info(&key)),
+                Ok(Some(key)) if self.signs(&key) => retiring.push(self.key_info(&key)),
                 Ok(_) => {}
                 // The others are of use all the same.
                 Err(error) => tracing::error!(key = %id, %error, "a key that retires is left out"),
             }
         }
-        info(record, key, retiring)
+        self.info_with(record, key, retiring)
+    }
+
+    fn info_with(
+        &self,
+        record: &IdentityRecord,
+        key: &KeyRecord,
+        retiring: Vec<KeyInfo>,
+    ) -> IdentityInfo {
+        IdentityInfo {
+            name: record.name.clone(),
+            credential: record.credential.clone(),
+            key: key.id,
+            scheme: record.scheme,
+            public_key: key.public_key.clone(),
+            device: key.device.clone(),
+            tier: key.tier,
+            pin: self.devices.pin_of(key),
+            retiring,
+        }
     }
 }
 
@@ -196,23 +216,10 @@ pub(super) fn check_credential(credential: &Credential) -> Result<(), Failure> {
     Ok(())
 }
 
-fn conflict(name: &str) -> Failure {
+pub(super) fn conflict(name: &str) -> Failure {
     Failure::new(
         FailureCode::Conflict,
         format!("there is an identity {name} with another credential or signature scheme"),
         "use that one as it is, or choose another name",
     )
-}
-
-fn info(record: &IdentityRecord, key: &KeyRecord, retiring: Vec<KeyInfo>) -> IdentityInfo {
-    IdentityInfo {
-        name: record.name.clone(),
-        credential: record.credential.clone(),
-        key: key.id,
-        scheme: record.scheme,
-        public_key: key.public_key.clone(),
-        device: key.device.clone(),
-        tier: key.tier,
-        retiring,
-    }
 }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SignatureScheme};
+use mlskeyd_protocol::v1::{
+    Algorithm, Bytes, Failure, FailureCode, KeyId, KeyInfo, Owner, SecretBytes, SignatureScheme,
+};
 use rand_core::{OsRng, RngCore};
 
 use super::generate::Place;
@@ -20,6 +22,10 @@ use crate::store::{
 /// How often a new key asks for a generation, when the one that it got is
 /// destroyed before it is in there.
 const GENERATION_TRIES: u32 = 3;
+
+/// This kind of device knows no such thing.
+pub(super) const NO_KEY_PINS: DeviceError =
+    DeviceError::CannotDo("give a key a PIN of its own; a TPM can");
 
 /// What repair at start found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,6 +43,8 @@ pub(super) struct Order<'a> {
     pub(super) place: &'a Place,
     /// Of a signature key.
     pub(super) identity: Option<&'a str>,
+    /// Of a signature key that is to have one of its own.
+    pub(super) pin: Option<&'a SecretBytes>,
 }
 
 /// What came of an order for a key.
@@ -92,6 +100,7 @@ impl Session {
             algorithm,
             place,
             identity: None,
+            pin: None,
         };
         let made = self.make_key(&order, call).await?;
         let custody = self.custody();
@@ -130,7 +139,8 @@ impl Session {
             Tried::Made(key) => Ok(key),
             Tried::Lost(generation) => {
                 let lost = DeviceError::GenerationGone(generation);
-                Err(failure::of_run(lost.into(), &order.place.device))
+                let device = self.custody().devices.get(&order.place.device)?;
+                Err(failure::of_run(lost.into(), device))
             }
         }
     }
@@ -139,7 +149,11 @@ impl Session {
         let id = KeyId::from_bytes(random_id());
         let under = self.generation_for(order, call, id).await?;
         let (algorithm, tier) = (order.algorithm, order.place.tier);
+        let pin = order.pin.cloned();
         let made = self.have_made(id, order.place, call, move |device| {
+            if pin.is_some() && device.key_pins().is_none() {
+                return Err(NO_KEY_PINS);
+            }
             let generator = device
                 .generator()
                 .ok_or(DeviceError::CannotDo("make keys"))?;
@@ -147,12 +161,19 @@ impl Session {
             if matches!(under, Under::Own(_)) {
                 generator.create_generation(generation)?;
             }
-            let made = generator.generate(devices::NewKey {
+            let new = devices::NewKey {
                 id,
                 algorithm,
                 tier,
                 generation,
-            });
+            };
+            let made = match &pin {
+                Some(pin) => device
+                    .key_pins()
+                    .ok_or(NO_KEY_PINS)?
+                    .generate_with_pin(new, pin),
+                None => generator.generate(new),
+            };
             match (made, under) {
                 (Err(DeviceError::GenerationGone(_)), Under::Shared(_)) => Ok(None),
                 (made, _) => made.map(Some),
@@ -264,6 +285,7 @@ impl Session {
             generation,
             identity: order.identity.map(str::to_owned),
             adopted,
+            pin: order.pin.is_some(),
             connection: Some(self.connection()),
             created: unix_now(),
         };
@@ -290,6 +312,14 @@ impl Custody {
     /// Does a signature key still sign?
     pub(super) fn signs(&self, key: &KeyRecord) -> bool {
         key.is_active() && !self.registry.has_ended(key)
+    }
+
+    /// The key as apps and administrators see it.
+    pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
+        KeyInfo {
+            pin: self.devices.pin_of(key),
+            ..self.registry.info(key)
+        }
     }
 
     /// The key, unless it is dead, or over. That it is over is judged on the key
@@ -451,7 +481,7 @@ impl Custody {
         for generation in pending.generations_creating {
             // Nobody knows whether it was made: it is destroyed as if it was.
             match self.registry.begin_destroy_generation(generation.id).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 // The row of its key does not verify: both are left alone.
                 Err(StoreError::WrongGeneration) => {
                     tracing::error!(generation = %generation.id, "a generation that was being made has a key that is not known");
@@ -471,6 +501,7 @@ impl KeyRecord {
             algorithm: self.algorithm,
             tier: self.tier,
             generation: self.generation,
+            pin: self.pin,
             public: self.public_key.0.clone(),
             blob: self.blob.clone(),
         }

@@ -3,9 +3,10 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_LOOKUP, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{
-    Bytes, DeviceState, Failure, FailureCode, IdentityInfo, KeyInfo, ServiceStatus,
+    Bytes, DeviceState, Failure, FailureCode, IdentityInfo, KeyInfo, KeyPin, ServiceStatus,
 };
 
+use super::devices::key_is_locked;
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, RegistryRequest, Request, Session, failure};
@@ -87,6 +88,9 @@ impl Request for Prepare {
         };
         let device = session.custody().devices.get(&key.device)?.seen().await;
         let code = match device.state {
+            DeviceState::Ready if session.custody().devices.pin_of(key) == KeyPin::Locked => {
+                return Err(key_is_locked(key));
+            }
             DeviceState::Ready => return Ok(()),
             DeviceState::Locked => FailureCode::DeviceLocked,
             DeviceState::Absent => FailureCode::DeviceAbsent,
@@ -112,15 +116,16 @@ impl RegistryRequest for LookUp {
     }
 
     async fn run(self, session: &Session) -> Result<Vec<Option<KeyInfo>>, Failure> {
-        let registry = &session.custody().registry;
+        let custody = session.custody();
         let owner = &session.caller().owner;
         let mut found = Vec::with_capacity(self.0.len());
         for public_key in &self.0 {
-            let key = registry
+            let key = custody
+                .registry
                 .key_by_public(owner, public_key)
                 .await
                 .map_err(failure::of_store)?;
-            found.push(key.map(|key| registry.info(&key)));
+            found.push(key.map(|key| custody.key_info(&key)));
         }
         Ok(found)
     }

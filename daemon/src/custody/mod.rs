@@ -18,6 +18,7 @@ mod failure;
 mod generate;
 mod guard;
 mod identities;
+mod key_pins;
 mod leave;
 mod lifecycle;
 mod look;

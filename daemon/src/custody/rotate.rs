@@ -15,6 +15,7 @@ use mlskeyd_protocol::v1::{
 };
 
 use super::generate::{Place, check_name, read_place};
+use super::key_pins::check_pin;
 use super::lifecycle::Order;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
@@ -62,6 +63,11 @@ impl Request for RotateIdentity {
             .map_err(failure::of_store)?
             .ok_or_else(|| no_entry(&self.name))?;
         subject.about_key(Arc::clone(&old));
+        if let Some(pin) = &self.pin {
+            check_pin(pin)?;
+        } else if old.pin && !self.drop_pin {
+            return Err(would_lose_its_pin(&self.name));
+        }
         if matches!(identity.credential, Credential::X509(_)) {
             return Err(in_a_certificate(&self.name));
         }
@@ -104,6 +110,7 @@ impl Request for RotateIdentity {
             algorithm: Algorithm::Signature(read.scheme),
             place: &read.place,
             identity: Some(&self.name),
+            pin: self.pin.as_ref(),
         };
         let made = session.make_key(&order, call).await?;
         let id = made.id;
@@ -227,6 +234,13 @@ fn in_a_certificate(name: &str) -> Failure {
         format!("the credential of {name:?} is a certificate, which is for its present key alone"),
         "have the app make another identity when there is a certificate for a new key; \
          a certificate cannot be replaced yet",
+    )
+}
+
+fn would_lose_its_pin(name: &str) -> Failure {
+    failure::bad_request(
+        format!("the key of {name:?} has a PIN, and the new one would have none"),
+        "give the new key one, too (--pin), or say that it is to have none (--no-pin)",
     )
 }
 

@@ -90,6 +90,8 @@ impl Request for Sign {
             return Err(failure::internal());
         };
         let custody = session.custody();
+        // Before anything is bound to a signature that may never come.
+        custody.devices.wait_for_key(&key, call).await?;
         if !read.rebinds.is_empty() {
             // Before the device signs: what is signed binds its keys for good,
             // and of two requests at once only one may bind a key.

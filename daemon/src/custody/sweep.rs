@@ -251,7 +251,7 @@ impl Custody {
         let mut let_go = LetGo::default();
         let mut had_a_turn = false;
         for generation in idle {
-            if !answers && generation.state == GenerationState::Destroying {
+            if !answers && generation.state.is_ending() {
                 let_go.stuck = let_go.stuck.saturating_add(1);
                 continue;
             }
@@ -263,19 +263,19 @@ impl Custody {
             }
             had_a_turn = true;
             let begun = self.registry.begin_destroy_generation(generation.id).await;
-            match begun {
-                Ok(()) => {}
+            let state = match begun {
+                Ok(state) => state,
                 // It got a key meanwhile.
                 Err(StoreError::WrongGeneration) => continue,
                 Err(error) => return Err(failure::of_store(error)),
-            }
+            };
             if !answers {
                 // It is on record that it is to be destroyed, when the device is
                 // ready again or with the next sweep.
                 let_go.stuck = let_go.stuck.saturating_add(1);
                 continue;
             }
-            if let Err(error) = self.let_go(&generation).await {
+            if let Err(error) = self.let_go(&generation, state).await {
                 tracing::warn!(generation = %generation.id, device, %error,
                     "destroyed keys can be brought back from an old copy of the registry until their device lets go of them");
                 answers = false;
@@ -314,13 +314,16 @@ impl Custody {
         }
     }
 
-    async fn let_go(&self, generation: &Generation) -> Result<(), Failure> {
+    async fn let_go(&self, generation: &Generation, state: GenerationState) -> Result<(), Failure> {
         let id = generation.id;
         let destroy = move |device: &mut dyn devices::Device| {
             let destroyer = device
                 .destroyer()
                 .ok_or(DeviceError::CannotDo("destroy keys"))?;
-            destroyer.destroy_generation(id)
+            match state {
+                GenerationState::Undoing => destroyer.undo_generation(id),
+                _ => destroyer.destroy_generation(id),
+            }
         };
         self.devices.run_own(&generation.device, destroy).await
     }

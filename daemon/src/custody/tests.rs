@@ -4,7 +4,7 @@
 mod attest;
 mod life;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -48,6 +48,8 @@ struct Token {
 struct Seen {
     pins: Vec<Vec<u8>>,
     destroyed: Vec<GenerationId>,
+    /// Those of them of whose keys nobody was told.
+    undone: Vec<GenerationId>,
     /// Does it fail to destroy anything?
     keeps: bool,
     /// How often it did.
@@ -74,6 +76,7 @@ impl Token {
     fn new(name: &str, state: DeviceState, seen: &Arc<Mutex<Seen>>) -> Self {
         Self {
             info: Arc::new(DeviceInfo {
+                generations: None,
                 name: name.to_owned(),
                 kind: "stub",
                 state,
@@ -87,6 +90,7 @@ impl Token {
                     }],
                     why_no_other: String::new(),
                 }],
+                unlocked: BTreeSet::new(),
             }),
             seen: Arc::clone(seen),
         }
@@ -147,6 +151,9 @@ impl Accept for Token {
     fn look(&mut self) -> Result<Newcomer, DeviceError> {
         let own = self.seen.lock().unwrap().own.clone();
         Ok(Newcomer {
+            noun: "token",
+            fate: "what is only there is missing",
+            is_own: own.as_deref() == Some("new"),
             serial: "new".to_owned(),
             own: Some(own.unwrap_or_else(|| "old".to_owned())),
         })
@@ -182,6 +189,12 @@ impl Destroy for Token {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
         self.keep()?;
         self.seen.lock().unwrap().destroyed.push(id);
+        Ok(())
+    }
+
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.destroy_generation(id)?;
+        self.seen.lock().unwrap().undone.push(id);
         Ok(())
     }
 
@@ -223,6 +236,7 @@ impl Adopt for Token {
             algorithm: Algorithm::Signature(request.scheme),
             tier: Tier::Hardware,
             generation: request.generation,
+            pin: false,
             public: format!("the public half of {}", request.label).into_bytes(),
             blob: KeyBlob::new(request.label.clone().into_bytes()),
         })
@@ -395,6 +409,8 @@ fn rotation(device: Option<&str>, tier: Option<Tier>) -> RotateIdentity {
             tier,
         },
         grace: None,
+        pin: None,
+        drop_pin: false,
     }
 }
 
@@ -435,6 +451,7 @@ async fn an_adopted_key_signs_for_its_identity_and_its_device_keeps_it() {
     assert!(note.contains("stays on its device"), "{note}");
     // A name that the device knows nothing under.
     assert_eq!(bench.seen.lock().unwrap().destroyed.len(), 1);
+    assert_eq!(bench.seen.lock().unwrap().undone, []);
     bench.assert_finished().await;
 
     // What was forgotten can be adopted again.

@@ -2,13 +2,13 @@
 //! nowhere.
 
 use mlskeyd_policies::Action;
-use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::{Failure, Unlock, Unlocked};
 
 use super::admin::device_info;
 use super::generate::check_name;
+use super::key_pins::check_pin;
 use super::subject::Subject;
-use super::{Call, Request, Session, failure};
+use super::{Call, Request, Session};
 use crate::devices::{DeviceError, Unlocking};
 
 impl Request for Unlock {
@@ -26,11 +26,7 @@ impl Request for Unlock {
         check_name("a device's name", &self.device)?;
         session.custody().devices.get(&self.device)?;
         subject.device = Some(self.device.clone());
-        let length = self.pin.expose().len();
-        if length == 0 || length > MAX_PIN {
-            return Err(failure::too_much("the PIN", MAX_PIN));
-        }
-        Ok(())
+        check_pin(&self.pin)
     }
 
     async fn perform(

@@ -223,6 +223,7 @@ struct Unopened(Arc<DeviceInfo>);
 impl Unopened {
     fn new(device: &DeviceConfig, error: &DeviceError) -> Self {
         Self(Arc::new(DeviceInfo {
+            generations: None,
             name: device.name.clone(),
             kind: match &device.kind {
                 DeviceKind::Software => "software",
@@ -233,6 +234,7 @@ impl Unopened {
             reason: format!("{error}; {}", error.advice()),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         }))
     }
 }

@@ -20,6 +20,18 @@ pub enum DeviceError {
         /// What it waits for.
         reason: String,
     },
+    /// The key waits for its PIN, which is its own.
+    #[error("the key is locked: {reason}")]
+    KeyLocked {
+        /// What it waits for, or what was wrong with a PIN.
+        reason: String,
+    },
+    /// The device takes no PIN or password for now, after too many wrong ones.
+    #[error("the device is locked out: {reason}")]
+    LockedOut {
+        /// How long, and what goes on.
+        reason: String,
+    },
     /// The device is there and broken.
     #[error("the device failed: {reason}")]
     Failed {
@@ -137,6 +149,12 @@ impl DeviceError {
         match self {
             Self::Absent { .. } => "connect the device, then repeat the request",
             Self::Locked { .. } => "unlock the device, then repeat the request",
+            Self::KeyLocked { .. } => {
+                "unlock it with its PIN (`mlskeyctl identities unlock OWNER NAME`), then repeat the request"
+            }
+            Self::LockedOut { .. } => {
+                "wait, or have the owner of the TPM's lockout hierarchy run `tpm2_dictionarylockout --clear-lockout`, then repeat the request"
+            }
             Self::Failed { .. } => {
                 "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
             }

@@ -14,6 +14,7 @@
 //! has a generation of its own; HPKE keys share the current one, which custody
 //! rotates.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use crate::attest::{Claims, DeviceChallenge, Evidence};
 pub mod conformance;
 mod error;
 mod peer;
+mod pin_note;
 pub mod pkcs11;
 mod private_key;
 pub mod queue;
@@ -53,6 +55,11 @@ const ALGORITHMS: [Algorithm; 4] = [
 pub trait Device: Send {
     /// What the device is and can do, as it was last seen. Touches no hardware.
     fn info(&self) -> Arc<DeviceInfo>;
+
+    /// What can be done about its errors.
+    fn advice(&self) -> Advice {
+        DeviceError::advice
+    }
 
     /// What tells how many it has of something, if it has only so many.
     fn meter(&self) -> Option<Arc<dyn Meter>> {
@@ -100,6 +107,11 @@ pub trait Device: Send {
         None
     }
 
+    /// Gives keys a PIN of their own.
+    fn key_pins(&mut self) -> Option<&mut dyn KeyPins> {
+        None
+    }
+
     /// Takes over signature keys that are there already.
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
         None
@@ -110,7 +122,7 @@ pub trait Device: Send {
         None
     }
 
-    /// Takes another token for the device's own.
+    /// Takes another token, or another TPM, for the device's own.
     fn accepter(&mut self) -> Option<&mut dyn Accept> {
         None
     }
@@ -120,6 +132,10 @@ pub trait Device: Send {
         None
     }
 }
+
+/// What the caller, or whoever looks after a device of some kind, can do next after an
+/// error of it.
+pub type Advice = fn(&DeviceError) -> &'static str;
 
 /// Ends in order what a device has running outside of the daemon, and by force
 /// what has not ended some seconds later: then calls that hang in there return.
@@ -153,7 +169,8 @@ pub trait Sign {
     /// # Errors
     /// [`DeviceError::WrongKeyType`] for an HPKE key,
     /// [`DeviceError::GenerationGone`] for a destroyed one,
-    /// [`DeviceError::BadBlob`] for one that is not as the device made it.
+    /// [`DeviceError::BadBlob`] for one that is not as the device made it,
+    /// [`DeviceError::KeyLocked`] for one that waits for its PIN.
     fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError>;
 }
 
@@ -198,6 +215,16 @@ pub trait Destroy {
     /// What the device says; the generation must then be taken for alive.
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError>;
 
+    /// Takes back a generation, durably, of none of whose keys anybody was ever told:
+    /// nothing waits for them, and a copy of them is of no use. So this may cost less
+    /// than destroying it. One that is gone, or was never made, is a success.
+    ///
+    /// # Errors
+    /// As [`destroy_generation`](Self::destroy_generation).
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.destroy_generation(id)
+    }
+
     /// Gives back what one key takes on the device, if it takes anything there by
     /// itself, before its generation ends. One that is gone is a success.
     ///
@@ -228,6 +255,39 @@ pub enum Unlocking {
     WasUnlocked,
 }
 
+/// Signature keys that have a PIN of their own, beside those that have none. The
+/// device counts wrong ones. Which keys are unlocked is told by
+/// [`DeviceInfo::unlocked`]; none is when the daemon starts.
+pub trait KeyPins {
+    /// Makes a key as [`Generate::generate`] does, which is used only once it was
+    /// unlocked with this PIN. It is locked at first.
+    ///
+    /// # Errors
+    /// [`DeviceError::WrongKeyType`] for an HPKE key; and as [`Generate::generate`].
+    fn generate_with_pin(
+        &mut self,
+        request: NewKey,
+        pin: &SecretBytes,
+    ) -> Result<StoredKey, DeviceError>;
+
+    /// Unlocks a key, from now on and until it is locked. Never repeated. One that is
+    /// unlocked already does not look at the PIN. `last_try`: even if one more wrong
+    /// PIN would lock the device.
+    ///
+    /// # Errors
+    /// [`DeviceError::KeyLocked`] with the reason, [`DeviceError::LockedOut`], and as
+    /// [`Sign::sign`].
+    fn unlock_key(
+        &mut self,
+        key: &StoredKey,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError>;
+
+    /// Locks a key; one that is locked stays so.
+    fn lock_key(&mut self, key: &StoredKey);
+}
+
 /// Taking over a signature key that somebody else made on the device.
 pub trait Adopt {
     /// Finds the key, checks that it is suitable (private, never to be read, for
@@ -240,7 +300,7 @@ pub trait Adopt {
     fn adopt(&mut self, request: &Adoption) -> Result<StoredKey, DeviceError>;
 }
 
-/// Taking another token for the device's own, one that was reset or replaced.
+/// Taking another token, or TPM, for the device's own, one that was reset or replaced.
 /// Nothing else makes a device work with it.
 pub trait Accept {
     /// Which one is there. Tries no PIN on it.
@@ -257,13 +317,20 @@ pub trait Accept {
     fn accept(&mut self, serial: &str) -> Result<(), DeviceError>;
 }
 
-/// A token that is there, whether or not it is the device's own.
+/// A token, or a TPM, that is there, whether or not it is the device's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newcomer {
     /// Its serial number.
     pub serial: String,
     /// The one of the device's own; `None`: that is not known.
     pub own: Option<String>,
+    /// What such a thing is called.
+    pub noun: &'static str,
+    /// What becomes of the keys that are only on the one before.
+    pub fate: &'static str,
+    /// Is it the device's own, with all that the keys there need? Then there is
+    /// nothing to accept.
+    pub is_own: bool,
 }
 
 /// Showing others that keys are in the device. Repeating a lost call is harmless.
@@ -311,9 +378,21 @@ pub struct DeviceInfo {
     pub facts: Vec<Fact>,
     /// Every algorithm that the daemon knows, each once.
     pub support: Vec<Support>,
+    /// Those of the keys with a PIN of their own that are unlocked.
+    pub unlocked: BTreeSet<KeyId>,
+    /// The generations that it has; `None`: it does not tell. Keys under any other
+    /// one are missing: they cannot be used, whatever the registry knows of them.
+    pub generations: Option<Arc<BTreeSet<GenerationId>>>,
 }
 
 impl DeviceInfo {
+    /// Is what these keys hang under known not to be there?
+    #[must_use]
+    pub fn lacks(&self, generation: GenerationId) -> bool {
+        let known = self.generations.as_ref();
+        known.is_some_and(|there| !there.contains(&generation))
+    }
+
     /// The tiers in which the device keeps keys of `algorithm`; none if it does
     /// not do it at all.
     #[must_use]
@@ -376,6 +455,8 @@ pub struct StoredKey {
     pub tier: Tier,
     /// The generation that it hangs under.
     pub generation: GenerationId,
+    /// Has it a PIN of its own? Only signature keys can.
+    pub pin: bool,
     /// The public key as MLS writes it: 32 bytes for Ed25519 and X25519, 65
     /// bytes (SEC1, uncompressed) for P-256.
     pub public: Vec<u8>,
@@ -394,6 +475,12 @@ impl StoredKey {
             Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => (b's', 0x0403),
             Algorithm::Hpke(Kem::DhKemP256) => (b'h', 0x0010),
             Algorithm::Hpke(Kem::DhKemX25519) => (b'h', 0x0020),
+        };
+        // In capitals: with a PIN.
+        let purpose = if self.pin {
+            purpose.to_ascii_uppercase()
+        } else {
+            purpose
         };
         let tier = match self.tier {
             Tier::Software => 1,

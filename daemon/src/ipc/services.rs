@@ -5,10 +5,11 @@ use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, AttestIdentity, Bytes,
-    CallOptions, Claim, Claimed, CreateIdentity, Custody, DaemonStatus, DeviceInfo, Failure,
-    FailureCode, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery,
-    LeaveCustody, Looked, Open, Outcome, OwnedIdentity, OwnedKey, Owner, Report, RotateIdentity,
-    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, Unlocked,
+    CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody, DaemonStatus,
+    DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo,
+    KeyInfo, KeyQuery, LeaveCustody, LockIdentity, Looked, Open, Outcome, OwnedIdentity, OwnedKey,
+    Owner, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
+    Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
 };
 use tarpc::context::Context;
 
@@ -293,6 +294,33 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: AnswerChallenge,
     ) -> Outcome<Bytes> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn create_identity_for(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: CreateIdentityFor,
+    ) -> Outcome<IdentityInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn unlock_identity(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: UnlockIdentity,
+    ) -> Outcome<UnlockedIdentity> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn lock_identity(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: LockIdentity,
+    ) -> Outcome<IdentityInfo> {
         self.0.go(context, options, request).await
     }
 }

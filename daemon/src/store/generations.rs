@@ -25,6 +25,7 @@ impl Row for Generation {
             GenerationState::Retired => 2,
             GenerationState::Destroying => 3,
             GenerationState::Destroyed => 4,
+            GenerationState::Undoing => 5,
         };
         Ok(vec![
             self.device.clone().into(),
@@ -259,14 +260,22 @@ pub(super) fn to_destroy_of(
 /// Journals that a generation without living keys is to be destroyed. Its own count
 /// has to say so, since rows of keys that somebody hid or took away are no proof;
 /// and so have the keys, since an older row of the generation that somebody put
-/// back counts too few of them.
-pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
+/// back counts too few of them. Answers the state that it is in then.
+pub(super) fn begin_destroy(
+    tx: &mut Tx<'_>,
+    id: &GenerationId,
+) -> Result<GenerationState, StoreError> {
     let generation = require(tx, id)?;
-    match generation.state {
-        GenerationState::Destroyed => return Ok(()),
+    let state = match generation.state {
+        GenerationState::Destroyed => return Ok(GenerationState::Destroyed),
         _ if generation.living > 0 => return Err(StoreError::WrongGeneration),
-        _ => {}
-    }
+        // It was never finished, and so none of its keys: unless an older row of it
+        // was put back.
+        GenerationState::Creating | GenerationState::Undoing if !generation.has_dead => {
+            GenerationState::Undoing
+        }
+        _ => GenerationState::Destroying,
+    };
     if let Some(key) = keys::one_under_generation(tx, id)? {
         tracing::error!(generation = %id, key = %key.id,
             "a generation counts no living key and has one: it is not destroyed; somebody may have put an older row of it back");
@@ -275,19 +284,19 @@ pub(super) fn begin_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), St
     put(
         tx,
         &Generation {
-            state: GenerationState::Destroying,
+            state,
             ..generation
         },
     )?;
     failpoint::hit("store.begin_destroy_generation.before_commit");
-    Ok(())
+    Ok(state)
 }
 
 /// The device has destroyed it.
 pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &GenerationId) -> Result<(), StoreError> {
     let generation = require(tx, id)?;
     match generation.state {
-        GenerationState::Destroying => {}
+        GenerationState::Destroying | GenerationState::Undoing => {}
         GenerationState::Destroyed => return Ok(()),
         _ => return Err(StoreError::WrongGeneration),
     }

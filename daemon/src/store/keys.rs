@@ -234,6 +234,7 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
             state: LifeState::Creating,
             created: new.created,
             adopted: new.adopted,
+            pin: new.pin,
             ends: None,
             wait,
             expired_since: None,

@@ -267,10 +267,10 @@ impl Registry {
                     _ => {}
                 }
             }
-            for generation in row::select::<Generation>(tx, "state IN (0, 3)", [])? {
+            for generation in row::select::<Generation>(tx, "state IN (0, 3, 5)", [])? {
                 match generation.state {
                     GenerationState::Creating => pending.generations_creating.push(generation),
-                    GenerationState::Destroying => pending.generations_destroying.push(generation),
+                    state if state.is_ending() => pending.generations_destroying.push(generation),
                     _ => {}
                 }
             }
@@ -426,15 +426,19 @@ impl Registry {
     }
 
     /// Journals that a generation is to be destroyed. It takes no keys from
-    /// here on. May be repeated.
+    /// here on. May be repeated. Answers the state that it is in then.
     ///
     /// # Errors
     /// [`StoreError::WrongGeneration`] if it holds living keys.
-    pub async fn begin_destroy_generation(&self, id: GenerationId) -> Result<(), StoreError> {
-        self.write(move |tx| generations::begin_destroy(tx, &id))
+    pub async fn begin_destroy_generation(
+        &self,
+        id: GenerationId,
+    ) -> Result<GenerationState, StoreError> {
+        let state = self
+            .write(move |tx| generations::begin_destroy(tx, &id))
             .await?;
         failpoint::hit("store.begin_destroy_generation.after_commit");
-        Ok(())
+        Ok(state)
     }
 
     /// The device has destroyed it. May be repeated.
@@ -738,7 +742,8 @@ impl Registry {
         key.is_retiring() && clock.is_some_and(|clock| key.has_ended(clock.now().observed))
     }
 
-    /// The key as apps and administrators see it.
+    /// The key as apps and administrators see it. One with a PIN shows as locked: only
+    /// its device knows better.
     #[must_use]
     pub fn info(&self, key: &KeyRecord) -> KeyInfo {
         key.info(self.shared.clock.as_ref().map(|clock| clock.now()))

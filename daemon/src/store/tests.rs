@@ -145,6 +145,7 @@ impl Bench {
             generation: Under::Shared(self.generation().await),
             identity: None,
             adopted: false,
+            pin: false,
             connection,
             created: 1_700_000_000,
         }
@@ -207,6 +208,7 @@ impl Bench {
             generation: Under::Own(generation),
             identity: Some(name.into()),
             adopted: false,
+            pin: false,
             connection: None,
             created: 1,
         };
@@ -553,6 +555,7 @@ async fn generations_rotate_and_go_with_their_last_key() {
         generation: Under::Shared(first),
         identity: None,
         adopted: false,
+        pin: false,
         connection: None,
         created: 0,
     };

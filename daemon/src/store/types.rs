@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Credential, KeyId, KeyInfo, KeyState, Owner, Purpose, SignatureScheme, Tier,
+    Algorithm, Bytes, Credential, KeyId, KeyInfo, KeyPin, KeyState, Owner, Purpose,
+    SignatureScheme, Tier,
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,8 @@ pub struct NewKey {
     pub identity: Option<String>,
     /// Is it on the device already, and not to be made there?
     pub adopted: bool,
+    /// Has it a PIN of its own?
+    pub pin: bool,
     /// The connection that asked for it: its end ends a key that no record
     /// claimed by then. `None` for a connection that is gone already.
     pub connection: Option<ConnectionId>,
@@ -212,6 +215,8 @@ pub struct KeyRecord {
     /// Was it on its device before, and is the device's own object left alone
     /// when the key is destroyed here?
     pub adopted: bool,
+    /// Has it a PIN of its own?
+    pub pin: bool,
     /// Of a signature key that retires: when it ends, in observed seconds.
     /// Claims do not matter to it.
     pub(super) ends: Option<u64>,
@@ -288,7 +293,8 @@ impl KeyRecord {
         }
     }
 
-    /// The key as apps and administrators see it; `now` tells when it ends.
+    /// The key as apps and administrators see it; `now` tells when it ends. Whether
+    /// its PIN was given only its device knows.
     pub(super) fn info(&self, now: Option<Now>) -> KeyInfo {
         let state = self.shown_state();
         let ends = match (now, self.ends) {
@@ -309,6 +315,11 @@ impl KeyRecord {
             created: self.created,
             ends,
             adopted: self.adopted,
+            pin: if self.pin {
+                KeyPin::Locked
+            } else {
+                KeyPin::None
+            },
         }
     }
 }
@@ -352,7 +363,9 @@ impl Generation {
         let waits_for_keys = match self.state {
             GenerationState::Creating => !self.own,
             GenerationState::Current => !self.own && !self.has_dead,
-            GenerationState::Retired | GenerationState::Destroying => false,
+            GenerationState::Retired | GenerationState::Destroying | GenerationState::Undoing => {
+                false
+            }
             GenerationState::Destroyed => return false,
         };
         self.living == 0 && !waits_for_keys
@@ -372,6 +385,15 @@ pub enum GenerationState {
     Destroying,
     /// Gone for good, with all of its keys.
     Destroyed,
+    /// As `Destroying`, and none of its keys was ever finished: nobody knows one.
+    Undoing,
+}
+
+impl GenerationState {
+    /// Is it journalled to be destroyed?
+    pub(crate) const fn is_ending(self) -> bool {
+        matches!(self, Self::Destroying | Self::Undoing)
+    }
 }
 
 /// Where new HPKE keys of a device go.

@@ -209,6 +209,14 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     attest_identity = AttestIdentity(request: AttestIdentity) -> Bytes, Harmless;
     /// Has a device answer a challenge for such evidence.
     answer_challenge = AnswerChallenge(request: AnswerChallenge) -> Bytes, Harmless;
+    /// Makes an identity for an owner. Not repeated when the reply is lost: the second
+    /// one would meet the first.
+    create_identity_for = CreateIdentityFor(request: CreateIdentityFor) -> IdentityInfo, Never;
+    /// Unlocks a signature key that has a PIN. Never repeated: the device counts wrong
+    /// PINs.
+    unlock_identity = UnlockIdentity(request: UnlockIdentity) -> UnlockedIdentity, Never;
+    /// Locks the keys of an identity that have a PIN.
+    lock_identity = LockIdentity(request: LockIdentity) -> IdentityInfo, Harmless;
 }
 
 #[cfg(test)]

@@ -181,6 +181,65 @@ pub struct RotateIdentity {
     /// For how many seconds the old key still signs: at most
     /// [`MAX_GRACE`](crate::limits::MAX_GRACE). `None`: as the configuration says.
     pub grace: Option<u64>,
+    /// The new key's PIN: 1 to [`MAX_PIN`](crate::limits::MAX_PIN) bytes. `None`: it
+    /// has none.
+    pub pin: Option<SecretBytes>,
+    /// May the new key have none where the old one has one?
+    pub drop_pin: bool,
+}
+
+/// Makes an identity for an owner, with a new signature key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateIdentityFor {
+    /// Who is to own the identity.
+    pub owner: Owner,
+    /// The name, unique for the owner: 1 to 255 bytes, without control
+    /// characters.
+    pub name: String,
+    /// The credential to pin.
+    pub credential: Credential,
+    /// What the key signs.
+    pub scheme: SignatureScheme,
+    /// Where and how the key is kept.
+    pub placement: Placement,
+    /// The key's PIN: 1 to [`MAX_PIN`](crate::limits::MAX_PIN) bytes. `None`: it has
+    /// none. A device that knows no PINs of single keys refuses one.
+    pub pin: Option<SecretBytes>,
+}
+
+/// Unlocks a signature key that has a PIN of its own. Never to be repeated: the
+/// device counts wrong PINs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlockIdentity {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// Which of its keys; `None`: the current one.
+    pub key: Option<KeyId>,
+    /// The PIN: 1 to [`MAX_PIN`](crate::limits::MAX_PIN) bytes.
+    pub pin: SecretBytes,
+    /// Even if one more wrong PIN would lock the device?
+    pub last_try: bool,
+}
+
+/// How an [`UnlockIdentity`] went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlockedIdentity {
+    /// The identity, as it is then.
+    pub identity: IdentityInfo,
+    /// Was the PIN tried, and right? A key that is unlocked already does not look at
+    /// it.
+    pub pin_tried: bool,
+}
+
+/// Locks all keys of an identity that have a PIN of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockIdentity {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
 }
 
 /// Makes an identity whose signature key is on a device already. The device's
@@ -302,4 +361,17 @@ pub trait Admin {
     async fn attest_identity(options: CallOptions, request: AttestIdentity) -> Outcome<Bytes>;
     /// Answers a challenge for such evidence; a document, too.
     async fn answer_challenge(options: CallOptions, request: AnswerChallenge) -> Outcome<Bytes>;
+    /// Makes an identity for an owner, with a new signature key.
+    async fn create_identity_for(
+        options: CallOptions,
+        request: CreateIdentityFor,
+    ) -> Outcome<IdentityInfo>;
+    /// Unlocks a signature key that has a PIN of its own; answers the identity as it
+    /// is then, and whether the key took the PIN for that.
+    async fn unlock_identity(
+        options: CallOptions,
+        request: UnlockIdentity,
+    ) -> Outcome<UnlockedIdentity>;
+    /// Locks the keys of an identity that have a PIN of their own.
+    async fn lock_identity(options: CallOptions, request: LockIdentity) -> Outcome<IdentityInfo>;
 }

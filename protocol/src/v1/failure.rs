@@ -47,7 +47,7 @@ pub enum FailureCode {
     DecryptionFailed,
     /// The device does not do this, at this tier.
     Unsupported,
-    /// The device waits to be unlocked.
+    /// The device waits to be unlocked, or the key does, which has a PIN of its own.
     DeviceLocked,
     /// The device is not there.
     DeviceAbsent,

@@ -108,6 +108,27 @@ pub enum Credential {
     X509(Vec<Bytes>),
 }
 
+/// Has a key a PIN of its own, and is it unlocked?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KeyPin {
+    /// It has none.
+    None,
+    /// It has one, and waits for it.
+    Locked,
+    /// It has one, and somebody gave it since the daemon started.
+    Unlocked,
+}
+
+impl std::fmt::Display for KeyPin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Locked => "locked",
+            Self::Unlocked => "unlocked",
+        })
+    }
+}
+
 /// A named MLS member and its signature key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdentityInfo {
@@ -125,6 +146,8 @@ pub struct IdentityInfo {
     pub device: String,
     /// How it is kept.
     pub tier: Tier,
+    /// Has it a PIN of its own?
+    pub pin: KeyPin,
     /// The keys before it that still sign, the oldest first: at most
     /// [`MAX_RETIRING`](crate::limits::MAX_RETIRING).
     pub retiring: Vec<KeyInfo>,
@@ -207,4 +230,6 @@ pub struct KeyInfo {
     /// Was it on its device before mlskeyd was? Then its end here leaves the
     /// device's own object alone.
     pub adopted: bool,
+    /// Has it a PIN of its own?
+    pub pin: KeyPin,
 }

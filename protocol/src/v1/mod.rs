@@ -59,7 +59,7 @@ pub enum Progress {
         /// The device's name.
         device: String,
     },
-    /// Somebody has to unlock the device.
+    /// Somebody has to unlock the device, or the key there that is asked for.
     Locked {
         /// The device's name.
         device: String,

@@ -19,10 +19,10 @@ pub use faulty::FaultyHsm;
 pub use kryoptic::Kryoptic;
 pub use library::Library;
 pub use maker::Maker;
-pub use process::Process;
+pub use process::{Process, with_input};
 pub use softhsm::{Shown, SoftHsm};
 pub use swtpm::Swtpm;
-pub use tap::{Caught, Snare, Stop, Tap, code};
+pub use tap::{Caught, Fault, Snare, Stop, Tap, code};
 pub use tpm2_pkcs11::Tpm2Pkcs11;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +55,22 @@ macro_rules! programs {
             chat: env!("CARGO_BIN_EXE_test-chat").into(),
         }
     };
+}
+
+/// Is it in a file of this directory, or below?
+///
+/// # Panics
+/// If one cannot be read.
+pub fn is_anywhere(directory: &Path, bytes: &[u8]) -> bool {
+    let mut entries = std::fs::read_dir(directory).expect("a directory");
+    entries.any(|entry| {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            return is_anywhere(&path, bytes);
+        }
+        let content = std::fs::read(path).expect("a file");
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
 }
 
 /// A private directory for the processes of one test. It is removed with this

@@ -9,6 +9,8 @@ use std::process::Command;
 
 use mlskeyd::config::{Tcti, Tpm2Config};
 
+use rustix::process::Signal;
+
 use super::{Maker, Process, Stage};
 
 /// Below the ports that systems give away by themselves.
@@ -85,6 +87,16 @@ impl Swtpm {
     /// If it does not start.
     pub fn start(&mut self) {
         self.process = start(&self.state, self.ports.first, &self.log).expect("swtpm starts again");
+    }
+
+    /// Has it hang: it takes what it is told, and does not answer.
+    pub fn pause(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Ends that.
+    pub fn resume(&self) {
+        self.process.signal(Signal::CONT);
     }
 
     /// As the configuration names it.

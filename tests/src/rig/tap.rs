@@ -1,5 +1,5 @@
-//! Somebody on the way to a TPM, who writes down all that passes, and can stop a
-//! command there.
+//! Somebody on the way to a TPM, who writes down all that passes, and stops or
+//! spoils a command if a test wants it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -47,6 +47,8 @@ struct Wire {
     seen: Mutex<Seen>,
     snare: Mutex<Option<(Stop, IsIt, mpsc::Sender<Caught>)>>,
     ended: AtomicBool,
+    /// What becomes of the next write to the permanent memory.
+    fault: Mutex<Option<Fault>>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,19 @@ struct Seen {
     bytes: Vec<u8>,
     commands: Vec<Vec<u8>>,
 }
+
+/// What happens to a command on its way. Who sent it is told that the TPM slows
+/// writing down (TPM_RC_NV_RATE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The TPM obeys it, and its answer is lost.
+    Answer,
+    /// It does not reach the TPM.
+    Command,
+}
+
+/// TPM_ST_NO_SESSIONS, a length of 10, TPM_RC_NV_RATE.
+const NV_RATE: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x09, 0x20];
 
 impl Tap {
     /// Before this TPM.
@@ -78,6 +93,19 @@ impl Tap {
     /// As the configuration names it.
     pub fn tcti(&self) -> String {
         Swtpm::tcti_at(self.ports.first)
+    }
+
+    /// How often the permanent memory was written, but for what makes or removes
+    /// things there.
+    pub fn writes(&self) -> usize {
+        let seen = self.wire.seen();
+        let writes = seen.commands.iter().filter(|command| is_write(command));
+        writes.count()
+    }
+
+    /// What becomes of the next write to the permanent memory.
+    pub fn spoil_next_write(&self, fault: Fault) {
+        *self.wire.fault.lock().expect("no thread panicked") = Some(fault);
     }
 
     /// Did these bytes pass, in either direction?
@@ -177,14 +205,30 @@ impl Wire {
             if self.stopped(Stop::Unheard, &command) {
                 return Ok(());
             }
+            let fault = self.fault_of(&command);
+            if fault == Some(Fault::Command) {
+                client.write_all(&NV_RATE)?;
+                continue;
+            }
             tpm.write_all(&command)?;
-            let answer = message(&mut tpm)?;
+            let mut answer = message(&mut tpm)?;
+            if fault == Some(Fault::Answer) {
+                answer = NV_RATE.to_vec();
+            }
             self.seen().bytes.extend_from_slice(&answer);
             if is_success(&answer) && self.stopped(Stop::Unanswered, &command) {
                 return Ok(());
             }
             client.write_all(&answer)?;
         }
+    }
+
+    /// What is to become of this command.
+    fn fault_of(&self, command: &[u8]) -> Option<Fault> {
+        if !is_write(command) {
+            return None;
+        }
+        self.fault.lock().expect("no thread panicked").take()
     }
 
     /// Stops a command if it is to be stopped here: it is not carried on then.
@@ -229,6 +273,10 @@ fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     message.resize(length, 0);
     from.read_exact(&mut message[6..])?;
     Ok(message)
+}
+
+fn is_write(command: &[u8]) -> bool {
+    code(command) == Some(CommandCode::NvWrite)
 }
 
 fn is_success(answer: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 use mlskeyd::attest::tpm::{EkKind, endorsement};
 use mlskeyd::attest::{Challenge, DeviceChallenge, Envelope, Evidence};
 use mlskeyd_protocol::v1::SignatureScheme;
-use mlskeyd_tests::rig::{Maker, Swtpm, Tap};
+use mlskeyd_tests::rig::{Maker, Swtpm, Tap, with_input};
 use serde_json::Value;
 
 use super::hostile::{Hostile, claims_of};
@@ -207,6 +207,32 @@ fn a_password_of_the_endorsement_hierarchy_is_named() {
     assert!(!refused.contains("hush"), "{refused}");
     // All else works.
     machine.add("bob", SignatureScheme::EcdsaP256Sha256);
+}
+
+#[test]
+fn a_key_with_a_pin_is_attested_when_it_is_unlocked() {
+    const PIN: &str = "31415926";
+    let (machine, maker) = made();
+    let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+    let identities = |verb: &str, more: &[&str]| {
+        let arguments = [&["identities", verb, &owner, "bob"], more].concat();
+        let output = with_input(machine.daemon.ctl_command(&arguments), PIN);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let more = ["--device", "tpm", "--scheme", "p256", "--pin"];
+    identities("create", &more);
+    let refused = machine.evidence("bob", NONCE, "evidence").unwrap_err();
+    assert!(refused.contains("identities unlock"), "{refused}");
+    identities("unlock", &[]);
+    let stage = stage();
+    let verifier = Verifier::new(&stage, maker.authority());
+    let evidence = machine.evidence("bob", NONCE, "evidence").unwrap();
+    let asked = verifier.challenge(&evidence, "asked").unwrap();
+    let response = machine.activate(&asked.challenge, "response").unwrap();
+    let (code, json) = verifier.verify(&evidence, Some((&asked, &response)));
+    assert_eq!(code, ACCEPTED, "{json}");
+    // And it signs on.
+    machine.evidence("bob", NONCE, "again").unwrap();
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What people do with a token: unlock it, and bring keys of their own.
 
-use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 
@@ -8,11 +7,11 @@ use mlskeyd_faulty_module::Function;
 use mlskeyd_protocol::v1::{Progress, Tier};
 use mlskeyd_provider::CustodyProvider;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{FaultyHsm, Options, SoftHsm, Stage};
+use mlskeyd_tests::rig::{FaultyHsm, Options, SoftHsm, Stage, is_anywhere, with_input};
 use openmls::prelude::Ciphersuite;
 use openmls_memory_storage::MemoryStorage;
 
-use super::scene::{App, Scene, with_input, without_pin};
+use super::scene::{App, Scene, without_pin};
 
 const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
 const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
@@ -122,19 +121,6 @@ fn a_wrong_pin_of_a_person_reaches_the_token_once() {
         assert!(!log.contains(pin));
         assert!(!is_anywhere(&state, pin.as_bytes()), "{pin}");
     }
-}
-
-/// Is it in a file of this directory, or below?
-fn is_anywhere(directory: &Path, bytes: &[u8]) -> bool {
-    let mut entries = std::fs::read_dir(directory).unwrap();
-    entries.any(|entry| {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            return is_anywhere(&path, bytes);
-        }
-        let content = std::fs::read(path).unwrap();
-        content.windows(bytes.len()).any(|window| window == bytes)
-    })
 }
 
 /// Somebody else's program; answers what it says.

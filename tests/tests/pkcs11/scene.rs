@@ -1,14 +1,12 @@
 //! A daemon with a token, and apps with keys on it.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
 use mlskeyd_protocol::v1::{Interaction, Tier};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
+use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage, with_input};
 use openmls::prelude::*;
 use openmls_memory_storage::MemoryStorage;
 use rustix::process::Pid;
@@ -113,16 +111,6 @@ impl Scene {
     pub fn app(&self, name: &str, device: &str) -> App {
         App::new(&self.daemon.socket(), name, device)
     }
-}
-
-/// Runs a command that reads something.
-pub fn with_input(mut command: Command, input: &str) -> Output {
-    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = piped.stderr(Stdio::piped()).spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    drop(stdin);
-    child.wait_with_output().unwrap()
 }
 
 /// The configuration of a device without its PIN.

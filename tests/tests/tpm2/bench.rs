@@ -164,3 +164,17 @@ pub fn generations(directory: &Path) -> usize {
     assert_eq!(entries % ENTRY, 0);
     entries / ENTRY
 }
+
+/// The attributes of a storage key that the device uses.
+pub const STORAGE_KEY: &str =
+    "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
+
+/// Leaves a storage key where systems put it.
+pub fn persist(bench: &Bench, more: &[&str]) {
+    let create = ["createprimary", "-C", "o", "-G", "rsa2048", "-c", "srk.ctx"];
+    bench.tpm.tool(&[&create, more].concat());
+    bench
+        .tpm
+        .tool(&["evictcontrol", "-C", "o", "-c", "srk.ctx", "0x81000001"]);
+    bench.tpm.tool(&["flushcontext", "-t"]);
+}

@@ -12,6 +12,7 @@ use mlskeyd_tests::failpoints;
 use mlskeyd_tests::rig::Swtpm;
 
 use super::bench::{self, Bench, KINDS, destroy, make, use_key};
+use super::people::PIN_POINTS;
 
 const TCTI: &str = "MLSKEYD_TEST_TCTI";
 const DIRECTORY: &str = "MLSKEYD_TEST_DIRECTORY";
@@ -179,7 +180,8 @@ fn what_a_dead_predecessor_left_loaded_is_flushed() {
 #[test]
 fn every_failpoint_of_a_tpm_has_its_crash() {
     let points = SETUP.iter().chain(LIFE);
-    let tested: BTreeSet<String> = points.map(|(name, _)| (*name).to_owned()).collect();
+    let points = points.map(|(name, _)| *name).chain(PIN_POINTS);
+    let tested: BTreeSet<String> = points.map(str::to_owned).collect();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src/devices/tpm2");
     // Those of files that are replaced are not a TPM's alone.
     let own = tested.into_iter().filter(|name| name.starts_with("tpm2."));

@@ -4,10 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use mlskeyd::devices::tpm2::Revealed;
-use mlskeyd::devices::{DeviceError, DeviceState, StoredKey};
+use mlskeyd::config::Tcti;
+use mlskeyd::devices::tpm2::{Revealed, Tpm2Device};
+use mlskeyd::devices::{Device as _, DeviceError, DeviceState, StoredKey};
+use mlskeyd_tests::rig::Tap;
 
-use super::bench::{Bench, KINDS, destroy, generations_file, make, state, use_key};
+use super::bench::{
+    Bench, KINDS, destroy, generation, generations_file, make, state, use_key,
+};
 use super::bystander::Bystander;
 
 fn copy(from: &Path, to: &Path) {
@@ -67,6 +71,58 @@ fn a_copy_of_all_files_brings_no_key_back() {
         let gone = use_key(&mut device, key).unwrap_err();
         assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
     }
+}
+
+/// The file is written under the same root when a generation is made, so that more
+/// than one file opens under it.
+#[test]
+fn an_older_file_of_the_same_root_hides_nothing_that_is_to_be_destroyed() {
+    let bench = Bench::new();
+    let mut device = bench.first();
+    make(&mut device, 9, KINDS[0]).unwrap();
+    let older = bench.stage.path("older");
+    copy(&bench.directory, &older);
+    let doomed = make(&mut device, 1, KINDS[0]).unwrap();
+    drop(device);
+    let newer = bench.stage.path("newer");
+    std::fs::rename(&bench.directory, &newer).unwrap();
+
+    copy(&older, &bench.directory);
+    let mut device = bench.reopen();
+    assert_eq!(state(&device).0, DeviceState::Ready, "nothing shows it");
+    destroy(&mut device, 1).unwrap();
+    drop(device);
+    fs::remove_dir_all(&bench.directory).unwrap();
+    copy(&newer, &bench.directory);
+    use_key(&mut bench.reopen(), &doomed).unwrap_err();
+}
+
+/// The TPM's permanent memory wears out.
+#[test]
+fn what_nobody_was_told_of_is_taken_back_without_a_write() {
+    let mut bench = Bench::new();
+    let tap = Tap::before(&bench.tpm);
+    bench.config.tcti = Tcti::parse(&tap.tcti()).unwrap();
+    let mut device = bench.first();
+    let set_up = tap.writes();
+    let doomed = make(&mut device, 1, KINDS[0]).unwrap();
+    let survivor = make(&mut device, 2, KINDS[0]).unwrap();
+    let destroyer = device.destroyer().unwrap();
+    for number in [1, 1, 3] {
+        destroyer.undo_generation(generation(number)).unwrap();
+    }
+    assert_eq!(tap.writes(), set_up);
+    for restarted in [false, true] {
+        if restarted {
+            drop(device);
+            device = bench.reopen();
+        }
+        let gone = use_key(&mut device, &doomed).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+        use_key(&mut device, &survivor).unwrap();
+    }
+    destroy(&mut device, 2).unwrap();
+    assert_eq!(tap.writes(), set_up + 1);
 }
 
 /// Even the object as the TPM wrapped it, which no file holds in the clear, is of

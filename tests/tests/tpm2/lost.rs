@@ -1,9 +1,10 @@
 //! A TPM that goes away, comes back, or is not the one that it was.
 
+use mlskeyd::config::Tcti;
 use mlskeyd::devices::{Accept as _, Device as _, DeviceError, DeviceState, Generate as _, Start};
-use mlskeyd_tests::rig::Swtpm;
+use mlskeyd_tests::rig::{Fault, Swtpm, Tap};
 
-use super::bench::{Bench, KINDS, destroy, generation, make, state, use_key};
+use super::bench::{Bench, KINDS, STORAGE_KEY, destroy, generation, make, persist, state, use_key};
 
 #[test]
 fn keys_outlive_a_loss_of_power_and_work_goes_on() {
@@ -126,6 +127,69 @@ fn a_lost_index_is_named_and_not_made_anew() {
 }
 
 #[test]
+fn an_index_that_goes_under_a_running_device_is_missed_before_anything_is_made() {
+    let bench = Bench::new();
+    drop(bench.first());
+    let index = bench.tpm.indices().remove(0);
+    for destroys in [false, true] {
+        let mut device = bench.first();
+        make(&mut device, 1, KINDS[0]).unwrap();
+        bench.tpm.tool(&["nvundefine", "-C", "o", &index]);
+        let missing = match destroys {
+            false => device.create_generation(generation(2)),
+            true => destroy(&mut device, 1),
+        };
+        let missing = missing.unwrap_err();
+        assert!(matches!(missing, DeviceError::Missing { .. }), "{missing}");
+        let (found, reason) = state(&device);
+        assert_eq!(found, DeviceState::Failed);
+        assert!(reason.contains("NV index"), "{reason}");
+    }
+}
+
+#[test]
+fn a_storage_key_that_goes_under_a_running_device_is_missed() {
+    let bench = Bench::new();
+    persist(&bench, &["-a", STORAGE_KEY]);
+    for kind in KINDS {
+        let mut device = bench.first();
+        make(&mut device, 1, kind).unwrap();
+        let evict = ["evictcontrol", "-C", "o", "-c", "0x81000001"];
+        bench.tpm.tool(&evict);
+        let missing = make(&mut device, 1, kind).unwrap_err();
+        assert!(matches!(missing, DeviceError::Missing { .. }), "{missing}");
+        let (found, reason) = state(&device);
+        assert_eq!(found, DeviceState::Failed);
+        assert!(reason.contains("storage key"), "{reason}");
+        drop(device);
+        persist(&bench, &["-a", STORAGE_KEY]);
+    }
+}
+
+/// The TPM obeys, and says that it does not; or it does not, after that.
+#[test]
+fn a_root_of_which_nobody_knows_whether_it_was_written_is_read_again() {
+    let mut bench = Bench::new();
+    let tap = Tap::before(&bench.tpm);
+    bench.config.tcti = Tcti::parse(&tap.tcti()).unwrap();
+    let mut device = bench.first();
+    let survivor = make(&mut device, 1, KINDS[0]).unwrap();
+    make(&mut device, 2, KINDS[0]).unwrap();
+    for fault in [Fault::Answer, Fault::Command, Fault::Answer] {
+        tap.spoil_next_write(fault);
+        let failed = destroy(&mut device, 2).unwrap_err();
+        assert!(failed.to_string().contains("slows writing"), "{failed}");
+    }
+    let new = make(&mut device, 3, KINDS[0]).unwrap();
+    drop(device);
+    let mut device = bench.reopen();
+    for key in [&survivor, &new] {
+        use_key(&mut device, key).unwrap();
+    }
+    destroy(&mut device, 2).unwrap();
+}
+
+#[test]
 fn a_locked_tpm_serves_keys_without_a_pin() {
     let bench = Bench::new();
     let mut device = bench.first();
@@ -190,6 +254,16 @@ fn another_tpm_takes_its_place_on_order_alone() {
         assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
         destroy(&mut device, 1).unwrap();
     }
-    let key = make(&mut device, 2, KINDS[0]).unwrap();
-    use_key(&mut device, &key).unwrap();
+    let second_key = make(&mut device, 2, KINDS[0]).unwrap();
+    use_key(&mut device, &second_key).unwrap();
+    drop(device);
+
+    // Not even the first one brings back what was on it.
+    bench.config = bench.tpm.config();
+    let mut device = bench.reopen();
+    device.accept(&own.serial).unwrap();
+    for key in [&key, &second_key] {
+        let gone = use_key(&mut device, key).unwrap_err();
+        assert!(matches!(gone, DeviceError::GenerationGone(_)), "{gone}");
+    }
 }

@@ -1,8 +1,12 @@
 //! The first use of a TPM.
 
-use mlskeyd::devices::{DeviceState, Start};
+use mlskeyd::devices::tpm2::Tpm2Device;
+use mlskeyd::devices::{Accept as _, DeviceState, Start};
+use mlskeyd::store_key::StoreKey;
+use mlskeyd_tests::rig::Swtpm;
+use secrecy::SecretBox;
 
-use super::bench::{Bench, KINDS, make, state, use_key};
+use super::bench::{Bench, KINDS, STORAGE_KEY, make, persist, state, use_key};
 
 #[test]
 fn a_device_with_keys_is_not_set_up_anew() {
@@ -13,6 +17,119 @@ fn a_device_with_keys_is_not_set_up_anew() {
     assert!(reason.contains("is missing"), "{reason}");
     drop(device);
     assert_eq!(bench.tpm.indices(), [""; 0]);
+}
+
+/// The store key may be elsewhere, and say where the root is: the volume with the
+/// state is not mounted, or a second daemon has another one.
+#[test]
+fn a_start_without_the_files_costs_no_key() {
+    let bench = Bench::new();
+    let mut device = bench.first();
+    let key = make(&mut device, 1, KINDS[0]).unwrap();
+    drop(device);
+    let real = bench.stage.path("real");
+    std::fs::rename(&bench.directory, &real).unwrap();
+    // Nothing is there, or an old copy of what is pinned.
+    for copied in [false, true] {
+        if copied {
+            std::fs::create_dir_all(&bench.directory).unwrap();
+            std::fs::copy(real.join("device"), bench.directory.join("device")).unwrap();
+        }
+        let (found, reason) = state(&bench.open(Start::CreateIfAbsent));
+        assert_eq!(found, DeviceState::Failed);
+        for words in ["is the state directory mounted", "devices accept tpm"] {
+            assert!(reason.contains(words), "{reason}");
+        }
+    }
+    std::fs::remove_dir_all(&bench.directory).unwrap();
+    std::fs::rename(&real, &bench.directory).unwrap();
+    use_key(&mut bench.reopen(), &key).unwrap();
+}
+
+/// By order it begins anew where its files are lost, and only there.
+#[test]
+fn a_device_that_lost_its_files_begins_anew_on_order() {
+    for pinned in [false, true] {
+        let bench = Bench::new();
+        let mut device = bench.first();
+        let key = make(&mut device, 1, KINDS[0]).unwrap();
+        let found = device.look().unwrap();
+        assert!(found.is_own);
+        drop(device);
+        let mut device = bench.reopen();
+        device.accept(&found.serial).unwrap();
+        use_key(&mut device, &key).unwrap();
+        drop(device);
+
+        let real = bench.stage.path("real");
+        std::fs::rename(&bench.directory, &real).unwrap();
+        if pinned {
+            std::fs::create_dir_all(&bench.directory).unwrap();
+            std::fs::copy(real.join("device"), bench.directory.join("device")).unwrap();
+        }
+        let mut device = bench.open(Start::CreateIfAbsent);
+        let lost = device.look().unwrap();
+        assert!(!lost.is_own);
+        device.accept(&lost.serial).unwrap();
+        let new = make(&mut device, 2, KINDS[0]).unwrap();
+        use_key(&mut device, &new).unwrap();
+        drop(device);
+        assert_eq!(bench.tpm.indices().len(), 1);
+        // As it was said.
+        std::fs::remove_dir_all(&bench.directory).unwrap();
+        std::fs::rename(&real, &bench.directory).unwrap();
+        use_key(&mut bench.reopen(), &key).unwrap_err();
+    }
+}
+
+/// Where it was put by another configuration, an old root opens an old file.
+#[test]
+fn a_set_up_leaves_no_older_root() {
+    let mut bench = Bench::new();
+    drop(bench.first());
+    let own = bench.tpm.indices();
+    let other = Swtpm::named(&bench.stage, "other");
+    let first = std::mem::replace(&mut bench.config, other.config());
+    accept(&bench);
+    bench.config = first;
+    bench.config.nv_index = Some(0x0180_0001);
+    accept(&bench);
+    let left = bench.tpm.indices();
+    assert_eq!(left, ["0x1800001"], "not {own:?}");
+    drop(bench.reopen());
+}
+
+fn accept(bench: &Bench) {
+    let mut device = bench.reopen();
+    let found = device.look().unwrap();
+    device.accept(&found.serial).unwrap();
+    assert_eq!(state(&device).0, DeviceState::Ready);
+}
+
+/// One that was found later does not make it another TPM.
+#[test]
+fn another_storage_key_in_the_devices_own_tpm_changes_nothing() {
+    let bench = Bench::new();
+    let mut device = bench.first();
+    let key = make(&mut device, 1, KINDS[0]).unwrap();
+    let own = device.look().unwrap();
+    drop(device);
+    persist(&bench, &["-a", STORAGE_KEY]);
+    let config = &bench.config;
+    let store_key = StoreKey::new(SecretBox::new(Box::new([7; 32])));
+    let start = Start::MustExist;
+    let device = Tpm2Device::new("tpm", config, &bench.directory, &store_key, start);
+    // It is not open.
+    let mut device = device.unwrap();
+    assert_eq!(device.look().unwrap(), own);
+    device.accept(&own.serial).unwrap();
+    use_key(&mut device, &key).unwrap();
+    drop(device);
+    // Nor if it has lost what the keys need.
+    let index = bench.tpm.indices().remove(0);
+    bench.tpm.tool(&["nvundefine", "-C", "o", &index]);
+    let lost = bench.reopen().look().unwrap();
+    assert!(lost.serial == own.serial && !lost.is_own, "{lost:?}");
 }
 
 #[test]
@@ -66,25 +183,14 @@ fn an_owner_password_is_named() {
     drop(bench.first());
 }
 
-const STORAGE_KEY: &str =
-    "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt";
-
-/// Leaves a storage key where systems put it.
-fn persist(bench: &Bench, more: &[&str]) {
-    let create = ["createprimary", "-C", "o", "-G", "rsa2048", "-c", "srk.ctx"];
-    bench.tpm.tool(&[&create, more].concat());
-    bench
-        .tpm
-        .tool(&["evictcontrol", "-C", "o", "-c", "srk.ctx", "0x81000001"]);
-    bench.tpm.tool(&["flushcontext", "-t"]);
-}
-
 #[test]
 fn the_systems_storage_key_is_used_if_it_is_one() {
     for (more, is_used) in [
         (["-a", STORAGE_KEY].as_slice(), true),
         // With a password.
         (&["-a", STORAGE_KEY, "-p", "secret"], false),
+        // Named by another hash.
+        (&["-a", STORAGE_KEY, "-g", "sha1"], false),
         // Wrong passwords would be counted.
         (&[], false),
     ] {

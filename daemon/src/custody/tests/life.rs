@@ -57,6 +57,7 @@ impl Bench {
             generation,
             identity: None,
             adopted: false,
+            pin: false,
             connection: None,
             created: 1,
         };
@@ -244,6 +245,7 @@ async fn a_damaged_row_of_a_key_that_was_being_made_does_not_keep_the_daemon_fro
         generation: Under::Own(GenerationId::from_bytes([2; 16])),
         identity: Some("alice".to_owned()),
         adopted: false,
+        pin: false,
         connection: None,
         created: 1,
     };
@@ -274,6 +276,8 @@ async fn a_device_that_is_lost_in_the_middle_of_a_rotation_keeps_no_key() {
         {
             let seen = bench.seen.lock().unwrap();
             assert_eq!((seen.made.len(), &seen.made), (1, &seen.destroyed));
+            // Nobody was told of it, and so nothing more is needed.
+            assert_eq!(seen.undone, seen.destroyed);
         }
         bench.assert_finished().await;
     }
@@ -292,6 +296,7 @@ async fn what_was_given_up_while_it_was_made_does_not_wait_for_a_restart() {
         generation: Under::Own(generation),
         identity: Some("alice".to_owned()),
         adopted: false,
+        pin: false,
         connection: None,
         created: 1,
     };
@@ -303,6 +308,7 @@ async fn what_was_given_up_while_it_was_made_does_not_wait_for_a_restart() {
     registry.abandon_create(new.id).await.unwrap();
     assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
     assert_eq!(bench.seen.lock().unwrap().destroyed, [generation]);
+    assert_eq!(bench.seen.lock().unwrap().undone, [generation]);
     bench.assert_finished().await;
 }
 
@@ -405,6 +411,7 @@ async fn a_device_that_gives_back_no_room_is_not_asked_for_more() {
     bench.seen.lock().unwrap().keeps = false;
     assert_eq!(bench.serve(Sweep).await.unwrap(), Swept::default());
     assert_eq!(bench.seen.lock().unwrap().destroyed, [own]);
+    assert_eq!(bench.seen.lock().unwrap().undone, []);
 }
 
 #[tokio::test]
@@ -424,5 +431,7 @@ async fn the_generation_of_a_key_that_was_not_made_goes_with_it_if_it_was_the_la
     assert_eq!(bench.seen.lock().unwrap().destroyed, []);
     bench.custody.undo_creation(last).await;
     assert_eq!(bench.seen.lock().unwrap().destroyed, [shared]);
+    // It may have had others, which somebody knows.
+    assert_eq!(bench.seen.lock().unwrap().undone, []);
     bench.assert_finished().await;
 }

@@ -100,6 +100,7 @@ mod tests {
             algorithm: Algorithm::Hpke(Kem::DhKemP256),
             tier: Tier::Hardware,
             generation: GenerationId::from_bytes([3; 16]),
+            pin: false,
             public: vec![4; 65],
             blob: KeyBlob::new(Vec::new()),
         }

@@ -1,6 +1,7 @@
 //! The daemon's link to one token: its connections, each a session, and the
 //! state that it is in. Shared by the device's hands.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,12 +94,14 @@ impl Link {
         pins: Pins,
     ) -> Self {
         let info = DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "pkcs11",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         };
         Self {
             helper,
@@ -207,7 +210,13 @@ impl Link {
             Err(DeviceError::OwnTokenUnknown { .. }) => None,
             own => own?,
         };
-        Ok(Newcomer { serial, own })
+        Ok(Newcomer {
+            noun: "token",
+            fate: "what is only there is missing",
+            is_own: own.as_ref() == Some(&serial),
+            serial,
+            own,
+        })
     }
 
     /// Makes the token that is there the device's own, if it still is this one.
@@ -626,12 +635,14 @@ impl Seen {
         };
         let plan = self.plan.as_ref();
         self.info = Arc::new(DeviceInfo {
+            generations: None,
             name: self.info.name.clone(),
             kind: self.info.kind,
             state,
             reason,
             facts: plan.map_or_else(Vec::new, |plan| plan.facts.clone()),
             support: plan.map_or_else(Vec::new, |plan| plan.support.clone()),
+            unlocked: BTreeSet::new(),
         });
     }
 }

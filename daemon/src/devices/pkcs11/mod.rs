@@ -35,7 +35,6 @@ mod abilities;
 mod blob;
 pub mod helper;
 mod link;
-mod note;
 mod own_token;
 mod pin;
 mod process;
@@ -380,6 +379,7 @@ impl Generate for Pkcs11Device {
             algorithm: request.algorithm,
             tier: request.tier,
             generation: request.generation,
+            pin: false,
             public,
             blob: KeyBlob::new(Vec::new()),
         };
@@ -452,6 +452,7 @@ impl Adopt for Pkcs11Device {
             algorithm,
             tier: Tier::Hardware,
             generation: request.generation,
+            pin: false,
             public,
             blob: KeyBlob::new(Vec::new()),
         };

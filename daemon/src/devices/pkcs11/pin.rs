@@ -10,14 +10,15 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::SecretBytes;
 use zeroize::Zeroizing;
 
-use super::note::{Known, Note};
 use crate::config::PinSource;
 use crate::devices::DeviceError;
+use crate::devices::pin_note::{Known, Note};
 use crate::private_file::{self, Access};
 use crate::store_key::Subkey;
 
@@ -48,8 +49,8 @@ impl Pins {
     pub(super) fn new(source: PinSource, directory: &Path, keys: (Subkey, Subkey)) -> Self {
         Self {
             source,
-            configured: Note::new(directory.join("pin-tried"), keys.0),
-            given: Note::new(directory.join("pin-given"), keys.1),
+            configured: Note::new(directory.join("pin-tried"), Arc::new(keys.0)),
+            given: Note::new(directory.join("pin-given"), Arc::new(keys.1)),
         }
     }
 
@@ -97,16 +98,7 @@ impl Pins {
         pin: SecretBytes,
         before: Known,
     ) -> Result<Trial<'a>, DeviceError> {
-        let tried = match before {
-            Known::Wrong => return Err(was_wrong()),
-            Known::Tried {
-                was_right,
-                unanswered,
-            } => Known::Tried {
-                was_right,
-                unanswered: unanswered.saturating_add(1),
-            },
-        };
+        let tried = before.tried().ok_or_else(was_wrong)?;
         note.write(token, &pin, tried).map_err(of_note)?;
         Ok(Trial {
             pin,

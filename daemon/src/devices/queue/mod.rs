@@ -13,12 +13,13 @@
 //! away, never reaches the device. One that has begun is not interrupted; its
 //! caller is told so at the deadline ([`RunError::Timeout`]).
 
+use std::convert::Infallible;
 use std::hash::Hash;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,9 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
-use super::{Count, Device, DeviceError, DeviceInfo, DeviceState, Meter, Stopper};
+use super::{
+    Advice, Count, Device, DeviceError, DeviceInfo, DeviceState, KeyId, Meter, Stopper,
+};
 
 mod fair;
 #[cfg(test)]
@@ -39,6 +42,10 @@ const PROBE_PERIOD: Duration = Duration::from_millis(900);
 /// How long a request waits, after the start of the daemon, for a device's first
 /// look at itself.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
+
+/// How long a device that nothing can stop has for its last job. One that hangs must
+/// not hold the daemon's end: the thread is left behind, and ends with the process.
+const LAST_JOB: Duration = Duration::from_secs(10);
 
 /// Why a job has no result.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +80,8 @@ const fn timeout_advice(begun: bool) -> &'static str {
 pub struct DeviceThreads<O: Clone + Eq + Hash> {
     shared: Arc<Shared<O>>,
     threads: Vec<JoinHandle<()>>,
+    /// Closed when the last of the threads has ended.
+    ended: mpsc::Receiver<Infallible>,
     stopper: Option<Stopper>,
 }
 
@@ -86,6 +95,7 @@ struct Shared<O> {
     changed: Condvar,
     look: watch::Sender<Look>,
     meter: Option<Arc<dyn Meter>>,
+    advice: Advice,
     /// Whom to tell when the device becomes ready.
     when_ready: OnceLock<Arc<Notify>>,
 }
@@ -139,7 +149,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
     pub fn spawn(device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
         let info = device.info();
         let comes_back = device.comes_back();
-        let meter = device.meter();
+        let (meter, advice) = (device.meter(), device.advice());
         let stopper = device.stopper();
         let mut hands = device.more_hands();
         hands.insert(0, device);
@@ -157,18 +167,24 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
                 seen: !comes_back,
             }),
             meter,
+            advice,
             when_ready: OnceLock::new(),
         });
+        let (runs, ended) = mpsc::channel();
         // Dropped, it ends the threads that did start.
         let mut threads = Self {
             shared,
             threads: Vec::with_capacity(hands.len()),
+            ended,
             stopper,
         };
         for hand in hands {
-            let shared = Arc::clone(&threads.shared);
+            let (shared, runs) = (Arc::clone(&threads.shared), runs.clone());
             let thread = std::thread::Builder::new().name(name.clone());
-            let thread = thread.spawn(move || own(hand, &shared))?;
+            let thread = thread.spawn(move || {
+                own(hand, &shared);
+                drop(runs);
+            })?;
             threads.threads.push(thread);
         }
         Ok(threads)
@@ -200,16 +216,34 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
 
     /// Answers all waiting jobs with [`RunError::ShuttingDown`], blocks until
     /// the device has finished those that it is at, or its [`Stopper`] has ended
-    /// them, and drops the device.
+    /// them, and drops the device. One without a stopper that hangs is left behind
+    /// after ten seconds, with its threads: what it was told last is then as after a
+    /// crash in the middle of it.
     pub fn shut_down(mut self) {
         self.shared.end(Phase::Closed);
-        if let Some(stop) = self.stopper.take() {
-            stop();
+        match self.stopper.take() {
+            Some(stop) => stop(),
+            None if self.hangs() => {
+                let device = &self.shared.look.borrow().info.name;
+                tracing::warn!(
+                    device,
+                    "the device hangs, and does not end its last job: it is left behind"
+                );
+                return;
+            }
+            None => {}
         }
         for thread in self.threads.drain(..) {
             // It catches what the device panics with, so it ends in order.
             let _ = thread.join();
         }
+    }
+}
+
+impl<O: Clone + Eq + Hash> DeviceThreads<O> {
+    /// Do its threads not end in time?
+    fn hangs(&self) -> bool {
+        self.ended.recv_timeout(LAST_JOB) == Err(mpsc::RecvTimeoutError::Timeout)
     }
 }
 
@@ -243,6 +277,12 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
         meter.map_or_else(Vec::new, |meter| meter.counts())
     }
 
+    /// What can be done about an error of the device.
+    #[must_use]
+    pub fn advice(&self, error: &DeviceError) -> &'static str {
+        (self.shared.advice)(error)
+    }
+
     /// What the device is and can do, once it has been looked at for the first
     /// time. Where that takes long, what is known so far.
     pub async fn seen(&self) -> Arc<DeviceInfo> {
@@ -254,10 +294,19 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
 
     /// Waits while the device is locked.
     pub async fn unlocked(&self) {
+        self.shows(|info| info.state != DeviceState::Locked).await;
+    }
+
+    /// Waits while the key, which has a PIN of its own, is locked.
+    pub async fn key_unlocked(&self, key: KeyId) {
+        self.shows(|info| info.unlocked.contains(&key)).await;
+    }
+
+    /// Waits until this is true of what the device says of itself.
+    async fn shows(&self, mut it: impl FnMut(&DeviceInfo) -> bool) {
         let mut look = self.shared.look.subscribe();
-        let unlocked = look.wait_for(|look| look.info.state != DeviceState::Locked);
         // The sender lives as long as this handle.
-        let _ = unlocked.await;
+        let _ = look.wait_for(|look| it(&look.info)).await;
     }
 
     /// Rings `bell` from now on when the device becomes ready. Only the first

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -285,12 +286,14 @@ struct HasProgram {
 impl Device for HasProgram {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::new(DeviceInfo {
+            generations: None,
             name: "program".into(),
             kind: "test",
             state: DeviceState::Ready,
             reason: String::new(),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         })
     }
 
@@ -390,12 +393,14 @@ impl Device for Locks {
 #[tokio::test]
 async fn the_state_is_known_before_the_answer_comes() {
     let info = DeviceInfo {
+        generations: None,
         name: "locks".into(),
         kind: "test",
         state: DeviceState::Ready,
         reason: String::new(),
         facts: Vec::new(),
         support: Vec::new(),
+        unlocked: BTreeSet::new(),
     };
     let thread = DeviceThreads::spawn(Box::new(Locks(Arc::new(info))), LIMITS).unwrap();
     let handle = thread.handle();
@@ -424,12 +429,14 @@ struct Away {
 impl Device for Away {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::new(DeviceInfo {
+            generations: None,
             name: "away".into(),
             kind: "test",
             state: *lock(&self.state),
             reason: String::new(),
             facts: Vec::new(),
             support: Vec::new(),
+            unlocked: BTreeSet::new(),
         })
     }
 

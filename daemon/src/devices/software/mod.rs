@@ -16,6 +16,7 @@
 //! A destroyed generation's file is overwritten before it is removed, which a
 //! copy-on-write file system or flash storage does not turn into erasure.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,12 +64,14 @@ impl SoftwareDevice {
             why_no_other: "the software device has no hardware to keep or wrap keys".to_owned(),
         };
         let info = Arc::new(DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "software",
             state: DeviceState::Ready,
             reason: String::new(),
             facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
+            unlocked: BTreeSet::new(),
         });
         Ok(Self { info, generations })
     }
@@ -159,6 +162,7 @@ impl Generate for SoftwareDevice {
             algorithm,
             tier,
             generation,
+            pin: false,
             public,
             blob: KeyBlob::new(Vec::new()),
         };

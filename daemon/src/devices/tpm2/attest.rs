@@ -173,7 +173,8 @@ impl Connection {
         }
     }
 
-    fn start_policy_session(&mut self) -> Result<PolicySession> {
+    /// A session that satisfies policies.
+    pub(super) fn start_policy_session(&mut self) -> Result<PolicySession> {
         let started = self.noted_without_session(|context| {
             context.start_auth_session(
                 None,

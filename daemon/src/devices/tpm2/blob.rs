@@ -61,6 +61,7 @@ mod tests {
             algorithm: Algorithm::Hpke(Kem::DhKemP256),
             tier: Tier::Hardware,
             generation: GenerationId::from_bytes([3; 16]),
+            pin: false,
             public: vec![4; 65],
             blob: KeyBlob::new(Vec::new()),
         }
@@ -99,11 +100,12 @@ mod tests {
         let secret = Secret::from_bytes([1; 32]);
         let mut key = key();
         key.blob = write(&secret, &key, &Kept::InTpm(object())).unwrap();
-        let changes: [fn(&mut StoredKey); 6] = [
+        let changes: [fn(&mut StoredKey); 7] = [
             |key| key.id = KeyId::from_bytes([9; 16]),
             |key| key.algorithm = Algorithm::Hpke(Kem::DhKemX25519),
             |key| key.tier = Tier::Sealed,
             |key| key.generation = GenerationId::from_bytes([9; 16]),
+            |key| key.pin = true,
             |key| key.public.push(0),
             |key| key.blob = KeyBlob::new(key.blob.as_bytes()[1..].to_vec()),
         ];

@@ -23,9 +23,11 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
 use super::failure::{self, Verdict};
+use super::keys::WrongTries;
 use super::loaded::Loaded;
 use super::nv::{self, Root};
 use super::parent::{self, Origin, Parent};
+use super::pins::Lockout;
 use crate::config::Tcti;
 use crate::devices::{DeviceError, Fact};
 use crate::store_key::Subkey;
@@ -62,6 +64,8 @@ pub(super) enum Condition {
     Stale,
     /// No; and nobody knows whether that command was obeyed.
     Lost,
+    /// The way to the TPM is sound, and nobody knows which root is in it.
+    Unsure,
 }
 
 /// A connection.
@@ -198,18 +202,9 @@ impl Connection {
 
     /// What is said of an error: of a lockout, how long it takes.
     pub(super) fn describe(&mut self, error: Error) -> DeviceError {
-        if failure::verdict(error) != Verdict::LockedOut {
-            return failure::describe(error);
-        }
-        let interval = property(&mut self.context, PropertyTag::LockoutInterval);
-        let how_long = match interval {
-            Ok(Some(seconds)) => format!("for {seconds} s"),
-            _ => "for some time".to_owned(),
-        };
-        DeviceError::Locked {
-            reason: format!(
-                "wrong passwords, or losses of power, have locked the TPM {how_long}; `tpm2_dictionarylockout --clear-lockout` ends that"
-            ),
+        match failure::verdict(error) {
+            Verdict::LockedOut => self.locked_out(error),
+            _ => failure::describe(error),
         }
     }
 
@@ -229,7 +224,7 @@ impl Connection {
 
     /// Has the storage key the empty authorisation value? Tried by use.
     fn may_use_parent(&mut self) -> std::result::Result<bool, DeviceError> {
-        match self.seal(&[0; 32], &[0; 32]) {
+        match self.seal(&[0; 32], &[0; 32], WrongTries::Free) {
             Ok(_) => Ok(true),
             Err(error) if failure::verdict(error) == Verdict::WrongAuth => Ok(false),
             Err(error) => Err(self.describe(error)),
@@ -303,6 +298,19 @@ impl Connection {
         Ok(true)
     }
 
+    /// Takes the index that was found out of the TPM, and what is in it.
+    pub(super) fn undefine_index(&mut self) -> std::result::Result<(), DeviceError> {
+        let index = self.index_handle().map_err(failure::describe)?;
+        self.index = None;
+        let gone = self.run(Secrecy::Nothing, |context| {
+            context.nv_undefine_space(Provision::Owner, index)
+        });
+        gone.map_err(|error| match failure::verdict(error) {
+            Verdict::WrongAuth => parent::owner_password(),
+            _ => self.describe(error),
+        })
+    }
+
     /// The root, if one was ever written.
     pub(super) fn read_root(&mut self) -> std::result::Result<Option<Root>, DeviceError> {
         let bytes = match self.read_index() {
@@ -315,14 +323,36 @@ impl Connection {
         })
     }
 
-    /// Puts a root in the place of the one that is there, which is gone then.
+    /// Is it still this root that is in the TPM? If not, or if it cannot be read,
+    /// the connection is of no use any more: what is known of its keys is not true.
+    pub(super) fn check_root(&mut self, expected: &Root) -> std::result::Result<(), DeviceError> {
+        let checked = match self.read_root() {
+            Ok(Some(root)) if root == *expected => return Ok(()),
+            Ok(_) => Err(DeviceError::Lost {
+                reason: "the root in the TPM is not the one that was there".to_owned(),
+            }),
+            Err(error) => Err(error),
+        };
+        if self.condition == Condition::Sound {
+            self.condition = Condition::Stale;
+        }
+        checked
+    }
+
+    /// Puts a root in the place of the one that is there, which is gone then. After
+    /// any error the one that is there has to be read again.
     pub(super) fn write_root(&mut self, root: &Root) -> std::result::Result<(), DeviceError> {
         let index = self.index_handle().map_err(failure::describe)?;
         let written = self.run(Secrecy::Request, |context| {
             let bytes = MaxNvBuffer::try_from(root.to_bytes().as_slice())?;
             context.nv_write(NvAuth::NvIndex(index), index, bytes, 0)
         });
-        written.map_err(|error| self.describe(error))
+        written.map_err(|error| {
+            if self.condition == Condition::Sound {
+                self.condition = Condition::Unsure;
+            }
+            self.describe(error)
+        })
     }
 
     fn read_index(&mut self) -> Result<MaxNvBuffer> {
@@ -360,7 +390,8 @@ impl Connection {
             value,
         });
         let told = facts.into_iter().filter(|fact| !fact.value.is_empty());
-        told.collect()
+        let lockout = self.lockout().ok().and_then(Lockout::fact);
+        told.chain(lockout).collect()
     }
 }
 
@@ -381,8 +412,9 @@ fn connect(tcti: &Tcti) -> std::result::Result<Context, DeviceError> {
     let opened = TctiNameConf::from_str(tcti.as_str()).and_then(Context::new);
     opened.map_err(|error| DeviceError::Absent {
         reason: format!(
-            "{tcti} does not answer ({}); is it there, and TSS's library for it?",
-            failure::name(error)
+            "{tcti} does not answer ({}); is it there, and TSS's library for it (Debian: {})?",
+            failure::name(error),
+            tcti.package()
         ),
     })
 }
@@ -391,16 +423,21 @@ fn connect(tcti: &Tcti) -> std::result::Result<Context, DeviceError> {
 /// the log.
 fn check_device(device: &Path) -> std::result::Result<(), DeviceError> {
     let opened = File::options().read(true).write(true).open(device);
-    opened.map(drop).map_err(|error| DeviceError::Absent {
+    opened.map(drop).map_err(|error| no_device(device, &error))
+}
+
+pub(super) fn no_device(device: &Path, error: &io::Error) -> DeviceError {
+    let device = device.display();
+    DeviceError::Absent {
         reason: match error.kind() {
-            io::ErrorKind::NotFound => format!("there is no {}", device.display()),
+            io::ErrorKind::NotFound => format!("there is no {device}"),
             io::ErrorKind::PermissionDenied => format!(
-                "the daemon's user may not open {}: add it to the group that may, often `tss`",
-                device.display()
+                "the daemon's user may not open {device}: add it to the group that may, often with \
+                 `usermod -aG tss USER`, and restart the daemon"
             ),
-            _ => format!("{} does not open: {error}", device.display()),
+            _ => format!("{device} does not open: {error}"),
         },
-    })
+    }
 }
 
 /// Takes everything out of the TPM that is loaded there. Where there is no

@@ -32,9 +32,8 @@ const LOCKOUT: u32 = 0x921;
 /// Bit 7: the code also says of which handle, session or parameter it speaks.
 const FORMAT_ONE: u32 = 0x80;
 const FORMAT_ONE_ERROR: u32 = 0xbf;
-/// Bit 6: of a parameter. Without it, bit 11: of a session, not of a handle.
+/// Bit 6: of a parameter. Without it: of a session, or of a handle.
 const OF_PARAMETER: u32 = 0x40;
-const OF_SESSION: u32 = 0x800;
 const HANDLE: u32 = 0x8b;
 const AUTH_FAIL: u32 = 0x8e;
 const BAD_AUTH: u32 = 0xa2;
@@ -44,14 +43,13 @@ const BAD_AUTH: u32 = 0xa2;
 pub(super) enum Verdict {
     /// The way to the TPM is broken: it may have done what it was told.
     Lost,
-    /// What was prepared in the TPM is not there any more: it has done nothing.
+    /// What was prepared in the TPM, or found there, is not there any more: it has
+    /// done nothing.
     Stale,
     /// It has no room for one more object or session.
     NoRoom,
     /// The password or the authorisation value is wrong.
     WrongAuth,
-    /// Nothing of these names.
-    NotThere,
     /// There is something under this name.
     Taken,
     /// It was made and never written.
@@ -78,8 +76,7 @@ pub(super) fn verdict(error: Error) -> Verdict {
         LOCKOUT => Verdict::LockedOut,
         tpm if tpm & FORMAT_ONE == 0 => Verdict::Other,
         tpm => match tpm & FORMAT_ONE_ERROR {
-            HANDLE if tpm & OF_PARAMETER == 0 && tpm & OF_SESSION != 0 => Verdict::Stale,
-            HANDLE => Verdict::NotThere,
+            HANDLE if tpm & OF_PARAMETER == 0 => Verdict::Stale,
             AUTH_FAIL | BAD_AUTH => Verdict::WrongAuth,
             _ => Verdict::Other,
         },
@@ -110,12 +107,12 @@ pub(super) fn describe(error: Error) -> DeviceError {
         }
         Verdict::Stale => {
             return DeviceError::Lost {
-                reason: reason("what was loaded in the TPM is gone"),
+                reason: reason("what was loaded in the TPM, or found there, is gone"),
             };
         }
         Verdict::LockedOut => {
-            return DeviceError::Locked {
-                reason: reason("the TPM is locked out after wrong passwords"),
+            return DeviceError::LockedOut {
+                reason: reason("the TPM refuses for some time, after wrong passwords"),
             };
         }
         _ => {}
@@ -194,7 +191,11 @@ mod tests {
             (0x902, Verdict::NoRoom),
             (0xb_0902, Verdict::NoRoom),
             (0x903, Verdict::NoRoom),
-            (0x18b, Verdict::NotThere),
+            // A persistent object, or an index, that is gone.
+            (0x18b, Verdict::Stale),
+            (0x28b, Verdict::Stale),
+            // To flush what is gone is no fault.
+            (0x1cb, Verdict::Other),
             (0x98e, Verdict::WrongAuth),
             (0x9a2, Verdict::WrongAuth),
             (0x14c, Verdict::Taken),
@@ -226,7 +227,10 @@ mod tests {
         assert!(text(0x921).contains("locked out"));
         assert!(text(0x902).contains("tpm2_flushcontext"));
         assert!(text(0xa_000a).contains("0xa000a"));
-        assert!(matches!(describe(error(0x921)), DeviceError::Locked { .. }));
+        assert!(matches!(
+            describe(error(0x921)),
+            DeviceError::LockedOut { .. }
+        ));
         assert!(matches!(describe(error(0x14b)), DeviceError::Full { .. }));
         assert!(matches!(
             describe(error(0x7_0007)),

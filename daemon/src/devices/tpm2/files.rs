@@ -3,17 +3,20 @@
 //! ```text
 //! <directory>/device                which TPM it is, and where in it the root is
 //! <directory>/generations-<count>   the secrets of all generations, under the root of this count
+//! <directory>/pin-<generation>      what is known of the PIN that was tried last on its key
 //! ```
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::nv::Root;
-use crate::devices::{DeviceError, sealing};
+use crate::devices::pin_note::Note;
+use crate::devices::{DeviceError, GenerationId, sealing};
 use crate::private_file::{self, Access, PrivateFileError};
 use crate::store_key::Subkey;
 
@@ -38,11 +41,29 @@ pub(super) struct Pinned {
 pub(super) struct Files {
     directory: PathBuf,
     key: Subkey,
+    /// Of what is noted of PINs.
+    pins: Arc<Subkey>,
 }
 
 impl Files {
-    pub(super) const fn new(directory: PathBuf, key: Subkey) -> Self {
-        Self { directory, key }
+    pub(super) fn new(directory: PathBuf, key: Subkey, pins: Subkey) -> Self {
+        Self {
+            directory,
+            key,
+            pins: Arc::new(pins),
+        }
+    }
+
+    /// What is noted of the PIN of a key, by its generation, which is its own.
+    pub(super) fn pin_note(&self, generation: GenerationId) -> Note {
+        let path = self.directory.join(format!("pin-{generation}"));
+        Note::new(path, Arc::clone(&self.pins))
+    }
+
+    /// Takes away what is noted of the PIN of a key whose generation ends.
+    pub(super) fn forget_pin(&self, generation: GenerationId) -> Result<(), DeviceError> {
+        let forgotten = self.pin_note(generation).forget();
+        forgotten.map_err(io_error("removing what is known of a PIN"))
     }
 
     /// What the device was set up with, if it ever was.

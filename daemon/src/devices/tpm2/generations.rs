@@ -8,9 +8,11 @@
 //! without it under a new root; then one write to the TPM puts that in the place
 //! of the old one. No copy of an older file can be opened after that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hkdf::Hkdf;
+use mlskeyd_protocol::v1::SecretBytes;
+use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -23,34 +25,56 @@ use crate::failpoint;
 
 const SECRET_LEN: usize = 32;
 
-/// The secret of one generation.
-pub(super) struct Secret(Zeroizing<[u8; SECRET_LEN]>);
+/// The secret of one generation, in a place of its own: the map moves its values,
+/// and would leave copies behind.
+pub(super) struct Secret(SecretBox<[u8; SECRET_LEN]>);
 
 impl Secret {
     fn random() -> Result<Self, DeviceError> {
-        let mut secret = Zeroizing::new([0; SECRET_LEN]);
-        fill_random(secret.as_mut_slice())?;
+        let mut secret = SecretBox::new(Box::new([0; SECRET_LEN]));
+        fill_random(secret.expose_secret_mut())?;
         Ok(Self(secret))
     }
 
     #[cfg(test)]
     pub(super) fn from_bytes(bytes: [u8; SECRET_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
+        Self::copy_of(&bytes)
+    }
+
+    fn copy_of(bytes: &[u8; SECRET_LEN]) -> Self {
+        Self(SecretBox::init_with_mut(|secret: &mut [u8; SECRET_LEN]| {
+            secret.copy_from_slice(bytes);
+        }))
     }
 
     #[cfg(any(test, feature = "conformance"))]
     pub(super) fn expose(&self) -> &[u8; SECRET_LEN] {
-        &self.0
+        self.0.expose_secret()
     }
 
     /// The authorisation value of a key.
     pub(super) fn of_key(&self, id: KeyId) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
-        derive(&self.0, &[b"mlskeyd v1 tpm2 auth", id.as_bytes()])
+        let info: [&[u8]; 2] = [b"mlskeyd v1 tpm2 auth", id.as_bytes()];
+        derive(self.0.expose_secret(), &info)
+    }
+
+    /// The authorisation value of a key that has this PIN.
+    pub(super) fn of_key_with_pin(
+        &self,
+        id: KeyId,
+        pin: &SecretBytes,
+    ) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        let info = [
+            b"mlskeyd v1 tpm2 pin".as_slice(),
+            id.as_bytes(),
+            pin.expose(),
+        ];
+        derive(self.0.expose_secret(), &info)
     }
 
     /// What blobs are encrypted with.
     pub(super) fn of_blobs(&self) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
-        derive(&self.0, &[b"mlskeyd v1 tpm2 blob"])
+        derive(self.0.expose_secret(), &[b"mlskeyd v1 tpm2 blob"])
     }
 }
 
@@ -92,9 +116,8 @@ impl Generations {
         }
         let secrets = entries.iter().filter_map(|entry| {
             let (id, secret) = entry.split_first_chunk::<{ GenerationId::LEN }>()?;
-            let mut bytes = Zeroizing::new([0; SECRET_LEN]);
-            bytes.copy_from_slice(secret);
-            Some((GenerationId::from_bytes(*id), Secret(bytes)))
+            let secret = Secret::copy_of(secret.try_into().ok()?);
+            Some((GenerationId::from_bytes(*id), secret))
         });
         let generations = Self {
             secrets: secrets.collect(),
@@ -108,15 +131,26 @@ impl Generations {
         &self.root
     }
 
+    pub(super) fn ids(&self) -> BTreeSet<GenerationId> {
+        self.secrets.keys().copied().collect()
+    }
+
     pub(super) fn secret(&self, id: GenerationId) -> Result<&Secret, DeviceError> {
         self.secrets.get(&id).ok_or(DeviceError::GenerationGone(id))
     }
 
-    /// Makes a generation, durably.
-    pub(super) fn create(&mut self, files: &Files, id: GenerationId) -> Result<(), DeviceError> {
+    /// Makes a generation, durably. Not under a root that the TPM does not have any
+    /// more: its keys would be dead from the next start on.
+    pub(super) fn create(
+        &mut self,
+        files: &Files,
+        connection: &mut Connection,
+        id: GenerationId,
+    ) -> Result<(), DeviceError> {
         if self.secrets.contains_key(&id) {
             return Err(DeviceError::GenerationExists(id));
         }
+        connection.check_root(&self.root)?;
         self.secrets.insert(id, Secret::random()?);
         let written = files.write_generations(&self.root, &self.encode_without(None));
         if written.is_err() {
@@ -125,16 +159,15 @@ impl Generations {
         written
     }
 
-    /// Destroys a generation, durably and in every copy of the file.
+    /// Destroys a generation, durably and in every copy of the file. Also one that
+    /// is not in it: somebody may have put an older file of the same root back, and
+    /// will put the newer one back.
     pub(super) fn destroy(
         &mut self,
         files: &Files,
         connection: &mut Connection,
         id: GenerationId,
     ) -> Result<(), DeviceError> {
-        if !self.secrets.contains_key(&id) {
-            return Ok(());
-        }
         let next = self.root.next()?;
         files.write_generations(&next, &self.encode_without(Some(id)))?;
         failpoint::hit("tpm2.generations-moved");
@@ -150,6 +183,18 @@ impl Generations {
         Ok(())
     }
 
+    /// Takes back a generation that nobody was told a key of, durably. Under the same
+    /// root, so that a copy of the file may still have it: anybody can have such ones
+    /// made, as many as he likes, and the TPM's memory wears out by writing.
+    pub(super) fn undo(&mut self, files: &Files, id: GenerationId) -> Result<(), DeviceError> {
+        if !self.secrets.contains_key(&id) {
+            return Ok(());
+        }
+        files.write_generations(&self.root, &self.encode_without(Some(id)))?;
+        self.secrets.remove(&id);
+        Ok(())
+    }
+
     /// As the file has them: id and secret of each, in order.
     fn encode_without(&self, id: Option<GenerationId>) -> Zeroizing<Vec<u8>> {
         let length = self.secrets.len().saturating_mul(ENTRY_LEN);
@@ -158,7 +203,7 @@ impl Generations {
         for (other, secret) in &self.secrets {
             if Some(*other) != id {
                 written.extend_from_slice(other.as_bytes());
-                written.extend_from_slice(secret.0.as_slice());
+                written.extend_from_slice(secret.0.expose_secret());
             }
         }
         written
@@ -166,3 +211,31 @@ impl Generations {
 }
 
 const ENTRY_LEN: usize = GenerationId::LEN + SECRET_LEN;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What keys are used with. A change here makes the keys of all users unusable.
+    #[test]
+    fn authorisation_values_stay_as_they_are() {
+        let (secret, id) = (Secret::from_bytes([1; 32]), KeyId::from_bytes([2; 16]));
+        let pin = |pin: &[u8]| SecretBytes::new(pin.to_vec());
+        let auth = secret.of_key(id).unwrap();
+        let with_pin = secret.of_key_with_pin(id, &pin(b"1234")).unwrap();
+        assert_eq!(hex::encode(*auth), AUTH);
+        assert_eq!(hex::encode(*with_pin), WITH_PIN);
+        // Of another PIN, key and generation another one.
+        let other = secret.of_key_with_pin(id, &pin(b"1235")).unwrap();
+        assert_ne!(other, with_pin);
+        let other = KeyId::from_bytes([3; 16]);
+        let other = secret.of_key_with_pin(other, &pin(b"1234")).unwrap();
+        assert_ne!(other, with_pin);
+        let other = Secret::from_bytes([2; 32]);
+        let other = other.of_key_with_pin(id, &pin(b"1234")).unwrap();
+        assert_ne!(other, with_pin);
+    }
+
+    const AUTH: &str = "abba2da5f67168410f19bf065991124ceaf7fc7fd7184b2535fe30be30ff485e";
+    const WITH_PIN: &str = "2f0036936e8a7b98569f7dc568ddf108f9f9e14c54543399263232cfffe080af";
+}

@@ -28,10 +28,24 @@ pub(super) enum Use {
     Agree,
 }
 
+/// What a wrong authorisation value for an object costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WrongTries {
+    /// Nothing: it is 32 random bytes.
+    Free,
+    /// The TPM counts it, since a PIN is in it.
+    Counted,
+}
+
 impl Connection {
     /// Has the TPM make a key on P-256: the object, and the public key.
-    pub(super) fn create(&mut self, usage: Use, auth: &[u8; 32]) -> Result<(Object, [u8; 65])> {
-        let template = template(usage)?;
+    pub(super) fn create(
+        &mut self,
+        usage: Use,
+        auth: &[u8; 32],
+        tries: WrongTries,
+    ) -> Result<(Object, [u8; 65])> {
+        let template = template(usage, tries)?;
         let parent = self.parent();
         let made = self.run_with_room(Secrecy::Request, |context| {
             let auth = Auth::try_from(auth.as_slice())?;
@@ -48,8 +62,13 @@ impl Connection {
     }
 
     /// Has the TPM encrypt 32 bytes.
-    pub(super) fn seal(&mut self, secret: &[u8; 32], auth: &[u8; 32]) -> Result<Object> {
-        let template = sealed_template()?;
+    pub(super) fn seal(
+        &mut self,
+        secret: &[u8; 32],
+        auth: &[u8; 32],
+        tries: WrongTries,
+    ) -> Result<Object> {
+        let template = sealed_template(tries)?;
         let parent = self.parent();
         let made = self.run_with_room(Secrecy::Request, |context| {
             let auth = Auth::try_from(auth.as_slice())?;
@@ -155,18 +174,17 @@ impl Connection {
     }
 }
 
-/// Bound to this TPM and this parent, used with an authorisation value of 32
-/// random bytes, for which wrong ones are not counted.
-fn attributes() -> ObjectAttributesBuilder {
+/// Bound to this TPM and this parent, used with an authorisation value of 32 bytes.
+fn attributes(tries: WrongTries) -> ObjectAttributesBuilder {
     ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
         .with_user_with_auth(true)
-        .with_no_da(true)
+        .with_no_da(tries == WrongTries::Free)
 }
 
-fn template(usage: Use) -> Result<Public> {
-    let attributes = attributes()
+fn template(usage: Use, tries: WrongTries) -> Result<Public> {
+    let attributes = attributes(tries)
         .with_sensitive_data_origin(true)
         .with_sign_encrypt(usage == Use::Sign)
         .with_decrypt(usage == Use::Agree)
@@ -195,11 +213,11 @@ fn parameters(usage: Use) -> Result<PublicEccParameters> {
         .build()
 }
 
-fn sealed_template() -> Result<Public> {
+fn sealed_template(tries: WrongTries) -> Result<Public> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes().build()?)
+        .with_object_attributes(attributes(tries).build()?)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
@@ -295,9 +313,13 @@ mod tests {
 
     #[test]
     fn what_the_tpm_made_is_compared_with_what_was_wanted() {
-        let sign = template(Use::Sign).unwrap();
+        let sign = template(Use::Sign, WrongTries::Free).unwrap();
         assert!(is_as_wanted(&sign, &sign));
-        for other in [template(Use::Agree).unwrap(), sealed_template().unwrap()] {
+        for other in [
+            template(Use::Agree, WrongTries::Free).unwrap(),
+            template(Use::Sign, WrongTries::Counted).unwrap(),
+            sealed_template(WrongTries::Free).unwrap(),
+        ] {
             assert!(!is_as_wanted(&other, &sign));
         }
         let Public::Ecc {
@@ -307,7 +329,8 @@ mod tests {
             panic!("a template for ECC")
         };
         // As a key that was made elsewhere would be.
-        let elsewhere = attributes().with_sign_encrypt(true).build().unwrap();
+        let elsewhere = attributes(WrongTries::Free);
+        let elsewhere = elsewhere.with_sign_encrypt(true).build().unwrap();
         let foreign = PublicBuilder::new()
             .with_public_algorithm(PublicAlgorithm::Ecc)
             .with_name_hashing_algorithm(HashingAlgorithm::Sha256)

@@ -7,29 +7,34 @@
 //! their number is not limited (`blob`).
 //!
 //! A key is used with an authorisation value that follows from its generation's
-//! secret; these are what is destroyed (`generations`). All commands are
+//! secret, and from its PIN if it has one (`pins`); these secrets are what is
+//! destroyed (`generations`). All commands are
 //! authorised by one session, whose key only the storage key can open, and which
 //! encrypts what is secret in them (`connection`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlskeyd_protocol::v1::SecretBytes;
 use p256::ecdsa::Signature;
 use sha2::{Digest, Sha256};
 use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Accept, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
-    DeviceState, Generate, GenerationId, Kem, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret,
-    Sign, SignatureScheme, Start, StoredKey, Support, Tier, Way, check_public, private_key,
+    ALGORITHMS, Accept, Advice, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
+    DeviceState, Generate, GenerationId, Kem, KeyBlob, KeyPins, NewKey, Newcomer, PeerPublic,
+    SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier, Unlocking, Way,
+    check_public, private_key,
 };
 use crate::attest::{Claims, DeviceChallenge, Evidence};
 use crate::config::Tpm2Config;
 use crate::failpoint;
 use crate::store_key::{StoreKey, Subkey};
 
+mod advice;
 mod attest;
 mod blob;
 mod connection;
@@ -41,13 +46,15 @@ mod keys;
 mod loaded;
 mod nv;
 mod parent;
+mod pins;
 
 use self::blob::Kept;
 use self::connection::{Condition, Connection};
 use self::files::{Files, Pinned};
 use self::generations::Generations;
-use self::keys::Use;
+use self::keys::{Use, WrongTries};
 use self::nv::Root;
+use self::pins::{PinAuth, Unlocked};
 
 /// How long a TPM that is there and does not serve is left alone, at first and at
 /// most. One that is not there is looked for each time.
@@ -61,6 +68,7 @@ pub struct Tpm2Device {
     index_place: Subkey,
     start: Start,
     open: Option<Open>,
+    unlocked: Unlocked,
     info: Arc<DeviceInfo>,
     /// When one that does not serve is looked at again, and how long to wait then.
     back_off: (Instant, Duration),
@@ -79,6 +87,18 @@ pub struct Revealed {
     pub generation: [u8; 32],
     /// What the TPM's index holds: a count (8 bytes), and the root's secret (32).
     pub root: Vec<u8>,
+}
+
+/// Indices, and the root that each of them holds if one was ever written there.
+type OwnRoots = Vec<(u32, Option<Root>)>;
+
+/// What a set-up may write over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// Nothing that a key may hang under.
+    Nothing,
+    /// Whatever is ours: somebody has ordered it.
+    All,
 }
 
 /// A TPM that was connected, and the generations of its keys.
@@ -108,20 +128,23 @@ impl Tpm2Device {
             })
         };
         let info = DeviceInfo {
+            generations: None,
             name: name.to_owned(),
             kind: "tpm2",
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
             support: ALGORITHMS.into_iter().map(support).collect(),
+            unlocked: BTreeSet::new(),
         };
         Ok(Self {
             config: config.clone(),
-            files: Files::new(directory.to_owned(), subkey("files")?),
+            files: Files::new(directory.to_owned(), subkey("files")?, subkey("pins")?),
             index_auth: subkey("index")?,
             index_place: subkey("index place")?,
             start,
             open: None,
+            unlocked: Unlocked::default(),
             info: Arc::new(info),
             back_off: (Instant::now(), BACK_OFF.0),
         })
@@ -133,15 +156,18 @@ impl Tpm2Device {
     /// As [`Sign::sign`].
     #[cfg(any(test, feature = "conformance"))]
     pub fn reveal(&mut self, key: &StoredKey) -> Result<Revealed, DeviceError> {
+        let auth = self.unlocked.auth_of(key)?;
         self.ask(true, |open, _| {
             let secret = open.generations.secret(key.generation)?;
-            let (Kept::InTpm(object) | Kept::Sealed(object)) = blob::read(secret, key)?;
+            let (generation, root) = (*secret.expose(), open.generations.root().to_bytes());
+            let (kept, auth) = open.kept(key, auth.as_ref())?;
+            let (Kept::InTpm(object) | Kept::Sealed(object)) = kept;
             Ok(Revealed {
                 private: object.private,
                 public: object.public,
-                auth: secret.of_key(key.id)?.to_vec(),
-                generation: *secret.expose(),
-                root: open.generations.root().to_bytes().to_vec(),
+                auth: auth.to_vec(),
+                generation,
+                root: root.to_vec(),
             })
         })
     }
@@ -165,12 +191,48 @@ impl Tpm2Device {
         harmless: bool,
         work: impl Fn(&mut Open, &Files) -> Result<T, DeviceError>,
     ) -> Result<T, DeviceError> {
-        match self.ask_once(&work) {
-            Err((_, Condition::Stale)) => {}
-            Err((_, Condition::Lost)) if harmless => {}
-            done => return done.map_err(|(error, _)| error),
+        let done = match self.ask_once(&work) {
+            Err((_, Condition::Stale)) => self.ask_once(&work),
+            Err((_, Condition::Lost)) if harmless => self.ask_once(&work),
+            done => done,
+        };
+        let done = done.map_err(|(error, _)| error);
+        let may_be_locked_out = matches!(
+            done,
+            Err(DeviceError::LockedOut { .. } | DeviceError::KeyLocked { .. })
+        );
+        if may_be_locked_out || pins::shows_lockout(&self.info.facts) {
+            self.show_facts();
         }
-        self.ask_once(&work).map_err(|(error, _)| error)
+        done
+    }
+
+    /// Shows what the TPM says of itself, and whether it is locked out, as it is now.
+    fn show_facts(&mut self) {
+        if let Some(open) = &mut self.open {
+            let facts = open.connection.facts();
+            self.info = Arc::new(DeviceInfo {
+                facts,
+                ..DeviceInfo::clone(&self.info)
+            });
+        }
+    }
+
+    /// Shows which keys are unlocked.
+    fn show_unlocked(&mut self) {
+        self.info = Arc::new(DeviceInfo {
+            unlocked: self.unlocked.keys(),
+            ..DeviceInfo::clone(&self.info)
+        });
+    }
+
+    /// Locks the keys that this is true of, and takes them out of the TPM.
+    fn lock_keys(&mut self, is_one: impl Fn(loaded::Name) -> bool) {
+        if let Some(open) = &mut self.open {
+            open.connection.unload(&is_one);
+        }
+        self.unlocked.remove(is_one);
+        self.show_unlocked();
     }
 
     fn ask_once<T>(
@@ -183,16 +245,17 @@ impl Tpm2Device {
         };
         let done = work(open, &self.files);
         let condition = open.connection.condition();
-        // What is on disk may be more than what is known here.
-        let is_unsure = matches!(done, Err(DeviceError::Io { .. }));
+        // What is on disk may be more than what is known here, too.
+        let is_unsure =
+            condition == Condition::Unsure || matches!(done, Err(DeviceError::Io { .. }));
         if condition != Condition::Sound || is_unsure {
             self.open = None;
         }
         done.map_err(|error| {
-            if condition != Condition::Sound {
-                self.note(DeviceState::Absent, error.to_string());
-            } else if is_unsure {
+            if is_unsure {
                 self.note(DeviceState::Failed, error.to_string());
+            } else if condition != Condition::Sound {
+                self.note(DeviceState::Absent, error.to_string());
             }
             (error, condition)
         })
@@ -211,22 +274,22 @@ impl Tpm2Device {
             Err(error) => {
                 let state = match error {
                     DeviceError::Absent { .. } | DeviceError::Lost { .. } => DeviceState::Absent,
-                    DeviceError::Locked { .. } => DeviceState::Locked,
+                    DeviceError::LockedOut { .. } => DeviceState::Locked,
                     _ => DeviceState::Failed,
                 };
-                self.note(state, format!("{error}; {}", error.advice()));
+                let is_missing = matches!(error, DeviceError::Missing { .. });
+                self.has(is_missing.then(BTreeSet::new));
+                self.note(state, format!("{error}; {}", advice::of(&error)));
                 Err(error)
             }
         }
     }
 
     /// From now on with this one.
-    fn serve(&mut self, mut open: Open) {
-        self.info = Arc::new(DeviceInfo {
-            facts: open.connection.facts(),
-            ..DeviceInfo::clone(&self.info)
-        });
+    fn serve(&mut self, open: Open) {
+        self.has(Some(open.generations.ids()));
         self.open = Some(open);
+        self.show_facts();
         // What is missing is not made anew any more.
         self.start = Start::MustExist;
         self.note(DeviceState::Ready, String::new());
@@ -238,17 +301,30 @@ impl Tpm2Device {
             Some(pinned) => match self.found(&pinned) {
                 // No key is on it, so nothing is lost with what is missing.
                 Err(error @ DeviceError::Missing { .. }) if is_fresh => {
+                    let open = self.set_up(self.present()?, Over::Nothing)?;
                     let device = &self.info.name;
-                    tracing::warn!(device, %error, "a TPM device without keys is set up anew");
-                    self.set_up(self.any()?)
+                    tracing::warn!(device, %error, "a TPM device without keys was set up anew");
+                    Ok(open)
                 }
                 found => found,
             },
-            None if is_fresh => self.set_up(self.any()?),
+            None if is_fresh => self.set_up(self.any()?, Over::Nothing),
             None => Err(DeviceError::Missing {
                 what: "the directory of the device, or its file `device`,".to_owned(),
             }),
         }
+    }
+
+    /// The TPM that is there: as the device's own if it is that. Its storage key is
+    /// then the one that it was set up with, whatever other ones it has by now.
+    fn present(&self) -> Result<Connection, DeviceError> {
+        if let Some(pinned) = self.files.pinned()? {
+            match Connection::open(&self.config.tcti, Some(&pinned.parent)) {
+                Err(DeviceError::Missing { .. }) => {}
+                opened => return opened,
+            }
+        }
+        self.any()
     }
 
     /// The TPM that is there, whichever it is.
@@ -274,13 +350,29 @@ impl Tpm2Device {
         })
     }
 
+    /// The same, if it has all that its keys need.
+    fn if_whole(&self, pinned: &Pinned) -> Result<Option<Open>, DeviceError> {
+        match self.found(pinned) {
+            Ok(open) => Ok(Some(open)),
+            Err(DeviceError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// For the first time with this TPM. What a crash leaves in the middle of it is
     /// used, or written over, by the next one. Until the TPM is pinned the files of
     /// another one, which it takes the place of, stay as they are.
-    fn set_up(&self, mut connection: Connection) -> Result<Open, DeviceError> {
-        let index = self.set_up_index(&mut connection)?;
+    fn set_up(&self, mut connection: Connection, over: Over) -> Result<Open, DeviceError> {
+        let own = self.own_roots(&mut connection)?;
+        if over == Over::Nothing {
+            for (index, root) in &own {
+                self.check_unused(*index, root.as_ref())?;
+            }
+        }
+        let counts = own.iter().flat_map(|(_, root)| root).map(Root::count);
+        let count = counts.max().unwrap_or_default();
+        let index = self.set_up_index(&mut connection, own.into_iter().map(|(index, _)| index))?;
         failpoint::hit("tpm2.index-made");
-        let count = connection.read_root()?.map_or(0, |root| root.count());
         let root = Root::after(count.max(self.files.highest_count()?))?;
         let generations = Generations::begin(&self.files, root)?;
         connection.write_root(generations.root())?;
@@ -298,10 +390,57 @@ impl Tpm2Device {
         })
     }
 
-    /// Finds the index that is ours, or makes it. Never one of somebody else's.
-    fn set_up_index(&self, connection: &mut Connection) -> Result<u32, DeviceError> {
+    /// The indices that are ours, wherever they were put, and their roots: an old
+    /// root that stays opens an old file.
+    fn own_roots(&self, connection: &mut Connection) -> Result<OwnRoots, DeviceError> {
+        let before = self.files.pinned()?.map(|pinned| pinned.index);
+        let mut places = nv::candidates(self.config.nv_index, &self.index_place);
+        places.extend(before.filter(|before| !places.contains(before)));
+        let mut own = Vec::new();
+        for index in places {
+            if connection.find_index(index, &self.index_auth)? {
+                own.push((index, connection.read_root()?));
+            }
+        }
+        Ok(own)
+    }
+
+    /// A root that keys may hang under is not written over unasked. Its file is in
+    /// another directory then; in this one a set-up that died has left it.
+    fn check_unused(&self, index: u32, root: Option<&Root>) -> Result<(), DeviceError> {
+        let Some(root) = root else {
+            return Ok(());
+        };
+        match self.files.generations(root) {
+            Ok(_) => Ok(()),
+            Err(error @ DeviceError::Io { .. }) => Err(error),
+            Err(_) => Err(DeviceError::Missing {
+                what: format!(
+                    "the file that the root in the TPM's NV index {index:#010x} belongs to (is the \
+                     state directory mounted, and no other daemon's? where it is lost, `mlskeyctl \
+                     devices accept {}` writes over that root, and no key under it can be used again)",
+                    self.info.name
+                ),
+            }),
+        }
+    }
+
+    /// The one index that is ours from now on: one of those that are, or a new one.
+    /// The others go, and never one of somebody else's.
+    fn set_up_index(
+        &self,
+        connection: &mut Connection,
+        own: impl Iterator<Item = u32>,
+    ) -> Result<u32, DeviceError> {
         let candidates = nv::candidates(self.config.nv_index, &self.index_place);
-        for &index in &candidates {
+        let (kept, others): (Vec<u32>, Vec<u32>) =
+            own.partition(|index| candidates.contains(index));
+        for &index in kept.iter().skip(1).chain(&others) {
+            if connection.find_index(index, &self.index_auth)? {
+                connection.undefine_index()?;
+            }
+        }
+        for &index in kept.first().into_iter().chain(&candidates) {
             if connection.find_index(index, &self.index_auth)?
                 || connection.define_index(index, &self.index_auth)?
             {
@@ -314,6 +453,23 @@ impl Tpm2Device {
                 candidates.last().copied().unwrap_or_default()
             ),
         })
+    }
+
+    /// What it has from now on, as far as that is known.
+    fn has(&mut self, generations: Option<BTreeSet<GenerationId>>) {
+        if self.info.generations.as_deref() != generations.as_ref() {
+            self.info = Arc::new(DeviceInfo {
+                generations: generations.map(Arc::new),
+                ..DeviceInfo::clone(&self.info)
+            });
+        }
+    }
+
+    /// The same, after one more or less.
+    fn has_changed(&mut self) {
+        if let Some(open) = &self.open {
+            self.has(Some(open.generations.ids()));
+        }
     }
 
     fn note(&mut self, state: DeviceState, reason: String) {
@@ -343,11 +499,27 @@ impl Tpm2Device {
 }
 
 impl Open {
-    /// A key, loaded.
-    fn loaded(&mut self, key: &StoredKey) -> Result<(Kept, ObjectHandle), DeviceError> {
+    /// A key, and its authorisation value: the one of its PIN, if it has one.
+    fn kept(
+        &self,
+        key: &StoredKey,
+        of_pin: Option<&PinAuth>,
+    ) -> Result<(Kept, PinAuth), DeviceError> {
         let secret = self.generations.secret(key.generation)?;
-        let kept = blob::read(secret, key)?;
-        let auth = secret.of_key(key.id)?;
+        let auth = match of_pin {
+            Some(auth) => auth.clone(),
+            None => secret.of_key(key.id)?,
+        };
+        Ok((blob::read(secret, key)?, auth))
+    }
+
+    /// The same, loaded.
+    fn loaded(
+        &mut self,
+        key: &StoredKey,
+        of_pin: Option<&PinAuth>,
+    ) -> Result<(Kept, ObjectHandle), DeviceError> {
+        let (kept, auth) = self.kept(key, of_pin)?;
         let (Kept::InTpm(object) | Kept::Sealed(object)) = &kept;
         let name = (key.generation, key.id);
         let loaded = self.connection.load(name, object, &auth);
@@ -357,11 +529,11 @@ impl Open {
 
     fn sign(
         &mut self,
-        key: &StoredKey,
+        (key, of_pin): (&StoredKey, Option<&PinAuth>),
         scheme: SignatureScheme,
         content: &[u8],
     ) -> Result<Vec<u8>, DeviceError> {
-        let (kept, handle) = self.loaded(key)?;
+        let (kept, handle) = self.loaded(key, of_pin)?;
         match kept {
             Kept::InTpm(_) => {
                 let digest = Sha256::digest(content).into();
@@ -379,7 +551,7 @@ impl Open {
     }
 
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
-        let (kept, handle) = self.loaded(key)?;
+        let (kept, handle) = self.loaded(key, None)?;
         match kept {
             Kept::InTpm(_) => {
                 let point = peer.to_bytes();
@@ -398,31 +570,44 @@ impl Open {
         }
     }
 
-    fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
-        let secret = self.generations.secret(key.generation)?;
-        let Kept::InTpm(object) = blob::read(secret, key)? else {
+    fn attest(
+        &mut self,
+        (key, of_pin): (&StoredKey, Option<&PinAuth>),
+        claims: &Claims,
+    ) -> Result<Evidence, DeviceError> {
+        let (Kept::InTpm(object), auth) = self.kept(key, of_pin)? else {
             return Err(DeviceError::NotAttested {
                 reason: "the TPM seals it, and does not use it itself".to_owned(),
             });
         };
-        let auth = secret.of_key(key.id)?;
         let name = (key.generation, key.id);
         self.connection.attest(name, object, &auth, claims)
     }
 
-    fn generate(&mut self, request: &NewKey, making: Making) -> Result<StoredKey, DeviceError> {
+    fn generate(
+        &mut self,
+        request: &NewKey,
+        pin: Option<&SecretBytes>,
+    ) -> Result<StoredKey, DeviceError> {
+        let making = making_in(request.algorithm, request.tier)?;
         let secret = self.generations.secret(request.generation)?;
-        let auth = secret.of_key(request.id)?;
+        let (auth, tries) = match pin {
+            Some(pin) => (
+                secret.of_key_with_pin(request.id, pin)?,
+                WrongTries::Counted,
+            ),
+            None => (secret.of_key(request.id)?, WrongTries::Free),
+        };
         let (public, kept) = match making {
             Making::InTpm(usage) => {
-                let made = self.connection.create(usage, &auth);
+                let made = self.connection.create(usage, &auth, tries);
                 let (object, public) = made.map_err(|error| self.connection.describe(error))?;
                 check_public(request.algorithm, &public)?;
                 (public.to_vec(), Kept::InTpm(object))
             }
             Making::Sealed => {
                 let (private, public) = private_key::generate(request.algorithm)?;
-                let sealed = self.connection.seal(&private, &auth);
+                let sealed = self.connection.seal(&private, &auth, tries);
                 let object = sealed.map_err(|error| self.connection.describe(error))?;
                 (public, Kept::Sealed(object))
             }
@@ -432,6 +617,7 @@ impl Open {
             algorithm: request.algorithm,
             tier: request.tier,
             generation: request.generation,
+            pin: pin.is_some(),
             public,
             blob: KeyBlob::new(Vec::new()),
         };
@@ -457,6 +643,18 @@ const fn making(algorithm: Algorithm) -> (Tier, Making) {
         Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => {
             (Tier::Sealed, Making::Sealed)
         }
+    }
+}
+
+/// How a key is made in the tier that was asked for.
+fn making_in(algorithm: Algorithm, tier: Tier) -> Result<Making, DeviceError> {
+    match making(algorithm) {
+        (possible, making) if possible == tier => Ok(making),
+        (possible, _) => Err(DeviceError::Unsupported {
+            algorithm,
+            tier,
+            possible: vec![possible],
+        }),
     }
 }
 
@@ -493,6 +691,10 @@ impl Device for Tpm2Device {
         Arc::clone(&self.info)
     }
 
+    fn advice(&self) -> Advice {
+        advice::of
+    }
+
     fn comes_back(&self) -> bool {
         true
     }
@@ -520,6 +722,10 @@ impl Device for Tpm2Device {
         Some(self)
     }
 
+    fn key_pins(&mut self) -> Option<&mut dyn KeyPins> {
+        Some(self)
+    }
+
     fn attester(&mut self) -> Option<&mut dyn Attest> {
         Some(self)
     }
@@ -537,7 +743,10 @@ impl Sign for Tpm2Device {
                 found: key.algorithm,
             });
         };
-        self.ask(true, |open, _| open.sign(key, scheme, content))
+        let of_pin = self.unlocked.auth_of(key)?;
+        self.ask(true, |open, _| {
+            open.sign((key, of_pin.as_ref()), scheme, content)
+        })
     }
 }
 
@@ -551,25 +760,61 @@ impl Agree for Tpm2Device {
 
 impl Generate for Tpm2Device {
     fn create_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
-        self.ask(false, |open, files| open.generations.create(files, id))
+        self.ask(false, |open, files| {
+            open.generations.create(files, &mut open.connection, id)
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
-        let (tier, making) = making(request.algorithm);
-        if request.tier != tier {
-            return Err(DeviceError::Unsupported {
-                algorithm: request.algorithm,
-                tier: request.tier,
-                possible: vec![tier],
+        self.ask(false, |open, _| open.generate(&request, None))
+    }
+}
+
+impl KeyPins for Tpm2Device {
+    fn generate_with_pin(
+        &mut self,
+        request: NewKey,
+        pin: &SecretBytes,
+    ) -> Result<StoredKey, DeviceError> {
+        if !matches!(request.algorithm, Algorithm::Signature(_)) {
+            return Err(DeviceError::WrongKeyType {
+                needed: "signatures",
+                found: request.algorithm,
             });
         }
-        self.ask(false, |open, _| open.generate(&request, making))
+        self.ask(false, |open, _| open.generate(&request, Some(pin)))
+    }
+
+    fn unlock_key(
+        &mut self,
+        key: &StoredKey,
+        pin: &SecretBytes,
+        last_try: bool,
+    ) -> Result<Unlocking, DeviceError> {
+        if !key.pin {
+            return Err(DeviceError::CannotDo("unlock a key that has no PIN"));
+        }
+        let name = (key.generation, key.id);
+        if self.unlocked.contains(name) {
+            return Ok(Unlocking::WasUnlocked);
+        }
+        let tried = self.ask(false, |open, files| open.try_pin(files, key, pin, last_try));
+        self.unlocked.insert(name, tried?);
+        self.show_unlocked();
+        Ok(Unlocking::ByThePin)
+    }
+
+    fn lock_key(&mut self, key: &StoredKey) {
+        self.lock_keys(|name| name == (key.generation, key.id));
     }
 }
 
 impl Attest for Tpm2Device {
     fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
-        self.ask(true, |open, _| open.attest(key, claims))
+        let of_pin = self.unlocked.auth_of(key)?;
+        self.ask(true, |open, _| open.attest((key, of_pin.as_ref()), claims))
     }
 
     fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
@@ -580,19 +825,28 @@ impl Attest for Tpm2Device {
 
 impl Destroy for Tpm2Device {
     fn destroy_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.lock_keys(|(generation, _)| generation == id);
         // By its name, so that it hits nothing else if it is repeated.
         self.ask(true, |open, files| {
-            open.connection.unload(|(generation, _)| generation == id);
+            files.forget_pin(id)?;
             open.generations.destroy(files, &mut open.connection, id)
-        })
+        })?;
+        self.has_changed();
+        Ok(())
+    }
+
+    fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.ask(true, |open, files| {
+            open.connection.unload(|(generation, _)| generation == id);
+            open.generations.undo(files, id)
+        })?;
+        self.has_changed();
+        Ok(())
     }
 
     fn destroy_key(&mut self, key: &StoredKey) -> Result<(), DeviceError> {
         // It takes nothing on the TPM but a place among those that are loaded.
-        if let Some(open) = &mut self.open {
-            open.connection
-                .unload(|name| name == (key.generation, key.id));
-        }
+        self.lock_keys(|name| name == (key.generation, key.id));
         Ok(())
     }
 }
@@ -600,25 +854,47 @@ impl Destroy for Tpm2Device {
 impl Accept for Tpm2Device {
     fn look(&mut self) -> Result<Newcomer, DeviceError> {
         let own = self.files.pinned()?;
-        let serial = match &self.open {
-            Some(open) => open.connection.serial(),
-            None => self.any()?.serial(),
+        let whole = match (&self.open, &own) {
+            (Some(open), _) => Some(open.connection.serial()),
+            (None, Some(pinned)) => self.if_whole(pinned)?.map(|open| open.connection.serial()),
+            (None, None) => None,
         };
         Ok(Newcomer {
-            serial,
+            noun: "TPM",
+            fate: "what is only there is lost, even if that one is accepted again",
+            is_own: whole.is_some(),
+            serial: match whole {
+                Some(serial) => serial,
+                None => self.present()?.serial(),
+            },
             own: own.map(|pinned| connection::serial(&pinned.parent)),
         })
     }
 
     fn accept(&mut self, serial: &str) -> Result<(), DeviceError> {
         self.open = None;
-        let connection = self.any()?;
-        if connection.serial() != serial {
-            return Err(DeviceError::Absent {
-                reason: format!("it is the TPM {} that is there", connection.serial()),
-            });
-        }
-        let open = self.set_up(connection)?;
+        let whole = match self.files.pinned()? {
+            Some(pinned) => self.if_whole(&pinned)?,
+            None => None,
+        };
+        let is_there = |found: &str| match found == serial {
+            true => Ok(()),
+            false => Err(DeviceError::Absent {
+                reason: format!("it is the TPM {found} that is there"),
+            }),
+        };
+        let open = match whole {
+            // Its keys live.
+            Some(open) => is_there(&open.connection.serial()).map(|()| open)?,
+            None => {
+                let connection = self.present()?;
+                is_there(&connection.serial())?;
+                let open = self.set_up(connection, Over::All)?;
+                // They are of the one before.
+                self.lock_keys(|_| true);
+                open
+            }
+        };
         self.serve(open);
         Ok(())
     }

@@ -6,7 +6,9 @@
 //! ```
 
 use hkdf::Hkdf;
+use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 use tss_esapi::attributes::{NvIndexAttributes, NvIndexAttributesBuilder};
 use tss_esapi::constants::NvIndexType;
 use tss_esapi::handles::NvIndexTpmHandle;
@@ -30,7 +32,15 @@ const TRIES: u32 = 8;
 /// the order of time it is.
 pub(super) struct Root {
     count: u64,
-    secret: Zeroizing<[u8; 32]>,
+    /// In a place of its own: the value moves, and would leave copies behind.
+    secret: SecretBox<[u8; 32]>,
+}
+
+impl PartialEq for Root {
+    fn eq(&self, other: &Self) -> bool {
+        let (own, other_secret) = (self.secret.expose_secret(), other.secret.expose_secret());
+        self.count == other.count && own.ct_eq(other_secret).into()
+    }
 }
 
 impl Root {
@@ -39,8 +49,8 @@ impl Root {
         let count = count.checked_add(1).ok_or_else(|| DeviceError::Failed {
             reason: "the count of its roots is at its end".to_owned(),
         })?;
-        let mut secret = Zeroizing::new([0; 32]);
-        fill_random(secret.as_mut_slice())?;
+        let mut secret = SecretBox::new(Box::new([0; 32]));
+        fill_random(secret.expose_secret_mut())?;
         Ok(Self { count, secret })
     }
 
@@ -57,7 +67,7 @@ impl Root {
     /// key either.
     pub(super) fn of_generations(&self, key: &Subkey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let mut derived = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(Some(key.expose()), self.secret.as_slice())
+        Hkdf::<Sha256>::new(Some(key.expose()), self.secret.expose_secret())
             .expand(b"mlskeyd v1 tpm2 generations", derived.as_mut_slice())
             .map_err(|_| DeviceError::Failed {
                 reason: "the key derivation failed".to_owned(),
@@ -68,17 +78,17 @@ impl Root {
     pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(usize::from(LEN)));
         bytes.extend_from_slice(&self.count.to_be_bytes());
-        bytes.extend_from_slice(self.secret.as_slice());
+        bytes.extend_from_slice(self.secret.expose_secret());
         bytes
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (count, rest) = bytes.split_first_chunk::<8>()?;
-        let mut secret = Zeroizing::new([0; 32]);
-        if rest.len() != secret.len() {
+        let mut secret = SecretBox::new(Box::new([0; 32]));
+        if rest.len() != secret.expose_secret().len() {
             return None;
         }
-        secret.copy_from_slice(rest);
+        secret.expose_secret_mut().copy_from_slice(rest);
         Some(Self {
             count: u64::from_be_bytes(*count),
             secret,
@@ -145,6 +155,9 @@ mod tests {
         assert_eq!(bytes[..8], [0, 0, 0, 0, 0, 0, 1, 3]);
         assert_eq!(bytes.len(), usize::from(LEN));
         assert_eq!(Root::from_bytes(&bytes).unwrap().to_bytes(), bytes);
+        assert!(Root::from_bytes(&bytes).unwrap() == root && root.next().unwrap() != root);
+        // Of the same count.
+        assert!(Root::after(0x0102).unwrap() != root);
         assert_ne!(root.next().unwrap().to_bytes()[8..], bytes[8..]);
         for length in [0, 8, 39, 41] {
             let mut other = bytes.to_vec();

@@ -2,8 +2,9 @@
 
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::handles::{KeyHandle, PersistentTpmHandle, TpmHandle};
-use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm, SymmetricMode};
 use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
@@ -69,12 +70,34 @@ fn persistent(context: &mut Context) -> Result<Option<KeyHandle>> {
 }
 
 /// A storage key that never leaves the TPM, was made in it, and is used with an
-/// authorisation value, for which wrong ones are not counted.
+/// authorisation value, for which wrong ones are not counted; and as strong as the
+/// one that the TPM makes here, in every part: what hangs under it is no stronger.
 fn is_suitable(public: &Public) -> Result<bool> {
-    let is_storage = matches!(public, Public::Ecc { .. } | Public::Rsa { .. })
-        && public.symmetric_algorithm() != Some(SymmetricDefinitionObject::Null);
+    let is_strong = match public {
+        Public::Ecc { parameters, .. } => matches!(
+            parameters.ecc_curve(),
+            EccCurve::NistP256 | EccCurve::NistP384 | EccCurve::NistP521
+        ),
+        Public::Rsa { parameters, .. } => matches!(
+            parameters.key_bits(),
+            RsaKeyBits::Rsa2048 | RsaKeyBits::Rsa3072 | RsaKeyBits::Rsa4096
+        ),
+        _ => false,
+    };
+    // AES begins at 128 bits.
+    let wraps = matches!(
+        public.symmetric_algorithm(),
+        Some(SymmetricDefinitionObject::Aes {
+            mode: SymmetricMode::Cfb,
+            ..
+        })
+    );
     let found = public.object_attributes();
-    Ok(is_storage && found == attributes()? && public.auth_policy().is_empty())
+    Ok(is_strong
+        && wraps
+        && public.name_hashing_algorithm() == HashingAlgorithm::Sha256
+        && found == attributes()?
+        && public.auth_policy().is_empty())
 }
 
 fn attributes() -> Result<ObjectAttributes> {
@@ -123,5 +146,54 @@ pub(super) fn primary(context: &mut Context) -> std::result::Result<KeyHandle, D
 pub(super) fn owner_password() -> DeviceError {
     DeviceError::Failed {
         reason: "the TPM's owner hierarchy has a password, which mlskeyd does not take; remove it with `tpm2_changeauth -c owner -p PASSWORD`".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tss_esapi::interface_types::algorithm::RsaSchemeAlgorithm;
+    use tss_esapi::structures::{PublicKeyRsa, PublicRsaParametersBuilder, RsaExponent, RsaScheme};
+
+    use super::*;
+
+    fn rsa(bits: RsaKeyBits, wraps: SymmetricDefinitionObject, name: HashingAlgorithm) -> Public {
+        let parameters = PublicRsaParametersBuilder::new()
+            .with_symmetric(wraps)
+            .with_scheme(RsaScheme::create(RsaSchemeAlgorithm::Null, None).unwrap())
+            .with_key_bits(bits)
+            .with_exponent(RsaExponent::default())
+            .with_is_decryption_key(true)
+            .with_restricted(true);
+        PublicBuilder::new()
+            .with_public_algorithm(PublicAlgorithm::Rsa)
+            .with_name_hashing_algorithm(name)
+            .with_object_attributes(attributes().unwrap())
+            .with_rsa_parameters(parameters.build().unwrap())
+            .with_rsa_unique_identifier(PublicKeyRsa::default())
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_weaker_storage_key_than_our_own_is_not_taken() {
+        let good = (
+            RsaKeyBits::Rsa2048,
+            SymmetricDefinitionObject::AES_128_CFB,
+            HashingAlgorithm::Sha256,
+        );
+        let is_taken = |(bits, wraps, name)| is_suitable(&rsa(bits, wraps, name)).unwrap();
+        assert!(is_taken(good) && is_suitable(&template().unwrap()).unwrap());
+        assert!(is_taken((
+            RsaKeyBits::Rsa3072,
+            SymmetricDefinitionObject::AES_256_CFB,
+            good.2
+        )));
+        assert!(!is_taken((RsaKeyBits::Rsa1024, good.1, good.2)));
+        assert!(!is_taken((good.0, good.1, HashingAlgorithm::Sha1)));
+        let camellia = SymmetricDefinitionObject::Camellia {
+            key_bits: tss_esapi::interface_types::key_bits::CamelliaKeyBits::Camellia128,
+            mode: SymmetricMode::Cfb,
+        };
+        assert!(!is_taken((good.0, camellia, good.2)));
     }
 }

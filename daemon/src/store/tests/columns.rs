@@ -274,7 +274,7 @@ async fn an_older_row_of_a_generation_that_is_put_back_destroys_no_living_key() 
     assert_eq!(bench.sql(junk), 1);
     destroy(living).await;
     let begun = bench.store.begin_destroy_generation(generation).await;
-    assert_eq!(begun, Ok(()));
+    assert_eq!(begun, Ok(GenerationState::Destroying));
 }
 
 #[tokio::test]

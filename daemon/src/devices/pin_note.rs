@@ -1,11 +1,12 @@
 //! What is noted on disk of the PIN that was tried last, so that it outlives the
-//! daemon: one byte, and a MAC over that, the token's serial number and the PIN. A
-//! note of another token says nothing, so that with the device's own token its notes
-//! change, in one step.
+//! daemon: one byte, and a MAC over that, what the PIN is for (the serial number of a
+//! token, the name of a key) and the PIN. A note of another token says nothing, so
+//! that with the device's own token its notes change, in one step.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use hmac::{Hmac, Mac};
 use mlskeyd_protocol::v1::SecretBytes;
@@ -42,6 +43,20 @@ impl Known {
         unanswered: 0,
     };
 
+    /// The same, once it is tried now; `None`: it must not be.
+    pub(super) const fn tried(self) -> Option<Self> {
+        match self {
+            Self::Wrong => None,
+            Self::Tried {
+                was_right,
+                unanswered,
+            } => Some(Self::Tried {
+                was_right,
+                unanswered: unanswered.saturating_add(1),
+            }),
+        }
+    }
+
     const WRONG_BYTE: u8 = u8::MAX;
     const RIGHT_BIT: u8 = 0x80;
     const MOST: u8 = 0x7e;
@@ -76,14 +91,14 @@ impl Known {
     }
 }
 
-/// The note of one device.
+/// The note of one device, or of one key.
 pub(super) struct Note {
     path: PathBuf,
-    key: Subkey,
+    key: Arc<Subkey>,
 }
 
 impl Note {
-    pub(super) const fn new(path: PathBuf, key: Subkey) -> Self {
+    pub(super) const fn new(path: PathBuf, key: Arc<Subkey>) -> Self {
         Self { path, key }
     }
 
@@ -118,6 +133,22 @@ impl Note {
         private_file::replace(&self.path, &[&[byte], mac.as_slice()].concat())
     }
 
+    /// Takes the note away, durably: there is nothing bad to be known.
+    ///
+    /// # Errors
+    /// What the system says.
+    #[cfg(feature = "tpm2")]
+    pub(super) fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => match self.path.parent() {
+                Some(directory) => private_file::sync_directory(directory),
+                None => Ok(()),
+            },
+        }
+    }
+
     fn mac(&self, byte: u8, token: &str, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
         let mac = Hmac::<Sha256>::new_from_slice(self.key.expose());
         let mut mac = mac.map_err(io::Error::other)?;
@@ -143,7 +174,7 @@ mod tests {
     fn note(directory: &Path) -> Note {
         let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
         let key = store_key.subkey("mlskeyd v1 test").unwrap();
-        Note::new(directory.join("device/note"), key)
+        Note::new(directory.join("device/note"), Arc::new(key))
     }
 
     fn pin(text: &str) -> SecretBytes {
