@@ -161,7 +161,10 @@ impl Custody {
     /// A key as apps and administrators see it: missing, too, while its device says
     /// that what it hangs under is not there. The registry knows nothing of that.
     pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
-        let info = self.registry.info(key);
+        let info = KeyInfo {
+            pin: self.devices.pin_of(key),
+            ..self.registry.info(key)
+        };
         if info.state == KeyState::Destroyed || !self.devices.lack(key) {
             return info;
         }

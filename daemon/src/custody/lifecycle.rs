@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Failure, FailureCode, KeyId, KeyInfo, Owner, SecretBytes, SignatureScheme,
+    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SecretBytes, SignatureScheme,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -312,14 +312,6 @@ impl Custody {
     /// Does a signature key still sign?
     pub(super) fn signs(&self, key: &KeyRecord) -> bool {
         key.is_active() && !self.registry.has_ended(key)
-    }
-
-    /// The key as apps and administrators see it.
-    pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
-        KeyInfo {
-            pin: self.devices.pin_of(key),
-            ..self.registry.info(key)
-        }
     }
 
     /// The key, unless it is dead, or over. That it is over is judged on the key
