@@ -296,7 +296,8 @@ impl Running {
     }
 
     /// Stops the daemon as at a service stop: requests under way are finished,
-    /// everything is on disk, the state directory is free.
+    /// everything is on disk, the state directory is free. (But for a device that
+    /// hangs: its thread is left behind, and ends with the process.)
     pub fn stop(self) {
         drop(self);
     }

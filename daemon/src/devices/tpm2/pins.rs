@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlskeyd_protocol::v1::SecretBytes;
 use tss_esapi::constants::PropertyTag;
-use tss_esapi::handles::{AuthHandle, ObjectHandle};
+use tss_esapi::handles::AuthHandle;
 use tss_esapi::structures::{Digest, Nonce};
 use tss_esapi::{Error, Result};
 use zeroize::Zeroizing;
@@ -23,6 +23,7 @@ use super::Open;
 use super::connection::{Connection, Secrecy, property, session_handle};
 use super::failure::{self, Verdict};
 use super::files::Files;
+use super::keys::Usable;
 use super::loaded::Name;
 use crate::devices::pin_note::Known;
 use crate::devices::{DeviceError, Fact, KeyId, StoredKey};
@@ -132,8 +133,8 @@ impl Open {
         let name = (key.generation, key.id);
         // With whatever value it may be loaded.
         self.connection.unload(|loaded| loaded == name);
-        let (_, handle) = self.loaded(key, Some(auth))?;
-        Ok(self.connection.prove(handle))
+        let behind = self.behind(key, Some(auth))?;
+        self.with_loaded(key, &behind, Connection::prove)
     }
 }
 
@@ -141,12 +142,12 @@ impl Connection {
     /// Is the authorisation value right that a key is loaded with? A wrong one is
     /// counted. What the TPM does for it is of use to nobody: it satisfies a policy
     /// that nothing has.
-    fn prove(&mut self, key: ObjectHandle) -> Result<()> {
+    fn prove(&mut self, key: Usable) -> Result<()> {
         let policy = self.start_policy_session()?;
-        let proved = self.run(Secrecy::Nothing, |context| {
+        let proved = self.run_with(key.session, Secrecy::Nothing, None, |context| {
             context.policy_secret(
                 policy,
-                AuthHandle::from(key),
+                AuthHandle::from(key.handle),
                 Nonce::default(),
                 Digest::default(),
                 Nonce::default(),
