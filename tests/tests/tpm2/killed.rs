@@ -426,7 +426,7 @@ fn a_tpm_that_is_killed_while_it_is_set_up_is_set_up_anew() {
             let tap = Tap::before(&bench.tpm);
             let config = Tpm2Config {
                 tcti: Tcti::parse(&tap.tcti()).unwrap(),
-                nv_index: None,
+                ..bench.tpm.config()
             };
             let snare = tap.snare(stop, move |bytes| code(bytes) == Some(command));
             let directory = bench.directory.clone();
