@@ -85,7 +85,9 @@ impl Request for AttestIdentity {
         if document.len() > MAX_DOCUMENT {
             return Err(Failure::new(
                 FailureCode::Unsupported,
-                format!("the evidence is longer than {MAX_DOCUMENT} bytes, which no verifier reads"),
+                format!(
+                    "the evidence is longer than {MAX_DOCUMENT} bytes, which no verifier reads"
+                ),
                 "look at the certificates in the TPM's NV indices 0x01c00100 and up: they are not as makers leave them",
             ));
         }

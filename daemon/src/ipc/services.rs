@@ -4,7 +4,13 @@
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, ApproveMeasurements, AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity, OwnedKey, Owner, ReadMeasurements, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
+    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, ApproveMeasurements,
+    AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
+    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockIdentity, Looked, Measurements, Open,
+    Outcome, OwnedIdentity, OwnedKey, Owner, ReadMeasurements, Report, RotateIdentity, SecretBytes,
+    ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
+    UnlockedIdentity,
 };
 use tarpc::context::Context;
 

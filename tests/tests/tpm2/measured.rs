@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use mlskeyd::config::Tcti;
 use mlskeyd::devices::tpm2::Tpm2Device;
 use mlskeyd::devices::{
-    Algorithm, Approve as _, DeviceError, DeviceState, Kem, PeerPublic, StoredKey,
+    Algorithm, Approve as _, DeviceError, DeviceState, Kem, PeerPublic, StoredKey, Tier,
 };
 use mlskeyd_tests::rig::{Recovery, Tap};
 
@@ -319,7 +319,7 @@ fn what_is_approved_is_what_others_compute() {
     let measured = device.measurements().unwrap();
     let key = make(&mut device, 1, KINDS[0]).unwrap();
     use_key(&mut device, &key).unwrap();
-    let ((_, public), _) = device.reveal(&key).unwrap();
+    let public = device.reveal(&key).unwrap().public;
     drop(device);
     let tpm = &scene.bench.tpm;
     let read = |name: &str| fs::read(tpm.state().join(name)).unwrap();
@@ -478,7 +478,7 @@ fn nobody_on_the_way_to_the_tpm_reads_what_a_bound_key_is_used_for() {
     agree(&mut device).unwrap();
     let theirs = p256::PublicKey::from_sec1_bytes(&key.public).unwrap();
     let shared = p256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), theirs.as_affine());
-    let (_, auth) = device.reveal(&key).unwrap();
+    let auth = device.reveal(&key).unwrap().auth;
     assert!(tap.saw(point.x().unwrap()), "it hears the TPM");
     assert!(!tap.saw(shared.raw_secret_bytes()));
     assert!(!tap.saw(&auth));

@@ -271,7 +271,7 @@ fn nobody_on_the_way_to_the_tpm_sees_a_pin() {
     let tap = Tap::before(&bench.tpm);
     bench.config = Tpm2Config {
         tcti: Tcti::parse(&tap.tcti()).unwrap(),
-        nv_index: None,
+        ..Tpm2Config::default()
     };
     let mut device = open(
         &bench.config,

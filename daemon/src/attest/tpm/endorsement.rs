@@ -37,10 +37,9 @@ pub fn kind(public: &[u8]) -> Option<EkKind> {
 #[must_use]
 pub fn is_certified(public: &[u8], certificate: &[u8]) -> bool {
     let certificate = CertificateDer::from(certificate);
-    let (Ok(public), Ok(certificate)) = (
-        Public::parse(public),
-        EndEntityCert::try_from(&certificate),
-    ) else {
+    let (Ok(public), Ok(certificate)) =
+        (Public::parse(public), EndEntityCert::try_from(&certificate))
+    else {
         return false;
     };
     let key = EndorsementKey::of(&public);

@@ -66,9 +66,7 @@ impl Connection {
     /// The certificate that its maker gave it, and the public area of the endorsement key
     /// that it is for. Whoever has the owner's password can put something into these indices: so it
     /// counts only if it is for the key that the TPM has.
-    pub(super) fn certified(
-        &mut self,
-    ) -> std::result::Result<(Vec<u8>, Vec<u8>), DeviceError> {
+    pub(super) fn certified(&mut self) -> std::result::Result<(Vec<u8>, Vec<u8>), DeviceError> {
         let mut foreign = None;
         for place in &PLACES {
             let Some(content) = self.read_certificates(place.certificate)? else {
@@ -88,7 +86,10 @@ impl Connection {
                 Some(index) => format!(
                     "what is in the TPM's NV index {index:#010x} is no certificate that can be read of the endorsement key that the TPM makes by the TCG's default template"
                 ),
-                None => "the TPM has no certificate of its maker's (NV index 0x01c0000a or 0x01c00002)".to_owned(),
+                None => {
+                    "the TPM has no certificate of its maker's (NV index 0x01c0000a or 0x01c00002)"
+                        .to_owned()
+                }
             },
         })
     }

@@ -196,7 +196,9 @@ impl Connection {
         key: Usable,
         peer: &[u8],
     ) -> Result<SecretSlice<u8>> {
-        let coordinates = peer.get(1..).and_then(|xy| xy.split_at_checked(curve.len()));
+        let coordinates = peer
+            .get(1..)
+            .and_then(|xy| xy.split_at_checked(curve.len()));
         let (x, y) = coordinates.ok_or_else(misfit)?;
         let point = self.run_with(key.session, Secrecy::Answer, None, |context| {
             let peer = EccPoint::new(EccParameter::try_from(x)?, EccParameter::try_from(y)?);

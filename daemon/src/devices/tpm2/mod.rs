@@ -640,9 +640,7 @@ impl KeyPins for Tpm2Device {
             });
         }
         let binding = self.binding()?;
-        self.ask(false, |open, _| {
-            open.generate(&request, Some(pin), binding)
-        })
+        self.ask(false, |open, _| open.generate(&request, Some(pin), binding))
     }
 
     fn unlock_key(
