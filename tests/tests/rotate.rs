@@ -417,6 +417,8 @@ fn an_identity_is_found_while_it_gets_another_key() {
                 name: "alice".to_owned(),
                 placement: Placement::default(),
                 grace: Some(0),
+                pin: None,
+                drop_pin: false,
             };
             admin.rotate_identity(rotation, &Call::default())
         });

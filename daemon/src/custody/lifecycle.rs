@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Failure, FailureCode, KeyId, KeyInfo, Owner, SecretBytes, SignatureScheme,
+    Algorithm, Bytes, Failure, FailureCode, KeyId, KeyInfo, KeyState, Owner, SecretBytes,
+    SignatureScheme,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -314,11 +315,19 @@ impl Custody {
         key.is_active() && !self.registry.has_ended(key)
     }
 
-    /// The key as apps and administrators see it.
+    /// The key as apps and administrators see it: missing, too, while its device says
+    /// that what it hangs under is not there. The registry knows nothing of that.
     pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
+        let info = self.registry.info(key);
+        let is_missing = info.state != KeyState::Destroyed && self.devices.lack(key);
         KeyInfo {
             pin: self.devices.pin_of(key),
-            ..self.registry.info(key)
+            state: if is_missing {
+                KeyState::Missing
+            } else {
+                info.state
+            },
+            ..info
         }
     }
 

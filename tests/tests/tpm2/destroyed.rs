@@ -5,13 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use mlskeyd::config::Tcti;
-use mlskeyd::devices::tpm2::{Revealed, Tpm2Device};
+use mlskeyd::devices::tpm2::Revealed;
 use mlskeyd::devices::{Device as _, DeviceError, DeviceState, StoredKey};
 use mlskeyd_tests::rig::Tap;
 
-use super::bench::{
-    Bench, KINDS, destroy, generation, generations_file, make, state, use_key,
-};
+use super::bench::{Bench, KINDS, destroy, generation, generations_file, make, state, use_key};
 use super::bystander::Bystander;
 
 fn copy(from: &Path, to: &Path) {

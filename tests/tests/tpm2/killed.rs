@@ -240,6 +240,8 @@ impl Resident {
                 tier: None,
             },
             grace: Some(0),
+            pin: None,
+            drop_pin: false,
         };
         let identity = self.admin.rotate_identity(request, &Call::default())?;
         self.ended.push(self.member.identity.key);

@@ -137,6 +137,8 @@ impl Holder {
                 tier: None,
             },
             grace: Some(0),
+            pin: None,
+            drop_pin: false,
         };
         let rotated = scene.admin.rotate_identity(request, &Call::default());
         self.member.identity = rotated.unwrap();

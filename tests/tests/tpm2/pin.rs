@@ -283,9 +283,9 @@ fn nobody_on_the_way_to_the_tpm_sees_a_pin() {
         unlock(&mut device, &key, WRONG).unwrap_err();
         last_try(&mut device, &key, PIN).unwrap();
         use_key(&mut device, &key).unwrap();
-        let ((_, public), auth) = device.reveal(&key).unwrap();
-        assert!(tap.saw(&public), "it hears the TPM");
-        for secret in [auth.as_slice(), PIN.as_bytes(), WRONG.as_bytes()] {
+        let revealed = device.reveal(&key).unwrap();
+        assert!(tap.saw(&revealed.public), "it hears the TPM");
+        for secret in [revealed.auth.as_slice(), PIN.as_bytes(), WRONG.as_bytes()] {
             assert!(!tap.saw(secret));
             assert!(!is_anywhere(&bench.directory, secret));
         }

@@ -160,6 +160,8 @@ impl Scene {
             name: identities[0].identity.name.clone(),
             placement: Default::default(),
             grace: Some(0),
+            pin: None,
+            drop_pin: false,
         };
         admin.rotate_identity(request, &Call::default()).unwrap();
         let swept = admin.sweep_all(&Call::default(), |_| {}).unwrap();

@@ -27,9 +27,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::fair::{FairQueue, Full};
 pub use self::fair::{Limits, Priority};
-use super::{
-    Advice, Count, Device, DeviceError, DeviceInfo, DeviceState, KeyId, Meter, Stopper,
-};
+use super::{Advice, Count, Device, DeviceError, DeviceInfo, DeviceState, KeyId, Meter, Stopper};
 
 mod fair;
 #[cfg(test)]

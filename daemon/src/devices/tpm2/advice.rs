@@ -9,7 +9,6 @@ pub(super) fn of(error: &DeviceError) -> &'static str {
             "the daemon looks for the TPM again by itself: see that the firmware has it switched on, \
              then repeat the request"
         }
-        DeviceError::Locked { .. } => "repeat the request when that is over",
         DeviceError::Failed { .. } => {
             "do what it says, then repeat the request; if it fails again, see `mlskeyctl devices` and \
              the daemon's log"
@@ -94,10 +93,18 @@ mod tests {
                  the TPM's resource manager",
             ),
             (
-                DeviceError::Locked {
+                DeviceError::LockedOut {
                     reason: "for 1000 s".to_owned(),
                 },
-                "the device is locked: for 1000 s; repeat the request when that is over",
+                "the device is locked out: for 1000 s; wait, or have the owner of the TPM's lockout \
+                 hierarchy run `tpm2_dictionarylockout --clear-lockout`, then repeat the request",
+            ),
+            (
+                DeviceError::KeyLocked {
+                    reason: "it has a PIN".to_owned(),
+                },
+                "the key is locked: it has a PIN; unlock it with its PIN (`mlskeyctl identities unlock \
+                 OWNER NAME`), then repeat the request",
             ),
             (
                 DeviceError::GenerationGone(GenerationId::from_bytes([1; 16])),
