@@ -2,6 +2,7 @@
 //! `kind` has a default, and unknown keys are refused. `docs/mlskeyd.toml` shows all of it.
 
 mod devices;
+mod pcrs;
 mod tcti;
 
 use std::ops::Range;
@@ -14,8 +15,10 @@ use toml::Spanned;
 
 use self::devices::DeviceTable;
 pub use self::devices::{
-    DeviceConfig, DeviceKind, NV_INDICES_OF_OWNER, PinSource, Pkcs11Config, TokenChoice, Tpm2Config,
+    DeviceConfig, DeviceKind, MeasuredConfig, NV_INDICES_OF_OWNER, PinSource, Pkcs11Config,
+    TokenChoice, Tpm2Config,
 };
+pub use self::pcrs::Pcrs;
 pub use self::tcti::Tcti;
 
 /// Longest configuration file, in bytes.

@@ -1,16 +1,18 @@
 //! The receiver of HPKE (RFC 9180): base mode, single shot, over a DH result
 //! that was computed elsewhere, by the device that holds the private key.
 //!
-//! The KDF is HKDF-SHA256 everywhere: in the KEMs, and in every cipher suite of
-//! MLS that the daemon serves.
+//! The KDF is that of the KEM in every cipher suite of MLS that the daemon serves:
+//! HKDF-SHA384 with P-384, else HKDF-SHA256.
 
-use aes_gcm::Aes128Gcm;
 use aes_gcm::aead::{AeadInPlace, Key, KeyInit, KeySizeUser, Nonce, Tag};
+use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use chacha20poly1305::ChaCha20Poly1305;
-use hkdf::{Hkdf, HkdfExtract};
-use sha2::Sha256;
+use hkdf::{Hkdf, HkdfExtract, HmacImpl};
+use hmac::Hmac;
+use sha2::digest::OutputSizeUser;
 use sha2::digest::typenum::Unsigned;
-use zeroize::Zeroizing;
+use sha2::{Sha256, Sha384};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::devices::{Aead, Kem, SharedSecret};
 
@@ -27,7 +29,7 @@ pub struct Suite {
 #[derive(Clone, Copy, Debug)]
 pub struct Sealed<'a> {
     /// The encapsulated key `enc`, the very bytes whose DH result is used: 65
-    /// bytes for P-256, 32 for X25519.
+    /// bytes for P-256, 97 for P-384, 32 for X25519.
     pub enc: &'a [u8],
     /// The receiver's public key, serialised like `enc`.
     pub receiver: &'a [u8],
@@ -67,6 +69,7 @@ pub fn open(
 ) -> Result<Zeroizing<Vec<u8>>, HpkeError> {
     let public_len = match suite.kem {
         Kem::DhKemP256 => 65,
+        Kem::DhKemP384 => 97,
         Kem::DhKemX25519 => 32,
     };
     if dh.kem() != suite.kem
@@ -77,6 +80,7 @@ pub fn open(
     }
     match suite.aead {
         Aead::Aes128Gcm => open_with::<Aes128Gcm>(suite, dh, sealed),
+        Aead::Aes256Gcm => open_with::<Aes256Gcm>(suite, dh, sealed),
         Aead::ChaCha20Poly1305 => open_with::<ChaCha20Poly1305>(suite, dh, sealed),
     }
 }
@@ -104,6 +108,19 @@ fn open_with<A: AeadInPlace + KeyInit>(
     Ok(plaintext)
 }
 
+/// The hash of a KDF.
+trait Hash: OutputSizeUser + Sized {
+    type Hmac: HmacImpl<Self>;
+}
+
+impl Hash for Sha256 {
+    type Hmac = Hmac<Self>;
+}
+
+impl Hash for Sha384 {
+    type Hmac = Hmac<Self>;
+}
+
 /// `KeySchedule` of RFC 9180, 5.1, in mode base, without the exporter. The
 /// nonce of sequence number 0 is the base nonce itself.
 fn key_schedule<A: AeadInPlace + KeyInit>(
@@ -111,13 +128,25 @@ fn key_schedule<A: AeadInPlace + KeyInit>(
     dh: &SharedSecret,
     sealed: &Sealed<'_>,
 ) -> Result<(A, Nonce<A>), HpkeError> {
-    let suite_id = suite.id();
-    let shared_secret = decapsulate(suite.kem, dh, sealed.enc, sealed.receiver)?;
+    match suite.kem {
+        Kem::DhKemP256 | Kem::DhKemX25519 => schedule::<A, Sha256>(suite, dh, sealed),
+        Kem::DhKemP384 => schedule::<A, Sha384>(suite, dh, sealed),
+    }
+}
 
-    let (psk_id_hash, _) = labeled_extract(&suite_id, &[], b"psk_id_hash", &[]);
-    let (info_hash, _) = labeled_extract(&suite_id, &[], b"info_hash", sealed.info);
+/// The same by HMAC with the hash `H`.
+fn schedule<A: AeadInPlace + KeyInit, H: Hash>(
+    suite: Suite,
+    dh: &SharedSecret,
+    sealed: &Sealed<'_>,
+) -> Result<(A, Nonce<A>), HpkeError> {
+    let suite_id = suite.id();
+    let shared_secret = decapsulate::<H>(suite.kem, dh, sealed.enc, sealed.receiver)?;
+
+    let (psk_id_hash, _) = labeled_extract::<H>(&suite_id, &[], b"psk_id_hash", &[]);
+    let (info_hash, _) = labeled_extract::<H>(&suite_id, &[], b"info_hash", sealed.info);
     let context = [&[MODE_BASE], psk_id_hash.as_slice(), info_hash.as_slice()].concat();
-    let (_, secret) = labeled_extract(&suite_id, shared_secret.as_slice(), b"secret", &[]);
+    let (_, secret) = labeled_extract::<H>(&suite_id, &shared_secret, b"secret", &[]);
 
     let mut key = Zeroizing::new(vec![0; <A as KeySizeUser>::KeySize::USIZE]);
     labeled_expand(&secret, &suite_id, b"key", &context, &mut key)?;
@@ -126,45 +155,48 @@ fn key_schedule<A: AeadInPlace + KeyInit>(
     Ok((A::new(Key::<A>::from_slice(&key)), nonce))
 }
 
-/// `Decap` of RFC 9180, 4.1, from the DH result on.
-fn decapsulate(
+/// `Decap` of RFC 9180, 4.1, from the DH result on. The shared secret is as long as
+/// the hash (`Nsecret` of 7.1).
+fn decapsulate<H: Hash>(
     kem: Kem,
     dh: &SharedSecret,
     enc: &[u8],
     receiver: &[u8],
-) -> Result<Zeroizing<[u8; 32]>, HpkeError> {
+) -> Result<Zeroizing<Vec<u8>>, HpkeError> {
     let suite_id = [b"KEM".as_slice(), &kem_id(kem)].concat();
-    let (_, eae_prk) = labeled_extract(&suite_id, &[], b"eae_prk", dh.expose());
-    let mut shared_secret = Zeroizing::new([0; 32]);
+    let (_, eae_prk) = labeled_extract::<H>(&suite_id, &[], b"eae_prk", dh.expose());
+    let mut shared_secret = Zeroizing::new(vec![0; H::output_size()]);
     let context = [enc, receiver].concat();
     labeled_expand(
         &eae_prk,
         &suite_id,
         b"shared_secret",
         &context,
-        shared_secret.as_mut_slice(),
+        &mut shared_secret,
     )?;
     Ok(shared_secret)
 }
 
 /// RFC 9180, 4: the extracted bytes, and the same ready to be expanded.
-fn labeled_extract(
+fn labeled_extract<H: Hash>(
     suite_id: &[u8],
     salt: &[u8],
     label: &[u8],
     ikm: &[u8],
-) -> (Zeroizing<[u8; 32]>, Hkdf<Sha256>) {
-    let mut extract = HkdfExtract::<Sha256>::new(Some(salt));
+) -> (Zeroizing<Vec<u8>>, Hkdf<H, H::Hmac>) {
+    let mut extract = HkdfExtract::<H, H::Hmac>::new(Some(salt));
     for part in [VERSION, suite_id, label, ikm] {
         extract.input_ikm(part);
     }
-    let (bytes, expander) = extract.finalize();
-    (Zeroizing::new(bytes.into()), expander)
+    let (mut bytes, expander) = extract.finalize();
+    let extracted = Zeroizing::new(bytes.to_vec());
+    bytes.zeroize();
+    (extracted, expander)
 }
 
 /// RFC 9180, 4; the length of `out` is `L`.
-fn labeled_expand(
-    prk: &Hkdf<Sha256>,
+fn labeled_expand<H: Hash>(
+    prk: &Hkdf<H, H::Hmac>,
     suite_id: &[u8],
     label: &[u8],
     info: &[u8],
@@ -179,20 +211,23 @@ fn labeled_expand(
 
 const VERSION: &[u8] = b"HPKE-v1";
 const MODE_BASE: u8 = 0x00;
-const HKDF_SHA256: u16 = 0x0001;
 
 impl Suite {
     /// `suite_id` of RFC 9180, 5.1.
     fn id(self) -> Vec<u8> {
         let aead: u16 = match self.aead {
             Aead::Aes128Gcm => 0x0001,
+            Aead::Aes256Gcm => 0x0002,
             Aead::ChaCha20Poly1305 => 0x0003,
         };
-        let kdf = HKDF_SHA256.to_be_bytes();
+        let kdf: u16 = match self.kem {
+            Kem::DhKemP256 | Kem::DhKemX25519 => 0x0001,
+            Kem::DhKemP384 => 0x0002,
+        };
         [
             b"HPKE".as_slice(),
             &kem_id(self.kem),
-            &kdf,
+            &kdf.to_be_bytes(),
             &aead.to_be_bytes(),
         ]
         .concat()
@@ -202,6 +237,7 @@ impl Suite {
 const fn kem_id(kem: Kem) -> [u8; 2] {
     let id: u16 = match kem {
         Kem::DhKemP256 => 0x0010,
+        Kem::DhKemP384 => 0x0011,
         Kem::DhKemX25519 => 0x0020,
     };
     id.to_be_bytes()
@@ -230,19 +266,18 @@ pub fn seal(suite: Suite, dh: &SharedSecret, sealed: &Sealed<'_>) -> Result<Vec<
     }
     match suite.aead {
         Aead::Aes128Gcm => with::<Aes128Gcm>(suite, dh, sealed),
+        Aead::Aes256Gcm => with::<Aes256Gcm>(suite, dh, sealed),
         Aead::ChaCha20Poly1305 => with::<ChaCha20Poly1305>(suite, dh, sealed),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use secrecy::SecretBox;
-
     use super::*;
 
     struct Vector {
         suite: Suite,
-        private: [u8; 32],
+        private: Vec<u8>,
         receiver: Vec<u8>,
         enc: Vec<u8>,
         info: Vec<u8>,
@@ -263,42 +298,54 @@ mod tests {
         }
 
         fn dh(&self) -> SharedSecret {
-            let shared: [u8; 32] = match self.suite.kem {
+            let shared = match self.suite.kem {
                 Kem::DhKemP256 => {
                     let key = p256::SecretKey::from_slice(&self.private).unwrap();
                     let peer = p256::PublicKey::from_sec1_bytes(&self.enc).unwrap();
                     let shared =
                         p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
-                    (*shared.raw_secret_bytes()).into()
+                    shared.raw_secret_bytes().to_vec()
+                }
+                Kem::DhKemP384 => {
+                    let key = p384::SecretKey::from_slice(&self.private).unwrap();
+                    let peer = p384::PublicKey::from_sec1_bytes(&self.enc).unwrap();
+                    let shared =
+                        p384::ecdh::diffie_hellman(key.to_nonzero_scalar(), peer.as_affine());
+                    shared.raw_secret_bytes().to_vec()
                 }
                 Kem::DhKemX25519 => {
+                    let private: [u8; 32] = self.private.as_slice().try_into().unwrap();
                     let peer: [u8; 32] = self.enc.as_slice().try_into().unwrap();
-                    x25519_dalek::x25519(self.private, peer)
+                    x25519_dalek::x25519(private, peer).to_vec()
                 }
             };
-            SharedSecret::new(self.suite.kem, SecretBox::new(Box::new(shared))).unwrap()
+            SharedSecret::new(self.suite.kem, shared.into()).unwrap()
         }
     }
 
     fn vectors() -> Vec<Vector> {
-        let text = include_str!("../tests/vectors/rfc9180_base.json");
-        let file: serde_json::Value = serde_json::from_str(text).unwrap();
+        let files = [
+            include_str!("../tests/vectors/rfc9180_base.json"),
+            include_str!("../tests/vectors/hpke_p384_base.json"),
+        ];
         let read = |vector: &serde_json::Value| {
             let bytes = |field: &str| hex::decode(vector[field].as_str().unwrap()).unwrap();
             Vector {
                 suite: Suite {
                     kem: match vector["kem_id"].as_u64().unwrap() {
                         0x10 => Kem::DhKemP256,
+                        0x11 => Kem::DhKemP384,
                         0x20 => Kem::DhKemX25519,
                         other => panic!("{other}"),
                     },
                     aead: match vector["aead_id"].as_u64().unwrap() {
                         1 => Aead::Aes128Gcm,
+                        2 => Aead::Aes256Gcm,
                         3 => Aead::ChaCha20Poly1305,
                         other => panic!("{other}"),
                     },
                 },
-                private: bytes("skRm").try_into().unwrap(),
+                private: bytes("skRm"),
                 receiver: bytes("pkRm"),
                 enc: bytes("enc"),
                 info: bytes("info"),
@@ -307,18 +354,17 @@ mod tests {
                 plaintext: bytes("pt"),
             }
         };
-        file["vectors"]
-            .as_array()
-            .unwrap()
+        let files = files.map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
+        let vectors = files
             .iter()
-            .map(read)
-            .collect()
+            .flat_map(|file| file["vectors"].as_array().unwrap());
+        vectors.map(read).collect()
     }
 
     #[test]
-    fn the_vectors_of_rfc_9180_open() {
+    fn the_vectors_open() {
         let vectors = vectors();
-        assert_eq!(vectors.len(), 4, "two KEMs by two AEADs");
+        assert_eq!(vectors.len(), 5, "two KEMs by two AEADs, and P-384");
         for vector in vectors {
             let plaintext = open(vector.suite, &vector.dh(), &vector.sealed()).unwrap();
             assert_eq!(*plaintext, vector.plaintext, "{:?}", vector.suite);
@@ -402,7 +448,7 @@ mod tests {
                 assert_eq!(open(vector.suite, &dh, &wrong), Err(HpkeError::WrongKem));
             }
             let kem = match vector.suite.kem {
-                Kem::DhKemP256 => Kem::DhKemX25519,
+                Kem::DhKemP256 | Kem::DhKemP384 => Kem::DhKemX25519,
                 Kem::DhKemX25519 => Kem::DhKemP256,
             };
             let other = Suite {
@@ -410,7 +456,7 @@ mod tests {
                 ..vector.suite
             };
             assert_eq!(open(other, &dh, &right), Err(HpkeError::WrongKem));
-            let other = SharedSecret::new(kem, SecretBox::new(Box::new([1; 32]))).unwrap();
+            let other = SharedSecret::new(kem, vec![1; 32].into()).unwrap();
             assert_eq!(open(vector.suite, &other, &right), Err(HpkeError::WrongKem));
         }
     }

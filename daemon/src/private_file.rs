@@ -19,6 +19,9 @@ pub(crate) enum Access {
     /// read it, nobody else may write it. (The group bits are the mask of the
     /// access control list that lets a service user read it.)
     Credential,
+    /// Known to all: owned by root or by us, nobody else may write it.
+    #[cfg(feature = "tpm2")]
+    Public,
 }
 
 /// Why a file was not taken.
@@ -100,6 +103,8 @@ pub(crate) fn open_checked(
     let (owner_fits, forbidden) = match access {
         Access::Ours => (uid == us, 0o077),
         Access::Credential => (uid == us || uid == 0, 0o037),
+        #[cfg(feature = "tpm2")]
+        Access::Public => (uid == us || uid == 0, 0o022),
     };
     if !owner_fits {
         return Err(PrivateFileError::ForeignOwner { uid });

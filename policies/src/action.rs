@@ -71,13 +71,16 @@ pub enum Action {
     AttestIdentity,
     /// Answers a verifier's challenge for such evidence.
     AnswerChallenge,
+    /// Approves what the machine has measured, so that keys work that were made with
+    /// other measurements.
+    ApproveMeasurements,
     /// Looks at, and manages, what all callers own.
     Administer,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -110,6 +113,7 @@ impl Action {
         Self::AcceptDevice,
         Self::AttestIdentity,
         Self::AnswerChallenge,
+        Self::ApproveMeasurements,
         Self::Administer,
     ];
 
@@ -149,6 +153,7 @@ impl Action {
             Self::AcceptDevice => "AcceptDevice",
             Self::AttestIdentity => "AttestIdentity",
             Self::AnswerChallenge => "AnswerChallenge",
+            Self::ApproveMeasurements => "ApproveMeasurements",
             Self::Administer => "Administer",
         }
     }

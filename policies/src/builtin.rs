@@ -113,6 +113,7 @@ const fn needs(action: Action) -> Needs {
         | Action::AcceptDevice
         | Action::AttestIdentity
         | Action::AnswerChallenge
+        | Action::ApproveMeasurements
         | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
@@ -172,7 +173,7 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 10] = [
+    const ADMINISTRATORS: [Action; 12] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,
@@ -182,6 +183,7 @@ mod tests {
         Action::AcceptDevice,
         Action::AttestIdentity,
         Action::AnswerChallenge,
+        Action::ApproveMeasurements,
         Action::Administer,
     ];
 

@@ -38,6 +38,9 @@ pub const MIN_NONCE: usize = 16;
 /// Longest nonce of a verifier, in bytes.
 pub const MAX_NONCE: usize = 64;
 
+/// Longest signature that is verified, in bytes: ECDSA on P-256 in DER.
+pub const MAX_SIGNATURE: usize = 72;
+
 /// Longest challenge of a verifier, in bytes.
 pub const MAX_CHALLENGE: usize = 16 * 1024;
 

@@ -465,6 +465,19 @@ fn admin_requests() -> Vec<AdminRequest> {
                 name: "alice@example.com".into(),
             },
         },
+        R::ReadMeasurements {
+            options,
+            request: ReadMeasurements {
+                device: "tpm".into(),
+            },
+        },
+        R::ApproveMeasurements {
+            options,
+            request: ApproveMeasurements {
+                device: "tpm".into(),
+                signature: bytes("a signature"),
+            },
+        },
     ]
 }
 
@@ -550,7 +563,17 @@ fn admin_responses() -> Vec<AdminResponse> {
             pin_tried: true,
         })),
         R::LockIdentity(Ok(identity())),
+        R::ReadMeasurements(Ok(measurements(false))),
+        R::ApproveMeasurements(Ok(measurements(true))),
     ]
+}
+
+fn measurements(approved: bool) -> Measurements {
+    Measurements {
+        registers: vec![(7, Bytes(vec![0x07; 32])), (23, Bytes(vec![0x23; 32]))],
+        to_sign: Bytes(vec![0x42; 64]),
+        approved,
+    }
 }
 
 /// Every code, in its order, then every variant of the small enums.

@@ -216,8 +216,3 @@ pub fn external_commit(kem_output: &[u8], signed_leaf: &[u8]) -> Vec<u8> {
     let init = [vec![1, 0, 6], opaque(kem_output)].concat();
     [&[3], &*opaque(&init), &[1], signed_leaf, &[0]].concat()
 }
-
-/// GroupSecrets with a joiner secret of 32 bytes and nothing else.
-pub fn group_secrets() -> Vec<u8> {
-    [opaque(&[5; 32]), vec![0, 0]].concat()
-}

@@ -3,6 +3,7 @@
 //! for private keys.
 
 pub mod books;
+pub mod crypto;
 pub mod failpoints;
 pub mod forge;
 pub mod member;

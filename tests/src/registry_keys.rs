@@ -27,7 +27,7 @@ pub struct Revealed {
     /// Its public key, as MLS writes it.
     pub public: Vec<u8>,
     /// The private key, as `mlskeyd::devices::software` reveals it.
-    pub private: [u8; 32],
+    pub private: Vec<u8>,
     /// The identity of a signature key.
     pub identity: Option<String>,
 }
@@ -61,7 +61,7 @@ impl RegistryKeys {
                 purpose: record.purpose(),
                 algorithm: record.algorithm,
                 public: stored.public,
-                private: *private,
+                private: private.to_vec(),
                 identity: record.identity.clone(),
             };
             self.keys.insert(record.id, revealed);
@@ -77,7 +77,7 @@ impl RegistryKeys {
                 Algorithm::Hpke(Kem::DhKemX25519) => KeyKind::X25519,
                 _ => KeyKind::P256,
             },
-            bytes: key.private.to_vec(),
+            bytes: key.private.clone(),
         });
         private.collect()
     }

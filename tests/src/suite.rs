@@ -6,6 +6,8 @@ use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::types::{self, HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
 
+use crate::forge::opaque;
+
 /// A cipher suite, in the protocol's words and in those of OpenMLS.
 #[derive(Clone, Copy)]
 pub struct Suite {
@@ -36,23 +38,50 @@ pub const SUITE_3: Suite = Suite {
     aead: Aead::ChaCha20Poly1305,
 };
 
+pub const SUITE_7: Suite = Suite {
+    number: 0x0007,
+    scheme: SignatureScheme::EcdsaP384Sha384,
+    kem: Kem::DhKemP384,
+    aead: Aead::Aes256Gcm,
+};
+
 impl Suite {
+    /// A path secret: as long as the hash of the suite's KDF (RFC 9420, 8).
+    pub fn path_secret(self) -> Vec<u8> {
+        vec![7; self.hash_len()]
+    }
+
+    /// GroupSecrets with a joiner secret and nothing else.
+    pub fn group_secrets(self) -> Vec<u8> {
+        [opaque(&vec![5; self.hash_len()]), vec![0, 0]].concat()
+    }
+
+    pub const fn hash_len(self) -> usize {
+        match self.kem {
+            Kem::DhKemP256 | Kem::DhKemX25519 => 32,
+            Kem::DhKemP384 => 48,
+        }
+    }
+
     pub fn hpke_config(self) -> HpkeConfig {
-        let kem = match self.kem {
-            Kem::DhKemP256 => HpkeKemType::DhKemP256,
-            Kem::DhKemX25519 => HpkeKemType::DhKem25519,
+        let (kem, kdf) = match self.kem {
+            Kem::DhKemP256 => (HpkeKemType::DhKemP256, HpkeKdfType::HkdfSha256),
+            Kem::DhKemP384 => (HpkeKemType::DhKemP384, HpkeKdfType::HkdfSha384),
+            Kem::DhKemX25519 => (HpkeKemType::DhKem25519, HpkeKdfType::HkdfSha256),
         };
         let aead = match self.aead {
             Aead::Aes128Gcm => HpkeAeadType::AesGcm128,
+            Aead::Aes256Gcm => HpkeAeadType::AesGcm256,
             Aead::ChaCha20Poly1305 => HpkeAeadType::ChaCha20Poly1305,
         };
-        HpkeConfig(kem, HpkeKdfType::HkdfSha256, aead)
+        HpkeConfig(kem, kdf, aead)
     }
 
     const fn openmls_scheme(self) -> types::SignatureScheme {
         match self.scheme {
             SignatureScheme::Ed25519 => types::SignatureScheme::ED25519,
             SignatureScheme::EcdsaP256Sha256 => types::SignatureScheme::ECDSA_SECP256R1_SHA256,
+            SignatureScheme::EcdsaP384Sha384 => types::SignatureScheme::ECDSA_SECP384R1_SHA384,
         }
     }
 }
@@ -94,7 +123,7 @@ pub fn verifies(suite: Suite, public: &[u8], content: &[u8], signature: &[u8]) -
 
 /// An HPKE key pair of the app's own.
 pub fn own_hpke(suite: Suite, seed: u8) -> GeneratedHpke {
-    let pair = RustCrypto::default().derive_hpke_keypair(suite.hpke_config(), &[seed; 32]);
+    let pair = RustCrypto::default().derive_hpke_keypair(suite.hpke_config(), &[seed; 48]);
     GeneratedHpke {
         key: KeyId::from_bytes([seed; 16]),
         public_key: Bytes(pair.expect("RustCrypto has the suite").public),

@@ -5,186 +5,39 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::Mutex;
 
 use mlskeyd::mls::binding::{self, BindingChange, Custody, HpkeKey};
 use mlskeyd::mls::{
     Openable, OwnLeaf, Signable, TreePosition, Unknown, scheme_of_cipher_suite, verify,
 };
 use mlskeyd_policies::Action;
+use mlskeyd_tests::crypto::{Crypto, Open};
 use openmls::prelude::tls_codec::{Deserialize, Serialize};
 use openmls::prelude::*;
 use openmls::schedule::{ExternalPsk, PreSharedKeyId, Psk};
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::{OpenMlsRustCrypto, RustCrypto};
 use openmls_traits::signatures::{Signer, SignerError};
-use openmls_traits::types::{
-    AeadType, CryptoError, ExporterSecret, HashType, HpkeCiphertext, HpkeConfig, HpkeKeyPair,
-    KemOutput, SignatureScheme,
-};
+use openmls_traits::types::SignatureScheme;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// What one open received and gave.
-struct Open {
-    info: Vec<u8>,
-    plaintext: Vec<u8>,
-}
-
-/// RustCrypto, remembering what it opens.
-#[derive(Default)]
-struct RecordingCrypto {
-    inner: RustCrypto,
-    opens: Mutex<Vec<Open>>,
-}
-
-impl OpenMlsCrypto for RecordingCrypto {
-    fn supports(&self, ciphersuite: Ciphersuite) -> Result<(), CryptoError> {
-        self.inner.supports(ciphersuite)
-    }
-    fn supported_ciphersuites(&self) -> Vec<Ciphersuite> {
-        self.inner.supported_ciphersuites()
-    }
-    fn hkdf_extract(
-        &self,
-        hash_type: HashType,
-        salt: &[u8],
-        ikm: &[u8],
-    ) -> Result<SecretVLBytes, CryptoError> {
-        self.inner.hkdf_extract(hash_type, salt, ikm)
-    }
-    fn hmac(
-        &self,
-        hash_type: HashType,
-        key: &[u8],
-        message: &[u8],
-    ) -> Result<SecretVLBytes, CryptoError> {
-        self.inner.hmac(hash_type, key, message)
-    }
-    fn hkdf_expand(
-        &self,
-        hash_type: HashType,
-        prk: &[u8],
-        info: &[u8],
-        okm_len: usize,
-    ) -> Result<SecretVLBytes, CryptoError> {
-        self.inner.hkdf_expand(hash_type, prk, info, okm_len)
-    }
-    fn hash(&self, hash_type: HashType, data: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        self.inner.hash(hash_type, data)
-    }
-    fn aead_encrypt(
-        &self,
-        alg: AeadType,
-        key: &[u8],
-        data: &[u8],
-        nonce: &[u8],
-        aad: &[u8],
-    ) -> Result<Vec<u8>, CryptoError> {
-        self.inner.aead_encrypt(alg, key, data, nonce, aad)
-    }
-    fn aead_decrypt(
-        &self,
-        alg: AeadType,
-        key: &[u8],
-        ct_tag: &[u8],
-        nonce: &[u8],
-        aad: &[u8],
-    ) -> Result<Vec<u8>, CryptoError> {
-        self.inner.aead_decrypt(alg, key, ct_tag, nonce, aad)
-    }
-    fn signature_key_gen(&self, alg: SignatureScheme) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
-        self.inner.signature_key_gen(alg)
-    }
-    fn verify_signature(
-        &self,
-        alg: SignatureScheme,
-        data: &[u8],
-        pk: &[u8],
-        signature: &[u8],
-    ) -> Result<(), CryptoError> {
-        self.inner.verify_signature(alg, data, pk, signature)
-    }
-    fn sign(&self, alg: SignatureScheme, data: &[u8], key: &[u8]) -> Result<Vec<u8>, CryptoError> {
-        self.inner.sign(alg, data, key)
-    }
-    fn hpke_seal(
-        &self,
-        config: HpkeConfig,
-        pk_r: &[u8],
-        info: &[u8],
-        aad: &[u8],
-        ptxt: &[u8],
-    ) -> Result<HpkeCiphertext, CryptoError> {
-        self.inner.hpke_seal(config, pk_r, info, aad, ptxt)
-    }
-    fn hpke_open(
-        &self,
-        config: HpkeConfig,
-        input: &HpkeCiphertext,
-        sk_r: &[u8],
-        info: &[u8],
-        aad: &[u8],
-    ) -> Result<Vec<u8>, CryptoError> {
-        let plaintext = self.inner.hpke_open(config, input, sk_r, info, aad)?;
-        assert!(aad.is_empty());
-        self.opens.lock().unwrap().push(Open {
-            info: info.to_vec(),
-            plaintext: plaintext.clone(),
-        });
-        Ok(plaintext)
-    }
-    fn hpke_setup_sender_and_export(
-        &self,
-        config: HpkeConfig,
-        pk_r: &[u8],
-        info: &[u8],
-        exporter_context: &[u8],
-        exporter_length: usize,
-    ) -> Result<(KemOutput, ExporterSecret), CryptoError> {
-        self.inner.hpke_setup_sender_and_export(
-            config,
-            pk_r,
-            info,
-            exporter_context,
-            exporter_length,
-        )
-    }
-    fn hpke_setup_receiver_and_export(
-        &self,
-        config: HpkeConfig,
-        enc: &[u8],
-        sk_r: &[u8],
-        info: &[u8],
-        exporter_context: &[u8],
-        exporter_length: usize,
-    ) -> Result<ExporterSecret, CryptoError> {
-        self.inner.hpke_setup_receiver_and_export(
-            config,
-            enc,
-            sk_r,
-            info,
-            exporter_context,
-            exporter_length,
-        )
-    }
-    fn derive_hpke_keypair(
-        &self,
-        config: HpkeConfig,
-        ikm: &[u8],
-    ) -> Result<HpkeKeyPair, CryptoError> {
-        self.inner.derive_hpke_keypair(config, ikm)
-    }
-}
-
-#[derive(Default)]
 struct RecordingProvider {
     inner: OpenMlsRustCrypto,
-    crypto: RecordingCrypto,
+    crypto: Crypto,
+}
+
+impl Default for RecordingProvider {
+    fn default() -> Self {
+        Self {
+            inner: OpenMlsRustCrypto::default(),
+            crypto: Crypto::recording(),
+        }
+    }
 }
 
 impl OpenMlsProvider for RecordingProvider {
-    type CryptoProvider = RecordingCrypto;
+    type CryptoProvider = Crypto;
     type RandProvider = RustCrypto;
     type StorageProvider = <OpenMlsRustCrypto as OpenMlsProvider>::StorageProvider;
 
@@ -482,6 +335,7 @@ fn all_lives() -> Vec<App> {
     for suite in [
         Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
         Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256,
+        Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384,
     ] {
         for public in [false, true] {
             apps.extend(live(suite, public));
@@ -714,7 +568,7 @@ fn everything_that_openmls_opens_is_known_and_yields_what_it_must() {
     let mut kinds = BTreeSet::new();
     for app in all_lives() {
         let suite = u16::from(app.suite);
-        for Open { info, plaintext } in app.provider.crypto.opens.lock().unwrap().iter() {
+        for Open { info, plaintext } in &app.provider.crypto.take_opens() {
             let open = Openable::parse(info);
             kinds.insert(open.action());
             assert_eq!(open.check_plaintext(suite, plaintext), Ok(()));
@@ -794,7 +648,7 @@ fn changed_bytes_never_panic_and_keep_their_label() {
                 }
             }
         }
-        for Open { info, .. } in app.provider.crypto.opens.lock().unwrap().iter() {
+        for Open { info, .. } in &app.provider.crypto.take_opens() {
             for _ in 0..200 {
                 let mut info = info.clone();
                 let at = rng.random_range(0..info.len());

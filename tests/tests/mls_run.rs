@@ -44,6 +44,11 @@ fn a_group_lives_with_suite_0x0003() {
     );
 }
 
+#[test]
+fn a_group_lives_with_suite_0x0007() {
+    play(Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384, 200);
+}
+
 #[cfg(feature = "full")]
 #[test]
 fn a_group_lives_long() {

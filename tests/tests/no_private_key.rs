@@ -117,7 +117,8 @@ fn nothing_is_found(suite: u16) {
     // group, three updates, the proposal, the removal and the join.
     let public = story.keys.public();
     for (id, key) in &story.keys.keys {
-        assert!(public.owner(&key.private).is_some(), "{id}");
+        let private = key.private.as_slice().try_into().unwrap();
+        assert!(public.owner(private).is_some(), "{id}");
     }
     let counts =
         [Purpose::Signature, Purpose::Init, Purpose::Leaf].map(|role| story.keys.count(role));

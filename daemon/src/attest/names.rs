@@ -17,6 +17,8 @@ impl Named for Algorithm {
         Self::Signature(SignatureScheme::EcdsaP256Sha256),
         Self::Hpke(Kem::DhKemP256),
         Self::Hpke(Kem::DhKemX25519),
+        Self::Signature(SignatureScheme::EcdsaP384Sha384),
+        Self::Hpke(Kem::DhKemP384),
     ];
 
     fn name(self) -> &'static str {
@@ -25,6 +27,8 @@ impl Named for Algorithm {
             Self::Signature(SignatureScheme::EcdsaP256Sha256) => "ecdsa-p256-sha256",
             Self::Hpke(Kem::DhKemP256) => "dhkem-p256-sha256",
             Self::Hpke(Kem::DhKemX25519) => "dhkem-x25519-sha256",
+            Self::Signature(SignatureScheme::EcdsaP384Sha384) => "ecdsa-p384-sha384",
+            Self::Hpke(Kem::DhKemP384) => "dhkem-p384-sha384",
         }
     }
 }
@@ -72,7 +76,9 @@ mod tests {
                 "ed25519",
                 "ecdsa-p256-sha256",
                 "dhkem-p256-sha256",
-                "dhkem-x25519-sha256"
+                "dhkem-x25519-sha256",
+                "ecdsa-p384-sha384",
+                "dhkem-p384-sha384"
             ]
         );
         let tiers: Vec<_> = Tier::ALL.iter().map(|one| one.name()).collect();

@@ -8,6 +8,7 @@ mod forgeries;
 mod mutations;
 mod recorded;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pki_types::UnixTime;
@@ -83,6 +84,17 @@ fn honest_evidence_is_accepted_when_the_tpm_has_answered() {
     assert_eq!(verdict, Ok(Verdict::Accepted));
 }
 
+/// It stays in the TPM however it is authorised there.
+#[test]
+fn a_key_under_a_policy_is_accepted_as_one_without() {
+    let scene = Scene::new();
+    let mut speech = scene.chip.speech();
+    speech.key.attributes &= !tpm::attribute::USER_WITH_AUTH;
+    speech.key.attributes |= tpm::attribute::ADMIN_WITH_POLICY;
+    speech.key.policy = vec![7; 32];
+    assert_eq!(scene.verdict(&speech.sign()), Ok(Verdict::AkNotBound));
+}
+
 #[test]
 fn a_challenge_is_answered_by_one_tpm_with_one_attestation_key() {
     let scene = Scene::new();
@@ -106,4 +118,20 @@ fn no_two_challenges_have_one_secret() {
     let response = answer(&scene.chip, &second, &scene.chip.speech().ak).unwrap();
     let verdict = scene.bound(&envelope, &secret, &response);
     assert_eq!(verdict, Err("wrong-response"));
+}
+
+/// Verifiers' programs go by them, so none is left out, and none is told that there is not.
+#[test]
+fn the_reasons_are_those_of_the_documentation() {
+    let quoted = |line: &'static str, mark| line.split(mark).skip(1).step_by(2);
+    let source = include_str!("refusal.rs").lines();
+    let source = source.filter(|line| line.contains("=> \""));
+    let codes: BTreeSet<_> = source.flat_map(|line| quoted(line, '"')).collect();
+    assert_eq!(codes.len(), 24);
+    let table = include_str!("../../../docs/attestation.md");
+    let table = table.split("| reason | what it means |").nth(1).unwrap();
+    let table = table.split("\n\n").next().unwrap();
+    let documented = table.lines().filter_map(|line| line.split('|').nth(1));
+    let documented: BTreeSet<_> = documented.flat_map(|cell| quoted(cell, '`')).collect();
+    assert_eq!(codes, documented);
 }

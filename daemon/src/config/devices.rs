@@ -10,7 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{Mistake, Tcti, count, name, optional_path, positive_duration};
+use super::{Mistake, Pcrs, Tcti, count, name, optional_path, positive_duration};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,17 @@ pub struct Tpm2Config {
     /// Where in its permanent memory the device keeps 40 bytes; `None`: at a place
     /// that follows from the store key and the device's name.
     pub nv_index: Option<u32>,
+    /// What new keys are bound to beside the TPM; `None`: to nothing.
+    pub measured: Option<MeasuredConfig>,
+}
+
+/// The measurements of the machine that new keys are bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeasuredConfig {
+    /// The registers that must be as they were when a key was made.
+    pub pcrs: Pcrs,
+    /// The public key, in PEM, of whoever may approve other measurements.
+    pub recovery_key: PathBuf,
 }
 
 /// What the TCG leaves to the owner (Registry of Reserved TPM 2.0 Handles, 2.2.3).
@@ -111,6 +122,9 @@ pub(super) struct DeviceTable {
     sessions: Option<u32>,
     tcti: Option<String>,
     nv_index: Option<u32>,
+    pcrs: Option<Vec<u8>>,
+    #[serde(default, deserialize_with = "optional_path")]
+    recovery_key: Option<PathBuf>,
 }
 
 fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -170,7 +184,10 @@ impl DeviceTable {
 
     /// Has it a setting of TPMs?
     const fn is_of_tpm(&self) -> bool {
-        self.tcti.is_some() || self.nv_index.is_some()
+        self.tcti.is_some()
+            || self.nv_index.is_some()
+            || self.pcrs.is_some()
+            || self.recovery_key.is_some()
     }
 
     fn check(self) -> Result<DeviceConfig, &'static str> {
@@ -198,7 +215,9 @@ impl DeviceTable {
             }
             Kind::Software => DeviceKind::Software,
             Kind::Tpm2 if self.is_of_token() => {
-                return Err("a device of kind \"tpm2\" has `tcti` and `nv_index`, nothing else");
+                return Err(
+                    "a device of kind \"tpm2\" has `tcti`, `nv_index`, `pcrs` and `recovery_key`, nothing else",
+                );
             }
             Kind::Tpm2 => DeviceKind::Tpm2(Tpm2Config {
                 tcti: self
@@ -211,9 +230,12 @@ impl DeviceTable {
                     }
                     index => index,
                 },
+                measured: measured(self.pcrs, self.recovery_key)?,
             }),
             Kind::Pkcs11 if self.is_of_tpm() => {
-                return Err("a device of kind \"pkcs11\" has neither `tcti` nor `nv_index`");
+                return Err(
+                    "a device of kind \"pkcs11\" has neither `tcti` nor `nv_index`, `pcrs` or `recovery_key`",
+                );
             }
             Kind::Pkcs11 => DeviceKind::Pkcs11(Box::new(Pkcs11Config {
                 module: self
@@ -252,6 +274,26 @@ impl DeviceTable {
             kind,
             hpke_tier: self.hpke_tier,
         })
+    }
+}
+
+/// Both or none: measurements change with each update of the firmware.
+fn measured(
+    pcrs: Option<Vec<u8>>,
+    recovery_key: Option<PathBuf>,
+) -> Result<Option<MeasuredConfig>, &'static str> {
+    match (pcrs, recovery_key) {
+        (None, None) => Ok(None),
+        (Some(pcrs), Some(recovery_key)) => Ok(Some(MeasuredConfig {
+            pcrs: Pcrs::parse(&pcrs)?,
+            recovery_key,
+        })),
+        (Some(_), None) => Err(
+            "`pcrs` needs `recovery_key`: without it an update of the firmware would make all keys useless for good",
+        ),
+        (None, Some(_)) => Err(
+            "`recovery_key` approves other measurements of the machine, so it needs `pcrs`, the registers that keys are bound to",
+        ),
     }
 }
 

@@ -211,13 +211,31 @@ fn a_tpm_is_reached_by_a_known_way_and_is_one_device() {
     let nv_index = Some(0x0180_0100);
     assert_eq!(
         kind("tcti = \"device:/dev/tpm0\"\nnv_index = 0x01800100"),
-        DeviceKind::Tpm2(Tpm2Config { tcti, nv_index })
+        DeviceKind::Tpm2(Tpm2Config {
+            tcti,
+            nv_index,
+            measured: None
+        })
     );
+    let DeviceKind::Tpm2(bound) = kind("pcrs = [7, 0]\nrecovery_key = \"/r.pem\"") else {
+        panic!("another kind")
+    };
+    let measured = bound.measured.unwrap();
+    assert_eq!(measured.pcrs.to_string(), "PCR 0, 7");
+    assert_eq!(measured.recovery_key, Path::new("/r.pem"));
     for (more, words) in [
         ("tcti = \"/usr/lib/evil.so\"", "`device:` and a path"),
         ("nv_index = 0x01c00002", "from 0x01800000"),
         ("hpke_tier = \"sealed\"", "leave `hpke_tier` out"),
         ("pin_file = \"/p\"", "nothing else"),
+        ("pcrs = [7]", "`pcrs` needs `recovery_key`"),
+        ("recovery_key = \"/r.pem\"", "so it needs `pcrs`"),
+        (
+            "pcrs = [24]\nrecovery_key = \"/r.pem\"",
+            "from 0 to 23, each once",
+        ),
+        ("pcrs = []\nrecovery_key = \"/r.pem\"", "names no register"),
+        ("pcrs = [7]\nrecovery_key = \"r.pem\"", "begin with `/`"),
         (
             "[[devices]]\nname = \"u\"\nkind = \"tpm2\"",
             "are the same one",

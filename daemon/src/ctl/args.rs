@@ -38,6 +38,9 @@ JSON (with --json; fields are only ever added):
                    \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
   devices list    [DEVICE]
   devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
+  devices measurements, devices approve
+                  {\"device\", \"registers\": [{\"pcr\", \"sha256\": hex}],
+                   \"to_sign\": hex, \"approved\"}
   IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
             \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
             \"pin\": \"none|locked|unlocked\": of the key's own PIN,
@@ -152,6 +155,28 @@ pub(super) enum DevicesCommand {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+    },
+    /// Show what the machine has measured, to which keys of a TPM may be bound
+    ///
+    /// With --out also what the recovery key has to sign to approve that:
+    /// `openssl dgst -sha256 -sign recovery.pem -out signature FILE`.
+    Measurements {
+        /// The device's name
+        device: String,
+        /// Where what is to be signed goes; it must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Approve what the machine has measured, with the recovery key's signature
+    ///
+    /// Keys of the device that were made with other measurements then work with these,
+    /// too, and that cannot be taken back: it takes new keys.
+    Approve {
+        /// The device's name
+        device: String,
+        /// The signature over what `devices measurements --out` wrote, in DER
+        #[arg(long, value_name = "FILE")]
+        signature: PathBuf,
     },
 }
 
@@ -370,8 +395,9 @@ fn tier() -> impl TypedValueParser<Value = Tier> {
 }
 
 fn scheme() -> impl TypedValueParser<Value = SignatureScheme> {
-    PossibleValuesParser::new(["ed25519", "p256"]).map(|text| match text.as_str() {
+    PossibleValuesParser::new(["ed25519", "p256", "p384"]).map(|text| match text.as_str() {
         "ed25519" => SignatureScheme::Ed25519,
+        "p384" => SignatureScheme::EcdsaP384Sha384,
         _ => SignatureScheme::EcdsaP256Sha256,
     })
 }

@@ -1,7 +1,6 @@
 //! Attestation: what the machine makes, and what a verifier makes of it.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 
 use mlskeyd_protocol::client::{AdminClient, Call};
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::CtlError;
 use super::args::AttestCommand;
+use super::files::{at, create, read};
 use super::run::Answer;
 use super::table::printable;
 use crate::attest::{
@@ -77,11 +77,7 @@ pub(super) fn run(
             };
             let (challenge, secret) = made.ok_or(CtlError::Randomness)?;
             keep(out_secret, out_challenge, &secret, &challenge.write())?;
-            // The challenge is made, which is all that was asked.
-            Ok(Answer {
-                code: 0,
-                ..Judged::believed(envelope, Verdict::AkNotBound).answer(show)
-            })
+            Ok(challenged(&envelope, out_challenge, out_secret, show))
         }
         AttestCommand::Verify {
             evidence,
@@ -100,6 +96,31 @@ pub(super) fn run(
             let judged = judge(&evidence, &nonce.0, &roots, answer.as_ref());
             Ok(judged.unwrap_or_else(Judged::refused).answer(show))
         }
+    }
+}
+
+/// What is said where a challenge was made.
+fn challenged(
+    envelope: &Envelope,
+    challenge: &Path,
+    secret: &Path,
+    show: impl Fn(Value, String) -> String,
+) -> Answer {
+    let device = printable(&envelope.claims.device);
+    let json = json!({
+        "challenge": challenge,
+        "secret": secret,
+        "evidence": hex::encode(envelope.digest()),
+        "claims": &envelope.claims,
+    });
+    let text = format!(
+        "The challenge is in {}: have the machine answer it by `mlskeyctl attest activate {device} CHALLENGE`.\nKeep {} to yourself: `mlskeyctl attest verify` takes it together with the answer.\n",
+        challenge.display(),
+        secret.display(),
+    );
+    Answer {
+        text: show(json, text),
+        code: 0,
     }
 }
 
@@ -209,17 +230,6 @@ fn read_secret(path: &Path) -> Result<Secret, CtlError> {
     Secret::read(&document).map_err(|error: DocumentError| at(path, printable(&error.to_string())))
 }
 
-/// Reads a file. Of one that is longer than the limit there is one byte more: who
-/// judges the content says then that it is too long.
-fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CtlError> {
-    let file = File::open(path).map_err(|error| at(path, error))?;
-    let mut bytes = Vec::new();
-    let most = u64::try_from(limit).unwrap_or(u64::MAX);
-    let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
-    read.map_err(|error| at(path, error))?;
-    Ok(bytes)
-}
-
 /// Writes a secret and its challenge, each into a file that must not be there: neither is of use without the
 /// other.
 fn keep(
@@ -230,20 +240,9 @@ fn keep(
 ) -> Result<(), CtlError> {
     let secret = secret.write();
     private_file::create(secret_path, secret.as_bytes()).map_err(|error| at(secret_path, error))?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(challenge_path);
-    let written = file.and_then(|mut file| file.write_all(challenge.as_bytes()));
+    let written = create(challenge_path).and_then(|mut file| file.write_all(challenge.as_bytes()));
     written.map_err(|error| {
         let _ = std::fs::remove_file(secret_path);
         at(challenge_path, error)
     })
-}
-
-fn at(path: &Path, why: impl ToString) -> CtlError {
-    CtlError::File {
-        path: path.to_owned(),
-        why: why.to_string(),
-    }
 }

@@ -140,7 +140,15 @@ pub(super) fn sample() -> DeviceInfo {
             "an object of the token; CKM_ECDSA",
         ),
         (
+            Algorithm::Signature(SignatureScheme::EcdsaP384Sha384),
+            "an object of the token; CKM_ECDSA",
+        ),
+        (
             Algorithm::Hpke(Kem::DhKemP256),
+            "wrapped by CKM_AES_KEY_WRAP_PAD, enforced; CKM_ECDH1_DERIVE",
+        ),
+        (
+            Algorithm::Hpke(Kem::DhKemP384),
             "wrapped by CKM_AES_KEY_WRAP_PAD, enforced; CKM_ECDH1_DERIVE",
         ),
         (
@@ -215,9 +223,14 @@ hsm *  pkcs11  ready
   Ed25519       sealed    made by the daemon, encrypted by CKM_AES_CBC_PAD
   ECDSA P-256   hardware  an object of the token; CKM_ECDSA
   ECDSA P-256   sealed    made by the daemon, encrypted by CKM_AES_CBC_PAD
+  ECDSA P-384   hardware  an object of the token; CKM_ECDSA
+  ECDSA P-384   sealed    made by the daemon, encrypted by CKM_AES_CBC_PAD
   DHKEM P-256   hardware  wrapped by CKM_AES_KEY_WRAP_PAD, enforced;
                           CKM_ECDH1_DERIVE
   DHKEM P-256   sealed    made by the daemon, encrypted by CKM_AES_CBC_PAD
+  DHKEM P-384   hardware  wrapped by CKM_AES_KEY_WRAP_PAD, enforced;
+                          CKM_ECDH1_DERIVE
+  DHKEM P-384   sealed    made by the daemon, encrypted by CKM_AES_CBC_PAD
   DHKEM X25519  hardware  an object of the token; CKM_ECDH1_DERIVE
   DHKEM X25519  sealed    made by the daemon, encrypted by CKM_AES_CBC_PAD
 
@@ -227,6 +240,7 @@ hsm *  pkcs11  ready
   0x0002  hardware
   0x0003  hardware  DHKEM X25519: in hardware 936 at most: keys are not wrapped
                     (WrapKey: MechanismInvalid)
+  0x0007  hardware
 ";
         assert_eq!(text(&[sample()], Some(80)), shown);
         for room in [40, 80, 200] {

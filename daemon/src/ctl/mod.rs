@@ -3,12 +3,15 @@
 //! It asks the running daemon over its socket, and knows nothing by itself:
 //! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
 //! it, `progress` what takes long, and `pin` reads the one secret that it is told.
-//! Only a verifier of evidence asks no daemon (`attest`).
+//! Only a verifier of evidence asks no daemon (`attest`); `files` are what commands are
+//! given, and `measurements` what a machine measured.
 
 mod args;
 mod attest;
 mod devices;
+mod files;
 mod json;
+mod measurements;
 mod pin;
 mod progress;
 mod run;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::args::{Args, Command, DevicesCommand, IdentitiesCommand, KeysCommand, StorageCommand};
 use super::progress::Progress;
 use super::table::{date, duration, printable, table, terminal_width};
-use super::{CtlError, attest, confirm, devices, json, pin};
+use super::{CtlError, attest, confirm, devices, json, measurements, pin};
 
 const NO_DEVICES: &str = "no devices\n";
 
@@ -65,6 +65,18 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         } => {
             let accepted = accept(&client, device, *yes, &call)?;
             show(json::accepted(&accepted), accepted_text(&accepted))
+        }
+        Command::Devices {
+            command: Some(DevicesCommand::Measurements { device, out }),
+        } => {
+            let shown = measurements::measurements(&client, device, out.as_deref(), &call)?;
+            show(shown.0, shown.1)
+        }
+        Command::Devices {
+            command: Some(DevicesCommand::Approve { device, signature }),
+        } => {
+            let shown = measurements::approve(&client, device, signature, &call)?;
+            show(shown.0, shown.1)
         }
         Command::Identities {
             command: None | Some(IdentitiesCommand::List),

@@ -4,10 +4,11 @@
 use mlskeyd_protocol::v1::{Algorithm, DeviceInfo, DeviceState, Kem, SignatureScheme, Tier};
 
 /// The cipher suites of custody, with the algorithms of their keys.
-const SUITES: [(u16, SignatureScheme, Kem); 3] = [
+const SUITES: [(u16, SignatureScheme, Kem); 4] = [
     (0x0001, SignatureScheme::Ed25519, Kem::DhKemX25519),
     (0x0002, SignatureScheme::EcdsaP256Sha256, Kem::DhKemP256),
     (0x0003, SignatureScheme::Ed25519, Kem::DhKemX25519),
+    (0x0007, SignatureScheme::EcdsaP384Sha384, Kem::DhKemP384),
 ];
 
 /// A cipher suite on a device.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{
-    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyQuery, Offer, OwnedIdentity, OwnedKey,
-    Owner, StorageInfo, Swept,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, KeyInfo, KeyQuery, KeyState, Offer,
+    OwnedIdentity, OwnedKey, Owner, StorageInfo, Swept,
 };
 
 use super::devices::Shown;
@@ -158,6 +158,23 @@ impl RegistryRequest for Sweep {
 }
 
 impl Custody {
+    /// A key as apps and administrators see it: missing, too, while its device says
+    /// that what it hangs under is not there. The registry knows nothing of that, nor
+    /// whether its PIN was given.
+    pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
+        let info = KeyInfo {
+            pin: self.devices.pin_of(key),
+            ..self.registry.info(key)
+        };
+        if info.state == KeyState::Destroyed || !self.devices.lack(key) {
+            return info;
+        }
+        KeyInfo {
+            state: KeyState::Missing,
+            ..info
+        }
+    }
+
     fn device_infos(&self) -> impl Iterator<Item = DeviceInfo> {
         self.devices.all_shown().map(device_info)
     }

@@ -11,7 +11,7 @@ use super::generate::check_name;
 use super::rotate::no_such_identity;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
-use crate::attest::{Challenge, Claims, Envelope, is_nonce};
+use crate::attest::{Challenge, Claims, Envelope, MAX_DOCUMENT, is_nonce};
 use crate::devices::DeviceError;
 use crate::store::KeyRecord;
 
@@ -81,7 +81,17 @@ impl Request for AttestIdentity {
         let owner = &session.caller().owner;
         let envelope = devices.run_with_key(&key, owner, call, attest).await?;
         subject.content = Some(envelope.digest());
-        Ok(Bytes(envelope.write().into_bytes()))
+        let document = envelope.write().into_bytes();
+        if document.len() > MAX_DOCUMENT {
+            return Err(Failure::new(
+                FailureCode::Unsupported,
+                format!(
+                    "the evidence is longer than {MAX_DOCUMENT} bytes, which no verifier reads"
+                ),
+                "look at the certificates in the TPM's NV indices 0x01c00100 and up: they are not as makers leave them",
+            ));
+        }
+        Ok(Bytes(document))
     }
 }
 

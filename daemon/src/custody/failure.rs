@@ -144,11 +144,13 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         DeviceError::WrongKeyType { .. }
         | DeviceError::BadPeerKey { .. }
         | DeviceError::NotAdopted { .. }
+        | DeviceError::NotApproved { .. }
         | DeviceError::ForeignChallenge => FailureCode::BadRequest,
         DeviceError::Unsupported { .. }
         | DeviceError::CannotDo(_)
         | DeviceError::NotAttested { .. } => FailureCode::Unsupported,
         DeviceError::Failed { .. }
+        | DeviceError::OtherMeasurements { .. }
         | DeviceError::OtherToken { .. }
         | DeviceError::OwnTokenUnknown { .. }
         | DeviceError::Lost { .. }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Failure, FailureCode, KeyId, KeyInfo, KeyState, Owner, SecretBytes,
-    SignatureScheme,
+    Algorithm, Bytes, Failure, FailureCode, KeyId, Owner, SecretBytes, SignatureScheme,
 };
 use rand_core::{OsRng, RngCore};
 
@@ -313,22 +312,6 @@ impl Custody {
     /// Does a signature key still sign?
     pub(super) fn signs(&self, key: &KeyRecord) -> bool {
         key.is_active() && !self.registry.has_ended(key)
-    }
-
-    /// The key as apps and administrators see it: missing, too, while its device says
-    /// that what it hangs under is not there. The registry knows nothing of that.
-    pub(super) fn key_info(&self, key: &KeyRecord) -> KeyInfo {
-        let info = self.registry.info(key);
-        let is_missing = info.state != KeyState::Destroyed && self.devices.lack(key);
-        KeyInfo {
-            pin: self.devices.pin_of(key),
-            state: if is_missing {
-                KeyState::Missing
-            } else {
-                info.state
-            },
-            ..info
-        }
     }
 
     /// The key, unless it is dead, or over. That it is over is judged on the key

@@ -11,6 +11,7 @@
 mod accept;
 mod admin;
 mod adopt;
+mod approve;
 mod attest;
 mod bindings;
 mod devices;

@@ -249,8 +249,11 @@ const fn cipher_suite(kem: Kem, aead: Aead) -> u16 {
         (Kem::DhKemX25519, Aead::Aes128Gcm) => 0x0001,
         (Kem::DhKemP256, Aead::Aes128Gcm) => 0x0002,
         (Kem::DhKemX25519, Aead::ChaCha20Poly1305) => 0x0003,
+        (Kem::DhKemP384, Aead::Aes256Gcm) => 0x0007,
         // No suite of MLS: nothing that it opens is let out.
-        (Kem::DhKemP256, Aead::ChaCha20Poly1305) => 0,
+        (Kem::DhKemP256, Aead::Aes256Gcm | Aead::ChaCha20Poly1305)
+        | (Kem::DhKemP384, Aead::Aes128Gcm | Aead::ChaCha20Poly1305)
+        | (Kem::DhKemX25519, Aead::Aes256Gcm) => 0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What administrators do to identities and devices, on the one path, with
 //! devices that a test can lock, take away, and put keys on beforehand.
 
+mod approve;
 mod attest;
 mod life;
 
@@ -61,6 +62,8 @@ struct Seen {
     made: Vec<GenerationId>,
     /// Which one was accepted; the one that is there is `new`.
     own: Option<String>,
+    /// Are its measurements approved?
+    approved: bool,
 }
 
 /// A token makes a key, and its answer is lost.
@@ -135,6 +138,10 @@ impl Device for Token {
     }
 
     fn adopter(&mut self) -> Option<&mut dyn Adopt> {
+        Some(self)
+    }
+
+    fn approver(&mut self) -> Option<&mut dyn devices::Approve> {
         Some(self)
     }
 

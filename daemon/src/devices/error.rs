@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Algorithm, GenerationId, Tier};
+use crate::config::Pcrs;
 
 /// Why a device did not do what it was asked for. The text says what happened,
 /// [`DeviceError::advice`] what can be done; neither carries a secret.
@@ -110,6 +111,19 @@ pub enum DeviceError {
         /// What it lacks.
         reason: String,
     },
+    /// The machine has measured something else than when the key was made, and nobody
+    /// has approved that.
+    #[error("the machine's measurements ({pcrs}) are not those that the keys were made with")]
+    OtherMeasurements {
+        /// The registers that hold them.
+        pcrs: Pcrs,
+    },
+    /// Measurements are not approved.
+    #[error("the measurements are not approved: {reason}")]
+    NotApproved {
+        /// What is wrong with the approval.
+        reason: String,
+    },
     /// A challenge is not for this device, or not for evidence that it made.
     #[error("the challenge is for another device, or for evidence that this one did not make")]
     ForeignChallenge,
@@ -152,9 +166,7 @@ impl DeviceError {
             Self::KeyLocked { .. } => {
                 "unlock it with its PIN (`mlskeyctl identities unlock OWNER NAME`), then repeat the request"
             }
-            Self::LockedOut { .. } => {
-                "wait, or have the owner of the TPM's lockout hierarchy run `tpm2_dictionarylockout --clear-lockout`, then repeat the request"
-            }
+            Self::LockedOut { .. } => "repeat the request when that is over",
             Self::Failed { .. } => {
                 "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
             }
@@ -179,6 +191,12 @@ impl DeviceError {
             Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",
             Self::NotAdopted { .. } => "name a key that is suitable, or create a new one",
             Self::NotAttested { .. } => "use a device that its maker certified",
+            Self::OtherMeasurements { .. } => {
+                "if an update of the firmware changed them, have the administrator approve them: `mlskeyctl devices measurements`, then `mlskeyctl devices approve`; else find out what changed on the machine"
+            }
+            Self::NotApproved { .. } => {
+                "make a new request with `mlskeyctl devices measurements`, sign it with the recovery key, and approve with the signature"
+            }
             Self::ForeignChallenge => {
                 "have the verifier make a challenge for evidence of this device"
             }

@@ -43,10 +43,12 @@ pub use mlskeyd_protocol::v1::{
 pub use peer::{PeerPublic, SharedSecret};
 
 /// Every algorithm that the daemon knows.
-const ALGORITHMS: [Algorithm; 4] = [
+const ALGORITHMS: [Algorithm; 6] = [
     Algorithm::Signature(SignatureScheme::Ed25519),
     Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
+    Algorithm::Signature(SignatureScheme::EcdsaP384Sha384),
     Algorithm::Hpke(Kem::DhKemP256),
+    Algorithm::Hpke(Kem::DhKemP384),
     Algorithm::Hpke(Kem::DhKemX25519),
 ];
 
@@ -127,6 +129,11 @@ pub trait Device: Send {
         None
     }
 
+    /// Takes approvals of the machine's measurements.
+    fn approver(&mut self) -> Option<&mut dyn Approve> {
+        None
+    }
+
     /// Ends what the device has running outside of the daemon.
     fn stopper(&self) -> Option<Stopper> {
         None
@@ -164,7 +171,7 @@ pub trait Sign {
     /// the device hashes it first where the scheme says so.
     ///
     /// Returns what MLS transports: 64 bytes for Ed25519 (RFC 8032), a DER
-    /// `ECDSA-Sig-Value` of at most 72 bytes for ECDSA P-256.
+    /// `ECDSA-Sig-Value` of at most 72 bytes for ECDSA P-256, 104 for P-384.
     ///
     /// # Errors
     /// [`DeviceError::WrongKeyType`] for an HPKE key,
@@ -177,7 +184,7 @@ pub trait Sign {
 /// Key agreement. Repeating a lost call once is harmless.
 pub trait Agree {
     /// The DH result of `key` and `peer`, before any KDF (RFC 9180, 4.1: `DH`):
-    /// the x-coordinate for P-256, the output of X25519 (RFC 7748) else.
+    /// the x-coordinate for P-256 and P-384, the output of X25519 (RFC 7748) else.
     ///
     /// # Errors
     /// [`DeviceError::WrongKeyType`] for a signature key or a peer of another
@@ -348,6 +355,35 @@ pub trait Attest {
     fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError>;
 }
 
+/// Approvals of measurements of the machine, to which keys may be bound. Repeating a
+/// lost call is harmless.
+pub trait Approve {
+    /// What the machine has measured, and what has to be signed to approve it.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotApproved`] if the device is not set up for it; and what the
+    /// device says.
+    fn measurements(&mut self) -> Result<Measurements, DeviceError>;
+
+    /// Approves what the machine has measured, durably, by the recovery key's
+    /// signature: an `ECDSA-Sig-Value` in DER.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotApproved`] with the reason; and what the device says.
+    fn approve(&mut self, signature: &[u8]) -> Result<Measurements, DeviceError>;
+}
+
+/// What the machine has measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measurements {
+    /// Registers by number, and what they hold.
+    pub registers: Vec<(u8, [u8; 32])>,
+    /// What the recovery key has to sign.
+    pub to_sign: Vec<u8>,
+    /// Has it?
+    pub approved: bool,
+}
+
 /// A signature key to be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adoption {
@@ -457,8 +493,8 @@ pub struct StoredKey {
     pub generation: GenerationId,
     /// Has it a PIN of its own? Only signature keys can.
     pub pin: bool,
-    /// The public key as MLS writes it: 32 bytes for Ed25519 and X25519, 65
-    /// bytes (SEC1, uncompressed) for P-256.
+    /// The public key as MLS writes it: 32 bytes for Ed25519 and X25519; SEC1,
+    /// uncompressed, so 65 bytes for P-256 and 97 for P-384.
     pub public: Vec<u8>,
     /// The private key as its device wants it stored.
     pub blob: KeyBlob,
@@ -473,7 +509,9 @@ impl StoredKey {
         let (purpose, code) = match self.algorithm {
             Algorithm::Signature(SignatureScheme::Ed25519) => (b's', 0x0807_u16),
             Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => (b's', 0x0403),
+            Algorithm::Signature(SignatureScheme::EcdsaP384Sha384) => (b's', 0x0503),
             Algorithm::Hpke(Kem::DhKemP256) => (b'h', 0x0010),
+            Algorithm::Hpke(Kem::DhKemP384) => (b'h', 0x0011),
             Algorithm::Hpke(Kem::DhKemX25519) => (b'h', 0x0020),
         };
         // In capitals: with a PIN.
@@ -531,6 +569,8 @@ fn check_public(algorithm: Algorithm, public: &[u8]) -> Result<(), DeviceError> 
             .is_ok_and(|bytes| ed25519_dalek::VerifyingKey::from_bytes(bytes).is_ok()),
         Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
         | Algorithm::Hpke(Kem::DhKemP256) => PeerPublic::parse(Kem::DhKemP256, public).is_ok(),
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
+        | Algorithm::Hpke(Kem::DhKemP384) => PeerPublic::parse(Kem::DhKemP384, public).is_ok(),
         Algorithm::Hpke(Kem::DhKemX25519) => {
             let peer = PeerPublic::parse(Kem::DhKemX25519, public);
             peer.is_ok_and(|peer| peer.check_order().is_ok())

@@ -4,12 +4,13 @@
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, AttestIdentity, Bytes,
-    CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody, DaemonStatus,
-    DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo,
-    KeyInfo, KeyQuery, LeaveCustody, LockIdentity, Looked, Open, Outcome, OwnedIdentity, OwnedKey,
-    Owner, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept,
-    Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
+    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, ApproveMeasurements,
+    AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody,
+    DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
+    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockIdentity, Looked, Measurements, Open,
+    Outcome, OwnedIdentity, OwnedKey, Owner, ReadMeasurements, Report, RotateIdentity, SecretBytes,
+    ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
+    UnlockedIdentity,
 };
 use tarpc::context::Context;
 
@@ -321,6 +322,24 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: LockIdentity,
     ) -> Outcome<IdentityInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn read_measurements(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ReadMeasurements,
+    ) -> Outcome<Measurements> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn approve_measurements(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ApproveMeasurements,
+    ) -> Outcome<Measurements> {
         self.0.go(context, options, request).await
     }
 }

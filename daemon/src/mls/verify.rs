@@ -11,6 +11,7 @@ pub fn scheme_of_cipher_suite(cipher_suite: u16) -> Option<SignatureScheme> {
     match cipher_suite {
         1 | 3 => Some(SignatureScheme::Ed25519),
         2 => Some(SignatureScheme::EcdsaP256Sha256),
+        7 => Some(SignatureScheme::EcdsaP384Sha384),
         _ => None,
     }
 }
@@ -20,6 +21,7 @@ pub fn kem_of_cipher_suite(cipher_suite: u16) -> Option<Kem> {
     match cipher_suite {
         1 | 3 => Some(Kem::DhKemX25519),
         2 => Some(Kem::DhKemP256),
+        7 => Some(Kem::DhKemP384),
         _ => None,
     }
 }
@@ -35,6 +37,7 @@ pub fn verify(
     match scheme {
         SignatureScheme::Ed25519 => verify_ed25519(public_key, content, signature).is_some(),
         SignatureScheme::EcdsaP256Sha256 => verify_p256(public_key, content, signature).is_some(),
+        SignatureScheme::EcdsaP384Sha384 => verify_p384(public_key, content, signature).is_some(),
     }
 }
 
@@ -51,6 +54,15 @@ fn verify_p256(public_key: &[u8], content: &[u8], signature: &[u8]) -> Option<()
     }
     let key = P256Key::from_sec1_bytes(public_key).ok()?;
     let signature = DerSignature::try_from(signature).ok()?;
+    key.verify(content, &signature).ok()
+}
+
+fn verify_p384(public_key: &[u8], content: &[u8], signature: &[u8]) -> Option<()> {
+    if public_key.len() != 97 {
+        return None;
+    }
+    let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(public_key).ok()?;
+    let signature = p384::ecdsa::DerSignature::try_from(signature).ok()?;
     key.verify(content, &signature).ok()
 }
 
@@ -101,5 +113,20 @@ mod tests {
         assert!(!ok(public.as_bytes(), b"content", &signature.to_bytes()));
         assert!(!ok(public.as_bytes(), b"content", &[]));
         assert!(!ok(&[4; 65], b"content", der.as_bytes()));
+    }
+
+    #[test]
+    fn p384() {
+        let key = p384::ecdsa::SigningKey::from_slice(&[7; 48]).unwrap();
+        let public = key.verifying_key().to_encoded_point(false);
+        let compressed = key.verifying_key().to_encoded_point(true);
+        let signature: p384::ecdsa::Signature = key.sign(b"content");
+        let der = signature.to_der();
+        let ok = |p: &[u8], c: &[u8], s: &[u8]| verify(SignatureScheme::EcdsaP384Sha384, p, c, s);
+        assert!(ok(public.as_bytes(), b"content", der.as_bytes()));
+        assert!(!ok(public.as_bytes(), b"Content", der.as_bytes()));
+        assert!(!ok(compressed.as_bytes(), b"content", der.as_bytes()));
+        assert!(!ok(public.as_bytes(), b"content", &signature.to_bytes()));
+        assert!(!ok(&[4; 97], b"content", der.as_bytes()));
     }
 }

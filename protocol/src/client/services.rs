@@ -217,6 +217,10 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     unlock_identity = UnlockIdentity(request: UnlockIdentity) -> UnlockedIdentity, Never;
     /// Locks the keys of an identity that have a PIN.
     lock_identity = LockIdentity(request: LockIdentity) -> IdentityInfo, Harmless;
+    /// What the machine has measured, to which keys of a device are bound.
+    read_measurements = ReadMeasurements(request: ReadMeasurements) -> Measurements, Harmless;
+    /// Approves what the machine has measured now.
+    approve_measurements = ApproveMeasurements(request: ApproveMeasurements) -> Measurements, Harmless;
 }
 
 #[cfg(test)]

@@ -326,6 +326,36 @@ pub struct AnswerChallenge {
     pub challenge: Bytes,
 }
 
+/// Asks what the machine has measured, to which keys of a device are bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadMeasurements {
+    /// The device's name.
+    pub device: String,
+}
+
+/// Approves what the machine has measured now: keys that were made with other
+/// measurements work with these, too, for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApproveMeasurements {
+    /// The device's name.
+    pub device: String,
+    /// The recovery key's signature over [`Measurements::to_sign`]: ECDSA on P-256
+    /// with SHA-256, an `ECDSA-Sig-Value` in DER.
+    pub signature: Bytes,
+}
+
+/// What the machine has measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurements {
+    /// The registers that new keys are bound to, by number, and what they hold: 32
+    /// bytes each.
+    pub registers: Vec<(u8, Bytes)>,
+    /// What the recovery key has to sign to approve that.
+    pub to_sign: Bytes,
+    /// Is it approved?
+    pub approved: bool,
+}
+
 /// What administrators ask: root or the daemon's own user only.
 #[tarpc::service]
 pub trait Admin {
@@ -374,4 +404,14 @@ pub trait Admin {
     ) -> Outcome<UnlockedIdentity>;
     /// Locks the keys of an identity that have a PIN of their own.
     async fn lock_identity(options: CallOptions, request: LockIdentity) -> Outcome<IdentityInfo>;
+    /// What the machine has measured, to which keys of a device are bound.
+    async fn read_measurements(
+        options: CallOptions,
+        request: ReadMeasurements,
+    ) -> Outcome<Measurements>;
+    /// Approves that.
+    async fn approve_measurements(
+        options: CallOptions,
+        request: ApproveMeasurements,
+    ) -> Outcome<Measurements>;
 }

@@ -37,6 +37,8 @@ pub enum SignatureScheme {
     Ed25519,
     /// 0x0403. Public key 65 bytes (SEC1, uncompressed), signature DER.
     EcdsaP256Sha256,
+    /// 0x0503. Public key 97 bytes (SEC1, uncompressed), signature DER.
+    EcdsaP384Sha384,
 }
 
 /// A KEM of HPKE (RFC 9180, 7.1).
@@ -46,15 +48,20 @@ pub enum Kem {
     DhKemP256,
     /// 0x0020, DHKEM(X25519, HKDF-SHA256). Public key 32 bytes.
     DhKemX25519,
+    /// 0x0011, DHKEM(P-384, HKDF-SHA384). Public key 97 bytes (uncompressed).
+    DhKemP384,
 }
 
-/// An AEAD of HPKE (RFC 9180, 7.3). The KDF is HKDF-SHA256 with all of them.
+/// An AEAD of HPKE (RFC 9180, 7.3). The KDF is that of the KEM: HKDF-SHA384 with
+/// [`Kem::DhKemP384`], else HKDF-SHA256.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Aead {
     /// 0x0001.
     Aes128Gcm,
     /// 0x0003.
     ChaCha20Poly1305,
+    /// 0x0002.
+    Aes256Gcm,
 }
 
 /// A private key's purpose, with what it is made for.
@@ -92,7 +99,9 @@ impl std::fmt::Display for Algorithm {
         f.pad(match self {
             Self::Signature(SignatureScheme::Ed25519) => "Ed25519",
             Self::Signature(SignatureScheme::EcdsaP256Sha256) => "ECDSA P-256",
+            Self::Signature(SignatureScheme::EcdsaP384Sha384) => "ECDSA P-384",
             Self::Hpke(Kem::DhKemP256) => "DHKEM P-256",
+            Self::Hpke(Kem::DhKemP384) => "DHKEM P-384",
             Self::Hpke(Kem::DhKemX25519) => "DHKEM X25519",
         })
     }

@@ -149,6 +149,10 @@ impl Link {
                     SignatureScheme::EcdsaP256Sha256 => {
                         signature.first() == Some(&0x30) && (8..=72).contains(&signature.len())
                     }
+                    // Of at most 49 bytes.
+                    SignatureScheme::EcdsaP384Sha384 => {
+                        signature.first() == Some(&0x30) && (8..=104).contains(&signature.len())
+                    }
                 };
                 if fits {
                     Ok(signature)

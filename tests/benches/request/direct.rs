@@ -22,7 +22,6 @@ use mlskeyd_protocol::v1::{Bytes, GeneratedHpke, Open};
 use mlskeyd_tests::forge;
 use mlskeyd_tests::rig::SoftHsm;
 use mlskeyd_tests::suite::{SUITE_2, sealed};
-use secrecy::SecretBox;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -182,8 +181,7 @@ impl Direct<'_> {
         let [Attribute::Value(value)] = value.as_slice() else {
             panic!("no value");
         };
-        let secret = value.as_slice().try_into().expect("32 bytes");
-        let secret = SharedSecret::new(Kem::DhKemP256, SecretBox::new(Box::new(secret)));
+        let secret = SharedSecret::new(Kem::DhKemP256, value.clone().into());
         let suite = hpke::Suite {
             kem: request.kem,
             aead: request.aead,

@@ -13,11 +13,12 @@ use openmls_traits::storage::StorageProvider as _;
 use rusqlite::Connection;
 
 use super::Plan;
+use crate::crypto::Crypto;
 use crate::stock::Json;
 
 const GROUP: &[u8] = b"the group";
 
-pub(super) type Provider = CustodyProvider<SqliteStorageProvider<Json, Rc<Connection>>>;
+pub(super) type Provider = CustodyProvider<SqliteStorageProvider<Json, Rc<Connection>>, Crypto>;
 
 /// What a message was.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +85,7 @@ impl App {
                 format!("{}/laptop", self.name),
                 SqliteStorageProvider::new(connection),
             )
+            .crypto(Crypto::default())
             .device(&self.plan.device)
             .require_custody(true)
             .on_refusal(move |failure| refusals.lock().unwrap().push(failure.to_string()))

@@ -116,7 +116,7 @@ impl Swtpm {
     pub fn config(&self) -> Tpm2Config {
         Tpm2Config {
             tcti: Tcti::parse(&self.tcti()).expect("a TCTI"),
-            nv_index: None,
+            ..Tpm2Config::default()
         }
     }
 
@@ -186,6 +186,16 @@ impl Swtpm {
     pub fn persistent(&self) -> Vec<String> {
         let listed = self.tool(&["getcap", "handles-persistent"]);
         listed.lines().map(str::to_owned).collect()
+    }
+
+    /// Measures something into a register, as firmware does at start. Nobody may be
+    /// connected.
+    ///
+    /// # Panics
+    /// As [`Self::tool`].
+    pub fn measure(&self, pcr: u8, what: u8) {
+        let digest = hex::encode([what; 32]);
+        self.tool(&["pcrextend", &format!("{pcr}:sha256={digest}")]);
     }
 
     /// Where its state is, and files that tools leave.

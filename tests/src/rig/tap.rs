@@ -1,5 +1,5 @@
 //! Somebody on the way to a TPM, who writes down all that passes, and stops or
-//! spoils a command if a test wants it.
+//! spoils a command, or slips one in, if a test wants it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -49,6 +49,8 @@ struct Wire {
     ended: AtomicBool,
     /// What becomes of the next write to the permanent memory.
     fault: Mutex<Option<Fault>>,
+    /// What is in the command before which one is slipped in; which one.
+    slip: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
 #[derive(Default)]
@@ -139,6 +141,19 @@ impl Tap {
         *self.wire.snare.lock().expect("no thread panicked") = Some(snare);
         Snare(catch)
     }
+
+    /// Measures something into a register just before the next command that has these
+    /// bytes in it, such as its code (`TPM_CC`).
+    pub fn measure_before(&self, bytes: &[u8], pcr: u32, what: u8) {
+        let mut slip = self.wire.slip.lock().expect("no thread panicked");
+        *slip = Some((bytes.to_vec(), extend(pcr, what)));
+    }
+
+    /// Is it still to come?
+    pub fn waits(&self) -> bool {
+        let slip = self.wire.slip.lock().expect("no thread panicked");
+        slip.is_some()
+    }
 }
 
 impl Snare {
@@ -210,6 +225,10 @@ impl Wire {
                 client.write_all(&NV_RATE)?;
                 continue;
             }
+            if let Some(first) = self.slip_before(&command) {
+                tpm.write_all(&first)?;
+                message(&mut tpm)?;
+            }
             tpm.write_all(&command)?;
             let mut answer = message(&mut tpm)?;
             if fault == Some(Fault::Answer) {
@@ -229,6 +248,16 @@ impl Wire {
             return None;
         }
         self.fault.lock().expect("no thread panicked").take()
+    }
+
+    /// What the TPM has to obey before this command.
+    fn slip_before(&self, command: &[u8]) -> Option<Vec<u8>> {
+        let mut slip = self.slip.lock().expect("no thread panicked");
+        let is_it = |(wanted, _): &mut (Vec<u8>, Vec<u8>)| {
+            let mut windows = command.windows(wanted.len());
+            windows.any(|window| window == wanted)
+        };
+        slip.take_if(is_it).map(|(_, first)| first)
     }
 
     /// Stops a command if it is to be stopped here: it is not carried on then.
@@ -273,6 +302,23 @@ fn message(from: &mut TcpStream) -> io::Result<Vec<u8>> {
     message.resize(length, 0);
     from.read_exact(&mut message[6..])?;
     Ok(message)
+}
+
+/// `TPM2_PCR_Extend` with the empty authorisation value (TPM 2.0 Library, Part 3,
+/// 22.2).
+fn extend(pcr: u32, what: u8) -> Vec<u8> {
+    let mut command = Vec::new();
+    command.extend(0x8002_u16.to_be_bytes());
+    command.extend(65_u32.to_be_bytes());
+    command.extend(0x182_u32.to_be_bytes());
+    command.extend(pcr.to_be_bytes());
+    command.extend(9_u32.to_be_bytes());
+    command.extend(0x4000_0009_u32.to_be_bytes());
+    command.extend([0; 5]);
+    command.extend(1_u32.to_be_bytes());
+    command.extend(0x000b_u16.to_be_bytes());
+    command.extend([what; 32]);
+    command
 }
 
 fn is_write(command: &[u8]) -> bool {

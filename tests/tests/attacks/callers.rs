@@ -146,7 +146,7 @@ fn a_handle_is_worthless_to_another_user() {
     assert_eq!(foreign.about_key(nobody), unknown);
 
     app.sign(&text).unwrap();
-    app.open(&init, &labelled("Welcome", b""), &group_secrets())
+    app.open(&init, &labelled("Welcome", b""), &app.suite.group_secrets())
         .unwrap();
     house.stop();
     let records = house.records();
@@ -207,7 +207,7 @@ fn unknown_and_destroyed_keys_serve_nothing(suite: Suite) {
                 suite,
                 &app.generate(),
                 &labelled("Welcome", b""),
-                &group_secrets(),
+                &app.suite.group_secrets(),
             )
         }),
     ] {
@@ -237,7 +237,11 @@ fn unknown_and_destroyed_keys_serve_nothing(suite: Suite) {
         std::thread::yield_now();
     }
     let failure = app
-        .open(&dying, &labelled("Welcome", b""), &group_secrets())
+        .open(
+            &dying,
+            &labelled("Welcome", b""),
+            &app.suite.group_secrets(),
+        )
         .unwrap_err();
     assert_eq!(failure.code, FailureCode::Destroyed, "{failure:?}");
     assert_eq!(failure.key, Some(dying.key));

@@ -53,7 +53,7 @@ fn leaving(app: &App, group: &str, epoch: u64) -> Vec<u8> {
 /// What the group could never encrypt to.
 fn no_public_keys(suite: Suite, public_key: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     match suite.kem {
-        Kem::DhKemP256 => wrong_points(public_key),
+        Kem::DhKemP256 | Kem::DhKemP384 => wrong_points(public_key),
         Kem::DhKemX25519 => vec![
             ("a shorter key", public_key[1..].to_vec()),
             ("a longer key", [&[0], public_key].concat()),

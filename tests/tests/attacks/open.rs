@@ -7,7 +7,7 @@ use mlskeyd_protocol::v1::*;
 use crate::forge::*;
 use crate::house::{App, House};
 use crate::p256_only::wrong_points;
-use crate::suite::{SUITE_1, SUITE_2, SUITE_3, Suite, for_each_suite, sealed};
+use crate::suite::{SUITE_1, SUITE_2, SUITE_3, SUITE_7, Suite, for_each_suite, sealed};
 
 for_each_suite!(
     each_key_opens_what_it_is_for_and_nothing_else,
@@ -52,7 +52,7 @@ fn each_key_opens_what_it_is_for_and_nothing_else(suite: Suite) {
     app.signed_leaf(&member, Source::Commit, "g", 0);
     let before = house.keys();
 
-    let secret = [7; 32];
+    let secret = suite.path_secret();
     let open = |key, info: &[u8], plaintext: &[u8]| app.open(key, info, plaintext);
     let all_are_refused = |house: &House| {
         for key in [&init, &unbound] {
@@ -67,7 +67,7 @@ fn each_key_opens_what_it_is_for_and_nothing_else(suite: Suite) {
             assert_denied(
                 house,
                 key,
-                open(key, &welcome(), &group_secrets()),
+                open(key, &welcome(), &suite.group_secrets()),
                 "only the init key",
             );
         }
@@ -106,8 +106,8 @@ fn each_key_opens_what_it_is_for_and_nothing_else(suite: Suite) {
     assert_eq!(house.keys(), before, "a refused request changes no key");
 
     assert_eq!(
-        open(&init, &welcome(), &group_secrets()).unwrap(),
-        group_secrets()
+        open(&init, &welcome(), &suite.group_secrets()).unwrap(),
+        suite.group_secrets()
     );
     assert_eq!(open(&member, &path(suite, "g"), &secret).unwrap(), secret);
     assert_eq!(open(&leaf, &path(suite, "first"), &secret).unwrap(), secret);
@@ -125,7 +125,7 @@ fn what_opens_to_something_else_is_withheld(suite: Suite) {
     let app = App::new(&house, suite, "mallory");
     let (init, leaf) = (app.generate(), app.generate());
     app.key_package(&init, &leaf, ALWAYS, false);
-    let secrets = group_secrets();
+    let secrets = suite.group_secrets();
     let wrong = [
         b"a secret that was sealed to this key".to_vec(),
         Vec::new(),
@@ -136,12 +136,15 @@ fn what_opens_to_something_else_is_withheld(suite: Suite) {
     let tries = wrong
         .iter()
         .map(|plaintext| (&init, welcome(), plaintext.clone()))
-        .chain([31, 33].map(|length| (&leaf, path(suite, "g"), vec![7; length])));
+        .chain(
+            [suite.hash_len() - 1, suite.hash_len() + 1]
+                .map(|length| (&leaf, path(suite, "g"), vec![7; length])),
+        );
     // A key of this suite serves no group of another.
-    let others = [SUITE_1, SUITE_2, SUITE_3]
+    let others = [SUITE_1, SUITE_2, SUITE_3, SUITE_7]
         .into_iter()
         .filter(|other| other.number != suite.number);
-    let tries = tries.chain(others.map(|other| (&leaf, path(other, "g"), vec![7; 32])));
+    let tries = tries.chain(others.map(|other| (&leaf, path(other, "g"), other.path_secret())));
     for (key, info, plaintext) in tries {
         let failure = app.open(key, &info, &plaintext).unwrap_err();
         assert_eq!(failure.code, FailureCode::Withheld, "{failure:?}");
@@ -168,7 +171,8 @@ fn what_opens_to_something_else_is_withheld(suite: Suite) {
     }
     assert_eq!(house.keys(), before);
     // What was withheld has bound the leaf to no group.
-    app.open(&leaf, &path(suite, "other"), &[7; 32]).unwrap();
+    app.open(&leaf, &path(suite, "other"), &suite.path_secret())
+        .unwrap();
     app.open(&init, &welcome(), &secrets).unwrap();
 }
 
@@ -181,12 +185,12 @@ fn an_init_key_opens_within_its_lifetime_only(suite: Suite) {
     ] {
         let (init, leaf) = (app.generate(), app.generate());
         app.key_package(&init, &leaf, lifetime, false);
-        let refused = app.open(&init, &welcome(), &group_secrets());
+        let refused = app.open(&init, &welcome(), &suite.group_secrets());
         assert_denied(&house, &init, refused, "out of its lifetime");
     }
     let (init, leaf) = (app.generate(), app.generate());
     app.key_package(&init, &leaf, ALWAYS, false);
-    app.open(&init, &welcome(), &group_secrets()).unwrap();
+    app.open(&init, &welcome(), &suite.group_secrets()).unwrap();
 }
 
 fn an_init_key_opens_nothing_after_the_join(suite: Suite) {
@@ -223,7 +227,7 @@ fn an_init_key_opens_nothing_after_the_join(suite: Suite) {
             reference: Bytes(vec![u8::try_from(number).unwrap(); 32]),
         };
         claim(&package, &[&init, &leaf]);
-        app.open(&init, &welcome(), &group_secrets()).unwrap();
+        app.open(&init, &welcome(), &suite.group_secrets()).unwrap();
         let group = Bytes(vec![b'g', u8::try_from(number).unwrap()]);
         let epoch = Record::Epoch {
             group,
@@ -233,7 +237,7 @@ fn an_init_key_opens_nothing_after_the_join(suite: Suite) {
         let next = claim(&epoch, &[&leaf]);
         assert_eq!(next.joined.is_empty(), last_resort, "{next:?}");
         if last_resort {
-            app.open(&init, &welcome(), &group_secrets()).unwrap();
+            app.open(&init, &welcome(), &suite.group_secrets()).unwrap();
             continue;
         }
         let settle = Settle {
@@ -244,7 +248,7 @@ fn an_init_key_opens_nothing_after_the_join(suite: Suite) {
             }],
         };
         app.client.settle(settle, &call).unwrap();
-        let refused = app.open(&init, &welcome(), &group_secrets());
+        let refused = app.open(&init, &welcome(), &suite.group_secrets());
         assert_denied(&house, &init, refused, "served to join a group already");
         let again = key_package(
             suite,
@@ -261,11 +265,11 @@ fn malformed_opens_are_refused(suite: Suite) {
     let app = App::new(&house, suite, "mallory");
     let (init, leaf) = (app.generate(), app.generate());
     app.key_package(&init, &leaf, ALWAYS, false);
-    let honest = || sealed(suite, &init, &welcome(), &group_secrets());
+    let honest = || sealed(suite, &init, &welcome(), &suite.group_secrets());
     let before = house.keys();
     let (other_kem, no_points) = match suite.kem {
         Kem::DhKemX25519 => (Kem::DhKemP256, vec![("a small-order point", vec![0; 32])]),
-        Kem::DhKemP256 => (Kem::DhKemX25519, wrong_points(&honest().enc)),
+        Kem::DhKemP256 | Kem::DhKemP384 => (Kem::DhKemX25519, wrong_points(&honest().enc)),
     };
     let big = Bytes(vec![0; MAX_CONTENT + 1]);
     let malformed = [

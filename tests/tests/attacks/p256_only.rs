@@ -16,19 +16,23 @@ use crate::suite::{SUITE_2, Suite, own_hpke, sealed};
 /// is no point of the curve.
 pub fn wrong_points(point: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let coordinates = &point[1..];
-    let odd = point[64] & 1;
+    let last = point.len() - 1;
+    let odd = point[last] & 1;
     let mut beside = point.to_vec();
-    beside[64] ^= 1;
+    beside[last] ^= 1;
     vec![
         (
             "a compressed point",
-            [&[2 | odd], &coordinates[..32]].concat(),
+            [&[2 | odd], &coordinates[..last / 2]].concat(),
         ),
         ("a hybrid point", [&[6 | odd], coordinates].concat()),
         ("a point without its form", coordinates.to_vec()),
         ("the point at infinity", vec![0]),
-        ("the point at infinity at full length", vec![0; 65]),
-        ("a point of zeros", [&[4], &[0; 64][..]].concat()),
+        ("the point at infinity at full length", vec![0; point.len()]),
+        (
+            "a point of zeros",
+            [&[4], vec![0; last].as_slice()].concat(),
+        ),
         ("a point not on the curve", beside),
     ]
 }
@@ -316,7 +320,7 @@ fn signature_keys_and_hpke_keys_of_one_curve_keep_to_their_purpose() {
         public_key: app.me.public_key.clone(),
     };
     let failure = app
-        .open(&me, &labelled("Welcome", b""), &group_secrets())
+        .open(&me, &labelled("Welcome", b""), &SUITE_2.group_secrets())
         .unwrap_err();
     assert_eq!(failure.code, FailureCode::BadRequest, "{failure:?}");
 
@@ -343,7 +347,7 @@ fn p256_with_chacha20_is_no_suite() {
     app.key_package(&init, &leaf, ALWAYS, false);
     let path = labelled("UpdatePathNode", &group_context(SUITE_2, "g", 1));
     for (key, info, plaintext) in [
-        (&init, labelled("Welcome", b""), group_secrets()),
+        (&init, labelled("Welcome", b""), SUITE_2.group_secrets()),
         (&leaf, path, vec![7; 32]),
     ] {
         let request = sealed(no_suite, key, &info, &plaintext);

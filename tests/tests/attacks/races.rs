@@ -60,7 +60,7 @@ fn one_leaf_of_a_key_package_opens_for_one_group(suite: Suite) {
                 "UpdatePathNode",
                 &group_context(suite, &format!("group {number}"), 1),
             );
-            app.open(&leaf, &info, &[7; 32])
+            app.open(&leaf, &info, &suite.path_secret())
         };
         let opened = at_once(open);
         assert_eq!(opened.len(), 1, "{opened:?}");

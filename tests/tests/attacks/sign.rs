@@ -371,7 +371,7 @@ fn claims(s: &mut Scene) {
         }
     }
     let other = match suite.kem {
-        Kem::DhKemP256 => Kem::DhKemX25519,
+        Kem::DhKemP256 | Kem::DhKemP384 => Kem::DhKemX25519,
         Kem::DhKemX25519 => Kem::DhKemP256,
     };
     let foreign = s.app.generate_of(other);
@@ -431,12 +431,12 @@ fn the_leaf_that_founded_a_group_goes_into_no_key_package(suite: Suite) {
     let (leaf, init) = (app.generate(), app.generate());
     let signed = app.signed_leaf(&leaf, ALWAYS, "", 0);
     let info = labelled("UpdatePathNode", &group_context(suite, "g", 1));
-    app.open(&leaf, &info, &[7; 32]).unwrap();
+    app.open(&leaf, &info, &suite.path_secret()).unwrap();
     for last_resort in [false, true] {
         let package = key_package(suite, &init.public_key, &signed, last_resort);
         let failure = app.sign(&key_package_tbs(&package)).unwrap_err();
         assert_eq!(failure.policy.as_deref(), Some(RULE), "{failure:?}");
         assert!(failure.message.contains("another group"), "{failure:?}");
     }
-    app.open(&leaf, &info, &[7; 32]).unwrap();
+    app.open(&leaf, &info, &suite.path_secret()).unwrap();
 }

@@ -2,7 +2,7 @@
 
 pub use mlskeyd_tests::suite::*;
 
-/// Makes each function of a suite three tests, so that a failure names the
+/// Makes each function of a suite four tests, so that a failure names the
 /// suite.
 macro_rules! for_each_suite {
     ($($attack:ident),+ $(,)?) => {
@@ -14,6 +14,9 @@ macro_rules! for_each_suite {
         }
         mod suite_0x0003 {
             $(#[test] fn $attack() { super::$attack($crate::suite::SUITE_3); })+
+        }
+        mod suite_0x0007 {
+            $(#[test] fn $attack() { super::$attack($crate::suite::SUITE_7); })+
         }
     };
 }

@@ -3,7 +3,7 @@
 use mlskeyd::attest::tpm::{EkKind, endorsement};
 use mlskeyd::attest::{Challenge, DeviceChallenge, Envelope, Evidence};
 use mlskeyd_protocol::v1::SignatureScheme;
-use mlskeyd_tests::rig::{Maker, Swtpm, Tap, with_input};
+use mlskeyd_tests::rig::{Maker, Recovery, Swtpm, Tap, with_input};
 use serde_json::Value;
 
 use super::hostile::{Hostile, claims_of};
@@ -132,6 +132,31 @@ fn attestation_leaves_nothing_in_the_tpm() {
     machine.daemon.stop();
     assert_eq!(machine.tpm.loaded(), [""; 0]);
     assert_eq!(permanent(&machine.tpm), before);
+}
+
+/// Evidence asks nothing of the key, so it is there whatever the machine has measured.
+#[test]
+fn a_key_that_is_bound_to_measurements_is_accepted_with_these_and_with_others() {
+    let stage = stage();
+    let maker = Maker::new(&stage, "maker");
+    let tpm = Swtpm::made_by(&maker, &stage, "tpm");
+    let recovery = Recovery::new(&stage, "recovery");
+    let device = tpm.device("tpm") + &recovery.device(&[7]);
+    let mut machine = Machine::configured(stage, tpm, device);
+    let verifiers = super::scene::stage();
+    let verifier = Verifier::new(&verifiers, maker.authority());
+    is_accepted(&mut machine, &verifier, false);
+    // Also in a row, in the session of the one before.
+    machine.evidence("alice", NONCE, "again").unwrap();
+    machine.daemon.stop();
+    assert_eq!(machine.tpm.loaded(), [""; 0]);
+    machine.tpm.measure(7, 1);
+    machine.daemon.restart(&machine.options);
+    let verifiers = super::scene::stage();
+    let verifier = Verifier::new(&verifiers, maker.authority());
+    is_accepted(&mut machine, &verifier, false);
+    machine.daemon.stop();
+    assert_eq!(machine.tpm.loaded(), [""; 0]);
 }
 
 /// The same challenge with one bit of its credential changed.

@@ -33,8 +33,13 @@ impl Machine {
 
     /// With this TPM, which is reached like this.
     pub fn over(stage: Stage, tpm: Swtpm, tcti: &str) -> Self {
+        Self::configured(stage, tpm, Swtpm::device_at("tpm", tcti))
+    }
+
+    /// With this TPM, and this section of the configuration for it.
+    pub fn configured(stage: Stage, tpm: Swtpm, device: String) -> Self {
         let options = Options {
-            extra: Swtpm::device_at("tpm", tcti),
+            extra: device,
             ..Options::default()
         };
         let machine = Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::client::{AdminClient, Call, Client, ClientConfig};
 use mlskeyd_protocol::v1::{GeneratedHpke, KeyQuery};
-use mlskeyd_tests::forge::{group_secrets, labelled};
+use mlskeyd_tests::forge::labelled;
 use mlskeyd_tests::member::{Member, client, keep};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
@@ -80,9 +80,9 @@ impl Scene {
         let client = self.client();
         for key in keys {
             let info = labelled("Welcome", b"the sealed GroupInfo");
-            let welcome = sealed(SUITE_2, key, &info, &group_secrets());
+            let welcome = sealed(SUITE_2, key, &info, &SUITE_2.group_secrets());
             let opened = client.open(welcome, &Call::default()).unwrap();
-            assert_eq!(opened.expose(), group_secrets());
+            assert_eq!(opened.expose(), SUITE_2.group_secrets());
         }
     }
 

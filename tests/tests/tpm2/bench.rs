@@ -11,11 +11,10 @@ use mlskeyd::devices::{
 use mlskeyd::store_key::StoreKey;
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Stage, Swtpm};
-use p256::ecdsa::signature::Verifier as _;
 use secrecy::SecretBox;
 
 /// What a TPM keeps, and how.
-pub const KINDS: [(Algorithm, Tier); 4] = [
+pub const KINDS: [(Algorithm, Tier); 6] = [
     (
         Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
         Tier::Hardware,
@@ -23,6 +22,11 @@ pub const KINDS: [(Algorithm, Tier); 4] = [
     (Algorithm::Hpke(Kem::DhKemP256), Tier::Hardware),
     (Algorithm::Signature(SignatureScheme::Ed25519), Tier::Sealed),
     (Algorithm::Hpke(Kem::DhKemX25519), Tier::Sealed),
+    (
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384),
+        Tier::Hardware,
+    ),
+    (Algorithm::Hpke(Kem::DhKemP384), Tier::Hardware),
 ];
 
 /// A TPM, and what the device needs for it.
@@ -127,19 +131,12 @@ pub fn use_key(device: &mut Tpm2Device, key: &StoredKey) -> Result<(), DeviceErr
 }
 
 fn verify(scheme: SignatureScheme, key: &StoredKey, signature: &[u8]) {
-    match scheme {
-        SignatureScheme::EcdsaP256Sha256 => {
-            let public = p256::ecdsa::VerifyingKey::from_sec1_bytes(&key.public).unwrap();
-            let signature = p256::ecdsa::Signature::from_der(signature).unwrap();
-            public.verify(b"content", &signature).unwrap();
-        }
-        SignatureScheme::Ed25519 => {
-            let public = key.public.as_slice().try_into().unwrap();
-            let public = ed25519_dalek::VerifyingKey::from_bytes(public).unwrap();
-            let signature = ed25519_dalek::Signature::from_slice(signature).unwrap();
-            public.verify_strict(b"content", &signature).unwrap();
-        }
-    }
+    assert!(mlskeyd::mls::verify(
+        scheme,
+        &key.public,
+        b"content",
+        signature
+    ));
 }
 
 /// The one file of generations in the directory of a device.

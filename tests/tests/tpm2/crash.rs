@@ -55,7 +55,7 @@ fn child() {
     let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
     let config = Tpm2Config {
         tcti: Tcti::parse(&tcti).unwrap(),
-        nv_index: None,
+        ..Tpm2Config::default()
     };
     if std::env::var_os(ACCEPT).is_some() {
         let mut device = bench::open(&config, &directory, Start::MustExist);

@@ -13,8 +13,6 @@ use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm, Tap};
 use serde_json::Value;
 
-use super::bench::generations;
-
 /// A daemon with the software device and a TPM, on the way to which somebody counts.
 struct Scene {
     daemon: Daemon,
@@ -76,7 +74,7 @@ impl Scene {
 
     /// How many secrets of generations the device has on disk.
     fn generations(&self) -> usize {
-        generations(&self.stage.path("daemon/state/devices/tpm"))
+        super::bench::generations(&self.stage.path("daemon/state/devices/tpm"))
     }
 }
 

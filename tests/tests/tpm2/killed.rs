@@ -14,7 +14,7 @@ use mlskeyd::config::{Tcti, Tpm2Config};
 use mlskeyd::devices::{Device as _, Start};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
 use mlskeyd_protocol::v1::*;
-use mlskeyd_tests::forge::{group_secrets, labelled};
+use mlskeyd_tests::forge::labelled;
 use mlskeyd_tests::member::{Member, client, keep, let_go, message};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::registry_keys::stored_keys;
@@ -291,9 +291,9 @@ impl Resident {
 
     fn open(&self, init: &GeneratedHpke) -> Result<(), CallError> {
         let info = labelled("Welcome", b"the sealed GroupInfo");
-        let welcome = sealed(self.suite, init, &info, &group_secrets());
+        let welcome = sealed(self.suite, init, &info, &self.suite.group_secrets());
         let opened = self.client.open(welcome, &Call::default())?;
-        assert_eq!(opened.expose(), group_secrets());
+        assert_eq!(opened.expose(), self.suite.group_secrets());
         Ok(())
     }
 

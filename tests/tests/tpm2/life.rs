@@ -39,6 +39,12 @@ fn a_group_lives_with_suite_0x0002() {
     play(Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256);
 }
 
+/// The same on P-384.
+#[test]
+fn a_group_lives_with_suite_0x0007() {
+    play(Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384);
+}
+
 /// Sealed by the TPM.
 #[test]
 fn a_group_lives_with_suite_0x0001() {

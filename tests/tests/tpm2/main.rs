@@ -11,6 +11,8 @@ mod killed;
 mod life;
 mod lost;
 mod many;
+mod measured;
+mod pcr;
 mod people;
 mod pin;
 mod setup;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::client::{AdminClient, Call, Client, ClientConfig};
 use mlskeyd_protocol::v1::{GeneratedHpke, Owner, Placement, RotateIdentity};
-use mlskeyd_tests::forge::{group_secrets, labelled};
+use mlskeyd_tests::forge::labelled;
 use mlskeyd_tests::member::{Member, client, keep, let_go, message};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm, Tap, code};
@@ -119,9 +119,9 @@ impl Holder {
 
     fn open(&self, scene: &Scene, [init, _]: &[GeneratedHpke; 2]) {
         let info = labelled("Welcome", b"the sealed GroupInfo");
-        let welcome = sealed(self.suite, init, &info, &group_secrets());
+        let welcome = sealed(self.suite, init, &info, &self.suite.group_secrets());
         let opened = scene.client.open(welcome, &Call::default()).unwrap();
-        assert_eq!(opened.expose(), group_secrets());
+        assert_eq!(opened.expose(), self.suite.group_secrets());
     }
 
     /// Gets a new signature key, and has the old one destroyed.

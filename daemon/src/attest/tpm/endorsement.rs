@@ -1,8 +1,10 @@
 //! The endorsement key: the one key of a TPM that its manufacturer certified. It only decrypts.
 
 use p256::pkcs8::EncodePublicKey as _;
+use pki_types::CertificateDer;
 use rsa::BoxedUint;
 use rsa::pkcs8::EncodePublicKey as _;
+use webpki::EndEntityCert;
 
 use super::EkKind;
 use super::public::{Public, PublicKey, Scheme, Symmetric, attribute};
@@ -28,6 +30,20 @@ pub const POLICY: [u8; 32] = [
 pub fn kind(public: &[u8]) -> Option<EkKind> {
     let public = Public::parse(public).ok()?;
     EndorsementKey::of(&public).map(|key| key.kind())
+}
+
+/// Is the endorsement key with this public area (`TPMT_PUBLIC`) the one that this certificate (DER) is for? Who
+/// issued it is not looked at.
+#[must_use]
+pub fn is_certified(public: &[u8], certificate: &[u8]) -> bool {
+    let certificate = CertificateDer::from(certificate);
+    let (Ok(public), Ok(certificate)) =
+        (Public::parse(public), EndEntityCert::try_from(&certificate))
+    else {
+        return false;
+    };
+    let key = EndorsementKey::of(&public);
+    key.is_some_and(|key| key.is_in(&certificate.subject_public_key_info()))
 }
 
 /// The exponent of RSA keys here.
@@ -62,6 +78,7 @@ impl EndorsementKey {
                 let key = p256::PublicKey::from_sec1_bytes(point);
                 key.ok().map(Self::P256)
             }
+            PublicKey::P384(_) => None,
         }
     }
 

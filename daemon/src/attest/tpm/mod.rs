@@ -209,8 +209,10 @@ fn key_in_custody(key: &Public<'_>, claims: &Claims) -> Result<(), Refusal> {
         });
     }
     let wanted = match claims.algorithm {
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => attribute::SIGN,
-        Algorithm::Hpke(Kem::DhKemP256) => attribute::DECRYPT,
+        Algorithm::Signature(
+            SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384,
+        ) => attribute::SIGN,
+        Algorithm::Hpke(Kem::DhKemP256 | Kem::DhKemP384) => attribute::DECRYPT,
         Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => {
             return Err(Refusal::NotInHardware);
         }
@@ -219,9 +221,16 @@ fn key_in_custody(key: &Public<'_>, claims: &Claims) -> Result<(), Refusal> {
     if key.attributes & uses != wanted {
         return Err(Refusal::KeyUse);
     }
-    match &key.key {
-        PublicKey::P256(point) if point.as_slice() == claims.public_key => Ok(()),
-        _ => Err(Refusal::KeyPublic),
+    let point = match &key.key {
+        PublicKey::P256(point) => point.as_slice(),
+        PublicKey::P384(point) => point.as_slice(),
+        PublicKey::Rsa2048 { .. } => return Err(Refusal::KeyPublic),
+    };
+    // The length tells the curves apart.
+    if point == claims.public_key {
+        Ok(())
+    } else {
+        Err(Refusal::KeyPublic)
     }
 }
 

@@ -9,6 +9,7 @@ mod alg {
     pub(super) const RSA: u16 = 0x0001;
     pub(super) const AES: u16 = 0x0006;
     pub(super) const SHA256: u16 = 0x000b;
+    pub(super) const SHA384: u16 = 0x000c;
     pub(super) const NULL: u16 = 0x0010;
     pub(super) const ECDSA: u16 = 0x0018;
     pub(super) const ECDH: u16 = 0x0019;
@@ -18,6 +19,9 @@ mod alg {
 
 /// `TPM_ECC_NIST_P256`.
 const P256: u16 = 0x0003;
+
+/// `TPM_ECC_NIST_P384`.
+const P384: u16 = 0x0004;
 
 /// The one exponent that an RSA key here has; a TPM also writes 0 for it.
 const RSA_EXPONENT: u32 = 65_537;
@@ -99,8 +103,10 @@ pub(super) enum Scheme {
     Null,
     /// ECDSA with SHA-256.
     EcdsaSha256,
-    /// ECDH, with SHA-256 where something is hashed.
-    EcdhSha256,
+    /// ECDSA with SHA-384.
+    EcdsaSha384,
+    /// ECDH, whatever it would hash with.
+    Ecdh,
 }
 
 /// The public key itself.
@@ -113,6 +119,8 @@ pub(super) enum PublicKey<'a> {
     },
     /// A point on P-256: SEC1, uncompressed. It was not looked at whether it is on the curve.
     P256([u8; 65]),
+    /// The same on P-384.
+    P384([u8; 97]),
 }
 
 impl<'a> Public<'a> {
@@ -146,14 +154,13 @@ impl<'a> Public<'a> {
             }
             PublicKey::Rsa2048 { modulus }
         } else {
-            expect("a curve", P256, reader.u16()?)?;
+            let curve = reader.u16()?;
             expect("a key derivation", alg::NULL, reader.u16()?)?;
-            let mut point = [4; 65];
-            let coordinates = [reader.coordinate("x")?, reader.coordinate("y")?].concat();
-            for (to, from) in point.iter_mut().skip(1).zip(coordinates) {
-                *to = from;
+            match curve {
+                P256 => PublicKey::P256(point::<32, 65>(reader)?),
+                P384 => PublicKey::P384(point::<48, 97>(reader)?),
+                other => return Err(unsupported("a curve", other)),
             }
-            PublicKey::P256(point)
         };
         Ok(Self {
             raw,
@@ -179,6 +186,18 @@ impl<'a> Public<'a> {
     }
 }
 
+/// A point whose coordinates have `N` bytes: SEC1, uncompressed, so `LEN` bytes.
+fn point<const N: usize, const LEN: usize>(
+    reader: &mut Reader<'_>,
+) -> Result<[u8; LEN], ParseError> {
+    let mut point = [4; LEN];
+    let (x, y): ([u8; N], [u8; N]) = (reader.coordinate("x")?, reader.coordinate("y")?);
+    for (to, from) in point.iter_mut().skip(1).zip(x.into_iter().chain(y)) {
+        *to = from;
+    }
+    Ok(point)
+}
+
 fn read_symmetric(reader: &mut Reader<'_>) -> Result<Symmetric, ParseError> {
     match reader.u16()? {
         alg::NULL => Ok(Symmetric::Null),
@@ -192,14 +211,17 @@ fn read_symmetric(reader: &mut Reader<'_>) -> Result<Symmetric, ParseError> {
 }
 
 fn read_scheme(reader: &mut Reader<'_>) -> Result<Scheme, ParseError> {
-    let scheme = match reader.u16()? {
-        alg::NULL => return Ok(Scheme::Null),
-        alg::ECDSA => Scheme::EcdsaSha256,
-        alg::ECDH => Scheme::EcdhSha256,
-        other => return Err(unsupported("a scheme", other)),
-    };
-    expect("a scheme's hash", alg::SHA256, reader.u16()?)?;
-    Ok(scheme)
+    let scheme = reader.u16()?;
+    if scheme == alg::NULL {
+        return Ok(Scheme::Null);
+    }
+    match (scheme, reader.u16()?) {
+        (alg::ECDSA, alg::SHA256) => Ok(Scheme::EcdsaSha256),
+        (alg::ECDSA, alg::SHA384) => Ok(Scheme::EcdsaSha384),
+        (alg::ECDH, alg::SHA256 | alg::SHA384) => Ok(Scheme::Ecdh),
+        (alg::ECDSA | alg::ECDH, other) => Err(unsupported("a scheme's hash", other)),
+        (other, _) => Err(unsupported("a scheme", other)),
+    }
 }
 
 /// `r` and `s` of a `TPMT_SIGNATURE`, which has to be ECDSA with SHA-256.

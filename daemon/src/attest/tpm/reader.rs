@@ -78,10 +78,13 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// A number that is big-endian in a `TPM2B`, and may come without its leading zeros.
-    pub(super) fn coordinate(&mut self, what: &'static str) -> Result<[u8; 32], ParseError> {
-        let bytes = self.sized(what, 32)?;
-        let mut padded = [0; 32];
+    /// A number of `N` bytes that is big-endian in a `TPM2B`, and may come without its leading zeros.
+    pub(super) fn coordinate<const N: usize>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<[u8; N], ParseError> {
+        let bytes = self.sized(what, N)?;
+        let mut padded = [0; N];
         for (to, from) in padded.iter_mut().rev().zip(bytes.iter().rev()) {
             *to = *from;
         }

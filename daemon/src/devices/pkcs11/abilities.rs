@@ -144,7 +144,9 @@ fn facts(found: &Abilities, serial: &str) -> Vec<Fact> {
 fn how(algorithm: Algorithm, make: Make, wrapped: Option<Wraps>) -> String {
     let used_by = match algorithm {
         Algorithm::Signature(SignatureScheme::Ed25519) => "CKM_EDDSA",
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => "CKM_ECDSA",
+        Algorithm::Signature(
+            SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384,
+        ) => "CKM_ECDSA",
         Algorithm::Hpke(_) => "CKM_ECDH1_DERIVE",
     };
     match make {

@@ -18,9 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mlskeyd_protocol::v1::SecretBytes;
-use secrecy::SecretBox;
-use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
+use sha2::{Digest, Sha256, Sha384};
 
 use super::{
     ALGORITHMS, Accept, Adopt, Adoption, Agree, Algorithm, Destroy, Device, DeviceError,
@@ -94,14 +92,15 @@ impl Pkcs11Device {
         })
     }
 
-    /// What the token computes with a key: exactly `N` bytes.
-    fn ask_for_bytes<const N: usize>(
+    /// What the token computes with a key: exactly so many bytes.
+    fn ask_for_bytes(
         &self,
+        length: usize,
         request: &Request,
         generation: GenerationId,
     ) -> Result<SecretBytes, DeviceError> {
         match self.link.ask(request)? {
-            Reply::Bytes(bytes) if bytes.expose().len() == N => Ok(bytes),
+            Reply::Bytes(bytes) if bytes.expose().len() == length => Ok(bytes),
             Reply::Failed(TokenError::NotFound) => Err(DeviceError::GenerationGone(generation)),
             Reply::Failed(TokenError::Refused(_)) => Err(DeviceError::BadBlob),
             Reply::Failed(error) => Err(of_token(error)),
@@ -130,19 +129,12 @@ impl Pkcs11Device {
     }
 
     /// A sealed key, for one operation.
-    fn unseal(
-        &self,
-        generation: GenerationId,
-        sealed: wire::Sealed,
-    ) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+    fn unseal(&self, key: &StoredKey, sealed: wire::Sealed) -> Result<SecretBytes, DeviceError> {
         let request = Request::Unseal {
-            generation: *generation.as_bytes(),
+            generation: *key.generation.as_bytes(),
             sealed,
         };
-        let secret = self.ask_for_bytes::<32>(&request, generation)?;
-        let mut private = Zeroizing::new([0; 32]);
-        private.copy_from_slice(secret.expose());
-        Ok(private)
+        self.ask_for_bytes(private_key::len(key.algorithm), &request, key.generation)
     }
 
     /// Makes a key here and has the token encrypt it.
@@ -193,18 +185,28 @@ impl Pkcs11Device {
         let generation = GenerationId::from_bytes(key.generation);
         let content = match scheme {
             SignatureScheme::EcdsaP256Sha256 => Sha256::digest(content).to_vec(),
+            SignatureScheme::EcdsaP384Sha384 => Sha384::digest(content).to_vec(),
             SignatureScheme::Ed25519 => content.to_vec(),
         };
         let request = Request::Sign {
             key,
             content: SecretBytes::new(content),
         };
-        let signature = self.ask_for_bytes::<64>(&request, generation)?;
+        let length = match scheme {
+            SignatureScheme::Ed25519 | SignatureScheme::EcdsaP256Sha256 => 64,
+            SignatureScheme::EcdsaP384Sha384 => 96,
+        };
+        let signature = self.ask_for_bytes(length, &request, generation)?;
         match scheme {
             SignatureScheme::Ed25519 => Ok(signature.expose().to_vec()),
             SignatureScheme::EcdsaP256Sha256 => {
                 let signature =
                     p256::ecdsa::Signature::from_slice(signature.expose()).map_err(|_| misfit())?;
+                Ok(signature.to_der().as_bytes().to_vec())
+            }
+            SignatureScheme::EcdsaP384Sha384 => {
+                let signature =
+                    p384::ecdsa::Signature::from_slice(signature.expose()).map_err(|_| misfit())?;
                 Ok(signature.to_der().as_bytes().to_vec())
             }
         }
@@ -322,8 +324,8 @@ impl Sign for Pkcs11Device {
         match self.blobs.read(key)? {
             Whereabouts::InToken(place) => self.sign_in_token(scheme, kept(key, place), content),
             Whereabouts::Sealed(sealed) => {
-                let private = self.unseal(key.generation, sealed)?;
-                private_key::sign(scheme, &private, content)
+                let private = self.unseal(key, sealed)?;
+                private_key::sign(scheme, private.expose(), content)
             }
         }
     }
@@ -336,18 +338,17 @@ impl Agree for Pkcs11Device {
         let place = match self.blobs.read(key)? {
             Whereabouts::InToken(place) => place,
             Whereabouts::Sealed(sealed) => {
-                let private = self.unseal(key.generation, sealed)?;
-                return private_key::agree(&private, peer);
+                let private = self.unseal(key, sealed)?;
+                return private_key::agree(private.expose(), peer);
             }
         };
         let request = Request::Agree {
             key: kept(key, place),
             peer: peer.to_bytes(),
         };
-        let secret = self.ask_for_bytes::<32>(&request, key.generation)?;
-        let mut array = Box::new([0; 32]);
-        array.copy_from_slice(secret.expose());
-        SharedSecret::new(peer.kem(), SecretBox::new(array))
+        let length = SharedSecret::len(peer.kem());
+        let secret = self.ask_for_bytes(length, &request, key.generation)?;
+        SharedSecret::new(peer.kem(), secret.expose().to_vec().into())
     }
 }
 

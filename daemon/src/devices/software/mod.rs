@@ -20,9 +20,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use self::generations::Generations;
+use super::private_key::PrivateKey;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
     GenerationId, KeyBlob, NewKey, PeerPublic, SharedSecret, Sign, Start, StoredKey, Support, Tier,
@@ -77,19 +76,19 @@ impl SoftwareDevice {
     }
 
     /// The bare private key: an Ed25519 seed or X25519 scalar as RFC 8032 and
-    /// RFC 7748 write them, a P-256 scalar big endian. For tests that search
+    /// RFC 7748 write them, a scalar of P-256 or P-384 big endian. For tests that search
     /// an app's memory for it.
     ///
     /// # Errors
     /// As [`Sign::sign`].
     #[cfg(any(test, feature = "conformance"))]
-    pub fn reveal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+    pub fn reveal(&mut self, key: &StoredKey) -> Result<PrivateKey, DeviceError> {
         self.unseal(key)
     }
 
-    fn unseal(&mut self, key: &StoredKey) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+    fn unseal(&mut self, key: &StoredKey) -> Result<PrivateKey, DeviceError> {
         let generation = self.generations.key(key.generation)?;
-        sealing::open_array(generation, &key.binding("software"), key.blob.as_bytes())
+        sealing::open(generation, &key.binding("software"), key.blob.as_bytes())
             .map_err(|sealing::Unauthentic| DeviceError::BadBlob)
     }
 }
@@ -124,14 +123,14 @@ impl Sign for SoftwareDevice {
                 found: key.algorithm,
             });
         };
-        private_key::sign(scheme, &*self.unseal(key)?, content)
+        private_key::sign(scheme, &self.unseal(key)?, content)
     }
 }
 
 impl Agree for SoftwareDevice {
     fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
         peer.check_kem(key.algorithm)?;
-        private_key::agree(&*self.unseal(key)?, peer)
+        private_key::agree(&self.unseal(key)?, peer)
     }
 }
 
@@ -166,11 +165,7 @@ impl Generate for SoftwareDevice {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        let blob = sealing::seal(
-            generation_key,
-            &unsealed.binding("software"),
-            private.as_slice(),
-        )?;
+        let blob = sealing::seal(generation_key, &unsealed.binding("software"), &private)?;
         Ok(StoredKey {
             blob: KeyBlob::new(blob),
             ..unsealed

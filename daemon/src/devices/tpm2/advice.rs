@@ -96,15 +96,7 @@ mod tests {
                 DeviceError::LockedOut {
                     reason: "for 1000 s".to_owned(),
                 },
-                "the device is locked out: for 1000 s; wait, or have the owner of the TPM's lockout \
-                 hierarchy run `tpm2_dictionarylockout --clear-lockout`, then repeat the request",
-            ),
-            (
-                DeviceError::KeyLocked {
-                    reason: "it has a PIN".to_owned(),
-                },
-                "the key is locked: it has a PIN; unlock it with its PIN (`mlskeyctl identities unlock \
-                 OWNER NAME`), then repeat the request",
+                "the device is locked out: for 1000 s; repeat the request when that is over",
             ),
             (
                 DeviceError::GenerationGone(GenerationId::from_bytes([1; 16])),

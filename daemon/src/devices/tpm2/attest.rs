@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use super::blob::Object;
 use super::connection::{Connection, Secrecy, session_handle};
+use super::policy::Policy;
 use super::{failure, loaded};
 use crate::attest::tpm::{Keys, Tpm2Challenge, Tpm2Evidence, attribute};
 use crate::attest::{Claims, Evidence};
@@ -46,12 +47,12 @@ impl Connection {
         name: loaded::Name,
         object: Object,
         auth: &[u8; 32],
+        policy: Option<&Policy>,
         claims: &Claims,
     ) -> std::result::Result<Evidence, DeviceError> {
         self.make_room();
-        let (kind, ek_certificate) = self.certified()?;
+        let (ek_certificate, ek_public) = self.certified()?;
         let ek_chain = self.chain()?;
-        let ek_public = self.with_endorsement_key(kind, |_, _, public| Ok(public))?;
         self.with_attestation_key(|connection, ak, ak_public| {
             // The last one, so that nothing takes its room.
             let key = connection.load(name, &object, auth);
@@ -64,7 +65,12 @@ impl Connection {
                 key_public: object.public,
             };
             let statement = keys.statement(claims);
+            let session = match policy {
+                None => connection.session(),
+                Some(policy) => connection.satisfy_certify(policy)?,
+            };
             let certified = connection.run_with(
+                session,
                 Secrecy::Nothing,
                 // It has the empty authorisation value.
                 Some(AuthSession::Password),
@@ -96,11 +102,16 @@ impl Connection {
         let credential = IdObject::try_from(challenge.credential.as_slice()).map_err(foreign)?;
         let seed = EncryptedSecret::try_from(challenge.encrypted_seed.as_slice());
         let seed = seed.map_err(foreign)?;
+        // Nobody makes the TPM busy for minutes by naming a key that nobody certified.
+        if !self.has_certificate(challenge.ek)? {
+            return Err(DeviceError::ForeignChallenge);
+        }
         self.make_room();
         self.with_attestation_key(|connection, ak, _| {
             connection.with_endorsement_key(challenge.ek, |connection, ek, _| {
                 let policy = connection.satisfy_endorsement_policy()?;
-                let opened = connection.run_with(Secrecy::Answer, Some(policy.into()), |context| {
+                let (session, of_ek) = (connection.session(), Some(policy.into()));
+                let opened = connection.run_with(session, Secrecy::Answer, of_ek, |context| {
                     context.activate_credential(ak, ek, credential, seed)
                 });
                 connection.flush(session_handle(policy.into()));

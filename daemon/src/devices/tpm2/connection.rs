@@ -9,13 +9,13 @@ use std::path::Path;
 use std::str::FromStr;
 
 use tss_esapi::attributes::SessionAttributesBuilder;
-use tss_esapi::constants::{CapabilityType, PropertyTag, SessionType};
+use tss_esapi::constants::{CapabilityType, EccCurveIdentifier, PropertyTag, SessionType};
 use tss_esapi::handles::{
     KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, SessionHandle, TpmHandle,
 };
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
-use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
     Auth, CapabilityData, MaxNvBuffer, SymmetricDefinition, TaggedProperty,
 };
@@ -23,7 +23,7 @@ use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
 use super::failure::{self, Verdict};
-use super::keys::WrongTries;
+use super::keys::{Curve, Guard, WrongTries};
 use super::loaded::Loaded;
 use super::nv::{self, Root};
 use super::parent::{self, Origin, Parent};
@@ -50,6 +50,9 @@ const HANDLES: u32 = 254;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrecy {
     Nothing,
+    /// Nothing, in a command that needs no authorisation: the session only shows that it
+    /// is the TPM that answers.
+    Vouched,
     /// Its first parameter.
     Request,
     /// The first parameter of its answer.
@@ -72,8 +75,11 @@ pub(super) enum Condition {
 pub(super) struct Connection {
     pub(super) context: Context,
     session: AuthSession,
+    /// For keys that have a policy, once one was used.
+    pub(super) policy_session: Option<PolicySession>,
     parent: Parent,
     pub(super) loaded: Loaded,
+    has_p384: bool,
     /// Of the root, once it was found or made.
     index: Option<NvIndexHandle>,
     condition: Condition,
@@ -99,9 +105,12 @@ impl Connection {
             }
             let session = start_session(&mut context, parent.handle).map_err(failure::describe)?;
             let room = room(&mut context, tcti, origin).map_err(failure::describe)?;
+            let has_p384 = has_curve(&mut context, Curve::P384).map_err(failure::describe)?;
             let mut connection = Self {
                 context,
+                has_p384,
                 session,
+                policy_session: None,
                 parent,
                 loaded: Loaded::new(room),
                 index: None,
@@ -132,6 +141,16 @@ impl Connection {
         serial(&self.parent.name)
     }
 
+    /// The session that commands are authorised by where nothing else is asked for.
+    pub(super) const fn session(&self) -> AuthSession {
+        self.session
+    }
+
+    /// Does the TPM know the curve P-384?
+    pub(super) const fn has_p384(&self) -> bool {
+        self.has_p384
+    }
+
     pub(super) const fn condition(&self) -> Condition {
         self.condition
     }
@@ -142,20 +161,21 @@ impl Connection {
         secrecy: Secrecy,
         command: impl FnOnce(&mut Context) -> Result<T>,
     ) -> Result<T> {
-        self.run_with(secrecy, None, command)
+        self.run_with(self.session, secrecy, None, command)
     }
 
-    /// The same for a command on two objects, the second of which another session
-    /// authorises.
+    /// The same by this session, for a command on two objects, the second of which
+    /// another session authorises.
     pub(super) fn run_with<T>(
         &mut self,
+        session: AuthSession,
         secrecy: Secrecy,
         second: Option<AuthSession>,
         command: impl FnOnce(&mut Context) -> Result<T>,
     ) -> Result<T> {
-        let session = self.session;
         let (attributes, mask) = SessionAttributesBuilder::new()
             .with_continue_session(true)
+            .with_audit(secrecy == Secrecy::Vouched)
             .with_decrypt(secrecy == Secrecy::Request)
             .with_encrypt(secrecy == Secrecy::Answer)
             .build();
@@ -224,7 +244,12 @@ impl Connection {
 
     /// Has the storage key the empty authorisation value? Tried by use.
     fn may_use_parent(&mut self) -> std::result::Result<bool, DeviceError> {
-        match self.seal(&[0; 32], &[0; 32], WrongTries::Free) {
+        let guard = Guard {
+            auth: &[0; 32],
+            tries: WrongTries::Free,
+            policy: None,
+        };
+        match self.seal(&[0; 32], guard) {
             Ok(_) => Ok(true),
             Err(error) if failure::verdict(error) == Verdict::WrongAuth => Ok(false),
             Err(error) => Err(self.describe(error)),
@@ -495,6 +520,21 @@ fn room(context: &mut Context, tcti: &Tcti, origin: Origin) -> Result<usize> {
         property(context, PropertyTag::HrTransientAvail)?.unwrap_or_default()
     };
     Ok(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default())
+}
+
+/// Is the curve among those that the TPM lists?
+fn has_curve(context: &mut Context, curve: Curve) -> Result<bool> {
+    let curve = EccCurveIdentifier::from(curve.id());
+    // The first one from this on: another one if the TPM does not have it.
+    let found = context.execute_without_session(|context| {
+        context.get_capability(CapabilityType::EccCurves, u16::from(curve).into(), 1)
+    });
+    match found {
+        Ok((CapabilityData::EccCurves(curves), _)) => Ok(curves.contains(&curve)),
+        // One that the crate does not know.
+        Ok(_) | Err(Error::WrapperError(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A session that commands are authorised with, and their secrets encrypted. Its

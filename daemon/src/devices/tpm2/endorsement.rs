@@ -15,7 +15,7 @@ use tss_esapi::structures::{
     SymmetricDefinitionObject,
 };
 use tss_esapi::traits::Marshall;
-use tss_esapi::{Context, Result};
+use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
 use super::connection::{Connection, Secrecy, is_there, property};
 use super::failure::{self, Verdict};
@@ -32,8 +32,12 @@ const CHAIN_INDICES: u32 = 8;
 /// Longest content of one index that is read.
 const MAX_INDEX: u16 = 8192;
 
-/// So much is read at once of a TPM that does not say how much it gives.
+/// So much is read at once of a TPM that does not say how much it gives, and at most.
 const CHUNK: u32 = 512;
+
+/// At least: nobody on the way to the TPM, who may change what it says of that, makes one
+/// index thousands of commands.
+const LEAST_CHUNK: u32 = 64;
 
 /// A kind of endorsement key.
 struct Place {
@@ -59,20 +63,48 @@ const PLACES: [Place; 2] = [
 ];
 
 impl Connection {
-    /// Which endorsement key its maker certified; the certificate.
-    pub(super) fn certified(&mut self) -> std::result::Result<(EkKind, Vec<u8>), DeviceError> {
+    /// The certificate that its maker gave it, and the public area of the endorsement key
+    /// that it is for. Whoever has the owner's password can put something into these indices: so it
+    /// counts only if it is for the key that the TPM has.
+    pub(super) fn certified(&mut self) -> std::result::Result<(Vec<u8>, Vec<u8>), DeviceError> {
+        let mut foreign = None;
         for place in &PLACES {
             let Some(content) = self.read_certificates(place.certificate)? else {
                 continue;
             };
-            if let Some((certificate, _)) = first_der(&content) {
-                return Ok((place.kind, certificate.to_vec()));
+            let Some((certificate, _)) = first_der(&content) else {
+                continue;
+            };
+            let public = self.with_endorsement_key(place.kind, |_, _, public| Ok(public))?;
+            if endorsement::is_certified(&public, certificate) {
+                return Ok((certificate.to_vec(), public));
             }
+            foreign = Some(place.certificate);
         }
         Err(DeviceError::NotAttested {
-            reason: "the TPM has no certificate of its maker's (NV index 0x01c0000a or 0x01c00002)"
-                .to_owned(),
+            reason: match foreign {
+                Some(index) => format!(
+                    "what is in the TPM's NV index {index:#010x} is no certificate that can be read of the endorsement key that the TPM makes by the TCG's default template"
+                ),
+                None => {
+                    "the TPM has no certificate of its maker's (NV index 0x01c0000a or 0x01c00002)"
+                        .to_owned()
+                }
+            },
         })
+    }
+
+    /// Has it a certificate for an endorsement key of this kind? Asked before the key is
+    /// made, which takes some TPMs minutes.
+    pub(super) fn has_certificate(
+        &mut self,
+        kind: EkKind,
+    ) -> std::result::Result<bool, DeviceError> {
+        let mut places = PLACES.iter();
+        let Some(place) = places.find(|place| place.kind == kind) else {
+            return Ok(false);
+        };
+        Ok(self.read_certificates(place.certificate)?.is_some())
     }
 
     /// The certificates between that one and its maker's root, as far as they are
@@ -138,7 +170,7 @@ impl Connection {
     }
 
     /// What is said of an error where the endorsement hierarchy is used.
-    pub(super) fn describe_endorsement(&mut self, error: tss_esapi::Error) -> DeviceError {
+    pub(super) fn describe_endorsement(&mut self, error: Error) -> DeviceError {
         if failure::verdict(error) != Verdict::WrongAuth {
             return self.describe(error);
         }
@@ -196,7 +228,8 @@ impl Connection {
         let (public, _) = self.noted_without_session(|context| context.nv_read_public(index))?;
         let most =
             self.noted_without_session(|context| property(context, PropertyTag::NvBufferMax))?;
-        let chunk = u16::try_from(most.unwrap_or(CHUNK).clamp(1, CHUNK)).unwrap_or(1);
+        let chunk = most.unwrap_or(CHUNK).clamp(LEAST_CHUNK, CHUNK);
+        let chunk = u16::try_from(chunk).map_err(|_| misfit())?;
         let length = u16::try_from(public.data_size())
             .unwrap_or(MAX_INDEX)
             .min(MAX_INDEX);
@@ -207,6 +240,9 @@ impl Connection {
             let part = self.run(Secrecy::Nothing, |context| {
                 context.nv_read(NvAuth::NvIndex(index), index, size, offset)
             })?;
+            if part.value().len() != usize::from(size) {
+                return Err(misfit());
+            }
             content.extend_from_slice(part.value());
             offset = offset.saturating_add(size);
         }
@@ -235,6 +271,10 @@ impl Connection {
         let done = self.context.execute_without_session(command);
         self.noted(done)
     }
+}
+
+const fn misfit() -> Error {
+    Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
 
 /// The TCG's templates L-1 and L-2 (B.3.3 and B.3.4).

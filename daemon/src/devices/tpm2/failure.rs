@@ -17,6 +17,7 @@ const INITIALIZE: u32 = 0x100;
 const FAILURE: u32 = 0x101;
 const REBOOT: u32 = 0x130;
 const NV_UNINITIALIZED: u32 = 0x14a;
+const PCR_CHANGED: u32 = 0x128;
 const NV_SPACE: u32 = 0x14b;
 const NV_DEFINED: u32 = 0x14c;
 const OBJECT_MEMORY: u32 = 0x902;
@@ -54,6 +55,9 @@ pub(super) enum Verdict {
     Taken,
     /// It was made and never written.
     NeverWritten,
+    /// What the machine has measured changed just now, so a policy has to be satisfied
+    /// again.
+    Measuring,
     /// Too many wrong passwords, of somebody's.
     LockedOut,
     /// Anything else.
@@ -74,6 +78,7 @@ pub(super) fn verdict(error: Error) -> Verdict {
         NV_DEFINED => Verdict::Taken,
         NV_UNINITIALIZED => Verdict::NeverWritten,
         LOCKOUT => Verdict::LockedOut,
+        PCR_CHANGED => Verdict::Measuring,
         tpm if tpm & FORMAT_ONE == 0 => Verdict::Other,
         tpm => match tpm & FORMAT_ONE_ERROR {
             HANDLE if tpm & OF_PARAMETER == 0 => Verdict::Stale,
@@ -201,6 +206,7 @@ mod tests {
             (0x14c, Verdict::Taken),
             (0x14a, Verdict::NeverWritten),
             (0x921, Verdict::LockedOut),
+            (0x128, Verdict::Measuring),
             (0x101, Verdict::Other),
             (0x1df, Verdict::Other),
         ] {

@@ -4,6 +4,7 @@
 //! <directory>/device                which TPM it is, and where in it the root is
 //! <directory>/generations-<count>   the secrets of all generations, under the root of this count
 //! <directory>/pin-<generation>      what is known of the PIN that was tried last on its key
+//! <directory>/approvals             the approvals of measurements of the machine
 //! ```
 
 use std::fs;
@@ -24,6 +25,7 @@ use crate::store_key::Subkey;
 pub(super) const MOST: usize = 4 * 1024 * 1024;
 
 const DEVICE_CONTEXT: &[u8] = b"mlskeyd v1 tpm2 device";
+const APPROVALS_CONTEXT: &[u8] = b"mlskeyd v1 tpm2 approvals";
 const GENERATIONS: &str = "generations-";
 
 const WRITING: &str = "writing the device's files";
@@ -159,6 +161,29 @@ impl Files {
         };
         let paths: io::Result<Vec<PathBuf>> = paths.collect();
         Ok(paths?.into_iter().filter(is_one).collect())
+    }
+
+    /// The approvals, as they were written.
+    pub(super) fn approvals(&self) -> Result<Option<Zeroizing<Vec<u8>>>, DeviceError> {
+        let path = self.approvals_path();
+        let Some(sealed) = read(&path)? else {
+            return Ok(None);
+        };
+        let opened = sealing::open(self.key.expose(), APPROVALS_CONTEXT, &sealed);
+        let opened = opened.map_err(|sealing::Unauthentic| DeviceError::Failed {
+            reason: format!("{} was changed", path.display()),
+        })?;
+        Ok(Some(opened))
+    }
+
+    /// Writes the approvals, durably.
+    pub(super) fn write_approvals(&self, approvals: &[u8]) -> Result<(), DeviceError> {
+        let sealed = sealing::seal(self.key.expose(), APPROVALS_CONTEXT, approvals)?;
+        private_file::replace(&self.approvals_path(), &sealed).map_err(io_error(WRITING))
+    }
+
+    fn approvals_path(&self) -> PathBuf {
+        self.directory.join("approvals")
     }
 
     fn device(&self) -> PathBuf {

@@ -1,11 +1,12 @@
 //! Keys: made by the TPM or sealed by it, loaded, and used.
 
-use secrecy::{ExposeSecretMut, SecretBox};
+use secrecy::SecretSlice;
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::{KeyHandle, ObjectHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
+use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{
     Auth, CreateKeyResult, Digest, EccParameter, EccPoint, EccScheme, HashScheme, HashcheckTicket,
     KeyDerivationFunctionScheme, KeyedHashScheme, Private, Public, PublicBuilder,
@@ -20,12 +21,47 @@ use zeroize::Zeroizing;
 use super::blob::Object;
 use super::connection::{Connection, Secrecy};
 use super::loaded;
+use super::policy::Hash;
+use crate::devices::private_key::PrivateKey;
 
 /// What a key of the TPM's is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Use {
     Sign,
     Agree,
+}
+
+/// Its curve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Curve {
+    P256,
+    P384,
+}
+
+impl Curve {
+    /// As the TPM calls it.
+    pub(super) const fn id(self) -> EccCurve {
+        match self {
+            Self::P256 => EccCurve::NistP256,
+            Self::P384 => EccCurve::NistP384,
+        }
+    }
+
+    /// Bytes of a coordinate, and of a scalar.
+    const fn len(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+        }
+    }
+
+    /// Of what ECDSA signs.
+    const fn hash(self) -> HashingAlgorithm {
+        match self {
+            Self::P256 => HashingAlgorithm::Sha256,
+            Self::P384 => HashingAlgorithm::Sha384,
+        }
+    }
 }
 
 /// What a wrong authorisation value for an object costs.
@@ -37,42 +73,54 @@ pub(super) enum WrongTries {
     Counted,
 }
 
+/// What it takes to use an object.
+#[derive(Clone, Copy)]
+pub(super) struct Guard<'a> {
+    /// Its authorisation value.
+    pub(super) auth: &'a [u8; 32],
+    pub(super) tries: WrongTries,
+    /// The digest of its policy, if it has one.
+    pub(super) policy: Option<&'a Hash>,
+}
+
+/// A key that is loaded, and the session that authorises its use.
+#[derive(Clone, Copy)]
+pub(super) struct Usable {
+    pub(super) handle: ObjectHandle,
+    pub(super) session: AuthSession,
+}
+
 impl Connection {
-    /// Has the TPM make a key on P-256: the object, and the public key.
+    /// Has the TPM make a key: the object, and the public key.
     pub(super) fn create(
         &mut self,
+        curve: Curve,
         usage: Use,
-        auth: &[u8; 32],
-        tries: WrongTries,
-    ) -> Result<(Object, [u8; 65])> {
-        let template = template(usage, tries)?;
+        guard: Guard<'_>,
+    ) -> Result<(Object, Vec<u8>)> {
+        let template = template(curve, usage, guard)?;
         let parent = self.parent();
         let made = self.run_with_room(Secrecy::Request, |context| {
-            let auth = Auth::try_from(auth.as_slice())?;
+            let auth = Auth::try_from(guard.auth.as_slice())?;
             context.create(parent, template.clone(), Some(auth), None, None, None)
         })?;
         let Public::Ecc { unique, .. } = &made.out_public else {
             return Err(misfit());
         };
-        let public = uncompressed(unique)?;
+        let public = uncompressed(curve, unique)?;
         if !is_as_wanted(&made.out_public, &template) {
             return Err(misfit());
         }
         Ok((object(&made)?, public))
     }
 
-    /// Has the TPM encrypt 32 bytes.
-    pub(super) fn seal(
-        &mut self,
-        secret: &[u8; 32],
-        auth: &[u8; 32],
-        tries: WrongTries,
-    ) -> Result<Object> {
-        let template = sealed_template(tries)?;
+    /// Has the TPM encrypt a private key.
+    pub(super) fn seal(&mut self, secret: &[u8], guard: Guard<'_>) -> Result<Object> {
+        let template = sealed_template(guard)?;
         let parent = self.parent();
         let made = self.run_with_room(Secrecy::Request, |context| {
-            let auth = Auth::try_from(auth.as_slice())?;
-            let secret = SensitiveData::try_from(secret.as_slice())?;
+            let auth = Auth::try_from(guard.auth.as_slice())?;
+            let secret = SensitiveData::try_from(secret)?;
             context.create(
                 parent,
                 template.clone(),
@@ -124,16 +172,12 @@ impl Connection {
         }
     }
 
-    /// ECDSA over a digest: r and s.
-    pub(super) fn sign(
-        &mut self,
-        key: ObjectHandle,
-        digest: &[u8; 32],
-    ) -> Result<([u8; 32], [u8; 32])> {
-        let signature = self.run(Secrecy::Nothing, |context| {
+    /// ECDSA over a digest: r and s, each as long as the curve's numbers.
+    pub(super) fn sign(&mut self, curve: Curve, key: Usable, digest: &[u8]) -> Result<Vec<u8>> {
+        let signature = self.run_with(key.session, Secrecy::Nothing, None, |context| {
             context.sign(
-                KeyHandle::from(key),
-                Digest::try_from(digest.as_slice())?,
+                KeyHandle::from(key.handle),
+                Digest::try_from(digest)?,
                 SignatureScheme::Null,
                 not_hashed_by_the_tpm()?,
             )
@@ -141,50 +185,50 @@ impl Connection {
         let Signature::EcDsa(signature) = signature else {
             return Err(misfit());
         };
-        Ok((
-            *padded(signature.signature_r())?,
-            *padded(signature.signature_s())?,
-        ))
+        let [r, s] = [signature.signature_r(), signature.signature_s()];
+        Ok([padded(curve, r)?.as_slice(), &padded(curve, s)?].concat())
     }
 
-    /// The x-coordinate of ECDH with a point that is on the curve.
+    /// The x-coordinate of ECDH with a point that is on the curve (SEC1, uncompressed).
     pub(super) fn agree(
         &mut self,
-        key: ObjectHandle,
-        (x, y): (&[u8], &[u8]),
-    ) -> Result<SecretBox<[u8; 32]>> {
-        let point = self.run(Secrecy::Answer, |context| {
+        curve: Curve,
+        key: Usable,
+        peer: &[u8],
+    ) -> Result<SecretSlice<u8>> {
+        let coordinates = peer
+            .get(1..)
+            .and_then(|xy| xy.split_at_checked(curve.len()));
+        let (x, y) = coordinates.ok_or_else(misfit)?;
+        let point = self.run_with(key.session, Secrecy::Answer, None, |context| {
             let peer = EccPoint::new(EccParameter::try_from(x)?, EccParameter::try_from(y)?);
-            context.ecdh_z_gen(KeyHandle::from(key), peer)
+            context.ecdh_z_gen(KeyHandle::from(key.handle), peer)
         })?;
-        let mut shared = SecretBox::new(Box::new([0; 32]));
-        *shared.expose_secret_mut() = *padded(point.x())?;
-        Ok(shared)
+        Ok(padded(curve, point.x())?.to_vec().into())
     }
 
     /// What was sealed.
-    pub(super) fn unseal(&mut self, sealed: ObjectHandle) -> Result<Zeroizing<[u8; 32]>> {
-        let data = self.run(Secrecy::Answer, |context| context.unseal(sealed))?;
-        let mut secret = Zeroizing::new([0; 32]);
-        if data.len() != secret.len() {
-            return Err(misfit());
-        }
-        secret.copy_from_slice(&data);
-        Ok(secret)
+    pub(super) fn unseal(&mut self, sealed: Usable) -> Result<PrivateKey> {
+        let data = self.run_with(sealed.session, Secrecy::Answer, None, |context| {
+            context.unseal(sealed.handle)
+        })?;
+        Ok(Zeroizing::new(data.to_vec()))
     }
 }
 
 /// Bound to this TPM and this parent, used with an authorisation value of 32 bytes.
-fn attributes(tries: WrongTries) -> ObjectAttributesBuilder {
+/// Where there is a policy that value alone serves for nothing.
+fn attributes(guard: Guard<'_>) -> ObjectAttributesBuilder {
     ObjectAttributesBuilder::new()
         .with_fixed_tpm(true)
         .with_fixed_parent(true)
-        .with_user_with_auth(true)
-        .with_no_da(tries == WrongTries::Free)
+        .with_user_with_auth(guard.policy.is_none())
+        .with_admin_with_policy(guard.policy.is_some())
+        .with_no_da(guard.tries == WrongTries::Free)
 }
 
-fn template(usage: Use, tries: WrongTries) -> Result<Public> {
-    let attributes = attributes(tries)
+fn template(curve: Curve, usage: Use, guard: Guard<'_>) -> Result<Public> {
+    let attributes = attributes(guard)
         .with_sensitive_data_origin(true)
         .with_sign_encrypt(usage == Use::Sign)
         .with_decrypt(usage == Use::Agree)
@@ -193,31 +237,40 @@ fn template(usage: Use, tries: WrongTries) -> Result<Public> {
         .with_public_algorithm(PublicAlgorithm::Ecc)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
         .with_object_attributes(attributes)
-        .with_ecc_parameters(parameters(usage)?)
+        .with_auth_policy(auth_policy(guard)?)
+        .with_ecc_parameters(parameters(curve, usage)?)
         .with_ecc_unique_identifier(EccPoint::default())
         .build()
 }
 
-fn parameters(usage: Use) -> Result<PublicEccParameters> {
-    let sha256 = HashScheme::new(HashingAlgorithm::Sha256);
+fn auth_policy(guard: Guard<'_>) -> Result<Digest> {
+    guard.policy.map_or_else(
+        || Ok(Digest::default()),
+        |policy| Digest::try_from(policy.as_slice()),
+    )
+}
+
+fn parameters(curve: Curve, usage: Use) -> Result<PublicEccParameters> {
+    let hash = HashScheme::new(curve.hash());
     let scheme = match usage {
-        Use::Sign => EccScheme::EcDsa(sha256),
-        Use::Agree => EccScheme::EcDh(sha256),
+        Use::Sign => EccScheme::EcDsa(hash),
+        Use::Agree => EccScheme::EcDh(hash),
     };
     PublicEccParametersBuilder::new()
         .with_ecc_scheme(scheme)
-        .with_curve(EccCurve::NistP256)
+        .with_curve(curve.id())
         .with_key_derivation_function_scheme(KeyDerivationFunctionScheme::Null)
         .with_is_signing_key(usage == Use::Sign)
         .with_is_decryption_key(usage == Use::Agree)
         .build()
 }
 
-fn sealed_template(tries: WrongTries) -> Result<Public> {
+fn sealed_template(guard: Guard<'_>) -> Result<Public> {
     PublicBuilder::new()
         .with_public_algorithm(PublicAlgorithm::KeyedHash)
         .with_name_hashing_algorithm(HashingAlgorithm::Sha256)
-        .with_object_attributes(attributes(tries).build()?)
+        .with_object_attributes(attributes(guard).build()?)
+        .with_auth_policy(auth_policy(guard)?)
         .with_keyed_hash_parameters(PublicKeyedHashParameters::new(KeyedHashScheme::Null))
         .with_keyed_hash_unique_identifier(Digest::default())
         .build()
@@ -267,19 +320,14 @@ fn not_hashed_by_the_tpm() -> Result<HashcheckTicket> {
 }
 
 /// A point as SEC1 writes it.
-fn uncompressed(point: &EccPoint) -> Result<[u8; 65]> {
-    let mut bytes = [0; 65];
-    let (x, y) = (padded(point.x())?, padded(point.y())?);
-    let written = [4].iter().chain(x.iter()).chain(y.iter());
-    for (to, from) in bytes.iter_mut().zip(written) {
-        *to = *from;
-    }
-    Ok(bytes)
+fn uncompressed(curve: Curve, point: &EccPoint) -> Result<Vec<u8>> {
+    let (x, y) = (padded(curve, point.x())?, padded(curve, point.y())?);
+    Ok([[4].as_slice(), &x, &y].concat())
 }
 
-/// A number of 32 bytes; TPMs may leave out the zeros at its beginning.
-fn padded(number: &EccParameter) -> Result<Zeroizing<[u8; 32]>> {
-    let mut bytes = Zeroizing::new([0; 32]);
+/// A number of the curve's length; TPMs may leave out the zeros at its beginning.
+fn padded(curve: Curve, number: &EccParameter) -> Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; curve.len()]);
     let missing = bytes.len().checked_sub(number.len()).ok_or_else(misfit)?;
     for (to, from) in bytes.iter_mut().skip(missing).zip(number.iter()) {
         *to = *from;
@@ -287,7 +335,7 @@ fn padded(number: &EccParameter) -> Result<Zeroizing<[u8; 32]>> {
     Ok(bytes)
 }
 
-const fn misfit() -> Error {
+pub(super) const fn misfit() -> Error {
     Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
 
@@ -298,27 +346,45 @@ mod tests {
     #[test]
     fn numbers_keep_their_leading_zeros() {
         let number = |bytes: &[u8]| EccParameter::try_from(bytes).unwrap();
-        let mut expected = [0; 32];
-        assert_eq!(*padded(&number(&[])).unwrap(), expected);
-        expected[30..].copy_from_slice(&[1, 2]);
-        assert_eq!(*padded(&number(&[1, 2])).unwrap(), expected);
-        assert_eq!(*padded(&number(&expected)).unwrap(), expected);
-        padded(&number(&[1; 33])).unwrap_err();
+        for curve in [Curve::P256, Curve::P384] {
+            let len = curve.len();
+            let mut expected = vec![0; len];
+            assert_eq!(*padded(curve, &number(&[])).unwrap(), expected);
+            expected[len - 2..].copy_from_slice(&[1, 2]);
+            assert_eq!(*padded(curve, &number(&[1, 2])).unwrap(), expected);
+            assert_eq!(*padded(curve, &number(&expected)).unwrap(), expected);
+            padded(curve, &number(&vec![1; len + 1])).unwrap_err();
 
-        let point = EccPoint::new(number(&[1; 31]), number(&[2; 32]));
-        let bytes = uncompressed(&point).unwrap();
-        assert_eq!(bytes[..3], [4, 0, 1]);
-        assert_eq!(bytes[33..], [2; 32]);
+            let point = EccPoint::new(number(&vec![1; len - 1]), number(&vec![2; len]));
+            let bytes = uncompressed(curve, &point).unwrap();
+            assert_eq!(bytes[..3], [4, 0, 1]);
+            assert_eq!(bytes[len + 1..], vec![2; len]);
+        }
     }
 
     #[test]
     fn what_the_tpm_made_is_compared_with_what_was_wanted() {
-        let sign = template(Use::Sign, WrongTries::Free).unwrap();
+        let free = Guard {
+            auth: &[0; 32],
+            tries: WrongTries::Free,
+            policy: None,
+        };
+        let counted = Guard {
+            tries: WrongTries::Counted,
+            ..free
+        };
+        let bound = Guard {
+            policy: Some(&[0; 32]),
+            ..free
+        };
+        let sign = template(Curve::P256, Use::Sign, free).unwrap();
         assert!(is_as_wanted(&sign, &sign));
         for other in [
-            template(Use::Agree, WrongTries::Free).unwrap(),
-            template(Use::Sign, WrongTries::Counted).unwrap(),
-            sealed_template(WrongTries::Free).unwrap(),
+            template(Curve::P256, Use::Agree, free).unwrap(),
+            template(Curve::P384, Use::Sign, free).unwrap(),
+            template(Curve::P256, Use::Sign, counted).unwrap(),
+            template(Curve::P256, Use::Sign, bound).unwrap(),
+            sealed_template(free).unwrap(),
         ] {
             assert!(!is_as_wanted(&other, &sign));
         }
@@ -329,8 +395,7 @@ mod tests {
             panic!("a template for ECC")
         };
         // As a key that was made elsewhere would be.
-        let elsewhere = attributes(WrongTries::Free);
-        let elsewhere = elsewhere.with_sign_encrypt(true).build().unwrap();
+        let elsewhere = attributes(free).with_sign_encrypt(true).build().unwrap();
         let foreign = PublicBuilder::new()
             .with_public_algorithm(PublicAlgorithm::Ecc)
             .with_name_hashing_algorithm(HashingAlgorithm::Sha256)

@@ -6,6 +6,9 @@
 //! as a blob that only this TPM loads again, and lives in the registry, so that
 //! their number is not limited (`blob`).
 //!
+//! A key may also be bound to the machine's measurements (`policy`), or to others that
+//! were approved (`approval`).
+//!
 //! A key is used with an authorisation value that follows from its generation's
 //! secret, and from its PIN if it has one (`pins`); these secrets are what is
 //! destroyed (`generations`). All commands are
@@ -18,23 +21,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::SecretBytes;
-use p256::ecdsa::Signature;
-use sha2::{Digest, Sha256};
-use tss_esapi::handles::ObjectHandle;
 use zeroize::Zeroizing;
 
 use super::{
-    ALGORITHMS, Accept, Advice, Agree, Algorithm, Attest, Destroy, Device, DeviceError, DeviceInfo,
-    DeviceState, Generate, GenerationId, Kem, KeyBlob, KeyPins, NewKey, Newcomer, PeerPublic,
-    SharedSecret, Sign, SignatureScheme, Start, StoredKey, Support, Tier, Unlocking, Way,
-    check_public, private_key,
+    Accept, Advice, Agree, Algorithm, Approve, Attest, Destroy, Device, DeviceError, DeviceInfo,
+    DeviceState, Fact, Generate, GenerationId, KeyPins, Measurements, NewKey, Newcomer, PeerPublic,
+    SharedSecret, Sign, Start, StoredKey, Unlocking,
 };
 use crate::attest::{Claims, DeviceChallenge, Evidence};
-use crate::config::Tpm2Config;
+use crate::config::{Pcrs, Tpm2Config};
 use crate::failpoint;
 use crate::store_key::{StoreKey, Subkey};
 
 mod advice;
+mod algorithms;
+mod approval;
 mod attest;
 mod blob;
 mod connection;
@@ -45,16 +46,18 @@ mod generations;
 mod keys;
 mod loaded;
 mod nv;
+mod operations;
 mod parent;
 mod pins;
+mod policy;
 
+use self::approval::{Approvals, RecoveryKey};
 use self::blob::Kept;
 use self::connection::{Condition, Connection};
 use self::files::{Files, Pinned};
 use self::generations::Generations;
-use self::keys::{Use, WrongTries};
 use self::nv::Root;
-use self::pins::{PinAuth, Unlocked};
+use self::pins::Unlocked;
 
 /// How long a TPM that is there and does not serve is left alone, at first and at
 /// most. One that is not there is looked for each time.
@@ -105,7 +108,11 @@ enum Over {
 struct Open {
     connection: Connection,
     generations: Generations,
+    approvals: Approvals,
 }
+
+/// What new keys are bound to: these registers, and this recovery key.
+type Binding = (Pcrs, RecoveryKey);
 
 impl Tpm2Device {
     /// The device of this name, which is `absent` until it is
@@ -134,7 +141,8 @@ impl Tpm2Device {
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
-            support: ALGORITHMS.into_iter().map(support).collect(),
+            // What it has beyond this shows when it is there.
+            support: algorithms::offered(false),
             unlocked: BTreeSet::new(),
         };
         Ok(Self {
@@ -160,12 +168,12 @@ impl Tpm2Device {
         self.ask(true, |open, _| {
             let secret = open.generations.secret(key.generation)?;
             let (generation, root) = (*secret.expose(), open.generations.root().to_bytes());
-            let (kept, auth) = open.kept(key, auth.as_ref())?;
-            let (Kept::InTpm(object) | Kept::Sealed(object)) = kept;
+            let behind = open.behind(key, auth.as_ref())?;
+            let (Kept::InTpm(object) | Kept::Sealed(object)) = behind.kept;
             Ok(Revealed {
                 private: object.private,
                 public: object.public,
-                auth: auth.to_vec(),
+                auth: behind.auth.to_vec(),
                 generation,
                 root: root.to_vec(),
             })
@@ -210,9 +218,14 @@ impl Tpm2Device {
     /// Shows what the TPM says of itself, and whether it is locked out, as it is now.
     fn show_facts(&mut self) {
         if let Some(open) = &mut self.open {
-            let facts = open.connection.facts();
+            let mut facts = open.connection.facts();
+            facts.extend(self.config.measured.as_ref().map(|measured| Fact {
+                name: "pcrs".to_owned(),
+                value: format!("new keys are bound to {}", measured.pcrs),
+            }));
             self.info = Arc::new(DeviceInfo {
                 facts,
+                support: algorithms::offered(open.connection.has_p384()),
                 ..DeviceInfo::clone(&self.info)
             });
         }
@@ -346,6 +359,7 @@ impl Tpm2Device {
         })?;
         Ok(Open {
             generations: Generations::read(&self.files, root)?,
+            approvals: Approvals::read(&self.files),
             connection,
         })
     }
@@ -387,6 +401,7 @@ impl Tpm2Device {
         Ok(Open {
             connection,
             generations,
+            approvals: Approvals::read(&self.files),
         })
     }
 
@@ -472,6 +487,23 @@ impl Tpm2Device {
         }
     }
 
+    /// What new keys are bound to, if to anything. Without the recovery key none is
+    /// made.
+    fn binding(&self) -> Result<Option<Binding>, DeviceError> {
+        let Some(config) = &self.config.measured else {
+            return Ok(None);
+        };
+        Ok(Some((config.pcrs, RecoveryKey::read(config)?)))
+    }
+
+    /// The same, for approvals.
+    fn bound(&self) -> Result<Binding, DeviceError> {
+        self.binding()?.ok_or_else(|| DeviceError::NotApproved {
+            reason: "the configuration has no `pcrs` and `recovery_key` for the device; add them"
+                .to_owned(),
+        })
+    }
+
     fn note(&mut self, state: DeviceState, reason: String) {
         if self.info.state != state || self.info.reason != reason {
             let device = &self.info.name;
@@ -495,188 +527,6 @@ impl Tpm2Device {
             }
             _ => (now, BACK_OFF.0),
         };
-    }
-}
-
-impl Open {
-    /// A key, and its authorisation value: the one of its PIN, if it has one.
-    fn kept(
-        &self,
-        key: &StoredKey,
-        of_pin: Option<&PinAuth>,
-    ) -> Result<(Kept, PinAuth), DeviceError> {
-        let secret = self.generations.secret(key.generation)?;
-        let auth = match of_pin {
-            Some(auth) => auth.clone(),
-            None => secret.of_key(key.id)?,
-        };
-        Ok((blob::read(secret, key)?, auth))
-    }
-
-    /// The same, loaded.
-    fn loaded(
-        &mut self,
-        key: &StoredKey,
-        of_pin: Option<&PinAuth>,
-    ) -> Result<(Kept, ObjectHandle), DeviceError> {
-        let (kept, auth) = self.kept(key, of_pin)?;
-        let (Kept::InTpm(object) | Kept::Sealed(object)) = &kept;
-        let name = (key.generation, key.id);
-        let loaded = self.connection.load(name, object, &auth);
-        let handle = loaded.map_err(|error| self.connection.describe(error))?;
-        Ok((kept, handle))
-    }
-
-    fn sign(
-        &mut self,
-        (key, of_pin): (&StoredKey, Option<&PinAuth>),
-        scheme: SignatureScheme,
-        content: &[u8],
-    ) -> Result<Vec<u8>, DeviceError> {
-        let (kept, handle) = self.loaded(key, of_pin)?;
-        match kept {
-            Kept::InTpm(_) => {
-                let digest = Sha256::digest(content).into();
-                let signed = self.connection.sign(handle, &digest);
-                let (r, s) = signed.map_err(|error| self.connection.describe(error))?;
-                let signature = Signature::from_scalars(r, s).map_err(|_| misfit())?;
-                Ok(signature.to_der().as_bytes().to_vec())
-            }
-            Kept::Sealed(_) => {
-                let unsealed = self.connection.unseal(handle);
-                let private = unsealed.map_err(|error| self.connection.describe(error))?;
-                private_key::sign(scheme, &private, content)
-            }
-        }
-    }
-
-    fn agree(&mut self, key: &StoredKey, peer: &PeerPublic) -> Result<SharedSecret, DeviceError> {
-        let (kept, handle) = self.loaded(key, None)?;
-        match kept {
-            Kept::InTpm(_) => {
-                let point = peer.to_bytes();
-                let coordinates = point.get(1..).map(|bytes| bytes.split_at(32));
-                let shared = self
-                    .connection
-                    .agree(handle, coordinates.ok_or_else(misfit)?);
-                let shared = shared.map_err(|error| self.connection.describe(error))?;
-                SharedSecret::new(peer.kem(), shared)
-            }
-            Kept::Sealed(_) => {
-                let unsealed = self.connection.unseal(handle);
-                let private = unsealed.map_err(|error| self.connection.describe(error))?;
-                private_key::agree(&private, peer)
-            }
-        }
-    }
-
-    fn attest(
-        &mut self,
-        (key, of_pin): (&StoredKey, Option<&PinAuth>),
-        claims: &Claims,
-    ) -> Result<Evidence, DeviceError> {
-        let (Kept::InTpm(object), auth) = self.kept(key, of_pin)? else {
-            return Err(DeviceError::NotAttested {
-                reason: "the TPM seals it, and does not use it itself".to_owned(),
-            });
-        };
-        let name = (key.generation, key.id);
-        self.connection.attest(name, object, &auth, claims)
-    }
-
-    fn generate(
-        &mut self,
-        request: &NewKey,
-        pin: Option<&SecretBytes>,
-    ) -> Result<StoredKey, DeviceError> {
-        let making = making_in(request.algorithm, request.tier)?;
-        let secret = self.generations.secret(request.generation)?;
-        let (auth, tries) = match pin {
-            Some(pin) => (
-                secret.of_key_with_pin(request.id, pin)?,
-                WrongTries::Counted,
-            ),
-            None => (secret.of_key(request.id)?, WrongTries::Free),
-        };
-        let (public, kept) = match making {
-            Making::InTpm(usage) => {
-                let made = self.connection.create(usage, &auth, tries);
-                let (object, public) = made.map_err(|error| self.connection.describe(error))?;
-                check_public(request.algorithm, &public)?;
-                (public.to_vec(), Kept::InTpm(object))
-            }
-            Making::Sealed => {
-                let (private, public) = private_key::generate(request.algorithm)?;
-                let sealed = self.connection.seal(&private, &auth, tries);
-                let object = sealed.map_err(|error| self.connection.describe(error))?;
-                (public, Kept::Sealed(object))
-            }
-        };
-        let mut key = StoredKey {
-            id: request.id,
-            algorithm: request.algorithm,
-            tier: request.tier,
-            generation: request.generation,
-            pin: pin.is_some(),
-            public,
-            blob: KeyBlob::new(Vec::new()),
-        };
-        key.blob = blob::write(secret, &key, &kept)?;
-        Ok(key)
-    }
-}
-
-/// How a key is made.
-#[derive(Clone, Copy)]
-enum Making {
-    InTpm(Use),
-    Sealed,
-}
-
-/// The one tier in which a TPM keeps keys of an algorithm, and how it makes them.
-const fn making(algorithm: Algorithm) -> (Tier, Making) {
-    match algorithm {
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => {
-            (Tier::Hardware, Making::InTpm(Use::Sign))
-        }
-        Algorithm::Hpke(Kem::DhKemP256) => (Tier::Hardware, Making::InTpm(Use::Agree)),
-        Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => {
-            (Tier::Sealed, Making::Sealed)
-        }
-    }
-}
-
-/// How a key is made in the tier that was asked for.
-fn making_in(algorithm: Algorithm, tier: Tier) -> Result<Making, DeviceError> {
-    match making(algorithm) {
-        (possible, making) if possible == tier => Ok(making),
-        (possible, _) => Err(DeviceError::Unsupported {
-            algorithm,
-            tier,
-            possible: vec![possible],
-        }),
-    }
-}
-
-fn support(algorithm: Algorithm) -> Support {
-    let (tier, making) = making(algorithm);
-    let (how, why_no_other) = match making {
-        Making::InTpm(_) => (
-            "made in the TPM, kept as blobs that only it loads",
-            "not sealed: the TPM keeps such keys itself",
-        ),
-        Making::Sealed => (
-            "sealed by the TPM",
-            "not hardware: a TPM 2.0 does not know Curve25519",
-        ),
-    };
-    Support {
-        algorithm,
-        ways: vec![Way {
-            tier,
-            how: how.to_owned(),
-        }],
-        why_no_other: why_no_other.to_owned(),
     }
 }
 
@@ -733,6 +583,10 @@ impl Device for Tpm2Device {
     fn accepter(&mut self) -> Option<&mut dyn Accept> {
         Some(self)
     }
+
+    fn approver(&mut self) -> Option<&mut dyn Approve> {
+        Some(self)
+    }
 }
 
 impl Sign for Tpm2Device {
@@ -768,7 +622,8 @@ impl Generate for Tpm2Device {
     }
 
     fn generate(&mut self, request: NewKey) -> Result<StoredKey, DeviceError> {
-        self.ask(false, |open, _| open.generate(&request, None))
+        let binding = self.binding()?;
+        self.ask(false, |open, _| open.generate(&request, None, binding))
     }
 }
 
@@ -784,7 +639,8 @@ impl KeyPins for Tpm2Device {
                 found: request.algorithm,
             });
         }
-        self.ask(false, |open, _| open.generate(&request, Some(pin)))
+        let binding = self.binding()?;
+        self.ask(false, |open, _| open.generate(&request, Some(pin), binding))
     }
 
     fn unlock_key(
@@ -820,6 +676,18 @@ impl Attest for Tpm2Device {
     fn open(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let DeviceChallenge::Tpm2(challenge) = challenge;
         self.ask(true, |open, _| open.connection.activate(challenge))
+    }
+}
+
+impl Approve for Tpm2Device {
+    fn measurements(&mut self) -> Result<Measurements, DeviceError> {
+        let binding = self.bound()?;
+        self.ask(true, |open, _| open.measurements(binding))
+    }
+
+    fn approve(&mut self, signature: &[u8]) -> Result<Measurements, DeviceError> {
+        let binding = self.bound()?;
+        self.ask(true, |open, files| open.approve(files, binding, signature))
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mlskeyd_protocol::v1::SecretBytes;
 use tss_esapi::constants::PropertyTag;
-use tss_esapi::handles::{AuthHandle, ObjectHandle};
+use tss_esapi::handles::AuthHandle;
 use tss_esapi::structures::{Digest, Nonce};
 use tss_esapi::{Error, Result};
 use zeroize::Zeroizing;
@@ -23,6 +23,7 @@ use super::Open;
 use super::connection::{Connection, Secrecy, property, session_handle};
 use super::failure::{self, Verdict};
 use super::files::Files;
+use super::keys::Usable;
 use super::loaded::Name;
 use crate::devices::pin_note::Known;
 use crate::devices::{DeviceError, Fact, KeyId, StoredKey};
@@ -92,12 +93,17 @@ impl Open {
         let lockout = lockout.map_err(|error| self.connection.describe(error))?;
         lockout.permits_a_try(last_try)?;
 
+        let name = (key.generation, key.id);
+        // With whatever value it may be loaded.
+        self.connection.unload(|loaded| loaded == name);
+        let behind = self.behind(key, Some(&auth))?;
+        let usable = self.usable(key, &behind)?;
+        let usable = usable.map_err(|error| self.connection.describe(error))?;
         note.write(&of_key, &noted, tried).map_err(of_note)?;
         failpoint::hit("tpm2.pin-noted");
-        let name = (key.generation, key.id);
-        let proved = self.prove(key, &auth);
+        let proved = self.connection.prove(usable);
         failpoint::hit("tpm2.pin-tried");
-        let error = match proved? {
+        let error = match proved {
             Ok(()) => {
                 note.forget().map_err(of_note)?;
                 return Ok(auth);
@@ -114,26 +120,15 @@ impl Open {
             }
             verdict => {
                 // Then it has not looked at it.
-                if matches!(verdict, Verdict::LockedOut | Verdict::Stale) {
+                if matches!(
+                    verdict,
+                    Verdict::LockedOut | Verdict::Stale | Verdict::Measuring
+                ) {
                     note.write(&of_key, &noted, before).map_err(of_note)?;
                 }
                 Err(self.connection.describe(error))
             }
         }
-    }
-
-    /// Loads the key with this authorisation value, and shows that it is the right
-    /// one.
-    fn prove(
-        &mut self,
-        key: &StoredKey,
-        auth: &PinAuth,
-    ) -> std::result::Result<Result<()>, DeviceError> {
-        let name = (key.generation, key.id);
-        // With whatever value it may be loaded.
-        self.connection.unload(|loaded| loaded == name);
-        let (_, handle) = self.loaded(key, Some(auth))?;
-        Ok(self.connection.prove(handle))
     }
 }
 
@@ -141,12 +136,12 @@ impl Connection {
     /// Is the authorisation value right that a key is loaded with? A wrong one is
     /// counted. What the TPM does for it is of use to nobody: it satisfies a policy
     /// that nothing has.
-    fn prove(&mut self, key: ObjectHandle) -> Result<()> {
+    fn prove(&mut self, key: Usable) -> Result<()> {
         let policy = self.start_policy_session()?;
-        let proved = self.run(Secrecy::Nothing, |context| {
+        let proved = self.run_with(key.session, Secrecy::Nothing, None, |context| {
             context.policy_secret(
                 policy,
-                AuthHandle::from(key),
+                AuthHandle::from(key.handle),
                 Nonce::default(),
                 Digest::default(),
                 Nonce::default(),
@@ -222,8 +217,8 @@ impl Lockout {
     fn text(self) -> String {
         format!(
             "after {} wrong passwords, or losses of power, the TPM refuses keys with a PIN; \
-             every {} s it forgets one of them, and `tpm2_dictionarylockout --clear-lockout` all; \
-             keys without a PIN go on",
+             every {} s it forgets one of them, and all if the owner of its lockout hierarchy runs \
+             `tpm2_dictionarylockout --clear-lockout`; keys without a PIN go on",
             self.failed, self.interval
         )
     }

@@ -10,6 +10,7 @@ use super::super::wire::{Kept, Place, TokenError, Wrapped};
 use super::handles::Of;
 use super::template::{self, Guarded};
 use super::token::{TokenSession, is_full, is_stale, of_module};
+use crate::devices::SharedSecret;
 
 type OfModule<T> = Result<T, cryptoki::error::Error>;
 
@@ -149,7 +150,7 @@ impl TokenSession {
         }
     }
 
-    /// 64 bytes: r and s, or an Ed25519 signature.
+    /// r and s of ECDSA, each as long as the curve's numbers; or an Ed25519 signature.
     pub(super) fn sign(&self, key: &Kept, content: &[u8]) -> Result<SecretBytes, TokenError> {
         if !matches!(key.algorithm, Algorithm::Signature(_)) {
             return Err(TokenError::Protocol);
@@ -173,21 +174,27 @@ impl TokenSession {
         self.session.sign(&mechanism, handle, content)
     }
 
-    /// The DH result, 32 bytes.
+    /// The DH result.
     pub(super) fn agree(&self, key: &Kept, peer: &[u8]) -> Result<SecretBytes, TokenError> {
-        if !matches!(key.algorithm, Algorithm::Hpke(_)) {
+        let Algorithm::Hpke(kem) = key.algorithm else {
             return Err(TokenError::Protocol);
-        }
-        let derived = self.with(key, |handle| self.derive(handle, peer))?;
-        self.read_derived(derived)
+        };
+        let derived = self.with(key, |handle| self.derive(kem, handle, peer))?;
+        self.read_derived(kem, derived)
     }
 
-    pub(super) fn derive(&self, handle: ObjectHandle, peer: &[u8]) -> OfModule<ObjectHandle> {
+    pub(super) fn derive(
+        &self,
+        kem: Kem,
+        handle: ObjectHandle,
+        peer: &[u8],
+    ) -> OfModule<ObjectHandle> {
+        let length = SharedSecret::len(kem) as u64;
         let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer));
         let template = [
             Attribute::Class(ObjectClass::SECRET_KEY),
             Attribute::KeyType(KeyType::GENERIC_SECRET),
-            Attribute::ValueLen(32.into()),
+            Attribute::ValueLen(length.into()),
             Attribute::Token(false),
             Attribute::Sensitive(false),
             Attribute::Extractable(true),
@@ -195,7 +202,11 @@ impl TokenSession {
         self.session.derive_key(&mechanism, handle, &template)
     }
 
-    pub(super) fn read_derived(&self, derived: ObjectHandle) -> Result<SecretBytes, TokenError> {
+    pub(super) fn read_derived(
+        &self,
+        kem: Kem,
+        derived: ObjectHandle,
+    ) -> Result<SecretBytes, TokenError> {
         let value = self
             .session
             .get_attributes(derived, &[AttributeType::Value]);
@@ -205,9 +216,12 @@ impl TokenSession {
             Attribute::Value(value) => Some(SecretBytes::new(value)),
             _ => None,
         });
+        let length = SharedSecret::len(kem);
         secret
-            .filter(|secret| secret.expose().len() == 32)
-            .ok_or_else(|| TokenError::Failed("it gave no shared secret of 32 bytes".to_owned()))
+            .filter(|secret| secret.expose().len() == length)
+            .ok_or_else(|| {
+                TokenError::Failed(format!("it gave no shared secret of {length} bytes"))
+            })
     }
 
     /// Destroys a key's object; of one that is kept wrapped, what was unwrapped.
@@ -278,8 +292,10 @@ impl TokenSession {
 /// As which type a private key is unwrapped; the first that the module takes.
 const fn key_types(algorithm: Algorithm) -> &'static [KeyType] {
     match algorithm {
-        Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
-        | Algorithm::Hpke(Kem::DhKemP256) => &[KeyType::EC],
+        Algorithm::Signature(
+            SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384,
+        )
+        | Algorithm::Hpke(Kem::DhKemP256 | Kem::DhKemP384) => &[KeyType::EC],
         Algorithm::Signature(SignatureScheme::Ed25519) => &[KeyType::EC_EDWARDS],
         Algorithm::Hpke(Kem::DhKemX25519) => &[KeyType::EC_MONTGOMERY, KeyType::EC_EDWARDS],
     }

@@ -171,8 +171,10 @@ impl TokenSession {
     ) -> Result<(ObjectHandle, ObjectHandle), TokenError> {
         let private = template::private_key(algorithm, key, generation, leaves, place);
         let mechanisms: &[Mechanism<'_>] = match algorithm {
-            Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
-            | Algorithm::Hpke(Kem::DhKemP256) => &[Mechanism::EccKeyPairGen],
+            Algorithm::Signature(
+                SignatureScheme::EcdsaP256Sha256 | SignatureScheme::EcdsaP384Sha384,
+            )
+            | Algorithm::Hpke(Kem::DhKemP256 | Kem::DhKemP384) => &[Mechanism::EccKeyPairGen],
             Algorithm::Signature(SignatureScheme::Ed25519) => &[Mechanism::EccEdwardsKeyPairGen],
             // SoftHSM makes them with the Edwards mechanism.
             Algorithm::Hpke(Kem::DhKemX25519) => &[

@@ -7,6 +7,8 @@ use mlskeyd_protocol::v1::{Algorithm, Kem, SignatureScheme};
 
 /// `1.2.840.10045.3.1.7`, secp256r1.
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+/// `1.3.132.0.34`, secp384r1.
+const P384: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 /// `1.3.101.112`, Ed25519 (RFC 8410).
 const ED25519: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 /// `1.3.101.110`, X25519 (RFC 8410).
@@ -17,6 +19,8 @@ pub(super) const fn curve(algorithm: Algorithm) -> &'static [u8] {
     match algorithm {
         Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
         | Algorithm::Hpke(Kem::DhKemP256) => P256,
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
+        | Algorithm::Hpke(Kem::DhKemP384) => P384,
         Algorithm::Signature(SignatureScheme::Ed25519) => ED25519,
         Algorithm::Hpke(Kem::DhKemX25519) => X25519,
     }
@@ -36,6 +40,7 @@ pub(super) const fn other_names(algorithm: Algorithm) -> &'static [&'static [u8]
         Algorithm::Signature(SignatureScheme::EcdsaP256Sha256) => {
             &[b"\x13\x09secp256r1", b"\x13\x0aprime256v1"]
         }
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384) => &[b"\x13\x09secp384r1"],
         Algorithm::Hpke(_) => &[],
     }
 }
@@ -316,6 +321,8 @@ pub(super) fn point(algorithm: Algorithm, value: &[u8]) -> Option<Vec<u8>> {
     let length = match algorithm {
         Algorithm::Signature(SignatureScheme::EcdsaP256Sha256)
         | Algorithm::Hpke(Kem::DhKemP256) => 65,
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
+        | Algorithm::Hpke(Kem::DhKemP384) => 97,
         Algorithm::Signature(SignatureScheme::Ed25519) | Algorithm::Hpke(Kem::DhKemX25519) => 32,
     };
     let bare = match value {

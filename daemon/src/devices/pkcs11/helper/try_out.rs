@@ -124,13 +124,13 @@ impl TokenSession {
         public: ObjectHandle,
         private: ObjectHandle,
     ) -> Result<(), TokenError> {
-        if is_signature(algorithm) {
+        let Algorithm::Hpke(kem) = algorithm else {
             let signed = self.sign_with(algorithm, private, &[7; 32]);
             return signed.map(|_| ()).map_err(of_module);
-        }
+        };
         let peer = self.point(algorithm, public)?;
-        let derived = self.derive(private, &peer).map_err(of_module)?;
-        self.read_derived(derived).map(|_| ())
+        let derived = self.derive(kem, private, &peer).map_err(of_module)?;
+        self.read_derived(kem, derived).map(|_| ())
     }
 
     fn try_wrapped(

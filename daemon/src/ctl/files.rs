@@ -1,0 +1,31 @@
+//! The files that commands are given, and write.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::CtlError;
+
+/// Reads a file. Of one that is longer than the limit there is one byte more: who
+/// judges the content says then that it is too long.
+pub(super) fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CtlError> {
+    let file = File::open(path).map_err(|error| at(path, error))?;
+    let mut bytes = Vec::new();
+    let most = u64::try_from(limit).unwrap_or(u64::MAX);
+    let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|error| at(path, error))?;
+    Ok(bytes)
+}
+
+/// Makes a file that must not be there.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// What went wrong with a file.
+pub(super) fn at(path: &Path, why: impl ToString) -> CtlError {
+    CtlError::File {
+        path: path.to_owned(),
+        why: why.to_string(),
+    }
+}
