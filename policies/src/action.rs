@@ -80,7 +80,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 34] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,

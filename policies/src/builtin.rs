@@ -173,7 +173,7 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 12] = [
+    const ADMINISTRATORS: [Action; 11] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,

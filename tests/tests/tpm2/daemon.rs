@@ -20,7 +20,7 @@ struct Scene {
     client: Client,
     tap: Tap,
     tpm: Swtpm,
-    stage: Stage,
+    _stage: Stage,
 }
 
 impl Scene {
@@ -39,7 +39,7 @@ impl Scene {
             options,
             tap,
             tpm,
-            stage,
+            _stage: stage,
         }
     }
 
@@ -74,7 +74,7 @@ impl Scene {
 
     /// How many secrets of generations the device has on disk.
     fn generations(&self) -> usize {
-        super::bench::generations(&self.stage.path("daemon/state/devices/tpm"))
+        super::bench::generations(&self.daemon.state().join("devices/tpm"))
     }
 }
 

@@ -115,7 +115,7 @@ impl Scene {
         let tap = Tap::before(&tpm);
         let at_once = ["grace", "orphan_grace", "storage_horizon"];
         let mut lifetimes = Vec::from(at_once.map(|name| (name, "0s".to_owned())));
-        // There is a new one, and an old one to be destroyed, all the time.
+        // Generations change all the time.
         lifetimes.push(("generation", "1s".to_owned()));
         let options = Options {
             extra: Swtpm::device_at("tpm", &tap.tcti()),
