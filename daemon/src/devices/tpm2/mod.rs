@@ -704,8 +704,9 @@ impl Destroy for Tpm2Device {
     }
 
     fn undo_generation(&mut self, id: GenerationId) -> Result<(), DeviceError> {
+        self.lock_keys(|(generation, _)| generation == id);
         self.ask(true, |open, files| {
-            open.connection.unload(|(generation, _)| generation == id);
+            files.forget_pin(id)?;
             open.generations.undo(files, id)
         })?;
         self.has_changed();
