@@ -3,9 +3,10 @@
 use mlskeyd::config::{Tcti, Tpm2Config};
 use mlskeyd::devices::tpm2::Tpm2Device;
 use mlskeyd::devices::{
-    Algorithm, Device, DeviceError, KeyId, NewKey, SecretBytes, StoredKey, Tier, Unlocking,
+    Algorithm, Approve as _, Device, DeviceError, KeyId, NewKey, SecretBytes, StoredKey, Tier,
+    Unlocking,
 };
-use mlskeyd_tests::rig::{Swtpm, Tap, is_anywhere};
+use mlskeyd_tests::rig::{Recovery, Swtpm, Tap, is_anywhere};
 
 use super::bench::{Bench, KINDS, destroy, generation, make, open, use_key};
 
@@ -290,4 +291,51 @@ fn nobody_on_the_way_to_the_tpm_sees_a_pin() {
             assert!(!is_anywhere(&bench.directory, secret));
         }
     }
+}
+
+/// Both are needed, and a PIN that comes with other measurements is not tried.
+#[test]
+fn a_key_with_a_pin_may_be_bound_to_measurements() {
+    let mut bench = Bench::new();
+    let recovery = Recovery::new(&bench.stage, "recovery");
+    bench.config.measured = Some(recovery.binding(&[7]));
+    let mut device = bench.first();
+    let numbered = (1..).zip(SIGNATURES);
+    let keys: Vec<_> = numbered
+        .map(|(number, kind)| make_with_pin(&mut device, number, kind))
+        .collect();
+    for key in &keys {
+        is_locked(&mut device, key);
+        unlock(&mut device, key, PIN).unwrap();
+        use_key(&mut device, key).unwrap();
+    }
+    drop(device);
+    bench.tpm.measure(7, 1);
+    let before = counted(&bench.tpm);
+    let mut device = bench.reopen();
+    for key in &keys {
+        for text in [WRONG, PIN, PIN] {
+            let refused = unlock(&mut device, key, text).unwrap_err();
+            let measured = matches!(refused, DeviceError::OtherMeasurements { .. });
+            assert!(measured, "{refused}");
+        }
+    }
+    drop(device);
+    assert_eq!(counted(&bench.tpm), before, "none was tried");
+    let mut device = bench.reopen();
+    let request = bench.stage.path("request");
+    std::fs::write(&request, device.measurements().unwrap().to_sign).unwrap();
+    let signature = std::fs::read(recovery.sign(&request)).unwrap();
+    device.approve(&signature).unwrap();
+    for key in &keys {
+        is_locked(&mut device, key);
+        unlock(&mut device, key, PIN).unwrap();
+        use_key(&mut device, key).unwrap();
+    }
+    device.key_pins().unwrap().lock_key(&keys[0]);
+    let wrong = unlock(&mut device, &keys[0], WRONG).unwrap_err();
+    assert!(wrong.to_string().contains("the PIN is wrong"), "{wrong}");
+    drop(device);
+    assert_eq!(counted(&bench.tpm), before + 1);
+    assert_eq!(bench.tpm.loaded(), [""; 0]);
 }
