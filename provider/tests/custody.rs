@@ -6,6 +6,7 @@ use mlskeyd_provider::testing::{DEVICE, TestDaemon};
 use mlskeyd_provider::*;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::*;
+use openmls_rust_crypto::RustCrypto;
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
 use openmls_traits::signatures::Signer;
@@ -142,7 +143,8 @@ fn assert_same_secrets(one: &MlsGroup, other: &MlsGroup) {
 
 #[test]
 fn two_members_talk_with_all_keys_in_custody() {
-    for suite in CUSTODY_CIPHERSUITES {
+    let has_inner = |suite: &Ciphersuite| RustCrypto::default().supports(*suite).is_ok();
+    for suite in CUSTODY_CIPHERSUITES.into_iter().filter(has_inner) {
         let daemon = TestDaemon::start().unwrap();
         let (alice, bob) = (
             Member::new(&daemon, "alice", suite),

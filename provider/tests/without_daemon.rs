@@ -37,6 +37,18 @@ fn a_provider_is_made_without_a_daemon() {
     assert!(provider.last_failure().is_none());
 }
 
+/// What no cipher suite of custody has, and the inner provider does.
+const NO_SUITE: HpkeConfig = HpkeConfig(
+    HpkeKemType::DhKemP256,
+    HpkeKdfType::HkdfSha256,
+    HpkeAeadType::AesGcm256,
+);
+
+/// Does the inner provider say that it has this suite?
+fn has_inner(suite: &Ciphersuite) -> bool {
+    RustCrypto::default().supports(*suite).is_ok()
+}
+
 #[test]
 fn required_custody_leaves_only_its_own_suites() {
     let provider = CustodyProvider::builder()
@@ -45,28 +57,28 @@ fn required_custody_leaves_only_its_own_suites() {
         .unwrap();
     let mut suites = provider.crypto().supported_ciphersuites();
     suites.sort();
-    assert_eq!(suites, CUSTODY_CIPHERSUITES);
+    let served = CUSTODY_CIPHERSUITES.into_iter().filter(has_inner);
+    assert_eq!(suites, served.collect::<Vec<_>>());
     let foreign = Ciphersuite::MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448;
     assert!(provider.crypto().supports(foreign).is_err());
 }
 
 #[test]
 fn fresh_keys_of_other_suites_are_software_unless_custody_is_required() {
-    let foreign = || Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config();
     let fresh = |required: bool| {
         let provider = CustodyProvider::builder()
             .require_custody(required)
             .build()
             .unwrap();
         let ikm = provider.rand().random_vec(48).unwrap();
-        let pair = provider.crypto().derive_hpke_keypair(foreign(), &ikm);
+        let pair = provider.crypto().derive_hpke_keypair(NO_SUITE, &ikm);
         (
             pair.map(|pair| pair.public.len()),
             provider.last_failure().map(|failure| failure.error),
         )
     };
     let (pair, told) = fresh(false);
-    assert_eq!(pair, Ok(97));
+    assert_eq!(pair, Ok(65));
     assert!(
         matches!(told, Some(ProviderError::MadeInSoftware(_))),
         "never silently: {told:?}"
@@ -193,10 +205,9 @@ fn what_no_key_in_custody_does_is_refused_and_noted() {
     );
     assert_eq!(failure.error, ProviderError::NotInstalled { socket });
 
-    let foreign = Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P384.hpke_config();
     assert!(
         crypto
-            .hpke_open(foreign, &ciphertext, &handle, b"", b"")
+            .hpke_open(NO_SUITE, &ciphertext, &handle, b"", b"")
             .is_err()
     );
     let failure = provider.last_failure().unwrap();

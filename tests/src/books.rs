@@ -89,7 +89,7 @@ pub fn living_hpke_keys(keys: &BTreeMap<String, Listed>) -> BTreeSet<String> {
 pub fn unfinished(daemon: &Daemon) -> Vec<String> {
     let registry = open(&daemon.state().join("registry.db"));
     let mut unfinished = Vec::new();
-    for (what, states) in [("keys", "(0, 2)"), ("generations", "(0, 3)")] {
+    for (what, states) in [("keys", "(0, 2)"), ("generations", "(0, 3, 5)")] {
         let sql = format!("SELECT hex(id) FROM {what} WHERE state IN {states}");
         let mut statement = registry.prepare(&sql).expect("the registry's schema");
         let ids = statement.query_map([], |row| row.get::<_, String>(0));

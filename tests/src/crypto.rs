@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use openmls::prelude::Capabilities;
 use openmls_rust_crypto::RustCrypto;
 use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::random::OpenMlsRand;
@@ -19,6 +20,12 @@ const SUITE_7: Ciphersuite = Ciphersuite::MLS_256_DHKEMP384_AES256GCM_SHA384_P38
 pub struct Crypto {
     inner: RustCrypto,
     opens: Option<Mutex<Vec<Open>>>,
+}
+
+/// What a leaf says of itself in a group of this suite. OpenMLS's default leaves 0x0007
+/// out.
+pub fn capabilities(suite: Ciphersuite) -> Capabilities {
+    Capabilities::new(None, Some(&[suite]), None, None, None)
 }
 
 /// What one open received and gave.

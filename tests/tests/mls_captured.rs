@@ -163,6 +163,7 @@ fn incoming(message: &MlsMessageOut) -> MlsMessageIn {
 
 fn capabilities() -> Capabilities {
     Capabilities::builder()
+        .ciphersuites(Crypto::default().supported_ciphersuites())
         .proposals(vec![ProposalType::SelfRemove])
         .extensions(vec![ExtensionType::LastResort])
         .with_grease(&RustCrypto::default())

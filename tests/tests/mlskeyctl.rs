@@ -70,7 +70,7 @@ fn a_person_reads_tables() {
                 "DEVICE",
                 "software *",
                 "ready",
-                "software: Ed25519, ECDSA P-256, DHKEM P-256, DHKEM X25519",
+                "software: Ed25519, ECDSA P-256, ECDSA P-384, DHKEM P-256, DHKEM P-384",
             ][..],
         ),
         (
@@ -101,7 +101,7 @@ fn a_program_reads_json() {
     let devices = json(&["devices"]);
     assert_eq!(devices[0]["name"], "software");
     assert_eq!(devices[0]["state"], "ready");
-    assert_eq!(devices[0]["offers"].as_array().unwrap().len(), 4);
+    assert_eq!(devices[0]["offers"].as_array().unwrap().len(), 6);
     let how = "encrypted under the store key";
     assert_eq!(devices[0]["offers"][0]["how"], how);
     assert_eq!(devices[0]["hpke_tier"], serde_json::Value::Null);

@@ -13,7 +13,7 @@ use openmls_traits::storage::StorageProvider as _;
 use rusqlite::Connection;
 
 use super::Plan;
-use crate::crypto::Crypto;
+use crate::crypto::{Crypto, capabilities};
 use crate::stock::Json;
 
 const GROUP: &[u8] = b"the group";
@@ -171,6 +171,7 @@ impl App {
             .process_mut()
             .transact(|provider, signer, with_key, _| {
                 KeyPackage::builder()
+                    .leaf_node_capabilities(capabilities(suite))
                     .build(suite, provider, signer, with_key)
                     .unwrap()
             });
@@ -197,6 +198,7 @@ impl App {
     pub(super) fn create(&mut self) {
         let config = MlsGroupCreateConfig::builder()
             .ciphersuite(self.plan.suite)
+            .capabilities(capabilities(self.plan.suite))
             .use_ratchet_tree_extension(true)
             .wire_format_policy(MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)
             .max_past_epochs(2)
@@ -337,12 +339,16 @@ impl App {
         };
         // Of a membership that ended.
         self.delete_group();
+        let leaf = LeafNodeParameters::builder()
+            .with_capabilities(capabilities(self.plan.suite))
+            .build();
         self.process_mut()
             .transact(|provider, signer, with_key, group| {
                 let (made, bundle) = MlsGroup::external_commit_builder()
                     .with_config(join_config())
                     .build_group(provider, info, with_key)
                     .unwrap()
+                    .leaf_node_parameters(leaf)
                     .load_psks(provider.storage())
                     .unwrap()
                     .build(provider.rand(), provider.crypto(), signer, |_| true)
@@ -410,6 +416,7 @@ fn do_in_vain(choice: u32, suite: Ciphersuite, process: &Process) {
     if choice == 1 {
         let with_key = process.identity.credential_with_key().unwrap();
         KeyPackage::builder()
+            .leaf_node_capabilities(capabilities(suite))
             .build(suite, provider, &signer, with_key)
             .unwrap();
         return;

@@ -3,8 +3,10 @@
 
 use mlskeyd_provider::testing::TestDaemon;
 use mlskeyd_provider::*;
+use mlskeyd_tests::crypto::{Crypto, capabilities};
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::*;
+use openmls_memory_storage::MemoryStorage;
 
 use crate::suite::{Suite, for_each_suite};
 
@@ -17,7 +19,7 @@ for_each_suite!(
 
 struct Member {
     suite: Ciphersuite,
-    provider: CustodyProvider,
+    provider: CustodyProvider<MemoryStorage, Crypto>,
     identity: CustodyIdentity,
 }
 
@@ -27,6 +29,7 @@ impl Member {
         let suite = Ciphersuite::try_from(suite.number).unwrap();
         let provider = CustodyProvider::builder()
             .socket(daemon.socket())
+            .crypto(Crypto::default())
             .interaction(Interaction::Never)
             .require_custody(true)
             .build()
@@ -51,7 +54,8 @@ impl Member {
 
     fn key_package(&self) -> Result<KeyPackage, KeyPackageNewError> {
         let (provider, signer) = (&self.provider, self.signer());
-        let made = KeyPackage::builder().build(self.suite, provider, &signer, self.with_key());
+        let builder = KeyPackage::builder().leaf_node_capabilities(capabilities(self.suite));
+        let made = builder.build(self.suite, provider, &signer, self.with_key());
         made.map(KeyPackageBundle::into_key_package)
     }
 
@@ -119,6 +123,7 @@ fn pair(alice: &Member, bob: &Member) -> (MlsGroup, MlsGroup) {
     let (provider, signer) = (&alice.provider, alice.signer());
     let mut hers = MlsGroup::builder()
         .ciphersuite(alice.suite)
+        .with_capabilities(capabilities(alice.suite))
         .use_ratchet_tree_extension(true)
         .build(provider, &signer, alice.with_key())
         .unwrap();
