@@ -6,9 +6,9 @@ use mlskeyd_provider::testing::{DEVICE, TestDaemon};
 use mlskeyd_provider::*;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
 use openmls::prelude::*;
-use openmls_rust_crypto::RustCrypto;
 use openmls_basic_credential::SignatureKeyPair;
 use openmls_rust_crypto::OpenMlsRustCrypto;
+use openmls_rust_crypto::RustCrypto;
 use openmls_traits::signatures::Signer;
 use openmls_traits::storage::StorageProvider as _;
 

@@ -3,6 +3,7 @@
 
 use mlskeyd_protocol::failpoint;
 use mlskeyd_protocol::v1::{Bytes, Note, Record};
+use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::prelude::{KeyPackageBundle, LeafNodeIndex};
 use openmls_traits::storage::{CURRENT_VERSION, StorageProvider, traits};
 
@@ -132,7 +133,13 @@ impl<S: StorageProvider<CURRENT_VERSION>> StorageProvider<CURRENT_VERSION> for C
             self.group_ending(group, self.leaf_index(group_id));
         }
         self.write(record::group_state(group_id), findings.as_ref(), |inner| {
-            inner.write_group_state(group_id, group_state)
+            inner.write_group_state(group_id, group_state)?;
+            if inactive {
+                // OpenMLS leaves the proposals of a membership that ended, among them own
+                // Updates. Who joins again would find them there, with keys that are gone.
+                inner.clear_proposal_queue::<GroupId, ProposalRef>(group_id)?;
+            }
+            Ok(())
         })?;
         let Some(group) = group else {
             return Ok(());

@@ -190,6 +190,33 @@ fn a_removed_members_keys_die() {
     pair.alice.update(&mut pair.hers);
 }
 
+/// OpenMLS keeps the proposals of a membership that ended, under the group's name.
+#[test]
+fn who_joins_again_finds_no_update_of_the_time_before() {
+    let mut pair = Pair::new();
+    pair.bob.propose_update(&mut pair.his);
+    let (commit, ..) = pair
+        .hers
+        .remove_members(
+            pair.alice.provider(),
+            &pair.alice.signer(),
+            &[pair.his.own_leaf_index()],
+        )
+        .unwrap();
+    pair.hers
+        .merge_pending_commit(pair.alice.provider())
+        .unwrap();
+    pair.bob.receive(&mut pair.his, &commit);
+    let (_, welcome) = pair.alice.add(&mut pair.hers, &pair.bob.key_package());
+    pair.bob.join(&welcome);
+    pair.his = pair.bob.load(b"group");
+    assert_eq!(pair.his.pending_proposals().count(), 0);
+    let status = pair.bob.provider().custody_status(&pair.his).unwrap();
+    status.unwrap().require().unwrap();
+    let update = pair.bob.update(&mut pair.his);
+    pair.alice.receive(&mut pair.hers, &update);
+}
+
 /// Two storages of one uid in one group: what ends in one does not end in the
 /// other.
 #[test]
