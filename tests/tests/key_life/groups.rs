@@ -208,7 +208,16 @@ fn who_joins_again_finds_no_update_of_the_time_before() {
         .unwrap();
     pair.bob.receive(&mut pair.his, &commit);
     let (_, welcome) = pair.alice.add(&mut pair.hers, &pair.bob.key_package());
-    pair.bob.join(&welcome);
+    let config = MlsGroupJoinConfig::builder()
+        .use_ratchet_tree_extension(true)
+        .build();
+    StagedWelcome::build_from_welcome(pair.bob.provider(), &config, welcome)
+        .unwrap()
+        .replace_old_group()
+        .build()
+        .unwrap()
+        .into_group(pair.bob.provider())
+        .unwrap();
     pair.his = pair.bob.load(b"group");
     assert_eq!(pair.his.pending_proposals().count(), 0);
     let status = pair.bob.provider().custody_status(&pair.his).unwrap();
