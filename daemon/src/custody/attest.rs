@@ -132,7 +132,7 @@ impl Request for AnswerChallenge {
     ) -> Result<Bytes, Failure> {
         let answer = move |device: &mut dyn crate::devices::Device| {
             let attester = device.attester().ok_or(CANNOT)?;
-            let secret = attester.open(&challenge.challenge)?;
+            let secret = attester.activate(&challenge.challenge)?;
             Ok(challenge.answer(&secret))
         };
         let owner = &session.caller().owner;

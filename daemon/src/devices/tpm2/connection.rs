@@ -9,28 +9,21 @@ use std::path::Path;
 use std::str::FromStr;
 
 use tss_esapi::attributes::SessionAttributesBuilder;
-use tss_esapi::constants::{CapabilityType, EccCurveIdentifier, PropertyTag, SessionType};
-use tss_esapi::handles::{
-    KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, SessionHandle, TpmHandle,
-};
+use tss_esapi::constants::{PropertyTag, SessionType};
+use tss_esapi::handles::{KeyHandle, NvIndexHandle, ObjectHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
-use tss_esapi::structures::{
-    Auth, CapabilityData, MaxNvBuffer, SymmetricDefinition, TaggedProperty,
-};
+use tss_esapi::structures::SymmetricDefinition;
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
+use super::capabilities::{handles, has_curve, property};
 use super::failure::{self, Verdict};
 use super::keys::{Curve, Guard, WrongTries};
 use super::loaded::Loaded;
-use super::nv::{self, Root};
 use super::parent::{self, Origin, Parent};
-use super::pins::Lockout;
 use crate::config::Tcti;
-use crate::devices::{DeviceError, Fact};
-use crate::store_key::Subkey;
+use crate::devices::DeviceError;
 
 /// What a resource manager gives each of its users at least: the kernel's three
 /// objects, the storage key among them if the TPM makes it anew.
@@ -81,8 +74,8 @@ pub(super) struct Connection {
     pub(super) loaded: Loaded,
     has_p384: bool,
     /// Of the root, once it was found or made.
-    index: Option<NvIndexHandle>,
-    condition: Condition,
+    pub(super) index: Option<NvIndexHandle>,
+    pub(super) condition: Condition,
 }
 
 impl Connection {
@@ -196,14 +189,14 @@ impl Connection {
         secrecy: Secrecy,
         command: impl Fn(&mut Context) -> Result<T>,
     ) -> Result<T> {
-        if let Some(surplus) = self.loaded.surplus() {
+        if let Some(surplus) = self.loaded.take_surplus() {
             self.flush(surplus);
         }
         loop {
             let done = self.run(secrecy, &command);
             match done {
                 Err(error) if failure::verdict(error) == Verdict::NoRoom => {
-                    let Some(oldest) = self.loaded.oldest() else {
+                    let Some(oldest) = self.loaded.take_oldest() else {
                         return Err(error);
                     };
                     self.flush(oldest);
@@ -254,169 +247,6 @@ impl Connection {
             Err(error) if failure::verdict(error) == Verdict::WrongAuth => Ok(false),
             Err(error) => Err(self.describe(error)),
         }
-    }
-
-    /// The index of the root at this place, if it is one of ours.
-    pub(super) fn find_index(
-        &mut self,
-        address: u32,
-        auth: &Subkey,
-    ) -> std::result::Result<bool, DeviceError> {
-        let ours = [nv::public(address, false)?, nv::public(address, true)?];
-        let found = (|| {
-            let handle = TpmHandle::NvIndex(NvIndexTpmHandle::new(address)?);
-            if !is_there(&mut self.context, handle)? {
-                return Ok(None);
-            }
-            self.context.execute_without_session(|context| {
-                let handle = context.tr_from_tpm_public(handle)?;
-                let (public, _) = context.nv_read_public(handle.into())?;
-                // Of another one a wrong value might be counted.
-                if !ours.contains(&public) {
-                    return Ok(None);
-                }
-                context.tr_set_auth(handle, Auth::try_from(auth.expose().as_slice())?)?;
-                Ok(Some(handle))
-            })
-        })();
-        let Some(handle) = self.noted(found).map_err(|error| self.describe(error))? else {
-            return Ok(false);
-        };
-        self.index = Some(handle.into());
-        match self.read_index() {
-            Err(error) if failure::verdict(error) == Verdict::WrongAuth => {
-                self.index = None;
-                Ok(false)
-            }
-            Err(error) if failure::verdict(error) != Verdict::NeverWritten => {
-                Err(self.describe(error))
-            }
-            _ => Ok(true),
-        }
-    }
-
-    /// Makes the index of the root at this place. `false`: somebody has one there.
-    pub(super) fn define_index(
-        &mut self,
-        address: u32,
-        auth: &Subkey,
-    ) -> std::result::Result<bool, DeviceError> {
-        let public = nv::public(address, false)?;
-        let made = self.run(Secrecy::Request, |context| {
-            let auth = Auth::try_from(auth.expose().as_slice())?;
-            context.nv_define_space(Provision::Owner, Some(auth), public)
-        });
-        let handle = match made {
-            Ok(handle) => handle,
-            Err(error) => {
-                return match failure::verdict(error) {
-                    Verdict::Taken => Ok(false),
-                    Verdict::WrongAuth => Err(parent::owner_password()),
-                    _ => Err(self.describe(error)),
-                };
-            }
-        };
-        let set = Auth::try_from(auth.expose().as_slice())
-            .and_then(|auth| self.context.tr_set_auth(handle.into(), auth));
-        set.map_err(|error| self.describe(error))?;
-        self.index = Some(handle);
-        Ok(true)
-    }
-
-    /// Takes the index that was found out of the TPM, and what is in it.
-    pub(super) fn undefine_index(&mut self) -> std::result::Result<(), DeviceError> {
-        let index = self.index_handle().map_err(failure::describe)?;
-        self.index = None;
-        let gone = self.run(Secrecy::Nothing, |context| {
-            context.nv_undefine_space(Provision::Owner, index)
-        });
-        gone.map_err(|error| match failure::verdict(error) {
-            Verdict::WrongAuth => parent::owner_password(),
-            _ => self.describe(error),
-        })
-    }
-
-    /// The root, if one was ever written.
-    pub(super) fn read_root(&mut self) -> std::result::Result<Option<Root>, DeviceError> {
-        let bytes = match self.read_index() {
-            Err(error) if failure::verdict(error) == Verdict::NeverWritten => return Ok(None),
-            read => read.map_err(|error| self.describe(error))?,
-        };
-        let root = Root::from_bytes(bytes.value());
-        root.map(Some).ok_or_else(|| DeviceError::Failed {
-            reason: "the TPM gave a root that is none".to_owned(),
-        })
-    }
-
-    /// Is it still this root that is in the TPM? If not, or if it cannot be read,
-    /// the connection is of no use any more: what is known of its keys is not true.
-    pub(super) fn check_root(&mut self, expected: &Root) -> std::result::Result<(), DeviceError> {
-        let checked = match self.read_root() {
-            Ok(Some(root)) if root == *expected => return Ok(()),
-            Ok(_) => Err(DeviceError::Lost {
-                reason: "the root in the TPM is not the one that was there".to_owned(),
-            }),
-            Err(error) => Err(error),
-        };
-        if self.condition == Condition::Sound {
-            self.condition = Condition::Stale;
-        }
-        checked
-    }
-
-    /// Puts a root in the place of the one that is there, which is gone then. After
-    /// any error the one that is there has to be read again.
-    pub(super) fn write_root(&mut self, root: &Root) -> std::result::Result<(), DeviceError> {
-        let index = self.index_handle().map_err(failure::describe)?;
-        let written = self.run(Secrecy::Request, |context| {
-            let bytes = MaxNvBuffer::try_from(root.to_bytes().as_slice())?;
-            context.nv_write(NvAuth::NvIndex(index), index, bytes, 0)
-        });
-        written.map_err(|error| {
-            if self.condition == Condition::Sound {
-                self.condition = Condition::Unsure;
-            }
-            self.describe(error)
-        })
-    }
-
-    fn read_index(&mut self) -> Result<MaxNvBuffer> {
-        let index = self.index_handle()?;
-        self.run(Secrecy::Answer, |context| {
-            context.nv_read(NvAuth::NvIndex(index), index, nv::LEN, 0)
-        })
-    }
-
-    fn index_handle(&self) -> Result<NvIndexHandle> {
-        self.index
-            .ok_or(Error::WrapperError(WrapperErrorKind::InvalidHandleState))
-    }
-
-    /// Who made the TPM, and its firmware: as the TPM says.
-    pub(super) fn facts(&mut self) -> Vec<Fact> {
-        let mut value = |tag| property(&mut self.context, tag).ok().flatten();
-        let manufacturer = value(PropertyTag::Manufacturer).unwrap_or_default();
-        let manufacturer = manufacturer.to_be_bytes().map(char::from);
-        let firmware = [PropertyTag::FirmwareVersion1, PropertyTag::FirmwareVersion2];
-        let [high, low] = firmware.map(|tag| value(tag).unwrap_or_default());
-        let facts = [
-            ("serial", self.serial()),
-            (
-                "manufacturer",
-                manufacturer
-                    .iter()
-                    .filter(|c| c.is_ascii_graphic())
-                    .collect(),
-            ),
-            ("firmware", format!("{high:08x}.{low:08x}")),
-        ];
-        let facts = facts.map(|(name, value)| Fact {
-            name: name.to_owned(),
-            value,
-        });
-        let told = facts.into_iter().filter(|fact| !fact.value.is_empty());
-        let lockout = self.lockout().ok().and_then(Lockout::fact);
-        told.chain(lockout).collect()
     }
 }
 
@@ -483,34 +313,6 @@ fn flush_all(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-/// Handles of one kind, from this one on.
-fn handles(context: &mut Context, first: u32, count: u32) -> Result<Vec<TpmHandle>> {
-    let (found, _) = context.execute_without_session(|context| {
-        context.get_capability(CapabilityType::Handles, first, count)
-    })?;
-    match found {
-        CapabilityData::Handles(handles) => Ok(handles.into_inner()),
-        _ => Err(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)),
-    }
-}
-
-/// Does the TPM know this handle?
-pub(super) fn is_there(context: &mut Context, handle: TpmHandle) -> Result<bool> {
-    let found = handles(context, handle.into(), 1)?;
-    Ok(found.contains(&handle))
-}
-
-/// A property as it is now; the crate's own way remembers what was.
-pub(super) fn property(context: &mut Context, tag: PropertyTag) -> Result<Option<u32>> {
-    let (found, _) = context.execute_without_session(|context| {
-        context.get_capability(CapabilityType::TpmProperties, tag.into(), 1)
-    })?;
-    match found {
-        CapabilityData::TpmProperties(list) => Ok(list.find(tag).map(TaggedProperty::value)),
-        _ => Err(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)),
-    }
-}
-
 /// How many keys can be loaded beside the storage key.
 fn room(context: &mut Context, tcti: &Tcti, origin: Origin) -> Result<usize> {
     let room = if tcti.is_managed() {
@@ -520,21 +322,6 @@ fn room(context: &mut Context, tcti: &Tcti, origin: Origin) -> Result<usize> {
         property(context, PropertyTag::HrTransientAvail)?.unwrap_or_default()
     };
     Ok(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default())
-}
-
-/// Is the curve among those that the TPM lists?
-fn has_curve(context: &mut Context, curve: Curve) -> Result<bool> {
-    let curve = EccCurveIdentifier::from(curve.id());
-    // The first one from this on: another one if the TPM does not have it.
-    let found = context.execute_without_session(|context| {
-        context.get_capability(CapabilityType::EccCurves, u16::from(curve).into(), 1)
-    });
-    match found {
-        Ok((CapabilityData::EccCurves(curves), _)) => Ok(curves.contains(&curve)),
-        // One that the crate does not know.
-        Ok(_) | Err(Error::WrapperError(_)) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// A session that commands are authorised with, and their secrets encrypted. Its

@@ -17,7 +17,8 @@ use tss_esapi::structures::{
 use tss_esapi::traits::Marshall;
 use tss_esapi::{Context, Error, Result, WrapperErrorKind};
 
-use super::connection::{Connection, Secrecy, is_there, property};
+use super::capabilities::{is_there, property};
+use super::connection::{Connection, Secrecy};
 use super::failure::{self, Verdict};
 use crate::attest::MAX_INTERMEDIATES;
 use crate::attest::tpm::{EkKind, HexBytes, endorsement};

@@ -32,15 +32,15 @@ impl Loaded {
     }
 
     /// What has to go so that one more has room.
-    pub(super) fn surplus(&mut self) -> Option<ObjectHandle> {
+    pub(super) fn take_surplus(&mut self) -> Option<ObjectHandle> {
         if self.keys.len() < self.room {
             return None;
         }
-        self.oldest()
+        self.take_oldest()
     }
 
     /// The one that was not used for the longest time, which is thereby taken out.
-    pub(super) fn oldest(&mut self) -> Option<ObjectHandle> {
+    pub(super) fn take_oldest(&mut self) -> Option<ObjectHandle> {
         if self.keys.is_empty() {
             return None;
         }
@@ -70,22 +70,22 @@ mod tests {
     #[test]
     fn what_was_not_used_for_the_longest_time_goes_first() {
         let mut loaded = Loaded::new(2);
-        assert_eq!(loaded.surplus(), None);
+        assert_eq!(loaded.take_surplus(), None);
         loaded.insert(name(1), ObjectHandle::from(1));
-        assert_eq!(loaded.surplus(), None);
+        assert_eq!(loaded.take_surplus(), None);
         loaded.insert(name(2), ObjectHandle::from(2));
         assert_eq!(loaded.touch(name(1)), Some(ObjectHandle::from(1)));
-        assert_eq!(loaded.surplus(), Some(ObjectHandle::from(2)));
+        assert_eq!(loaded.take_surplus(), Some(ObjectHandle::from(2)));
         assert_eq!(loaded.touch(name(2)), None);
-        assert_eq!(loaded.surplus(), None);
+        assert_eq!(loaded.take_surplus(), None);
     }
 
     #[test]
     fn one_key_always_has_room() {
         let mut loaded = Loaded::new(0);
-        assert_eq!(loaded.surplus(), None);
+        assert_eq!(loaded.take_surplus(), None);
         loaded.insert(name(1), ObjectHandle::from(1));
-        assert_eq!(loaded.surplus(), Some(ObjectHandle::from(1)));
-        assert_eq!(loaded.oldest(), None);
+        assert_eq!(loaded.take_surplus(), Some(ObjectHandle::from(1)));
+        assert_eq!(loaded.take_oldest(), None);
     }
 }

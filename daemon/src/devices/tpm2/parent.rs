@@ -13,7 +13,7 @@ use tss_esapi::structures::{
 };
 use tss_esapi::{Context, Result};
 
-use super::connection::is_there;
+use super::capabilities::is_there;
 use super::failure::{self, Verdict};
 use crate::devices::DeviceError;
 

@@ -20,7 +20,8 @@ use tss_esapi::{Error, Result};
 use zeroize::Zeroizing;
 
 use super::Open;
-use super::connection::{Connection, Secrecy, property, session_handle};
+use super::capabilities::property;
+use super::connection::{Connection, Secrecy, session_handle};
 use super::failure::{self, Verdict};
 use super::files::Files;
 use super::keys::Usable;
