@@ -1,8 +1,9 @@
 //! Devices: the places where private keys live.
 //!
 //! A device kind is one file or folder here. It implements [`Device`] and those
-//! of [`Sign`], [`Agree`], [`Generate`] and [`Destroy`] that it has, and runs
-//! the conformance suite (`conformance`) in its tests. What is the same for all
+//! of the narrow traits ([`Sign`], [`Agree`], [`Generate`], [`Destroy`], and more for
+//! PINs, evidence and set-up) that it has, and runs the conformance suite
+//! (`conformance`) in its tests. What is the same for all
 //! kinds stands outside of them: peers' public keys are checked before a device
 //! sees them ([`PeerPublic`]), a DH result is checked when it comes back
 //! ([`SharedSecret`]), and threads of its own serve the device behind a fair
