@@ -384,7 +384,8 @@ fn what_is_refused_for_want_of_a_pin_counts_for_nothing() {
     };
     let marks = || -> u32 {
         let registry = scene.daemon.state().join("registry.db");
-        let registry = rusqlite::Connection::open(registry).unwrap();
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let registry = rusqlite::Connection::open_with_flags(registry, flags).unwrap();
         let count = registry.query_row("SELECT count(*) FROM guards", [], |row| row.get(0));
         count.unwrap()
     };
