@@ -156,10 +156,14 @@ impl Request for LockIdentity {
         let identity = custody
             .identity_of(&self.owner, &self.name, subject)
             .await?;
-        subject.about_key(custody.key(identity.key).await?);
+        if let Ok(key) = custody.key(identity.key).await {
+            subject.about_key(key);
+        }
         Ok(identity)
     }
 
+    /// Locks what it can: that one key cannot be found, or its device does not answer,
+    /// keeps no other one unlocked.
     async fn perform(
         self,
         identity: IdentityRecord,
@@ -168,24 +172,18 @@ impl Request for LockIdentity {
         _: &mut Subject,
     ) -> Result<IdentityInfo, Failure> {
         let custody = session.custody();
-        let mut has_pin = false;
+        let mut locked = Vec::new();
         for id in std::iter::once(&identity.key).chain(&identity.retiring) {
-            let key = custody.registry.key(*id).await.map_err(failure::of_store)?;
-            let Some(key) = key.filter(|key| key.pin) else {
-                continue;
-            };
-            has_pin = true;
-            let stored = key.stored();
-            let lock = move |device: &mut dyn Device| {
-                device.key_pins().ok_or(NO_KEY_PINS)?.lock_key(&stored);
-                Ok(())
-            };
-            let devices = &custody.devices;
-            devices.attend(&key.device, call.deadline, lock).await?;
+            match custody.registry.key(*id).await {
+                Ok(Some(key)) if key.pin => locked.push(custody.lock_key(&key, call).await),
+                Ok(_) => {}
+                Err(error) => locked.push(Err(failure::of_store(error))),
+            }
         }
-        if !has_pin {
+        if locked.is_empty() {
             return Err(has_no_pin(&self.name));
         }
+        locked.into_iter().collect::<Result<(), Failure>>()?;
         custody.shown(&identity).await
     }
 }
@@ -204,6 +202,15 @@ impl Custody {
         let identity = self.registry.identity(owner, name).await;
         let identity = identity.map_err(failure::of_store)?;
         identity.ok_or_else(|| no_such_identity(owner, name))
+    }
+
+    async fn lock_key(&self, key: &KeyRecord, call: &Call) -> Result<(), Failure> {
+        let stored = key.stored();
+        let lock = move |device: &mut dyn Device| {
+            device.key_pins().ok_or(NO_KEY_PINS)?.lock_key(&stored);
+            Ok(())
+        };
+        self.devices.attend(&key.device, call.deadline, lock).await
     }
 
     /// The identity as it is now.

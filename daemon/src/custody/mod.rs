@@ -284,6 +284,7 @@ impl Session {
         let mut read = request.read(self, call, subject).await?;
         custody.permit(self.caller(), subject)?;
         request.check(&mut read, subject)?;
+        request.ready(self, call, subject).await?;
         custody.guard.reserve(subject).await?;
         request.perform(read, self, call, subject).await
     }

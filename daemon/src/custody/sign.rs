@@ -79,6 +79,20 @@ impl Request for Sign {
         Ok(())
     }
 
+    /// Before the guard counts a signature, and anything is bound to one, that may never
+    /// come.
+    async fn ready(
+        &self,
+        session: &Session,
+        call: &Call,
+        subject: &Subject,
+    ) -> Result<(), Failure> {
+        let Some(key) = &subject.key else {
+            return Err(failure::internal());
+        };
+        session.custody().devices.wait_for_key(key, call).await
+    }
+
     async fn perform(
         self,
         read: SignRead,
@@ -90,8 +104,6 @@ impl Request for Sign {
             return Err(failure::internal());
         };
         let custody = session.custody();
-        // Before anything is bound to a signature that may never come.
-        custody.devices.wait_for_key(&key, call).await?;
         if !read.rebinds.is_empty() {
             // Before the device signs: what is signed binds its keys for good,
             // and of two requests at once only one may bind a key.

@@ -271,7 +271,9 @@ pub(super) fn begin_destroy(
         _ if generation.living > 0 => return Err(StoreError::WrongGeneration),
         // It was never finished, and so none of its keys: unless an older row of it
         // was put back.
-        GenerationState::Creating | GenerationState::Undoing if !generation.has_dead => {
+        GenerationState::Creating | GenerationState::Undoing
+            if !generation.has_dead && !keys::is_named_by_any(tx, id)? =>
+        {
             GenerationState::Undoing
         }
         _ => GenerationState::Destroying,

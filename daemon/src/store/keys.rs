@@ -436,6 +436,14 @@ pub(super) fn one_under_generation(
     Ok(found.into_iter().next())
 }
 
+/// Does a key of any state name the generation? Rows of destroyed keys stay; those of
+/// keys that were never finished do not.
+pub(super) fn is_named_by_any(tx: &Tx<'_>, id: &GenerationId) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM keys WHERE generation = ?1)";
+    let mut statement = tx.conn.prepare_cached(sql)?;
+    Ok(statement.query_row([id.as_bytes()], |row| row.get(0))?)
+}
+
 /// Changes bindings, all or none.
 pub(super) fn bind(
     tx: &mut Tx<'_>,

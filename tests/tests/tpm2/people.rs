@@ -4,10 +4,13 @@ use std::process::Output;
 use std::sync::mpsc;
 
 use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME};
-use mlskeyd_protocol::v1::{FailureCode, Interaction, KeyPin, Progress};
+use mlskeyd_protocol::client::Call;
+use mlskeyd_protocol::v1::{FailureCode, Interaction, KeyPin, Progress, SecretBytes, Sign};
 use mlskeyd_provider::{CustodyIdentity, CustodyProvider, ProviderError};
+use mlskeyd_tests::member::{Member, client, message};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm, is_anywhere, with_input};
+use mlskeyd_tests::suite::SUITE_2;
 use openmls::prelude::{Ciphersuite, KeyPackage};
 use openmls_memory_storage::MemoryStorage;
 use serde_json::Value;
@@ -359,4 +362,36 @@ fn a_device_that_keeps_no_pins_says_so() {
     for list in ["identities", "keys"] {
         assert_eq!(scene.daemon.ctl(&[list]).unwrap(), serde_json::json!([]));
     }
+}
+
+/// Else an app that has no PIN could fill the guard with commits that nobody signed.
+#[test]
+fn what_is_refused_for_want_of_a_pin_counts_for_nothing() {
+    let scene = Scene::new();
+    scene.create("alice", "p256");
+    let client = client(&scene.daemon.socket());
+    let alice = Member::new(&client, "alice", "tpm");
+    let call = Call {
+        interaction: Interaction::Never,
+        ..Call::default()
+    };
+    let sign = || {
+        let request = Sign {
+            key: alice.identity.key,
+            content: SecretBytes::new(message(SUITE_2)),
+        };
+        client.sign(request, &call)
+    };
+    let marks = || -> u32 {
+        let registry = scene.daemon.state().join("registry.db");
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let registry = rusqlite::Connection::open_with_flags(registry, flags).unwrap();
+        let count = registry.query_row("SELECT count(*) FROM guards", [], |row| row.get(0));
+        count.unwrap()
+    };
+    sign().unwrap_err();
+    assert_eq!(marks(), 0);
+    scene.unlock("alice", PIN, &[]).unwrap();
+    sign().unwrap();
+    assert_eq!(marks(), 1);
 }

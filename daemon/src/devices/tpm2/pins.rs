@@ -13,14 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mlskeyd_protocol::v1::SecretBytes;
-use tss_esapi::constants::PropertyTag;
+use tss_esapi::constants::{CapabilityType, PropertyTag};
 use tss_esapi::handles::AuthHandle;
-use tss_esapi::structures::{Digest, Nonce};
-use tss_esapi::{Error, Result};
+use tss_esapi::structures::{CapabilityData, Digest, Nonce, TaggedProperty};
+use tss_esapi::{Error, Result, WrapperErrorKind};
 use zeroize::Zeroizing;
 
 use super::Open;
-use super::capabilities::property;
 use super::connection::{Connection, Secrecy, session_handle};
 use super::failure::{self, Verdict};
 use super::files::Files;
@@ -36,9 +35,10 @@ pub(super) type PinAuth = Zeroizing<[u8; 32]>;
 /// The name of the fact that shows a lockout.
 const LOCKOUT: &str = "lockout";
 
-/// The keys with a PIN that somebody unlocked, as long as the daemon runs.
+/// The keys with a PIN that somebody unlocked, as long as the daemon runs. Their values
+/// are in places of their own: the map moves what is in it, and would leave copies.
 #[derive(Default)]
-pub(super) struct Unlocked(BTreeMap<Name, PinAuth>);
+pub(super) struct Unlocked(BTreeMap<Name, Box<PinAuth>>);
 
 impl Unlocked {
     /// What a key is used with: `None` for one without a PIN.
@@ -51,7 +51,7 @@ impl Unlocked {
         }
         let auth = self.0.get(&(key.generation, key.id));
         let auth = auth.ok_or_else(|| locked("it waits for its PIN".to_owned()))?;
-        Ok(Some(auth.clone()))
+        Ok(Some(PinAuth::clone(auth)))
     }
 
     pub(super) fn contains(&self, name: Name) -> bool {
@@ -59,7 +59,7 @@ impl Unlocked {
     }
 
     pub(super) fn insert(&mut self, name: Name, auth: PinAuth) {
-        self.0.insert(name, auth);
+        self.0.insert(name, Box::new(auth));
     }
 
     /// Locks the keys that this is true of.
@@ -89,7 +89,9 @@ impl Open {
         let before = note.read(&of_key, &noted).map_err(of_note)?;
         let tried = before
             .tried()
-            .ok_or_else(|| locked("this PIN was wrong before: give another one".to_owned()))?;
+            .ok_or_else(|| {
+                locked("this PIN was wrong before: give another one (or give the identity a new key, `mlskeyctl identities rotate`)".to_owned())
+            })?;
         let lockout = self.connection.lockout();
         let lockout = lockout.map_err(|error| self.connection.describe(error))?;
         lockout.permits_a_try(last_try)?;
@@ -155,18 +157,24 @@ impl Connection {
 
     /// How the TPM counts, as it is now.
     pub(super) fn lockout(&mut self) -> Result<Lockout> {
-        let mut value = |tag| {
-            let value = property(&mut self.context, tag);
-            value.map(Option::unwrap_or_default)
+        Ok(Lockout {
+            failed: self.vouched(PropertyTag::LockoutCounter)?,
+            most: self.vouched(PropertyTag::MaxAuthFail)?,
+            interval: self.vouched(PropertyTag::LockoutInterval)?,
+        })
+    }
+
+    /// A property over the session, so that nobody in between answers in the TPM's
+    /// place: it decides whether a try is spent.
+    fn vouched(&mut self, tag: PropertyTag) -> Result<u32> {
+        let (found, _) = self.run(Secrecy::Vouched, |context| {
+            context.get_capability(CapabilityType::TpmProperties, tag.into(), 1)
+        })?;
+        let value = match &found {
+            CapabilityData::TpmProperties(list) => list.find(tag).map(TaggedProperty::value),
+            _ => None,
         };
-        let read = (|| {
-            Ok(Lockout {
-                failed: value(PropertyTag::LockoutCounter)?,
-                most: value(PropertyTag::MaxAuthFail)?,
-                interval: value(PropertyTag::LockoutInterval)?,
-            })
-        })();
-        self.noted(read)
+        value.ok_or(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm))
     }
 
     /// The error of a TPM that is locked out.

@@ -278,6 +278,35 @@ async fn an_older_row_of_a_generation_that_is_put_back_destroys_no_living_key() 
 }
 
 #[tokio::test]
+async fn a_generation_that_had_keys_is_destroyed_whole_also_if_it_seems_unfinished() {
+    let mut bench = Bench::new();
+    let day = Duration::from_secs(86_400);
+    let CurrentGeneration::CreateNew(generation) =
+        bench.store.current_generation("soft", day).await.unwrap()
+    else {
+        panic!("there is one already");
+    };
+    bench.sql("CREATE TABLE older AS SELECT * FROM generations");
+    bench.store.finish_generation(generation).await.unwrap();
+    let key = bench.hpke(None).await;
+    bench
+        .store
+        .begin_destroy(key, Cause::Ordered)
+        .await
+        .unwrap();
+    bench.store.finish_destroy(key).await.unwrap();
+    // As it was while it was made.
+    bench.store.close().await;
+    let put_back = "UPDATE generations SET (state, idle, body, mac) =
+        (SELECT state, idle, body, mac FROM older)";
+    assert_eq!(bench.sql(put_back), 1);
+    bench.sql("DROP TABLE older");
+    bench.reopen();
+    let begun = bench.store.begin_destroy_generation(generation).await;
+    assert_eq!(begun, Ok(GenerationState::Destroying));
+}
+
+#[tokio::test]
 async fn rows_that_only_seem_due_do_not_keep_others_from_their_end() {
     let mut scene = Scene::new().await;
     let due = scene.bench.hpke(None).await;
