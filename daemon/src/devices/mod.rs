@@ -352,7 +352,8 @@ pub trait Attest {
     ///
     /// # Errors
     /// [`DeviceError::ForeignChallenge`]; and what the device says.
-    fn activate(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError>;
+    fn activate(&mut self, challenge: &DeviceChallenge)
+    -> Result<Zeroizing<[u8; 32]>, DeviceError>;
 }
 
 /// Approvals of measurements of the machine, to which keys may be bound. Repeating a

@@ -27,7 +27,10 @@ impl devices::Attest for Token {
         }))
     }
 
-    fn activate(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+    fn activate(
+        &mut self,
+        challenge: &DeviceChallenge,
+    ) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let DeviceChallenge::Tpm2(challenge) = challenge;
         if challenge.credential == b"for the token" {
             Ok(Zeroizing::new(SECRET))

@@ -152,7 +152,10 @@ impl Attest for Tpm2Device {
         self.ask(true, |open, _| open.attest((key, of_pin.as_ref()), claims))
     }
 
-    fn activate(&mut self, challenge: &DeviceChallenge) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+    fn activate(
+        &mut self,
+        challenge: &DeviceChallenge,
+    ) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
         let DeviceChallenge::Tpm2(challenge) = challenge;
         self.ask(true, |open, _| open.connection.activate(challenge))
     }
