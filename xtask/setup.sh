@@ -83,6 +83,7 @@ check_test() {
     has swtpm_localca || need "swtpm_setup and swtpm_localca (they make TPMs, and certify them)" \
         swtpm-tools swtpm-tools swtpm swtpm
     has tpm2 || need "tpm2-tools (somebody else's programs on a TPM)" tpm2-tools tpm2-tools tpm2-tools tpm2.0-tools
+    has openssl || need "openssl (it signs for a recovery key)" openssl openssl openssl openssl
     has git || need "git (cargo and the tests use it)" git git git git
 }
 

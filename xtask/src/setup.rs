@@ -115,6 +115,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("swtpm", FINE),
             ("swtpm_localca", FINE),
             ("tpm2", FINE),
+            ("openssl", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -133,6 +134,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("swtpm", FINE),
             ("swtpm_localca", FINE),
             ("tpm2", FINE),
+            ("openssl", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -158,6 +160,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("swtpm", FINE),
             ("swtpm_localca", FINE),
             ("tpm2", FINE),
+            ("openssl", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -179,6 +182,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("swtpm", FINE),
             ("swtpm_localca", FINE),
             ("tpm2", FINE),
+            ("openssl", FINE),
             ROOT,
             ("apt-get", INSTALLS),
         ]);
@@ -205,6 +209,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
             ("swtpm", FINE),
             ("swtpm_localca", FINE),
             ("tpm2", FINE),
+            ("openssl", FINE),
             USER,
             sudo,
             ("dnf", INSTALLS),

@@ -63,8 +63,10 @@ JSON (with --json; fields are only ever added):
                     \"last_attached\": seconds since 1970}]
   storage forget  {\"records\"}
   attest evidence, attest activate   a document: docs/attestation.md
-  attest challenge, attest verify
-                  {\"verdict\": \"accepted|ak-not-bound|refused\", \"reason\": code or null,
+  attest challenge
+                  {\"challenge\": path, \"secret\": path, \"evidence\": its digest in hex,
+                   \"claims\": as in the evidence}; if it is refused, as verify
+  attest verify   {\"verdict\": \"accepted|ak-not-bound|refused\", \"reason\": code or null,
                    \"detail\": text, \"evidence\": its digest in hex, or null,
                    \"ek_certificate\": its SHA-256 in hex, or null,
                    \"claims\": as in the evidence, or null if it is refused}";
@@ -159,7 +161,7 @@ pub(super) enum DevicesCommand {
     /// Show what the machine has measured, to which keys of a TPM may be bound
     ///
     /// With --out also what the recovery key has to sign to approve that:
-    /// `openssl dgst -sha256 -sign recovery.pem -out signature FILE`.
+    /// `openssl dgst -sha256 -sign recovery-private.pem -out signature FILE`.
     Measurements {
         /// The device's name
         device: String,
@@ -170,7 +172,8 @@ pub(super) enum DevicesCommand {
     /// Approve what the machine has measured, with the recovery key's signature
     ///
     /// Keys of the device that were made with other measurements then work with these,
-    /// too, and that cannot be taken back: it takes new keys.
+    /// too. That cannot be taken back: what ends it is another recovery key, and then
+    /// new keys.
     Approve {
         /// The device's name
         device: String,

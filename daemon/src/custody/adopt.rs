@@ -4,12 +4,9 @@
 //! made or changed, and at the key's end here nothing is destroyed there.
 
 use mlskeyd_policies::Action;
-use mlskeyd_protocol::v1::{
-    AdoptIdentity, Algorithm, Failure, FailureCode, IdentityInfo, Owner, Tier,
-};
+use mlskeyd_protocol::v1::{AdoptIdentity, Algorithm, Failure, FailureCode, IdentityInfo, Tier};
 
 use super::generate::{Place, check_name};
-use super::identities::check_credential;
 use super::lifecycle::Order;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
@@ -27,21 +24,14 @@ impl Request for AdoptIdentity {
         _: &Call,
         subject: &mut Subject,
     ) -> Result<Place, Failure> {
-        check_name("an identity's name", &self.name)?;
-        check_name("an app's name", &self.owner.app)?;
         check_name("a device's name", &self.device)?;
         check_name("a key's label", &self.label)?;
-        check_credential(&self.credential)?;
-        subject.identity = Some(self.name.clone());
         let custody = session.custody();
+        custody
+            .check_new_identity(&self.owner, &self.name, &self.credential, subject)
+            .await?;
         custody.devices.get(&self.device)?;
         subject.device = Some(self.device.clone());
-        let known = custody.registry.identity(&self.owner, &self.name).await;
-        if known.map_err(failure::of_store)?.is_some() {
-            return Err(taken(&self.owner, &self.name));
-        }
-        let room = custody.registry.check_takes_identity(&self.owner);
-        room.await.map_err(failure::of_store)?;
         Ok(Place {
             device: self.device.clone(),
             // Until the device has said how it keeps the key, no promise is made.
@@ -82,14 +72,6 @@ impl Request for AdoptIdentity {
             error => failure::of_store(error),
         })
     }
-}
-
-pub(super) fn taken(owner: &Owner, name: &str) -> Failure {
-    Failure::new(
-        FailureCode::Conflict,
-        format!("{owner} has an identity {name:?} already"),
-        "choose another name, or give that one a new key: `mlskeyctl identities rotate`",
-    )
 }
 
 fn in_use() -> Failure {

@@ -8,7 +8,6 @@ use mlskeyd_protocol::limits::{MAX_CHALLENGE, MAX_NONCE, MIN_NONCE};
 use mlskeyd_protocol::v1::{AnswerChallenge, AttestIdentity, Bytes, Failure, FailureCode, Tier};
 
 use super::generate::check_name;
-use super::rotate::no_such_identity;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
 use crate::attest::{Challenge, Claims, Envelope, MAX_DOCUMENT, is_nonce};
@@ -30,20 +29,16 @@ impl Request for AttestIdentity {
         _: &Call,
         subject: &mut Subject,
     ) -> Result<Arc<KeyRecord>, Failure> {
-        check_name("an identity's name", &self.name)?;
-        check_name("an app's name", &self.owner.app)?;
         if !is_nonce(&self.nonce) {
             return Err(failure::bad_request(
                 format!("a nonce has {MIN_NONCE} to {MAX_NONCE} bytes"),
                 "have the verifier choose one",
             ));
         }
-        subject.identity = Some(self.name.clone());
         let custody = session.custody();
-        let identity = custody.registry.identity(&self.owner, &self.name).await;
-        let identity = identity
-            .map_err(failure::of_store)?
-            .ok_or_else(|| no_such_identity(&self.owner, &self.name))?;
+        let identity = custody
+            .identity_of(&self.owner, &self.name, subject)
+            .await?;
         let key = custody.key(identity.key).await?;
         subject.about_key(Arc::clone(&key));
         if key.tier == Tier::Hardware {

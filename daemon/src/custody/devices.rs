@@ -24,8 +24,9 @@ const BUSY_NOTICE: Duration = Duration::from_millis(300);
 /// a sweep. What is to be destroyed is asked for again.
 const OWN_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a device may look at a PIN.
-const UNLOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a device may take over what an administrator wants of it: a PIN, a token or
+/// TPM to be accepted, a key to be locked.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The daemon's own place in the devices' queues: no configured app has it.
 const OWN_APP: &str = "mlskeyd";
@@ -291,7 +292,7 @@ impl Devices {
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
         let device = self.get(name)?;
-        let deadline = deadline.min(after(UNLOCK_PATIENCE));
+        let deadline = deadline.min(after(ADMIN_PATIENCE));
         let running = device.run(own_place(), Priority::Interactive, deadline, job);
         running
             .await

@@ -1,4 +1,4 @@
-//! Making identities.
+//! Making identities, and finding them.
 
 use std::sync::Arc;
 
@@ -97,6 +97,47 @@ impl Request for CreateIdentity {
 }
 
 impl Custody {
+    /// The identity of this name, which the request is then about.
+    pub(super) async fn identity_of(
+        &self,
+        owner: &Owner,
+        name: &str,
+        subject: &mut Subject,
+    ) -> Result<IdentityRecord, Failure> {
+        let identity = self.find_identity(owner, name, subject).await?;
+        identity.ok_or_else(|| no_such_identity(owner, name))
+    }
+
+    /// May an administrator make an identity of this name, which the request is then
+    /// about, with this credential?
+    pub(super) async fn check_new_identity(
+        &self,
+        owner: &Owner,
+        name: &str,
+        credential: &Credential,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
+        check_credential(credential)?;
+        if self.find_identity(owner, name, subject).await?.is_some() {
+            return Err(taken(owner, name));
+        }
+        let room = self.registry.check_takes_identity(owner);
+        room.await.map_err(failure::of_store)
+    }
+
+    async fn find_identity(
+        &self,
+        owner: &Owner,
+        name: &str,
+        subject: &mut Subject,
+    ) -> Result<Option<IdentityRecord>, Failure> {
+        check_name("an identity's name", name)?;
+        check_name("an app's name", &owner.app)?;
+        subject.identity = Some(name.to_owned());
+        let identity = self.registry.identity(owner, name).await;
+        identity.map_err(failure::of_store)
+    }
+
     /// Makes an identity visible together with its key, or undoes the key.
     pub(super) async fn finish_identity(
         &self,
@@ -198,7 +239,7 @@ impl Custody {
     }
 }
 
-pub(super) fn check_credential(credential: &Credential) -> Result<(), Failure> {
+fn check_credential(credential: &Credential) -> Result<(), Failure> {
     let length = match credential {
         Credential::Basic(identity) => identity.len(),
         Credential::X509(chain) => {
@@ -214,6 +255,22 @@ pub(super) fn check_credential(credential: &Credential) -> Result<(), Failure> {
         return Err(failure::too_much("the credential", MAX_CREDENTIAL));
     }
     Ok(())
+}
+
+fn no_such_identity(owner: &Owner, name: &str) -> Failure {
+    Failure::new(
+        FailureCode::NotFound,
+        format!("{owner} has no identity {name:?}"),
+        "`mlskeyctl identities` shows those that are there",
+    )
+}
+
+fn taken(owner: &Owner, name: &str) -> Failure {
+    Failure::new(
+        FailureCode::Conflict,
+        format!("{owner} has an identity {name:?} already"),
+        "choose another name, or give that one a new key: `mlskeyctl identities rotate`",
+    )
 }
 
 pub(super) fn conflict(name: &str) -> Failure {

@@ -6,15 +6,13 @@ use std::sync::Arc;
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::{
-    Algorithm, CreateIdentityFor, Failure, FailureCode, IdentityInfo, LockIdentity, Owner,
-    SecretBytes, UnlockIdentity, UnlockedIdentity,
+    Algorithm, CreateIdentityFor, Failure, FailureCode, IdentityInfo, LockIdentity, SecretBytes,
+    UnlockIdentity, UnlockedIdentity,
 };
 
-use super::adopt::taken;
-use super::generate::{Place, check_name, read_place};
-use super::identities::{check_credential, conflict};
+use super::generate::{Place, read_place};
+use super::identities::conflict;
 use super::lifecycle::{NO_KEY_PINS, Order};
-use super::rotate::no_such_identity;
 use super::subject::Subject;
 use super::{Call, Custody, Request, Session, failure};
 use crate::devices::{Device, Unlocking};
@@ -32,20 +30,13 @@ impl Request for CreateIdentityFor {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<Place, Failure> {
-        check_name("an identity's name", &self.name)?;
-        check_name("an app's name", &self.owner.app)?;
-        check_credential(&self.credential)?;
         if let Some(pin) = &self.pin {
             check_pin(pin)?;
         }
-        subject.identity = Some(self.name.clone());
-        let registry = &session.custody().registry;
-        let known = registry.identity(&self.owner, &self.name).await;
-        if known.map_err(failure::of_store)?.is_some() {
-            return Err(taken(&self.owner, &self.name));
-        }
-        let room = registry.check_takes_identity(&self.owner);
-        room.await.map_err(failure::of_store)?;
+        let custody = session.custody();
+        custody
+            .check_new_identity(&self.owner, &self.name, &self.credential, subject)
+            .await?;
         let algorithm = Algorithm::Signature(self.scheme);
         read_place(session, call, &self.placement, algorithm, subject).await
     }
@@ -189,21 +180,6 @@ impl Request for LockIdentity {
 }
 
 impl Custody {
-    /// The identity of this name, which the request is then about.
-    async fn identity_of(
-        &self,
-        owner: &Owner,
-        name: &str,
-        subject: &mut Subject,
-    ) -> Result<IdentityRecord, Failure> {
-        check_name("an identity's name", name)?;
-        check_name("an app's name", &owner.app)?;
-        subject.identity = Some(name.to_owned());
-        let identity = self.registry.identity(owner, name).await;
-        let identity = identity.map_err(failure::of_store)?;
-        identity.ok_or_else(|| no_such_identity(owner, name))
-    }
-
     async fn lock_key(&self, key: &KeyRecord, call: &Call) -> Result<(), Failure> {
         let stored = key.stored();
         let lock = move |device: &mut dyn Device| {

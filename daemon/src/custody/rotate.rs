@@ -10,11 +10,11 @@ use std::time::Duration;
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_GRACE, MAX_RETIRING};
 use mlskeyd_protocol::v1::{
-    Algorithm, Credential, Failure, FailureCode, IdentityInfo, Owner, Placement, RotateIdentity,
+    Algorithm, Credential, Failure, FailureCode, IdentityInfo, Placement, RotateIdentity,
     SignatureScheme,
 };
 
-use super::generate::{Place, check_name, read_place};
+use super::generate::{Place, read_place};
 use super::key_pins::check_pin;
 use super::lifecycle::Order;
 use super::subject::Subject;
@@ -41,20 +41,17 @@ impl Request for RotateIdentity {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<Rotating, Failure> {
-        check_name("an identity's name", &self.name)?;
         if self.grace.is_some_and(|grace| grace > MAX_GRACE) {
             return Err(failure::bad_request(
                 "a grace has at most ten years",
                 "name a shorter one",
             ));
         }
-        subject.identity = Some(self.name.clone());
-        let registry = &session.custody().registry;
-        let identity = registry
-            .identity(&self.owner, &self.name)
-            .await
-            .map_err(failure::of_store)?
-            .ok_or_else(|| no_such_identity(&self.owner, &self.name))?;
+        let custody = session.custody();
+        let identity = custody
+            .identity_of(&self.owner, &self.name, subject)
+            .await?;
+        let registry = &custody.registry;
         // A destroyed one, too: an old registry may have been put back, and a new
         // key is the way out.
         let old = registry
@@ -71,7 +68,6 @@ impl Request for RotateIdentity {
         if matches!(identity.credential, Credential::X509(_)) {
             return Err(in_a_certificate(&self.name));
         }
-        let custody = session.custody();
         let mut retiring = usize::from(custody.signs(&old));
         for id in &identity.retiring {
             let key = registry.key(*id).await;
@@ -211,14 +207,6 @@ async fn place_after(
         .at_device(&place.device));
     }
     Ok(place)
-}
-
-pub(super) fn no_such_identity(owner: &Owner, name: &str) -> Failure {
-    Failure::new(
-        FailureCode::NotFound,
-        format!("{owner} has no identity {name:?}"),
-        "`mlskeyctl identities` shows those that are there",
-    )
 }
 
 fn no_entry(name: &str) -> Failure {

@@ -121,8 +121,10 @@ pub enum DeviceError {
     /// Measurements are not approved.
     #[error("the measurements are not approved: {reason}")]
     NotApproved {
-        /// What is wrong with the approval.
+        /// What is wrong with the approval, or what the device lacks for one.
         reason: String,
+        /// What can be done about it.
+        advice: &'static str,
     },
     /// A challenge is not for this device, or not for evidence that it made.
     #[error("the challenge is for another device, or for evidence that this one did not make")]
@@ -190,13 +192,11 @@ impl DeviceError {
             Self::WrongKeyType { .. } => "use a key of the right purpose and algorithm",
             Self::BadPeerKey { .. } => "refuse the message, its sender is faulty or hostile",
             Self::NotAdopted { .. } => "name a key that is suitable, or create a new one",
-            Self::NotAttested { .. } => "use a device that its maker certified",
+            Self::NotAttested { .. } => "put that right, or use another device",
             Self::OtherMeasurements { .. } => {
                 "if an update of the firmware changed them, have the administrator approve them: `mlskeyctl devices measurements`, then `mlskeyctl devices approve`; else find out what changed on the machine"
             }
-            Self::NotApproved { .. } => {
-                "make a new request with `mlskeyctl devices measurements`, sign it with the recovery key, and approve with the signature"
-            }
+            Self::NotApproved { advice, .. } => advice,
             Self::ForeignChallenge => {
                 "have the verifier make a challenge for evidence of this device"
             }

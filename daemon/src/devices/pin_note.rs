@@ -1,6 +1,6 @@
 //! What is noted on disk of the PIN that was tried last, so that it outlives the
 //! daemon: one byte, and a MAC over that, what the PIN is for (the serial number of a
-//! token, the name of a key) and the PIN. A note of another token says nothing, so
+//! token, the name of a key) and the PIN. A note for something else says nothing, so
 //! that with the device's own token its notes change, in one step.
 
 use std::fs;
@@ -18,14 +18,13 @@ use crate::store_key::Subkey;
 /// What is known of a PIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// The token refused it.
+    /// The token, or the TPM, refused it.
     Wrong,
     /// Nothing worse than this.
     Tried {
-        /// The token has taken it before.
+        /// It has been taken before.
         was_right: bool,
-        /// So many logins with it have had no answer since: the token may have
-        /// counted them.
+        /// So many tries of it have had no answer since: each may have been counted.
         unanswered: u8,
     },
 }
@@ -37,7 +36,7 @@ impl Known {
         unanswered: 0,
     };
 
-    /// Of one that the token has just taken.
+    /// Of one that was just taken.
     pub(super) const RIGHT: Self = Self::Tried {
         was_right: true,
         unanswered: 0,
@@ -102,12 +101,13 @@ impl Note {
         Self { path, key }
     }
 
-    /// What is noted of this PIN on the token with this serial number; nothing if
-    /// the note is of another one.
+    /// What is noted of this PIN; nothing if the note is of another one, or if the PIN
+    /// then was for something else than `what`: the token with this serial number, or
+    /// the key of this name.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn read(&self, token: &str, pin: &SecretBytes) -> io::Result<Known> {
+    pub(super) fn read(&self, what: &str, pin: &SecretBytes) -> io::Result<Known> {
         let note = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::NOTHING),
             note => note?,
@@ -115,7 +115,7 @@ impl Note {
         let Some((byte, mac)) = note.split_first() else {
             return Ok(Known::NOTHING);
         };
-        let is_of_it = self.mac(*byte, token, pin)?.verify_slice(mac).is_ok();
+        let is_of_it = self.mac(*byte, what, pin)?.verify_slice(mac).is_ok();
         Ok(if is_of_it {
             Known::from_byte(*byte)
         } else {
@@ -123,13 +123,13 @@ impl Note {
         })
     }
 
-    /// Notes this, durably.
+    /// Notes this of a PIN for `what`, as [`Self::read`] has it, durably.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn write(&self, token: &str, pin: &SecretBytes, known: Known) -> io::Result<()> {
+    pub(super) fn write(&self, what: &str, pin: &SecretBytes, known: Known) -> io::Result<()> {
         let byte = known.to_byte();
-        let mac = self.mac(byte, token, pin)?.finalize().into_bytes();
+        let mac = self.mac(byte, what, pin)?.finalize().into_bytes();
         private_file::replace(&self.path, &[&[byte], mac.as_slice()].concat())
     }
 
@@ -149,12 +149,12 @@ impl Note {
         }
     }
 
-    fn mac(&self, byte: u8, token: &str, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
+    fn mac(&self, byte: u8, what: &str, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {
         let mac = Hmac::<Sha256>::new_from_slice(self.key.expose());
         let mut mac = mac.map_err(io::Error::other)?;
         mac.update(&[byte]);
-        mac.update(&(token.len() as u64).to_be_bytes());
-        mac.update(token.as_bytes());
+        mac.update(&(what.len() as u64).to_be_bytes());
+        mac.update(what.as_bytes());
         mac.update(pin.expose());
         Ok(mac)
     }

@@ -21,11 +21,13 @@ const P256: Ciphersuite = Ciphersuite::MLS_128_DHKEMP256_AES128GCM_SHA256_P256;
 const CURVE25519: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 
 /// All that the daemon knows.
-const ALL: [Algorithm; 4] = [
+const ALL: [Algorithm; 6] = [
     Algorithm::Signature(SignatureScheme::Ed25519),
     Algorithm::Signature(SignatureScheme::EcdsaP256Sha256),
     Algorithm::Hpke(Kem::DhKemP256),
     Algorithm::Hpke(Kem::DhKemX25519),
+    Algorithm::Signature(SignatureScheme::EcdsaP384Sha384),
+    Algorithm::Hpke(Kem::DhKemP384),
 ];
 
 /// The suite of all devices, on the token `mlskeyd` of a module that keeps these
@@ -57,8 +59,12 @@ fn tpm2_pkcs11_conforms() {
     let stage = Stage::new(programs!());
     let mut tpm = Tpm2Pkcs11::new(&stage);
     tpm.add_token("mlskeyd");
-    let p256 = Algorithm::Signature(SignatureScheme::EcdsaP256Sha256);
-    conform(&stage, tpm.library(), &[p256], false);
+    let kept = [
+        SignatureScheme::EcdsaP256Sha256,
+        SignatureScheme::EcdsaP384Sha384,
+    ];
+    let kept = kept.map(Algorithm::Signature);
+    conform(&stage, tpm.library(), &kept, false);
 }
 
 fn play_on_kryoptic(suite: Ciphersuite) {

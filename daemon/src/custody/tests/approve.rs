@@ -18,6 +18,7 @@ impl devices::Approve for Token {
         if signature != b"signed" {
             return Err(DeviceError::NotApproved {
                 reason: "it is wrong".to_owned(),
+                advice: "sign it again",
             });
         }
         self.seen.lock().unwrap().approved = true;

@@ -24,7 +24,8 @@ pub(super) fn of(error: &DeviceError) -> &'static str {
         }
         DeviceError::Full { .. } => "make room as it says, or use another device",
         DeviceError::GenerationGone(_) => {
-            "the key is lost, as are all keys from before another TPM was accepted: a new one is needed"
+            "if an older copy of `devices/NAME` was put back, a newer one brings it back; else the key is \
+             lost, as are all keys from before another TPM was accepted: a new one is needed"
         }
         other => other.advice(),
     }
@@ -39,7 +40,7 @@ mod tests {
 
     use super::*;
     use crate::devices::GenerationId;
-    use crate::devices::tpm2::{connection, failure, parent};
+    use crate::devices::tpm2::{approval, connection, failure, parent};
 
     #[test]
     fn all_that_is_said_of_a_tpm_fits_a_tpm() {
@@ -99,10 +100,22 @@ mod tests {
                 "the device is locked out: for 1000 s; repeat the request when that is over",
             ),
             (
+                approval::not_set_up(),
+                "the measurements are not approved: the configuration binds the device's keys to no \
+                 measurements; set `pcrs` and `recovery_key` for the device, and restart the daemon",
+            ),
+            (
+                DeviceError::NotAttested {
+                    reason: "its endorsement hierarchy has a password".to_owned(),
+                },
+                "the device cannot show that the key is in it: its endorsement hierarchy has a \
+                 password; put that right, or use another device",
+            ),
+            (
                 DeviceError::GenerationGone(GenerationId::from_bytes([1; 16])),
                 "generation 01010101010101010101010101010101 does not exist, and so none of its keys; \
-                 the key is lost, as are all keys from before another TPM was accepted: a new one is \
-                 needed",
+                 if an older copy of `devices/NAME` was put back, a newer one brings it back; else the \
+                 key is lost, as are all keys from before another TPM was accepted: a new one is needed",
             ),
         ] {
             assert_eq!(format!("{error}; {}", of(&error)), expected);

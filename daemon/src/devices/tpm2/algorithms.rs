@@ -57,24 +57,27 @@ const fn making(algorithm: Algorithm, has_p384: bool) -> Making {
     }
 }
 
-/// What is said of it.
-pub(super) fn offered(has_p384: bool) -> Vec<Support> {
+/// What is said of it. `has_p384`: `None` as long as no TPM has told.
+pub(super) fn offered(has_p384: Option<bool>) -> Vec<Support> {
     let support = |algorithm| {
-        let making = making(algorithm, has_p384);
-        let (how, why_no_other) = match (making, algorithm) {
-            (Making::InTpm(..), _) => (
+        if has_p384.is_none() && is_p384(algorithm) {
+            return Support {
+                algorithm,
+                ways: Vec::new(),
+                why_no_other: "not known until the TPM is there".to_owned(),
+            };
+        }
+        let making = making(algorithm, has_p384.unwrap_or_default());
+        let (how, why_no_other) = match making {
+            Making::InTpm(..) => (
                 "made in the TPM, kept as blobs that only it loads",
                 "not sealed: the TPM keeps such keys itself",
             ),
-            (
-                Making::Sealed,
-                Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
-                | Algorithm::Hpke(Kem::DhKemP384),
-            ) => (
+            Making::Sealed if is_p384(algorithm) => (
                 "sealed by the TPM",
                 "not hardware: this TPM does not have P-384",
             ),
-            (Making::Sealed, _) => (
+            Making::Sealed => (
                 "sealed by the TPM",
                 "not hardware: a TPM 2.0 does not know Curve25519",
             ),
@@ -91,16 +94,33 @@ pub(super) fn offered(has_p384: bool) -> Vec<Support> {
     ALGORITHMS.into_iter().map(support).collect()
 }
 
+const fn is_p384(algorithm: Algorithm) -> bool {
+    matches!(
+        algorithm,
+        Algorithm::Signature(SignatureScheme::EcdsaP384Sha384) | Algorithm::Hpke(Kem::DhKemP384)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_said_of_p384_before_a_tpm_was_there() {
+        for support in offered(None) {
+            let has_one = if is_p384(support.algorithm) { 0 } else { 1 };
+            assert_eq!(support.ways.len(), has_one, "{}", support.algorithm);
+            let is_unknown = support.why_no_other.contains("until the TPM is there");
+            assert_eq!(is_unknown, has_one == 0, "{}", support.algorithm);
+        }
+    }
 
     #[test]
     fn p384_is_sealed_where_the_tpm_does_not_have_it() {
         let signature = Algorithm::Signature(SignatureScheme::EcdsaP384Sha384);
         for (has_p384, tier) in [(true, Tier::Hardware), (false, Tier::Sealed)] {
             for algorithm in [signature, Algorithm::Hpke(Kem::DhKemP384)] {
-                let offered = offered(has_p384);
+                let offered = offered(Some(has_p384));
                 let mut offered = offered.iter();
                 let found = offered.find(|support| support.algorithm == algorithm);
                 assert_eq!(found.unwrap().tiers(), [tier]);

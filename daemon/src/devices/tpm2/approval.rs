@@ -142,6 +142,7 @@ impl Approval {
     ) -> Result<Self, DeviceError> {
         let not_approved = |reason: &str| DeviceError::NotApproved {
             reason: reason.to_owned(),
+            advice: "make a new request with `mlskeyctl devices measurements`, sign it with the recovery key, and approve with the signature",
         };
         let signature = Signature::from_der(signature)
             .map_err(|_| not_approved("it is no ECDSA signature on P-256 in DER"))?;
@@ -163,6 +164,14 @@ impl Approval {
             r: r.into(),
             s: s.into(),
         })
+    }
+}
+
+/// What is said where no keys are bound to anything that could be approved.
+pub(super) fn not_set_up() -> DeviceError {
+    DeviceError::NotApproved {
+        reason: "the configuration binds the device's keys to no measurements".to_owned(),
+        advice: "set `pcrs` and `recovery_key` for the device, and restart the daemon",
     }
 }
 

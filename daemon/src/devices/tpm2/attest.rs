@@ -6,7 +6,6 @@
 //! nothing is left in the TPM. Anybody who may use the TPM may have it; it signs
 //! nothing but what the TPM says of itself.
 
-use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{AuthHandle, KeyHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
@@ -14,10 +13,10 @@ use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
     Data, Digest, EccParameter, EccPoint, EccScheme, EncryptedSecret, HashScheme, IdObject,
     KeyDerivationFunctionScheme, Nonce, Public, PublicBuilder, PublicEccParameters,
-    SignatureScheme, SymmetricDefinition, SymmetricDefinitionObject,
+    SignatureScheme, SymmetricDefinitionObject,
 };
 use tss_esapi::traits::Marshall;
-use tss_esapi::{Error, Result, WrapperErrorKind};
+use tss_esapi::{Error, Result};
 use zeroize::Zeroizing;
 
 use super::blob::Object;
@@ -162,7 +161,7 @@ impl Connection {
     /// A session in which the endorsement key may be used: whoever has the password of
     /// the endorsement hierarchy, an empty one, may.
     fn satisfy_endorsement_policy(&mut self) -> std::result::Result<PolicySession, DeviceError> {
-        let started = self.start_policy_session();
+        let started = self.start_policy_session(None);
         let policy = started.map_err(|error| self.describe(error))?;
         let satisfied = self.run(Secrecy::Nothing, |context| {
             let (nonce, none) = (Nonce::default(), Digest::default());
@@ -182,22 +181,6 @@ impl Connection {
                 Err(self.describe_endorsement(error))
             }
         }
-    }
-
-    /// A session that satisfies policies.
-    pub(super) fn start_policy_session(&mut self) -> Result<PolicySession> {
-        let started = self.noted_without_session(|context| {
-            context.start_auth_session(
-                None,
-                None,
-                None,
-                SessionType::Policy,
-                SymmetricDefinition::AES_128_CFB,
-                HashingAlgorithm::Sha256,
-            )
-        })?;
-        let started = started.ok_or(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm))?;
-        started.try_into()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::devices::{DeviceError, KeyBlob, StoredKey, sealing};
 pub(super) enum Kept {
     /// A key that the TPM made and uses.
     InTpm(Object),
-    /// 32 bytes that were made here, as data of the TPM's.
+    /// A private key that was made here (32 bytes, of P-384 48), as data of the TPM's.
     Sealed(Object),
 }
 

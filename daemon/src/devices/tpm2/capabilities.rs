@@ -3,9 +3,10 @@
 use tss_esapi::constants::{CapabilityType, EccCurveIdentifier, PropertyTag};
 use tss_esapi::handles::TpmHandle;
 use tss_esapi::structures::{CapabilityData, TaggedProperty};
-use tss_esapi::{Context, Error, Result, WrapperErrorKind};
+use tss_esapi::{Context, Error, Result};
 
 use super::connection::Connection;
+use super::failure::misfit;
 use super::keys::Curve;
 use super::pins::Lockout;
 use crate::devices::Fact;
@@ -46,7 +47,7 @@ pub(super) fn handles(context: &mut Context, first: u32, count: u32) -> Result<V
     })?;
     match found {
         CapabilityData::Handles(handles) => Ok(handles.into_inner()),
-        _ => Err(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)),
+        _ => Err(misfit()),
     }
 }
 
@@ -63,7 +64,7 @@ pub(super) fn property(context: &mut Context, tag: PropertyTag) -> Result<Option
     })?;
     match found {
         CapabilityData::TpmProperties(list) => Ok(list.find(tag).map(TaggedProperty::value)),
-        _ => Err(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)),
+        _ => Err(misfit()),
     }
 }
 

@@ -10,14 +10,14 @@ use std::str::FromStr;
 
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::{PropertyTag, SessionType};
-use tss_esapi::handles::{KeyHandle, NvIndexHandle, ObjectHandle, SessionHandle};
+use tss_esapi::handles::{KeyHandle, NvIndexHandle, ObjectHandle, SessionHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::SymmetricDefinition;
 use tss_esapi::tcti_ldr::TctiNameConf;
-use tss_esapi::{Context, Error, Result, WrapperErrorKind};
+use tss_esapi::{Context, Error, Result};
 
-use super::capabilities::{handles, has_curve, property};
+use super::capabilities::{handles, has_curve, is_there, property};
 use super::failure::{self, Verdict};
 use super::keys::{Curve, Guard, WrongTries};
 use super::loaded::Loaded;
@@ -96,7 +96,8 @@ impl Connection {
             if pinned.is_some_and(|pinned| pinned != parent.name) {
                 continue;
             }
-            let session = start_session(&mut context, parent.handle).map_err(failure::describe)?;
+            let session = start(&mut context, Some(parent.handle), SessionType::Hmac)
+                .map_err(failure::describe)?;
             let room = room(&mut context, tcti, origin).map_err(failure::describe)?;
             let has_p384 = has_curve(&mut context, Curve::P384).map_err(failure::describe)?;
             let mut connection = Self {
@@ -204,6 +205,41 @@ impl Connection {
                 done => return done,
             }
         }
+    }
+
+    /// Runs a command in no session.
+    pub(super) fn noted_without_session<T>(
+        &mut self,
+        command: impl FnOnce(&mut Context) -> Result<T>,
+    ) -> Result<T> {
+        let done = self.context.execute_without_session(command);
+        self.noted(done)
+    }
+
+    /// A session that satisfies policies. One that is to encrypt something is salted by
+    /// the storage key.
+    pub(super) fn start_policy_session(
+        &mut self,
+        salt: Option<KeyHandle>,
+    ) -> Result<PolicySession> {
+        let started = start(&mut self.context, salt, SessionType::Policy);
+        self.noted(started)?.try_into()
+    }
+
+    /// What the TPM keeps by itself, if it is there.
+    pub(super) fn find(&mut self, handle: TpmHandle) -> Result<Option<ObjectHandle>> {
+        let found = is_there(&mut self.context, handle);
+        if !self.noted(found)? {
+            return Ok(None);
+        }
+        let found = self.noted_without_session(|context| context.tr_from_tpm_public(handle));
+        found.map(Some)
+    }
+
+    /// Forgets what was found: it stays in the TPM.
+    pub(super) fn close(&mut self, mut object: ObjectHandle) {
+        // Nothing depends on it.
+        let _ = self.context.tr_close(&mut object);
     }
 
     /// Takes an object out of the TPM.
@@ -324,19 +360,19 @@ fn room(context: &mut Context, tcti: &Tcti, origin: Origin) -> Result<usize> {
     Ok(usize::try_from(room.min(MOST_ROOM)).unwrap_or_default())
 }
 
-/// A session that commands are authorised with, and their secrets encrypted. Its
-/// key is a secret that only the storage key can open: so nobody between us and
-/// the TPM has it.
-fn start_session(context: &mut Context, parent: KeyHandle) -> Result<AuthSession> {
+/// A session that commands are authorised with, or that satisfies policies. The secrets
+/// in them are encrypted by it if it is salted by the storage key: its key is then a secret that
+/// only the storage key can open, so nobody between us and the TPM has it.
+fn start(context: &mut Context, salt: Option<KeyHandle>, kind: SessionType) -> Result<AuthSession> {
     let session = context.execute_without_session(|context| {
         context.start_auth_session(
-            Some(parent),
+            salt,
             None,
             None,
-            SessionType::Hmac,
+            kind,
             SymmetricDefinition::AES_128_CFB,
             HashingAlgorithm::Sha256,
         )
     })?;
-    session.ok_or(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm))
+    session.ok_or(failure::misfit())
 }

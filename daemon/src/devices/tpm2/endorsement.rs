@@ -3,7 +3,7 @@
 
 use tss_esapi::constants::PropertyTag;
 use tss_esapi::handles::{
-    KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle, TpmHandle,
+    KeyHandle, NvIndexHandle, NvIndexTpmHandle, PersistentTpmHandle, TpmHandle,
 };
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
@@ -15,11 +15,11 @@ use tss_esapi::structures::{
     SymmetricDefinitionObject,
 };
 use tss_esapi::traits::Marshall;
-use tss_esapi::{Context, Error, Result, WrapperErrorKind};
+use tss_esapi::{Error, Result};
 
-use super::capabilities::{is_there, property};
+use super::capabilities::property;
 use super::connection::{Connection, Secrecy};
-use super::failure::{self, Verdict};
+use super::failure::{self, Verdict, misfit};
 use crate::attest::MAX_INTERMEDIATES;
 use crate::attest::tpm::{EkKind, HexBytes, endorsement};
 use crate::devices::DeviceError;
@@ -249,33 +249,6 @@ impl Connection {
         }
         Ok(content)
     }
-
-    fn find(&mut self, handle: TpmHandle) -> Result<Option<ObjectHandle>> {
-        let found = is_there(&mut self.context, handle);
-        if !self.noted(found)? {
-            return Ok(None);
-        }
-        let found = self.noted_without_session(|context| context.tr_from_tpm_public(handle));
-        found.map(Some)
-    }
-
-    /// Forgets what the TPM keeps by itself.
-    fn close(&mut self, mut object: ObjectHandle) {
-        // Nothing depends on it.
-        let _ = self.context.tr_close(&mut object);
-    }
-
-    pub(super) fn noted_without_session<T>(
-        &mut self,
-        command: impl FnOnce(&mut Context) -> Result<T>,
-    ) -> Result<T> {
-        let done = self.context.execute_without_session(command);
-        self.noted(done)
-    }
-}
-
-const fn misfit() -> Error {
-    Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
 
 /// The TCG's templates L-1 and L-2 (B.3.3 and B.3.4).

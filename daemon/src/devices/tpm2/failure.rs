@@ -1,7 +1,7 @@
 //! What a TPM's answers mean: how to go on, and what to say.
 
-use tss_esapi::Error;
 use tss_esapi::constants::response_code::Tss2ResponseCode;
+use tss_esapi::{Error, WrapperErrorKind};
 
 use crate::devices::DeviceError;
 
@@ -15,16 +15,16 @@ const LAST_LAYER: u32 = 12;
 // Part 2 of the TPM 2.0 library, 6.6.
 const INITIALIZE: u32 = 0x100;
 const FAILURE: u32 = 0x101;
+const PCR_CHANGED: u32 = 0x128;
 const REBOOT: u32 = 0x130;
 const NV_UNINITIALIZED: u32 = 0x14a;
-const PCR_CHANGED: u32 = 0x128;
 const NV_SPACE: u32 = 0x14b;
 const NV_DEFINED: u32 = 0x14c;
+const CONTEXT_GAP: u32 = 0x901;
 const OBJECT_MEMORY: u32 = 0x902;
 const SESSION_MEMORY: u32 = 0x903;
 const SESSION_HANDLES: u32 = 0x905;
 const OBJECT_HANDLES: u32 = 0x906;
-const CONTEXT_GAP: u32 = 0x901;
 const REFERENCE_FIRST: u32 = 0x910;
 const REFERENCE_LAST: u32 = 0x91e;
 const NV_RATE: u32 = 0x920;
@@ -140,6 +140,18 @@ pub(super) fn describe(error: Error) -> DeviceError {
             failed("the TPM refuses our authorisation value")
         }
         _ => failed("the TPM refuses"),
+    }
+}
+
+/// The error of an answer that does not fit what was asked.
+pub(super) const fn misfit() -> Error {
+    Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)
+}
+
+/// What is said of such an answer.
+pub(super) fn no_answer() -> DeviceError {
+    DeviceError::Failed {
+        reason: "the TPM gave an answer that is none".to_owned(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Keys: made by the TPM or sealed by it, loaded, and used.
 
 use secrecy::SecretSlice;
+use tss_esapi::Result;
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::{KeyHandle, ObjectHandle};
@@ -15,11 +16,11 @@ use tss_esapi::structures::{
 };
 use tss_esapi::traits::{Marshall, UnMarshall};
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
-use tss_esapi::{Error, Result, WrapperErrorKind};
 use zeroize::Zeroizing;
 
 use super::blob::Object;
 use super::connection::{Connection, Secrecy};
+use super::failure::misfit;
 use super::loaded;
 use super::policy::Hash;
 use crate::devices::private_key::PrivateKey;
@@ -333,10 +334,6 @@ fn padded(curve: Curve, number: &EccParameter) -> Result<Zeroizing<Vec<u8>>> {
         *to = *from;
     }
     Ok(bytes)
-}
-
-pub(super) const fn misfit() -> Error {
-    Error::WrapperError(WrapperErrorKind::WrongValueFromTpm)
 }
 
 #[cfg(test)]

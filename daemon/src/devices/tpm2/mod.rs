@@ -130,8 +130,7 @@ impl Tpm2Device {
             state: DeviceState::Absent,
             reason: "it has not been looked at yet".to_owned(),
             facts: Vec::new(),
-            // What it has beyond this shows when it is there.
-            support: algorithms::offered(false),
+            support: algorithms::offered(None),
             unlocked: BTreeSet::new(),
         };
         Ok(Self {
@@ -214,7 +213,7 @@ impl Tpm2Device {
             }));
             self.info = Arc::new(DeviceInfo {
                 facts,
-                support: algorithms::offered(open.connection.has_p384()),
+                support: algorithms::offered(Some(open.connection.has_p384())),
                 ..DeviceInfo::clone(&self.info)
             });
         }
@@ -243,7 +242,7 @@ impl Tpm2Device {
     ) -> Result<T, (DeviceError, Condition)> {
         self.connect().map_err(|error| (error, Condition::Sound))?;
         let Some(open) = self.open.as_mut() else {
-            return Err((misfit(), Condition::Sound));
+            return Err((failure::no_answer(), Condition::Sound));
         };
         let done = work(open, &self.files);
         let condition = open.connection.condition();
@@ -276,7 +275,6 @@ impl Tpm2Device {
             Err(error) => {
                 let state = match error {
                     DeviceError::Absent { .. } | DeviceError::Lost { .. } => DeviceState::Absent,
-                    DeviceError::LockedOut { .. } => DeviceState::Locked,
                     _ => DeviceState::Failed,
                 };
                 let is_missing = matches!(error, DeviceError::Missing { .. });
@@ -325,10 +323,7 @@ impl Tpm2Device {
 
     /// The same, for approvals.
     fn bound(&self) -> Result<Binding, DeviceError> {
-        self.binding()?.ok_or_else(|| DeviceError::NotApproved {
-            reason: "the configuration has no `pcrs` and `recovery_key` for the device; add them"
-                .to_owned(),
-        })
+        self.binding()?.ok_or_else(approval::not_set_up)
     }
 
     fn note(&mut self, state: DeviceState, reason: String) {
@@ -347,18 +342,12 @@ impl Tpm2Device {
         }
         let now = Instant::now();
         self.back_off = match state {
-            DeviceState::Failed | DeviceState::Locked => {
+            DeviceState::Failed => {
                 let (_, wait) = self.back_off;
                 let longer = wait.saturating_mul(2).min(BACK_OFF.1);
                 (now.checked_add(wait).unwrap_or(now), longer)
             }
             _ => (now, BACK_OFF.0),
         };
-    }
-}
-
-fn misfit() -> DeviceError {
-    DeviceError::Failed {
-        reason: "the TPM gave an answer that is none".to_owned(),
     }
 }

@@ -13,7 +13,7 @@ use super::files::Files;
 use super::keys::{Curve, Guard, Usable, WrongTries};
 use super::pins::PinAuth;
 use super::policy::{Measured, Policy};
-use super::{Binding, Open, misfit};
+use super::{Binding, Open};
 use crate::attest::{Claims, Evidence};
 use crate::devices::private_key::{self, PrivateKey};
 use crate::devices::{
@@ -114,7 +114,7 @@ impl Open {
             SignatureScheme::EcdsaP384Sha384 => {
                 connection.sign(Curve::P384, usable, &Sha384::digest(content))
             }
-            SignatureScheme::Ed25519 => Err(super::keys::misfit()),
+            SignatureScheme::Ed25519 => Err(failure::misfit()),
         })?;
         let signed = match used {
             Used::InTpm(signed) => signed,
@@ -126,7 +126,7 @@ impl Open {
             _ => p256::ecdsa::Signature::from_slice(&signed)
                 .map(|signature| signature.to_der().as_bytes().to_vec()),
         };
-        der.map_err(|_| misfit())
+        der.map_err(|_| failure::no_answer())
     }
 
     pub(super) fn agree(
@@ -138,7 +138,7 @@ impl Open {
         let used = self.with_key((key, None), |connection, usable| match peer {
             PeerPublic::P256(_) => connection.agree(Curve::P256, usable, &point),
             PeerPublic::P384(_) => connection.agree(Curve::P384, usable, &point),
-            PeerPublic::X25519(_) => Err(super::keys::misfit()),
+            PeerPublic::X25519(_) => Err(failure::misfit()),
         })?;
         match used {
             Used::InTpm(shared) => SharedSecret::new(peer.kem(), shared),

@@ -4,7 +4,7 @@
 //! the PIN, so that nobody who has only the TPM and the key's blob can even try a
 //! PIN, and no PIN goes to the TPM. The TPM counts wrong values: together with those
 //! of everybody else who uses it, and when there were too many it refuses all that
-//! are counted for some time. That takes the keys without a PIN nothing.
+//! are counted for some time. Keys without a PIN go on.
 //!
 //! What is noted on disk of a PIN that was tried (`pin_note`) is of the
 //! authorisation value in its place: without the generation's secret it says nothing
@@ -140,7 +140,7 @@ impl Connection {
     /// counted. What the TPM does for it is of use to nobody: it satisfies a policy
     /// that nothing has.
     fn prove(&mut self, key: Usable) -> Result<()> {
-        let policy = self.start_policy_session()?;
+        let policy = self.start_policy_session(None)?;
         let proved = self.run_with(key.session, Secrecy::Nothing, None, |context| {
             context.policy_secret(
                 policy,

@@ -16,13 +16,11 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tss_esapi::constants::{CommandCode, SessionType};
+use tss_esapi::Result;
+use tss_esapi::constants::CommandCode;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
-use tss_esapi::structures::{
-    Digest, DigestList, PcrSelectSize, PcrSelectionList, PcrSlot, SymmetricDefinition,
-};
-use tss_esapi::{Error, Result, WrapperErrorKind};
+use tss_esapi::structures::{Digest, DigestList, PcrSelectSize, PcrSelectionList, PcrSlot};
 
 use super::approval::Approvals;
 use super::connection::{Connection, Secrecy};
@@ -178,7 +176,7 @@ impl Connection {
                 });
             }
             for (&number, value) in some.iter().zip(read.value()) {
-                let value = Hash::try_from(value.value()).map_err(|_| super::misfit())?;
+                let value = Hash::try_from(value.value()).map_err(|_| failure::no_answer())?;
                 values.push((number, value));
             }
         }
@@ -273,19 +271,7 @@ impl Connection {
             self.noted_without_session(|context| context.policy_restart(session))?;
             return Ok(session);
         }
-        let parent = self.parent();
-        let started = self.noted_without_session(|context| {
-            context.start_auth_session(
-                Some(parent),
-                None,
-                None,
-                SessionType::Policy,
-                SymmetricDefinition::AES_128_CFB,
-                HashingAlgorithm::Sha256,
-            )
-        })?;
-        let started = started.ok_or(Error::WrapperError(WrapperErrorKind::WrongValueFromTpm))?;
-        let session = started.try_into()?;
+        let session = self.start_policy_session(Some(self.parent()))?;
         self.policy_session = Some(session);
         Ok(session)
     }
