@@ -1,5 +1,5 @@
 //! Somebody on the way to a TPM, who writes down all that passes, and stops or
-//! spoils a command, or slips one in, if a test wants it.
+//! spoils a command, slips one in, or changes an answer, if a test wants it.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -51,6 +51,8 @@ struct Wire {
     fault: Mutex<Option<Fault>>,
     /// What is in the command before which one is slipped in; which one.
     slip: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
+    /// What an answer says that is to be changed; what it says then.
+    lie: Mutex<Option<(Vec<u8>, Vec<u8>)>>,
 }
 
 #[derive(Default)]
@@ -149,10 +151,18 @@ impl Tap {
         *slip = Some((bytes.to_vec(), extend(pcr, what)));
     }
 
+    /// Has the next answer that says this say something else of the same length.
+    pub fn lie(&self, truth: &[u8], lie: &[u8]) {
+        assert_eq!(truth.len(), lie.len(), "the answer's length stays");
+        let mut next = self.wire.lie.lock().expect("no thread panicked");
+        *next = Some((truth.to_vec(), lie.to_vec()));
+    }
+
     /// Is it still to come?
     pub fn waits(&self) -> bool {
         let slip = self.wire.slip.lock().expect("no thread panicked");
-        slip.is_some()
+        let lie = self.wire.lie.lock().expect("no thread panicked");
+        slip.is_some() || lie.is_some()
     }
 }
 
@@ -234,6 +244,7 @@ impl Wire {
             if fault == Some(Fault::Answer) {
                 answer = NV_RATE.to_vec();
             }
+            self.lie_in(&mut answer);
             self.seen().bytes.extend_from_slice(&answer);
             if is_success(&answer) && self.stopped(Stop::Unanswered, &command) {
                 return Ok(());
@@ -258,6 +269,18 @@ impl Wire {
             windows.any(|window| window == wanted)
         };
         slip.take_if(is_it).map(|(_, first)| first)
+    }
+
+    /// Changes an answer if it is to be changed.
+    fn lie_in(&self, answer: &mut [u8]) {
+        let mut next = self.lie.lock().expect("no thread panicked");
+        let place = next.as_ref().and_then(|(truth, _)| {
+            let mut windows = answer.windows(truth.len());
+            windows.position(|window| window == truth)
+        });
+        if let (Some(place), Some((_, lie))) = (place, next.take_if(|_| place.is_some())) {
+            answer[place..place + lie.len()].copy_from_slice(&lie);
+        }
     }
 
     /// Stops a command if it is to be stopped here: it is not carried on then.

@@ -11,7 +11,17 @@ use super::scene::{ACCEPTED, Asked, Machine, NONCE, NOT_BOUND, Verifier, made, s
 
 /// From the evidence to the verdict.
 fn is_accepted(machine: &mut Machine, verifier: &Verifier<'_>, through_a_power_cut: bool) -> Value {
-    let evidence = machine.evidence("alice", NONCE, "evidence").unwrap();
+    is_accepted_of("alice", machine, verifier, through_a_power_cut)
+}
+
+/// The same of this identity.
+fn is_accepted_of(
+    name: &str,
+    machine: &mut Machine,
+    verifier: &Verifier<'_>,
+    through_a_power_cut: bool,
+) -> Value {
+    let evidence = machine.evidence(name, NONCE, "evidence").unwrap();
     let (code, json) = verifier.verify(&evidence, None);
     assert_eq!(
         (code, &json["verdict"]),
@@ -63,6 +73,26 @@ fn a_key_is_accepted_beside_an_rsa_key_that_its_maker_certified() {
     assert_eq!(claims["nonce"], NONCE);
     assert_eq!(claims["uid"], rustix::process::geteuid().as_raw());
     assert_eq!(claims["app"], "default");
+}
+
+#[test]
+fn a_p384_key_is_accepted() {
+    let (mut machine, maker) = made();
+    machine.add("bob", SignatureScheme::EcdsaP384Sha384);
+    let stage = stage();
+    let verifier = Verifier::new(&stage, maker.authority());
+    let judged = is_accepted_of("bob", &mut machine, &verifier, false);
+    let identities = machine.daemon.ctl(&["identities"]).unwrap();
+    let mut identities = identities.as_array().unwrap().iter();
+    let bob = identities
+        .find(|identity| identity["name"] == "bob")
+        .unwrap();
+    let claims = &judged["claims"];
+    assert_eq!(claims["public_key"], bob["public_key"]);
+    assert_eq!(claims["key"], bob["key"]);
+    assert_eq!(claims["identity"], "bob");
+    assert_eq!(claims["tier"], "hardware");
+    assert_eq!(claims["algorithm"], "ecdsa-p384-sha384");
 }
 
 #[test]

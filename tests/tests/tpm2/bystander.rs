@@ -4,14 +4,15 @@ use std::str::FromStr as _;
 
 use mlskeyd::devices::tpm2::{Revealed, Tpm2Device};
 use tss_esapi::attributes::ObjectAttributesBuilder;
-use tss_esapi::constants::tss;
-use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, TpmHandle};
+use tss_esapi::constants::{SessionType, tss};
+use tss_esapi::handles::{KeyHandle, NvIndexTpmHandle, SessionHandle, TpmHandle};
 use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::resource_handles::NvAuth;
-use tss_esapi::interface_types::session_handles::AuthSession;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Auth, Digest, EccParameter, EccPoint, HashcheckTicket, KeyedHashScheme, Private, Public,
-    PublicBuilder, PublicKeyedHashParameters, SensitiveData, SignatureScheme,
+    Auth, Digest, DigestList, EccParameter, EccPoint, HashcheckTicket, KeyedHashScheme,
+    PcrSelectSize, PcrSelectionList, PcrSlot, Private, Public, PublicBuilder,
+    PublicKeyedHashParameters, SensitiveData, SignatureScheme, SymmetricDefinition,
 };
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::UnMarshall as _;
@@ -41,19 +42,61 @@ impl Bystander {
     ) -> Result<T> {
         let private = Private::try_from(key.private.as_slice()).unwrap();
         let public = Public::unmarshall(&key.public).unwrap();
+        let policy = key.policy.as_ref().map(|policy| self.satisfy(policy));
         let parent = self.parent;
-        let (handle, done) =
-            self.context
-                .execute_with_session(Some(AuthSession::Password), |context| {
-                    let handle = context.load(parent, private, public).unwrap();
-                    let auth = Auth::try_from(key.auth.as_slice()).unwrap();
-                    context.tr_set_auth(handle.into(), auth).unwrap();
-                    (handle, work(context, handle))
-                });
-        self.context.flush_context(handle.into()).unwrap();
+        let context = &mut self.context;
+        let handle = context.execute_with_session(Some(AuthSession::Password), |context| {
+            context.load(parent, private, public).unwrap()
+        });
+        let auth = Auth::try_from(key.auth.as_slice()).unwrap();
+        context.tr_set_auth(handle.into(), auth).unwrap();
+        let session = policy.map_or(AuthSession::Password, AuthSession::from);
+        let done = context.execute_with_session(Some(session), |context| work(context, handle));
+        context.flush_context(handle.into()).unwrap();
+        if policy.is_some() {
+            let session = SessionHandle::from(session);
+            context.flush_context(session.into()).unwrap();
+        }
         done
     }
 
+    /// A session in which a key that is bound to measurements may be used, with its
+    /// value as it is: a TPM takes that for the daemon's proof that it has the value.
+    fn satisfy(&mut self, (registers, ways): &(Vec<u8>, [[u8; 32]; 3])) -> PolicySession {
+        let session = self.context.execute_without_session(|context| {
+            context.start_auth_session(
+                None,
+                None,
+                None,
+                SessionType::Policy,
+                SymmetricDefinition::AES_128_CFB,
+                HashingAlgorithm::Sha256,
+            )
+        });
+        let session = PolicySession::try_from(session.unwrap().unwrap()).unwrap();
+        let slots = registers
+            .iter()
+            .map(|number| PcrSlot::try_from(1_u32 << number));
+        let slots: Vec<_> = slots.map(Result::unwrap).collect();
+        let selection = PcrSelectionList::builder()
+            .with_size_of_select(PcrSelectSize::ThreeOctets)
+            .with_selection(HashingAlgorithm::Sha256, &slots)
+            .build()
+            .unwrap();
+        let mut digests = DigestList::new();
+        for way in ways {
+            let way = Digest::try_from(way.as_slice()).unwrap();
+            digests.add(way).unwrap();
+        }
+        self.context.execute_without_session(|context| {
+            // Whatever they hold.
+            let values = Digest::default();
+            context.policy_pcr(session, values, selection).unwrap();
+            context.policy_password(session).unwrap();
+            context.policy_or(session, digests).unwrap();
+        });
+        session
+    }
     pub fn sign(&mut self, key: &Revealed) -> Result<()> {
         let ticket = HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
             tag: tss::TPM2_ST_HASHCHECK,

@@ -12,6 +12,9 @@ use mlskeyd_tests::rig::Tap;
 use super::bench::{Bench, KINDS, destroy, generation, generations_file, make, state, use_key};
 use super::bystander::Bystander;
 
+/// Its number, beside those of one key of each kind.
+const SURVIVOR: u8 = 200;
+
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status();
     assert!(copied.unwrap().success());
@@ -21,17 +24,17 @@ fn copy(from: &Path, to: &Path) {
 fn a_copy_of_all_files_brings_no_key_back() {
     let bench = Bench::new();
     let mut device = bench.first();
-    let doomed: Vec<StoredKey> = (1..=4)
+    let doomed: Vec<StoredKey> = (1..)
         .zip(KINDS)
         .map(|(number, kind)| make(&mut device, number, kind).unwrap())
         .collect();
-    let survivor = make(&mut device, 9, KINDS[0]).unwrap();
+    let survivor = make(&mut device, SURVIVOR, KINDS[0]).unwrap();
     let copied = bench.stage.path("copy");
     copy(&bench.directory, &copied);
     for key in &doomed {
         use_key(&mut device, key).unwrap();
     }
-    for number in 1..=4 {
+    for (number, _) in (1..).zip(KINDS) {
         destroy(&mut device, number).unwrap();
     }
     use_key(&mut device, &survivor).unwrap();
@@ -50,7 +53,7 @@ fn a_copy_of_all_files_brings_no_key_back() {
         for key in doomed.iter().chain([&survivor]) {
             use_key(&mut device, key).unwrap_err();
         }
-        destroy(&mut device, 9).unwrap_err();
+        destroy(&mut device, SURVIVOR).unwrap_err();
     };
     unusable("is missing");
     // As somebody does who knows how the files are called.

@@ -9,6 +9,7 @@ mod destroyed;
 mod fairness;
 mod killed;
 mod life;
+mod lockout;
 mod lost;
 mod many;
 mod measured;

@@ -10,14 +10,17 @@ use mlskeyd_tests::rig::{Recovery, Swtpm, Tap, is_anywhere};
 
 use super::bench::{Bench, KINDS, destroy, generation, make, open, use_key};
 
-/// The signature keys.
-const SIGNATURES: [(Algorithm, Tier); 2] = [KINDS[0], KINDS[2]];
-
-const PIN: &str = "31415926";
+pub const PIN: &str = "31415926";
 const WRONG: &str = "27182818";
 
 /// What the rigs' TPMs take of wrong passwords.
-const MOST: u32 = 3;
+pub const MOST: u32 = 3;
+
+/// The kinds of signature keys.
+fn signatures() -> impl Iterator<Item = (Algorithm, Tier)> {
+    let is_one = |(algorithm, _): &(Algorithm, Tier)| matches!(algorithm, Algorithm::Signature(_));
+    KINDS.into_iter().filter(is_one)
+}
 
 fn pin(text: &str) -> SecretBytes {
     SecretBytes::new(text.as_bytes().to_vec())
@@ -61,7 +64,7 @@ fn is_locked(device: &mut Tpm2Device, key: &StoredKey) {
 }
 
 /// How many wrong passwords the TPM has counted. Nobody may be connected.
-fn counted(tpm: &Swtpm) -> u32 {
+pub fn counted(tpm: &Swtpm) -> u32 {
     let properties = tpm.tool(&["getcap", "properties-variable"]);
     let mut lines = properties.lines();
     let line = lines.find(|line| line.contains("TPM2_PT_LOCKOUT_COUNTER"));
@@ -73,7 +76,7 @@ fn counted(tpm: &Swtpm) -> u32 {
 fn a_key_signs_from_when_it_is_unlocked_until_it_is_locked() {
     let bench = Bench::new();
     let mut device = bench.first();
-    for (number, kind) in (1..).zip(SIGNATURES) {
+    for (number, kind) in (1..).zip(signatures()) {
         let key = make_with_pin(&mut device, number, kind);
         assert!(key.pin);
         is_locked(&mut device, &key);
@@ -279,7 +282,7 @@ fn nobody_on_the_way_to_the_tpm_sees_a_pin() {
         &bench.directory,
         mlskeyd::devices::Start::CreateIfAbsent,
     );
-    for (number, kind) in (1..).zip(SIGNATURES) {
+    for (number, kind) in (1..).zip(signatures()) {
         let key = make_with_pin(&mut device, number, kind);
         unlock(&mut device, &key, WRONG).unwrap_err();
         last_try(&mut device, &key, PIN).unwrap();
@@ -300,7 +303,7 @@ fn a_key_with_a_pin_may_be_bound_to_measurements() {
     let recovery = Recovery::new(&bench.stage, "recovery");
     bench.config.measured = Some(recovery.binding(&[7]));
     let mut device = bench.first();
-    let numbered = (1..).zip(SIGNATURES);
+    let numbered = (1..).zip(signatures());
     let keys: Vec<_> = numbered
         .map(|(number, kind)| make_with_pin(&mut device, number, kind))
         .collect();

@@ -1,9 +1,13 @@
 //! The first use of a TPM.
 
+use mlskeyd::config::Tcti;
 use mlskeyd::devices::tpm2::Tpm2Device;
-use mlskeyd::devices::{Accept as _, DeviceState, Start};
+use mlskeyd::devices::{
+    Accept as _, Algorithm, Device as _, DeviceError, DeviceState, Kem, SignatureScheme, Start,
+    Tier,
+};
 use mlskeyd::store_key::StoreKey;
-use mlskeyd_tests::rig::Swtpm;
+use mlskeyd_tests::rig::{Swtpm, Tap};
 use secrecy::SecretBox;
 
 use super::bench::{Bench, KINDS, STORAGE_KEY, make, persist, state, use_key};
@@ -213,5 +217,46 @@ fn the_systems_storage_key_is_used_if_it_is_one() {
             false => DeviceState::Ready,
         };
         assert_eq!(found, expected, "{more:?}");
+    }
+}
+
+/// Else keys would be kept in a lower tier, and nobody would know.
+#[test]
+fn nobody_on_the_way_to_the_tpm_takes_a_curve_from_it() {
+    let mut bench = Bench::new();
+    let tap = Tap::before(&bench.tpm);
+    bench.config.tcti = Tcti::parse(&tap.tcti()).unwrap();
+    // TPM_CAP_ECC_CURVES, one of them, P-384; and P-521 in its place.
+    let has_p384 = [0, 0, 0, 8, 0, 0, 0, 1, 0, 4];
+    let has_another = [0, 0, 0, 8, 0, 0, 0, 1, 0, 5];
+    tap.lie(&has_p384, &has_another);
+    let mut device = bench.open(Start::CreateIfAbsent);
+    assert!(!tap.waits());
+    assert_eq!(state(&device).0, DeviceState::Absent);
+    let p384 = KINDS.into_iter().filter(|(algorithm, _)| {
+        matches!(
+            algorithm,
+            Algorithm::Signature(SignatureScheme::EcdsaP384Sha384)
+                | Algorithm::Hpke(Kem::DhKemP384)
+        )
+    });
+    let p384: Vec<_> = p384.collect();
+    assert_eq!(p384.len(), 2);
+    for (algorithm, _) in &p384 {
+        tap.lie(&has_p384, &has_another);
+        let refused = make(&mut device, 1, (*algorithm, Tier::Sealed)).unwrap_err();
+        assert!(matches!(refused, DeviceError::Lost { .. }), "{refused}");
+        assert!(!tap.waits());
+    }
+    device.probe();
+    assert_eq!(state(&device).0, DeviceState::Ready);
+    for (number, (algorithm, tier)) in (1..).zip(p384) {
+        assert_eq!(tier, Tier::Hardware);
+        let refused = make(&mut device, number, (algorithm, Tier::Sealed)).unwrap_err();
+        assert!(
+            matches!(refused, DeviceError::Unsupported { .. }),
+            "{refused}"
+        );
+        make(&mut device, number, (algorithm, tier)).unwrap();
     }
 }

@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aho_corasick::AhoCorasick;
 use mlskeyd::devices::tpm2::{Revealed, Tpm2Device};
-use mlskeyd::devices::{Algorithm, Kem, Start, StoredKey, Tier};
+use mlskeyd::devices::{Algorithm, Device as _, Kem, SecretBytes, Start, StoredKey, Tier};
 use mlskeyd::store_key::StoreKey;
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig};
-use mlskeyd_protocol::v1::RotateIdentity;
+use mlskeyd_protocol::v1::{KeyPin, RotateIdentity};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::registry_keys::stored_keys;
-use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage, Swtpm, Tap, code};
+use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Recovery, Stage, Swtpm, Tap, code};
+use mlskeyd_tests::suite::{SUITE_1, Suite};
 use tss_esapi::constants::CommandCode;
 
 use super::bystander::Bystander;
+use super::lockout::Holder;
 
 /// What is secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ enum Kind {
     SharedSecret,
     /// With which a key, or the index of the root, is used.
     Authorisation,
+    /// Of a key, whether right or wrong.
+    Pin,
     /// What generations are encrypted under.
     Root,
     /// The secret of a generation.
@@ -36,10 +40,11 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::PrivateKey,
         Self::SharedSecret,
         Self::Authorisation,
+        Self::Pin,
         Self::Root,
         Self::Generation,
         Self::StoreKey,
@@ -91,13 +96,35 @@ struct Scene {
     keys: Vec<(StoredKey, Revealed)>,
 }
 
+/// Long enough to be found only where they are.
+const PIN: &str = "two pins in the hand of alice";
+const WRONG: &str = "one pin in the bush of mallory";
+
 impl Scene {
     fn new() -> Self {
+        Self::configured(|_| String::new())
+    }
+
+    /// New keys are bound to measurements, and alice has a key with a PIN, which was
+    /// once given wrongly.
+    fn guarded(suite: Suite) -> Self {
+        let recovery = |stage: &Stage| Recovery::new(stage, "recovery").device(&[7]);
+        let mut scene = Self::configured(recovery);
+        let alice = Holder::new(&scene.daemon, "alice", suite, PIN);
+        alice.unlock_by(WRONG).unwrap_err();
+        assert!(alice.unlock().unwrap());
+        for pin in [PIN, WRONG] {
+            scene.secrets.add(Kind::Pin, pin.as_bytes());
+        }
+        scene
+    }
+
+    fn configured(more: impl FnOnce(&Stage) -> String) -> Self {
         let stage = Stage::new(programs!());
         let tpm = Swtpm::new(&stage);
         let tap = Tap::before(&tpm);
         let options = Options {
-            extra: Swtpm::device_at("tpm", &tap.tcti()),
+            extra: Swtpm::device_at("tpm", &tap.tcti()) + &more(&stage),
             default_device: Some("tpm"),
             ..Options::default()
         };
@@ -155,9 +182,12 @@ impl Scene {
     fn destroy_one(&self) {
         let admin = AdminClient::new(ClientConfig::new(self.daemon.socket(), "sniffer"));
         let identities = admin.identities(&Call::default()).unwrap();
+        let mut identities = identities.iter();
+        let one = identities.find(|one| one.identity.pin == KeyPin::None);
+        let one = one.unwrap();
         let request = RotateIdentity {
-            owner: identities[0].owner.clone(),
-            name: identities[0].identity.name.clone(),
+            owner: one.owner.clone(),
+            name: one.identity.name.clone(),
             placement: Default::default(),
             grace: Some(0),
             pin: None,
@@ -183,6 +213,11 @@ impl Scene {
         let mut device =
             Tpm2Device::new("tpm", &config, &directory, &store_key, Start::MustExist).unwrap();
         for key in stored_keys(&self.daemon) {
+            if key.pin {
+                let (pins, pin) = (device.key_pins().unwrap(), PIN.as_bytes().to_vec());
+                pins.unlock_key(&key, &SecretBytes::new(pin), false)
+                    .unwrap();
+            }
             let revealed = device.reveal(&key).unwrap();
             self.secrets.add(Kind::Authorisation, &revealed.auth);
             self.secrets.add(Kind::Generation, &revealed.generation);
@@ -258,8 +293,7 @@ fn point(command: &[u8]) -> (Vec<u8>, Vec<u8>) {
     (coordinate(x), coordinate(y))
 }
 
-fn nothing_is_heard(suite: u16) {
-    let mut scene = Scene::new();
+fn nothing_is_heard(mut scene: Scene, suite: u16) {
     scene.chat(suite);
     scene.learn();
     // All that was made, and what it was used for, did pass here.
@@ -271,18 +305,28 @@ fn nothing_is_heard(suite: u16) {
     let unsealed = scene.tap.commands(0);
     let unsealed = unsealed
         .iter()
-        .filter(|it| code(it) == Some(CommandCode::Unseal));
+        .filter(|it| code(it) == Some(CommandCode::Unseal))
+        .count();
     let agreements = scene.points().len();
     println!(
         "{} keys: {counts:?} sealed and agreed on; unsealed {} times, {agreements} agreements",
         scene.keys.len(),
-        unsealed.clone().count(),
+        unsealed,
     );
     let enough = match suite {
-        1 => counts[0] == scene.keys.len() && unsealed.count() > 20,
+        1 => counts[0] == scene.keys.len() && unsealed > 20,
         _ => agreements >= 5 && counts[1] > agreements,
     };
     assert!(enough && scene.keys.len() >= 12);
+    if !scene.secrets.of(Kind::Pin).is_empty() {
+        // Each of them in a session that has seen the measurements.
+        let measured = scene.tap.commands(0);
+        let measured = measured.iter();
+        let measured = measured.filter(|it| code(it) == Some(CommandCode::PolicyPcr));
+        assert!(measured.count() >= unsealed);
+        assert!(scene.keys.iter().all(|(_, it)| it.policy.is_some()));
+        assert_eq!(scene.keys.iter().filter(|(key, _)| key.pin).count(), 1);
+    }
     let roots = scene.secrets.of(Kind::Root).len();
     scene.daemon.restart(&scene.options);
     scene.destroy_one();
@@ -296,6 +340,9 @@ fn nothing_is_heard(suite: u16) {
     // object and value were learnt before.
     let mut careless = Bystander::over(&scene.tap.tcti());
     scene.used(&mut careless);
+    for (key, revealed) in &scene.keys {
+        assert!(scene.tap.saw(&revealed.auth), "{key:?}");
+    }
     let by_use = [Kind::PrivateKey, Kind::SharedSecret, Kind::Authorisation];
     // All but the value of the index.
     assert_eq!(scene.unheard(&by_use), 1);
@@ -314,10 +361,15 @@ fn nothing_is_heard(suite: u16) {
 
 #[test]
 fn nothing_is_heard_of_keys_that_the_tpm_seals() {
-    nothing_is_heard(1);
+    nothing_is_heard(Scene::new(), 1);
 }
 
 #[test]
 fn nothing_is_heard_of_keys_that_the_tpm_has() {
-    nothing_is_heard(2);
+    nothing_is_heard(Scene::new(), 2);
+}
+
+#[test]
+fn nothing_is_heard_of_a_pin_nor_of_keys_that_are_bound_to_measurements() {
+    nothing_is_heard(Scene::guarded(SUITE_1), 1);
 }

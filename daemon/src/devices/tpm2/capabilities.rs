@@ -5,7 +5,7 @@ use tss_esapi::handles::TpmHandle;
 use tss_esapi::structures::{CapabilityData, TaggedProperty};
 use tss_esapi::{Context, Error, Result};
 
-use super::connection::Connection;
+use super::connection::{Connection, Secrecy};
 use super::failure::misfit;
 use super::keys::Curve;
 use super::pins::Lockout;
@@ -38,6 +38,22 @@ impl Connection {
         let lockout = self.lockout().ok().and_then(Lockout::fact);
         told.chain(lockout).collect()
     }
+
+    /// Is the curve among those that the TPM lists? Over the session, so that nobody in
+    /// between takes it away, and with it the tier of keys.
+    pub(super) fn has_curve(&mut self, curve: Curve) -> Result<bool> {
+        let curve = EccCurveIdentifier::from(curve.id());
+        // The first one from this on: another one if the TPM does not have it.
+        let found = self.run(Secrecy::Vouched, |context| {
+            context.get_capability(CapabilityType::EccCurves, u16::from(curve).into(), 1)
+        });
+        match found {
+            Ok((CapabilityData::EccCurves(curves), _)) => Ok(curves.contains(&curve)),
+            // One that the crate does not know.
+            Ok(_) | Err(Error::WrapperError(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Handles of one kind, from this one on.
@@ -65,20 +81,5 @@ pub(super) fn property(context: &mut Context, tag: PropertyTag) -> Result<Option
     match found {
         CapabilityData::TpmProperties(list) => Ok(list.find(tag).map(TaggedProperty::value)),
         _ => Err(misfit()),
-    }
-}
-
-/// Is the curve among those that the TPM lists?
-pub(super) fn has_curve(context: &mut Context, curve: Curve) -> Result<bool> {
-    let curve = EccCurveIdentifier::from(curve.id());
-    // The first one from this on: another one if the TPM does not have it.
-    let found = context.execute_without_session(|context| {
-        context.get_capability(CapabilityType::EccCurves, u16::from(curve).into(), 1)
-    });
-    match found {
-        Ok((CapabilityData::EccCurves(curves), _)) => Ok(curves.contains(&curve)),
-        // One that the crate does not know.
-        Ok(_) | Err(Error::WrapperError(_)) => Ok(false),
-        Err(error) => Err(error),
     }
 }

@@ -17,7 +17,7 @@ use tss_esapi::structures::SymmetricDefinition;
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::{Context, Error, Result};
 
-use super::capabilities::{handles, has_curve, is_there, property};
+use super::capabilities::{handles, is_there, property};
 use super::failure::{self, Verdict};
 use super::keys::{Curve, Guard, WrongTries};
 use super::loaded::Loaded;
@@ -99,10 +99,9 @@ impl Connection {
             let session = start(&mut context, Some(parent.handle), SessionType::Hmac)
                 .map_err(failure::describe)?;
             let room = room(&mut context, tcti, origin).map_err(failure::describe)?;
-            let has_p384 = has_curve(&mut context, Curve::P384).map_err(failure::describe)?;
             let mut connection = Self {
                 context,
-                has_p384,
+                has_p384: false,
                 session,
                 policy_session: None,
                 parent,
@@ -110,6 +109,8 @@ impl Connection {
                 index: None,
                 condition: Condition::Sound,
             };
+            let has_p384 = connection.has_curve(Curve::P384);
+            connection.has_p384 = has_p384.map_err(failure::describe)?;
             if pinned.is_some() || connection.may_use_parent()? {
                 return Ok(connection);
             }

@@ -87,6 +87,9 @@ pub struct Revealed {
     pub public: Vec<u8>,
     /// The authorisation value.
     pub auth: Vec<u8>,
+    /// Of a key that is bound to measurements: the registers, and the digests of the
+    /// ways that its policy has, in the order in which `PolicyOR` has them.
+    pub policy: Option<(Vec<u8>, [[u8; 32]; 3])>,
     /// The secret of its generation.
     pub generation: [u8; 32],
     /// What the TPM's index holds: a count (8 bytes), and the root's secret (32).
@@ -157,11 +160,17 @@ impl Tpm2Device {
             let secret = open.generations.secret(key.generation)?;
             let (generation, root) = (*secret.expose(), open.generations.root().to_bytes());
             let behind = open.behind(key, auth.as_ref())?;
+            let reference = open.connection.reference();
+            let policy = behind.policy.map(|policy| {
+                let registers = policy.measured.pcrs.numbers().collect();
+                (registers, policy.branches(&reference))
+            });
             let (Kept::InTpm(object) | Kept::Sealed(object)) = behind.kept;
             Ok(Revealed {
                 private: object.private,
                 public: object.public,
                 auth: behind.auth.to_vec(),
+                policy,
                 generation,
                 root: root.to_vec(),
             })

@@ -38,7 +38,7 @@ pub(super) struct Behind {
     pub(super) kept: Kept,
     /// Its authorisation value: the one of its PIN, if it has one.
     pub(super) auth: PinAuth,
-    policy: Option<Policy>,
+    pub(super) policy: Option<Policy>,
 }
 
 impl Open {

@@ -118,7 +118,7 @@ impl Policy {
     }
 
     /// The ways, in the order in which `PolicyOR` has them.
-    fn branches(&self, reference: &Reference) -> [Hash; 3] {
+    pub(super) fn branches(&self, reference: &Reference) -> [Hash; 3] {
         let name = self.recovery_name();
         let approver = extended(&EMPTY, CC_POLICY_AUTHORIZE, &[&name]);
         let approved: Hash = Sha256::new_with_prefix(approver)
