@@ -21,10 +21,18 @@ static WIPING: helper::WipingAlloc<System> = helper::WipingAlloc(System);
 struct Arguments {
     /// The module: a shared library.
     module: PathBuf,
+    /// It has nothing open any more that is not its own.
+    #[arg(long, hide = true)]
+    alone: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !arguments.alone {
+        let error = helper::shed("--alone".as_ref(), &arguments.module);
+        eprintln!("mlskeyd-pkcs11: it could not start alone: {error}");
+        return ExitCode::FAILURE;
+    }
     if let Err(error) = daemon::harden() {
         eprintln!("mlskeyd-pkcs11: core dumps could not be turned off: {error}");
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod bulk;
 mod conformance;
+mod descriptors;
 mod faults;
 #[cfg(feature = "full")]
 mod foreign;

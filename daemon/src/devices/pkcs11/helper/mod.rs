@@ -8,6 +8,7 @@
 //! for either.
 
 mod confine;
+mod descriptors;
 mod find;
 mod handles;
 mod keys;
@@ -32,6 +33,7 @@ use rustix::process::{Signal, getpid, kill_process};
 /// An allocator that wipes what is freed, for the helper's program.
 pub use zeroizing_alloc::ZeroAlloc as WipingAlloc;
 
+pub use self::descriptors::shed;
 use self::token::{Token, TokenSession};
 use super::process::keep_lock;
 use super::wire::{self, Answer, Reply, Request, TokenError};
