@@ -178,11 +178,11 @@ impl Link {
         last_try: bool,
     ) -> Result<Unlocking, DeviceError> {
         let mut in_use = self.reserve(&mut lock(&self.pool));
-        let connected = {
+        let (connection, how) = {
             let turn = lock(&self.logging_in);
-            self.connect(&turn, Some((pin, last_try)))
+            let connected = self.connect(&turn, Some((pin, last_try)));
+            self.noted(&turn, connected.map_err(DeviceError::from))?
         };
-        let (connection, how) = self.noted(connected.map_err(DeviceError::from))?;
         in_use.holds(connection);
         in_use.give_back();
         Ok(how)
@@ -386,17 +386,14 @@ impl Link {
 
     /// A new connection, logged in.
     fn log_in(&self) -> Result<Connection, Refusal> {
-        let connected = {
-            let turn = lock(&self.logging_in);
-            self.connect(&turn, None)
-        };
-        match connected {
+        let turn = lock(&self.logging_in);
+        match self.connect(&turn, None) {
             Err(Refusal::NoSession(error)) => {
-                let noted: Result<Connection, _> = self.noted(Err(error));
+                let noted: Result<Connection, _> = self.noted(&turn, Err(error));
                 noted.map_err(Refusal::NoSession)
             }
-            Err(Refusal::Other(error)) => self.noted(Err(error)).map_err(Refusal::Other),
-            Ok((connection, _)) => self.noted(Ok(connection)).map_err(Refusal::Other),
+            Err(Refusal::Other(error)) => self.noted(&turn, Err(error)).map_err(Refusal::Other),
+            Ok((connection, _)) => self.noted(&turn, Ok(connection)).map_err(Refusal::Other),
         }
     }
 
@@ -583,8 +580,13 @@ impl Link {
     }
 
     /// Notes what became of an attempt to connect. As long as there are other
-    /// connections, one that fails says nothing of the token.
-    fn noted<T>(&self, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
+    /// connections, one that fails says nothing of the token. The turn is still
+    /// held: else the helper could be ended under the one who has the next.
+    fn noted<T>(
+        &self,
+        _turn: &Turn<'_>,
+        result: Result<T, DeviceError>,
+    ) -> Result<T, DeviceError> {
         if result.is_err() && lock(&self.pool).open > 1 {
             return result;
         }
