@@ -27,8 +27,11 @@ use crate::attest::{Claims, DeviceChallenge, Evidence};
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+mod generation_files;
+mod own_token;
 mod peer;
 mod pin_note;
+mod pins;
 pub mod pkcs11;
 mod private_key;
 pub mod queue;

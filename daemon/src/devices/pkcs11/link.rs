@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use mlskeyd_protocol::v1::SecretBytes;
 
 use super::abilities::Plan;
-use super::own_token::{MAX_SERIAL, OwnToken};
-use super::pin::{Pins, Trial};
 use super::process::{Connection, HelperProcess};
 use super::timed::{self, Timed};
 use super::wire::{self, Answer, Reply, Request, TokenError, TokenName};
 use super::{bounded, misfit, of_token};
 use crate::config::{Pkcs11Config, TokenChoice};
+use crate::devices::own_token::{MAX_SERIAL, OwnToken};
+use crate::devices::pins::{Pins, Trial};
 use crate::devices::{Count, DeviceError, DeviceInfo, DeviceState, Meter, Newcomer, Unlocking};
 
 /// How long a token that failed is left alone, at first and at most.
@@ -582,11 +582,7 @@ impl Link {
     /// Notes what became of an attempt to connect. As long as there are other
     /// connections, one that fails says nothing of the token. The turn is still
     /// held: else the helper could be ended under the one who has the next.
-    fn noted<T>(
-        &self,
-        _turn: &Turn<'_>,
-        result: Result<T, DeviceError>,
-    ) -> Result<T, DeviceError> {
+    fn noted<T>(&self, _turn: &Turn<'_>, result: Result<T, DeviceError>) -> Result<T, DeviceError> {
         if result.is_err() && lock(&self.pool).open > 1 {
             return result;
         }

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use mlskeyd_protocol::v1::SecretBytes;
 use sha2::{Digest, Sha256, Sha384};
 
+use super::own_token::OwnToken;
+use super::pins::Pins;
 use super::{
     ALGORITHMS, Accept, Adopt, Adoption, Agree, Algorithm, Destroy, Device, DeviceError,
     DeviceInfo, Generate, GenerationId, KeyBlob, Meter, NewKey, Newcomer, PeerPublic, SharedSecret,
@@ -33,8 +35,6 @@ mod abilities;
 mod blob;
 pub mod helper;
 mod link;
-mod own_token;
-mod pin;
 mod process;
 mod timed;
 mod wire;
@@ -42,8 +42,6 @@ mod wire;
 use self::abilities::{Make, Plan};
 use self::blob::{Blobs, Whereabouts};
 use self::link::Link;
-use self::own_token::OwnToken;
-use self::pin::Pins;
 pub use self::process::HelperConfig;
 use self::process::HelperProcess;
 use self::wire::{Kept, Reply, Request, TokenError};

@@ -4,23 +4,13 @@
 //!
 //! Private keys are encrypted under their generation's key and live in the
 //! registry as [`KeyBlob`]s; generation keys are encrypted
-//! under the store key and live in the device's own directory:
-//!
-//! ```text
-//! <directory>/device              shows that the directory and the store key fit
-//! <directory>/generations/<id>    one generation key each
-//! ```
-//!
-//! Whoever has the registry and yesterday's copy of this directory *and* the
-//! store key can use yesterday's keys again: keep the directory out of backups.
-//! A destroyed generation's file is overwritten before it is removed, which a
-//! copy-on-write file system or flash storage does not turn into erasure.
+//! under the store key and live in the device's own directory (`generation_files`).
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use self::generations::Generations;
+use super::generation_files::Generations;
 use super::private_key::PrivateKey;
 use super::{
     ALGORITHMS, Agree, Algorithm, Destroy, Device, DeviceError, DeviceInfo, DeviceState, Generate,
@@ -29,7 +19,6 @@ use super::{
 };
 use crate::store_key::StoreKey;
 
-mod generations;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +42,7 @@ impl SoftwareDevice {
         store_key: &StoreKey,
         start: Start,
     ) -> Result<Self, DeviceError> {
-        let generations = Generations::open(directory, store_key, start)?;
+        let generations = Generations::open("software", directory, store_key, start)?;
         let support = |algorithm| Support {
             algorithm,
             ways: vec![Way {

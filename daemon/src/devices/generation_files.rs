@@ -1,4 +1,15 @@
-//! The generation keys: one file each, encrypted under the store key.
+//! The generation keys of devices that keep them on disk: one file each, encrypted
+//! under the store key.
+//!
+//! ```text
+//! <directory>/device              shows that the directory and the store key fit
+//! <directory>/generations/<id>    one generation key each
+//! ```
+//!
+//! Whoever has yesterday's copy of this directory *and* the store key has
+//! yesterday's generations: keep the directory out of backups. A destroyed
+//! generation's file is overwritten before it is removed, which a copy-on-write file
+//! system or flash storage does not turn into erasure.
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -24,13 +35,14 @@ const DESTROYED: [u8; SEALED_LEN] = [0; SEALED_LEN];
 
 /// What the file `device` seals.
 const MARKER: [u8; 32] = [0; 32];
-const MARKER_CONTEXT: &[u8] = b"mlskeyd v1 software device";
 
 /// How many decrypted generation keys stay in memory: 32 bytes and a bit each.
 const CACHED: usize = 1024;
 
-/// The generation keys of one software device.
+/// The generation keys of one device.
 pub(super) struct Generations {
+    /// The device's kind: what one wrote is of no use to another.
+    kind: &'static str,
     device: PathBuf,
     directory: PathBuf,
     wrapping: Subkey,
@@ -39,16 +51,18 @@ pub(super) struct Generations {
 
 impl Generations {
     pub(super) fn open(
+        kind: &'static str,
         root: &Path,
         store_key: &StoreKey,
         start: Start,
     ) -> Result<Self, DeviceError> {
         let wrapping = store_key
-            .subkey("mlskeyd v1 software generation")
+            .subkey(&format!("mlskeyd v1 {kind} generation"))
             .map_err(|e| DeviceError::Failed {
                 reason: e.to_string(),
             })?;
         let generations = Self {
+            kind,
             device: root.join("device"),
             directory: root.join("generations"),
             wrapping,
@@ -87,7 +101,7 @@ impl Generations {
         }
         let mut key = Zeroizing::new([0; 32]);
         fill_random(key.as_mut_slice())?;
-        let sealed = sealing::seal(self.wrapping.expose(), &context(id), key.as_slice())?;
+        let sealed = sealing::seal(self.wrapping.expose(), &self.context(id), key.as_slice())?;
 
         let unfinished = self.unfinished_path(id);
         remove(&unfinished)?;
@@ -140,14 +154,15 @@ impl Generations {
         if sealed.first() == DESTROYED.first() {
             return Err(DeviceError::GenerationGone(id));
         }
-        let opened = sealing::open_array(self.wrapping.expose(), &context(id), sealed.as_slice());
+        let opened =
+            sealing::open_array(self.wrapping.expose(), &self.context(id), sealed.as_slice());
         opened.map_err(|Unauthentic| DeviceError::Failed {
             reason: format!("{} was changed; put its copy back", path.display()),
         })
     }
 
     fn check_marker(&self, marker: &[u8]) -> Result<(), DeviceError> {
-        match sealing::open(self.wrapping.expose(), MARKER_CONTEXT, marker) {
+        match sealing::open(self.wrapping.expose(), &self.marker_context(), marker) {
             Ok(_) => Ok(()),
             Err(Unauthentic) => Err(DeviceError::Failed {
                 reason: format!(
@@ -181,7 +196,7 @@ impl Generations {
             private_file::sync_directory(parent)
                 .map_err(io_error("syncing the device's directory"))?;
         }
-        let marker = sealing::seal(self.wrapping.expose(), MARKER_CONTEXT, &MARKER)?;
+        let marker = sealing::seal(self.wrapping.expose(), &self.marker_context(), &MARKER)?;
         let unfinished = self.device.with_extension("new");
         remove(&unfinished)?;
         private_file::create(&unfinished, &marker)
@@ -202,6 +217,15 @@ impl Generations {
         Ok(())
     }
 
+    fn context(&self, id: GenerationId) -> Vec<u8> {
+        let what = format!("mlskeyd v1 {} generation", self.kind);
+        [what.as_bytes(), id.as_bytes()].concat()
+    }
+
+    fn marker_context(&self) -> Vec<u8> {
+        format!("mlskeyd v1 {} device", self.kind).into_bytes()
+    }
+
     fn sync_directory(&self) -> Result<(), DeviceError> {
         private_file::sync_directory(&self.directory).map_err(io_error("syncing the generations"))
     }
@@ -213,10 +237,6 @@ impl Generations {
     fn unfinished_path(&self, id: GenerationId) -> PathBuf {
         self.directory.join(format!("{id}.new"))
     }
-}
-
-fn context(id: GenerationId) -> Vec<u8> {
-    [b"mlskeyd v1 software generation".as_slice(), id.as_bytes()].concat()
 }
 
 fn exists(path: &Path) -> Result<bool, DeviceError> {
@@ -281,6 +301,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
         let mut generations = Generations::open(
+            "software",
             &directory.path().join("d"),
             &store_key,
             Start::CreateIfAbsent,
