@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::attest::{Claims, DeviceChallenge, Evidence};
 
+mod blob;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use mlskeyd_protocol::v1::SecretBytes;
 use sha2::{Digest, Sha256, Sha384};
 
+use super::blob::Blobs;
 use super::own_token::OwnToken;
 use super::pins::Pins;
 use super::{
@@ -32,18 +33,18 @@ use crate::config::Pkcs11Config;
 use crate::store_key::StoreKey;
 
 mod abilities;
-mod blob;
 pub mod helper;
 mod link;
 mod process;
 mod timed;
+mod whereabouts;
 mod wire;
 
 use self::abilities::{Make, Plan};
-use self::blob::{Blobs, Whereabouts};
 use self::link::Link;
 pub use self::process::HelperConfig;
 use self::process::HelperProcess;
+use self::whereabouts::Whereabouts;
 use self::wire::{Kept, Reply, Request, TokenError};
 
 /// One hand of the device that a token is: as many of them work at once as it
@@ -51,7 +52,7 @@ use self::wire::{Kept, Reply, Request, TokenError};
 #[derive(Clone)]
 pub struct Pkcs11Device {
     link: Arc<Link>,
-    blobs: Arc<Blobs>,
+    blobs: Arc<Blobs<Whereabouts>>,
 }
 
 impl Pkcs11Device {
@@ -86,7 +87,7 @@ impl Pkcs11Device {
         );
         Ok(Self {
             link: Arc::new(link),
-            blobs: Arc::new(Blobs::new(subkey("blob")?)),
+            blobs: Arc::new(Blobs::new("pkcs11", subkey("blob")?)),
         })
     }
 
@@ -382,7 +383,7 @@ impl Generate for Pkcs11Device {
             public,
             blob: KeyBlob::new(Vec::new()),
         };
-        key.blob = self.blobs.write(&key, whereabouts)?;
+        key.blob = self.blobs.write(&key, &whereabouts)?;
         Ok(key)
     }
 }
@@ -461,7 +462,7 @@ impl Adopt for Pkcs11Device {
         if !crate::mls::verify(request.scheme, &key.public, &content, &signature) {
             return Err(refused("its public key is not its own".to_owned()));
         }
-        key.blob = self.blobs.write(&key, Whereabouts::InToken(place))?;
+        key.blob = self.blobs.write(&key, &Whereabouts::InToken(place))?;
         Ok(key)
     }
 }

@@ -1,20 +1,8 @@
-//! What the registry keeps for a key of a token: where it is, and a MAC over
-//! that and all that it is for.
-//!
-//! ```text
-//! version 1 (1 byte) | MAC (32) | Whereabouts (postcard)
-//! ```
-//!
-//! It is on disks for years, so it never changes: see the test.
+//! Where a key of a token is, as the registry keeps it ([`Blobs`](crate::devices::blob::Blobs)).
 
-use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
-use super::misfit;
 use super::wire::{Place, Sealed};
-use crate::devices::{DeviceError, KeyBlob, StoredKey};
-use crate::store_key::Subkey;
 
 /// Where a private key is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,73 +13,19 @@ pub(super) enum Whereabouts {
     Sealed(Sealed),
 }
 
-const VERSION: u8 = 1;
-const MAC_LEN: usize = 32;
-
-/// Writes and reads what the registry keeps.
-pub(super) struct Blobs {
-    key: Subkey,
-}
-
-impl Blobs {
-    pub(super) const fn new(key: Subkey) -> Self {
-        Self { key }
-    }
-
-    /// The blob of a key, of which all else is known.
-    pub(super) fn write(
-        &self,
-        key: &StoredKey,
-        whereabouts: Whereabouts,
-    ) -> Result<KeyBlob, DeviceError> {
-        let written = postcard::to_stdvec(&whereabouts).map_err(|_| misfit())?;
-        let mac = self.mac(key, &written)?.finalize().into_bytes();
-        Ok(KeyBlob::new(
-            [&[VERSION], mac.as_slice(), &written].concat(),
-        ))
-    }
-
-    /// Where a key is, if its blob is as it was written for it.
-    pub(super) fn read(&self, key: &StoredKey) -> Result<Whereabouts, DeviceError> {
-        let blob = key.blob.as_bytes();
-        let rest = blob.strip_prefix(&[VERSION]).ok_or(DeviceError::BadBlob)?;
-        let (mac, written) = rest
-            .split_first_chunk::<MAC_LEN>()
-            .ok_or(DeviceError::BadBlob)?;
-        self.mac(key, written)?
-            .verify_slice(mac)
-            .map_err(|_| DeviceError::BadBlob)?;
-        postcard::from_bytes(written).map_err(|_| DeviceError::BadBlob)
-    }
-
-    fn mac(&self, key: &StoredKey, written: &[u8]) -> Result<Hmac<Sha256>, DeviceError> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.key.expose()).map_err(|_| misfit())?;
-        let binding = key.binding("pkcs11");
-        // The lengths of both are in there, so none can be taken for the other.
-        mac.update(&[VERSION]);
-        mac.update(
-            &u64::try_from(binding.len())
-                .unwrap_or(u64::MAX)
-                .to_be_bytes(),
-        );
-        mac.update(&binding);
-        mac.update(written);
-        Ok(mac)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use secrecy::SecretBox;
 
     use super::*;
+    use crate::devices::blob::Blobs;
     use crate::devices::pkcs11::wire::Wrapped;
-    use crate::devices::{Algorithm, GenerationId, Kem, KeyId, Tier};
+    use crate::devices::{Algorithm, GenerationId, Kem, KeyBlob, KeyId, StoredKey, Tier};
     use crate::store_key::StoreKey;
 
-    fn blobs() -> Blobs {
+    fn blobs() -> Blobs<Whereabouts> {
         let store_key = StoreKey::new(SecretBox::new(Box::new([1; 32])));
-        Blobs::new(store_key.subkey("mlskeyd v1 test").unwrap())
+        Blobs::new("pkcs11", store_key.subkey("mlskeyd v1 test").unwrap())
     }
 
     fn key() -> StoredKey {
@@ -145,7 +79,7 @@ mod tests {
         ];
         for (whereabouts, expected) in forms {
             let mut key = key();
-            key.blob = blobs().write(&key, whereabouts.clone()).unwrap();
+            key.blob = blobs().write(&key, &whereabouts).unwrap();
             assert_eq!(hex::encode(key.blob.as_bytes()), expected);
             assert_eq!(blobs().read(&key).unwrap(), whereabouts);
         }
@@ -155,7 +89,7 @@ mod tests {
     fn a_blob_is_of_one_key_alone() {
         let mut key = key();
         let whereabouts = Whereabouts::InToken(Place::Object);
-        key.blob = blobs().write(&key, whereabouts).unwrap();
+        key.blob = blobs().write(&key, &whereabouts).unwrap();
         let changes: [fn(&mut StoredKey); 6] = [
             |key| key.id = KeyId::from_bytes([9; 16]),
             |key| key.algorithm = Algorithm::Hpke(Kem::DhKemX25519),
