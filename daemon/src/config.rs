@@ -3,6 +3,7 @@
 
 mod devices;
 mod pcrs;
+mod slot;
 mod tcti;
 
 use std::ops::Range;
@@ -15,10 +16,11 @@ use toml::Spanned;
 
 use self::devices::DeviceTable;
 pub use self::devices::{
-    DeviceConfig, DeviceKind, MeasuredConfig, NV_INDICES_OF_OWNER, PinSource, Pkcs11Config,
-    TokenChoice, Tpm2Config,
+    DeviceConfig, DeviceKind, ManagedConfig, ManagementKeyConfig, MeasuredConfig,
+    NV_INDICES_OF_OWNER, Pkcs11Config, SecretSource, TokenChoice, Tpm2Config, YubiKeyConfig,
 };
 pub use self::pcrs::Pcrs;
+pub use self::slot::{NoSlot, Slot};
 pub use self::tcti::Tcti;
 
 /// Longest configuration file, in bytes.

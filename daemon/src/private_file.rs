@@ -37,7 +37,7 @@ pub(crate) enum PrivateFileError {
     LoosePermissions { mode: u32 },
     #[error("it is not exactly {expected} bytes long")]
     Length { expected: usize },
-    #[cfg(feature = "tpm2")]
+    #[cfg(any(feature = "tpm2", feature = "yubikey"))]
     #[error("it is longer than {most} bytes")]
     TooLong { most: usize },
     #[error(transparent)]
@@ -65,7 +65,7 @@ pub(crate) fn read<const N: usize>(
 
 /// Reads a file of at most `most` bytes. On the way its content may be copied to
 /// memory that is not wiped, so it has to be encrypted.
-#[cfg(feature = "tpm2")]
+#[cfg(any(feature = "tpm2", feature = "yubikey"))]
 pub(crate) fn read_up_to(
     path: &Path,
     access: Access,
@@ -157,6 +157,16 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&fresh, path)?;
     failpoint::hit("private-file-named");
     sync_directory(directory)
+}
+
+/// Removes a file, durably; one that is not there is a success.
+#[cfg(any(feature = "tpm2", feature = "yubikey"))]
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => path.parent().map_or(Ok(()), sync_directory),
+    }
 }
 
 /// Makes a directory and those above it, durably, as far as they are not there.

@@ -10,7 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{Mistake, Pcrs, Tcti, count, name, optional_path, positive_duration};
+use super::{Mistake, Pcrs, Slot, Tcti, count, name, optional_path, positive_duration};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,39 @@ pub enum DeviceKind {
     Pkcs11(Box<Pkcs11Config>),
     /// A TPM 2.0.
     Tpm2(Tpm2Config),
+    /// A YubiKey.
+    YubiKey(YubiKeyConfig),
+}
+
+/// A YubiKey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct YubiKeyConfig {
+    /// Its serial number; `None`: the first one that is met is the device's own.
+    pub serial: Option<u32>,
+    /// Where its PIN comes from; none: a person gives it.
+    pub pin: SecretSource,
+    /// Where the key agreement key is that sealed keys are sealed under.
+    pub agreement_slot: Slot,
+    /// What the daemon may make in it; `None`: nothing.
+    pub managed: Option<ManagedConfig>,
+}
+
+/// What the daemon may make in a YubiKey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedConfig {
+    /// Its management key.
+    pub key: ManagementKeyConfig,
+    /// The slots that keys are made in, each when it is empty.
+    pub slots: Vec<Slot>,
+}
+
+/// Where a YubiKey's management key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManagementKeyConfig {
+    /// The YubiKey keeps it under its PIN.
+    OnTheCard,
+    /// The daemon has it: in hexadecimal.
+    Kept(SecretSource),
 }
 
 /// A TPM 2.0.
@@ -66,7 +99,7 @@ pub struct Pkcs11Config {
     /// Which token.
     pub token: TokenChoice,
     /// Where its user PIN comes from.
-    pub pin: PinSource,
+    pub pin: SecretSource,
     /// What the module reads from its environment.
     pub environment: BTreeMap<String, String>,
     /// How long one call of the module may take; then its helper is ended.
@@ -86,10 +119,10 @@ pub enum TokenChoice {
     Serial(String),
 }
 
-/// Where a PIN comes from.
+/// Where a PIN comes from, or another secret of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PinSource {
-    /// The token needs none.
+pub enum SecretSource {
+    /// There is none: the device needs none, or a person gives it.
     None,
     /// A file of mode 0600.
     File(PathBuf),
@@ -125,6 +158,12 @@ pub(super) struct DeviceTable {
     pcrs: Option<Vec<u8>>,
     #[serde(default, deserialize_with = "optional_path")]
     recovery_key: Option<PathBuf>,
+    agreement_slot: Option<String>,
+    management_key: Option<String>,
+    #[serde(default, deserialize_with = "optional_path")]
+    management_key_file: Option<PathBuf>,
+    management_key_credential: Option<String>,
+    slots: Option<Vec<String>>,
 }
 
 fn optional_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -166,16 +205,20 @@ enum Kind {
     Software,
     Pkcs11,
     Tpm2,
+    #[serde(rename = "yubikey")]
+    YubiKey,
 }
 
 impl DeviceTable {
+    /// Has it a setting of tokens and YubiKeys?
+    const fn is_of_token_or_card(&self) -> bool {
+        self.serial.is_some() || self.pin_file.is_some() || self.pin_credential.is_some()
+    }
+
     /// Has it a setting of tokens?
     const fn is_of_token(&self) -> bool {
         self.module.is_some()
             || self.token.is_some()
-            || self.serial.is_some()
-            || self.pin_file.is_some()
-            || self.pin_credential.is_some()
             || self.environment.is_some()
             || self.call_timeout.is_some()
             || self.max_objects.is_some()
@@ -188,6 +231,15 @@ impl DeviceTable {
             || self.nv_index.is_some()
             || self.pcrs.is_some()
             || self.recovery_key.is_some()
+    }
+
+    /// Has it a setting of YubiKeys?
+    const fn is_of_card(&self) -> bool {
+        self.agreement_slot.is_some()
+            || self.management_key.is_some()
+            || self.management_key_file.is_some()
+            || self.management_key_credential.is_some()
+            || self.slots.is_some()
     }
 
     fn check(self) -> Result<DeviceConfig, &'static str> {
@@ -207,14 +259,26 @@ impl DeviceTable {
                     "a token keeps no keys in tier software: `hpke_tier` is \"hardware\" or \"sealed\"",
                 );
             }
+            (Kind::YubiKey, Some(Tier::Software)) => {
+                return Err(
+                    "a YubiKey keeps no keys in tier software: `hpke_tier` is \"hardware\" or \"sealed\"",
+                );
+            }
             _ => {}
         }
         let kind = match self.kind {
-            Kind::Software if self.is_of_token() || self.is_of_tpm() => {
+            Kind::Software
+                if self.is_of_token_or_card()
+                    || self.is_of_token()
+                    || self.is_of_card()
+                    || self.is_of_tpm() =>
+            {
                 return Err("a device of kind \"software\" has a name and nothing else");
             }
             Kind::Software => DeviceKind::Software,
-            Kind::Tpm2 if self.is_of_token() => {
+            Kind::Tpm2
+                if self.is_of_token_or_card() || self.is_of_token() || self.is_of_card() =>
+            {
                 return Err(
                     "a device of kind \"tpm2\" has `tcti`, `nv_index`, `pcrs` and `recovery_key`, nothing else",
                 );
@@ -232,9 +296,33 @@ impl DeviceTable {
                 },
                 measured: measured(self.pcrs, self.recovery_key)?,
             }),
-            Kind::Pkcs11 if self.is_of_tpm() => {
+            Kind::YubiKey if self.is_of_token() || self.is_of_tpm() => {
                 return Err(
-                    "a device of kind \"pkcs11\" has neither `tcti` nor `nv_index`, `pcrs` or `recovery_key`",
+                    "a device of kind \"yubikey\" has `serial`, `pin_file` or `pin_credential`, `agreement_slot`, `hpke_tier`, a management key and `slots`, nothing else",
+                );
+            }
+            Kind::YubiKey => DeviceKind::YubiKey(YubiKeyConfig {
+                serial: match self.serial {
+                    Some(text) => Some(text.parse().map_err(
+                        |_| "a YubiKey's `serial` is a number, as it is printed on it, in quotation marks",
+                    )?),
+                    None => None,
+                },
+                pin: pin_source(self.pin_file, self.pin_credential)?,
+                agreement_slot: match self.agreement_slot {
+                    Some(text) => slot(&text)?,
+                    None => Slot::KEY_MANAGEMENT,
+                },
+                managed: managed(
+                    self.management_key.as_deref(),
+                    self.management_key_file,
+                    self.management_key_credential,
+                    self.slots,
+                )?,
+            }),
+            Kind::Pkcs11 if self.is_of_tpm() || self.is_of_card() => {
+                return Err(
+                    "a device of kind \"pkcs11\" has no setting of TPMs (`tcti`, `nv_index`, `pcrs`, `recovery_key`) or YubiKeys (`agreement_slot`, `management_key`, `slots`)",
                 );
             }
             Kind::Pkcs11 => DeviceKind::Pkcs11(Box::new(Pkcs11Config {
@@ -250,16 +338,7 @@ impl DeviceTable {
                         );
                     }
                 },
-                pin: match (self.pin_file, self.pin_credential) {
-                    (None, None) => PinSource::None,
-                    (Some(file), None) => PinSource::File(file),
-                    (None, Some(name)) => PinSource::Credential(name),
-                    (Some(_), Some(_)) => {
-                        return Err(
-                            "the PIN comes from a file or from a credential: leave one of them out",
-                        );
-                    }
-                },
+                pin: pin_source(self.pin_file, self.pin_credential)?,
                 environment: self.environment.unwrap_or_default(),
                 call_timeout: self.call_timeout.unwrap_or(CALL_TIMEOUT),
                 max_objects: self.max_objects.unwrap_or(MAX_OBJECTS),
@@ -271,10 +350,75 @@ impl DeviceTable {
         };
         Ok(DeviceConfig {
             name: self.name,
+            hpke_tier: match kind {
+                // There are few slots: keys that come and go by the hundred are sealed.
+                DeviceKind::YubiKey(_) => self.hpke_tier.or(Some(Tier::Sealed)),
+                _ => self.hpke_tier,
+            },
             kind,
-            hpke_tier: self.hpke_tier,
         })
     }
+}
+
+fn pin_source(
+    file: Option<PathBuf>,
+    credential: Option<String>,
+) -> Result<SecretSource, &'static str> {
+    match (file, credential) {
+        (None, None) => Ok(SecretSource::None),
+        (Some(file), None) => Ok(SecretSource::File(file)),
+        (None, Some(name)) => Ok(SecretSource::Credential(name)),
+        (Some(_), Some(_)) => {
+            Err("the PIN comes from a file or from a credential: leave one of them out")
+        }
+    }
+}
+
+fn slot(text: &str) -> Result<Slot, &'static str> {
+    text.parse()
+        .map_err(|_| "a slot is \"9a\", \"9c\", \"9d\", \"9e\", or \"82\" to \"95\"")
+}
+
+/// What the daemon may make in a YubiKey: nothing without the management key.
+fn managed(
+    on_the_card: Option<&str>,
+    file: Option<PathBuf>,
+    credential: Option<String>,
+    slots: Option<Vec<String>>,
+) -> Result<Option<ManagedConfig>, &'static str> {
+    let key = match (on_the_card, file, credential) {
+        (None, None, None) if slots.is_some() => {
+            return Err(
+                "`slots` are those that the daemon makes keys in, which takes the management key",
+            );
+        }
+        (None, None, None) => return Ok(None),
+        (Some("on-card"), None, None) => ManagementKeyConfig::OnTheCard,
+        (None, Some(file), None) => ManagementKeyConfig::Kept(SecretSource::File(file)),
+        (None, None, Some(name)) => ManagementKeyConfig::Kept(SecretSource::Credential(name)),
+        _ => {
+            return Err(
+                "the management key comes from one place: `management_key = \"on-card\"`, `management_key_file` or `management_key_credential`",
+            );
+        }
+    };
+    let slots: Vec<Slot> = match slots {
+        None => Slot::retired().collect(),
+        Some(listed) => listed
+            .iter()
+            .map(|text| slot(text))
+            .collect::<Result<_, _>>()?,
+    };
+    let is_twice = |(at, slot): (usize, &Slot)| {
+        slots
+            .iter()
+            .skip(at.saturating_add(1))
+            .any(|other| other == slot)
+    };
+    if slots.is_empty() || slots.iter().enumerate().any(is_twice) {
+        return Err("`slots` has at least one slot, and each once");
+    }
+    Ok(Some(ManagedConfig { key, slots }))
 }
 
 /// Both or none: measurements change with each update of the firmware.
@@ -340,6 +484,10 @@ fn is_same(one: &DeviceConfig, other: &DeviceConfig) -> bool {
                 == (&other.module, &other.token, &other.environment)
         }
         (DeviceKind::Tpm2(one), DeviceKind::Tpm2(other)) => one.tcti == other.tcti,
+        // Two without a serial number would take the same one.
+        (DeviceKind::YubiKey(one), DeviceKind::YubiKey(other)) => {
+            one.serial == other.serial || one.serial.is_none() || other.serial.is_none()
+        }
         _ => false,
     }
 }

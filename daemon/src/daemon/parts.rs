@@ -17,6 +17,8 @@ use crate::devices::queue::{DeviceThreads, Limits};
 use crate::devices::software::SoftwareDevice;
 #[cfg(feature = "tpm2")]
 use crate::devices::tpm2::Tpm2Device;
+#[cfg(feature = "yubikey")]
+use crate::devices::yubikey::YubiKeyDevice;
 use crate::devices::{Device, DeviceError, DeviceInfo, Start};
 use crate::store_key::{KEY_LEN, StoreKey, StoreKeyError};
 
@@ -166,18 +168,7 @@ fn open_device(
     let directory = config.state_dir.join("devices").join(&device.name);
     match &device.kind {
         DeviceKind::Software => {
-            if start == Start::CreateIfAbsent {
-                let mut builder = DirBuilder::new();
-                let parent = config.state_dir.join("devices");
-                builder
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(parent)
-                    .map_err(|source| DeviceError::Io {
-                        what: "making the directory of the devices",
-                        source,
-                    })?;
-            }
+            prepare_devices_dir(config, start)?;
             Ok(Box::new(SoftwareDevice::open(
                 &device.name,
                 &directory,
@@ -206,7 +197,33 @@ fn open_device(
         DeviceKind::Tpm2(_) => Err(DeviceError::CannotDo(
             "be used: this mlskeyd was built without the feature `tpm2`",
         )),
+        #[cfg(feature = "yubikey")]
+        DeviceKind::YubiKey(card) => {
+            prepare_devices_dir(config, start)?;
+            let device = YubiKeyDevice::new(&device.name, card, &directory, key, start)?;
+            Ok(Box::new(device))
+        }
+        #[cfg(not(feature = "yubikey"))]
+        DeviceKind::YubiKey(_) => Err(DeviceError::CannotDo(
+            "be used: this mlskeyd was built without the feature `yubikey`",
+        )),
     }
+}
+
+/// The directory that each device of this kind makes its own in, at its first start.
+fn prepare_devices_dir(config: &Config, start: Start) -> Result<(), DeviceError> {
+    if start == Start::MustExist {
+        return Ok(());
+    }
+    let mut builder = DirBuilder::new();
+    let made = builder
+        .recursive(true)
+        .mode(0o700)
+        .create(config.state_dir.join("devices"));
+    made.map_err(|source| DeviceError::Io {
+        what: "making the directory of the devices",
+        source,
+    })
 }
 
 fn beside_the_daemon() -> Result<PathBuf, DeviceError> {
@@ -229,6 +246,7 @@ impl Unopened {
                 DeviceKind::Software => "software",
                 DeviceKind::Pkcs11(_) => "pkcs11",
                 DeviceKind::Tpm2(_) => "tpm2",
+                DeviceKind::YubiKey(_) => "yubikey",
             },
             state: DeviceState::Failed,
             reason: format!("{error}; {}", error.advice()),

@@ -40,6 +40,8 @@ mod sealing;
 pub mod software;
 #[cfg(feature = "tpm2")]
 pub mod tpm2;
+#[cfg(feature = "yubikey")]
+pub mod yubikey;
 
 pub use error::DeviceError;
 pub use mlskeyd_protocol::v1::{
@@ -80,8 +82,12 @@ pub trait Device: Send {
 
     /// Looks whether a device that is not ready is back. Its threads call this
     /// first of all, and then about once a second while it is not, if it can
-    /// [come back](Self::comes_back).
+    /// [come back](Self::comes_back); and when its [bell](Self::hang_bell) rings.
     fn probe(&mut self) {}
+
+    /// Takes the bell that the device rings when something happened to it without a
+    /// job: it is [looked at](Self::probe) then, whatever its state.
+    fn hang_bell(&mut self, _: Bell) {}
 
     /// More hands of the same device, which work beside this one, each on a
     /// thread of its own. All tell the same [`info`](Self::info).
@@ -144,6 +150,9 @@ pub trait Device: Send {
         None
     }
 }
+
+/// Has a device looked at, from any thread, soon; never waits for it.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// What the caller, or whoever looks after a device of some kind, can do next after an
 /// error of it.

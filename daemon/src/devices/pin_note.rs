@@ -139,14 +139,7 @@ impl Note {
     /// What the system says.
     #[cfg(feature = "tpm2")]
     pub(super) fn forget(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => match self.path.parent() {
-                Some(directory) => private_file::sync_directory(directory),
-                None => Ok(()),
-            },
-        }
+        private_file::remove(&self.path)
     }
 
     fn mac(&self, byte: u8, what: &str, pin: &SecretBytes) -> io::Result<Hmac<Sha256>> {

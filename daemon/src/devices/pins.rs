@@ -16,7 +16,7 @@ use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::SecretBytes;
 use zeroize::Zeroizing;
 
-use crate::config::PinSource;
+use crate::config::SecretSource;
 use crate::devices::DeviceError;
 use crate::devices::pin_note::{Known, Note};
 use crate::private_file::{self, Access};
@@ -28,7 +28,7 @@ const MAX_UNANSWERED: (u8, u8) = (1, 2);
 
 /// Where the PIN of one token comes from.
 pub(super) struct Pins {
-    source: PinSource,
+    source: SecretSource,
     /// Of the PIN from there, and of the one that a person gave last: what happens
     /// to one must not make the other forgotten.
     configured: Note,
@@ -46,7 +46,7 @@ pub(super) struct Trial<'a> {
 
 impl Pins {
     /// What was tried is noted in this directory.
-    pub(super) fn new(source: PinSource, directory: &Path, keys: (Subkey, Subkey)) -> Self {
+    pub(super) fn new(source: SecretSource, directory: &Path, keys: (Subkey, Subkey)) -> Self {
         Self {
             source,
             configured: Note::new(directory.join("pin-tried"), Arc::new(keys.0)),
@@ -56,7 +56,7 @@ impl Pins {
 
     /// Is there one without a person?
     pub(super) fn has_source(&self) -> bool {
-        self.source != PinSource::None
+        self.source != SecretSource::None
     }
 
     /// The PIN to log in with to the token with this serial number, noted before it
@@ -132,17 +132,7 @@ impl Pins {
     }
 
     fn configured_pin(&self) -> Result<Option<SecretBytes>, DeviceError> {
-        match &self.source {
-            PinSource::None => Ok(None),
-            PinSource::File(path) => read(path, Access::Ours).map(Some),
-            PinSource::Credential(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
-                let directory = directory.ok_or_else(|| {
-                    unusable("there are no systemd credentials: start the daemon by its unit")
-                })?;
-                read(&Path::new(&directory).join(name), Access::Credential).map(Some)
-            }
-        }
+        read_secret("the PIN", &self.source)
     }
 }
 
@@ -189,10 +179,32 @@ fn check(known: Known) -> Result<(), DeviceError> {
     }
 }
 
-/// A PIN from a file that nobody else can read.
-fn read(path: &Path, access: Access) -> Result<SecretBytes, DeviceError> {
+/// A secret of a device from where the configuration says that it is; `noun`: what it
+/// is called.
+///
+/// # Errors
+/// [`DeviceError::Locked`] with the reason.
+pub(super) fn read_secret(
+    noun: &'static str,
+    source: &SecretSource,
+) -> Result<Option<SecretBytes>, DeviceError> {
+    match source {
+        SecretSource::None => Ok(None),
+        SecretSource::File(path) => read(noun, path, Access::Ours).map(Some),
+        SecretSource::Credential(name) => {
+            let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
+            let directory = directory.ok_or_else(|| {
+                unusable("there are no systemd credentials: start the daemon by its unit")
+            })?;
+            read(noun, &Path::new(&directory).join(name), Access::Credential).map(Some)
+        }
+    }
+}
+
+/// A secret from a file that nobody else can read.
+fn read(noun: &'static str, path: &Path, access: Access) -> Result<SecretBytes, DeviceError> {
     let failed = |what: String| DeviceError::Locked {
-        reason: format!("the PIN in {}: {what}", path.display()),
+        reason: format!("{noun} in {}: {what}", path.display()),
     };
     let file = private_file::open_checked(path, access, OpenOptions::new().read(true));
     let file = file.map_err(|error| {
@@ -264,7 +276,7 @@ mod tests {
             let key = |purpose| store_key.subkey(purpose).unwrap();
             let keys = (key("mlskeyd v1 test"), key("mlskeyd v1 test, given"));
             Self {
-                pins: Pins::new(PinSource::File(file.clone()), &note, keys),
+                pins: Pins::new(SecretSource::File(file.clone()), &note, keys),
                 file,
                 _directory: directory,
             }

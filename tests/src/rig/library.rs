@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use mlskeyd::config::{PinSource, Pkcs11Config, TokenChoice};
+use mlskeyd::config::{Pkcs11Config, SecretSource, TokenChoice};
 
 use super::Stage;
 
@@ -117,7 +117,7 @@ impl Library {
         Pkcs11Config {
             module: self.module.clone(),
             token: TokenChoice::Label(label.to_owned()),
-            pin: PinSource::File(self.pin.clone()),
+            pin: SecretSource::File(self.pin.clone()),
             environment: self.environment.iter().cloned().collect(),
             call_timeout: Duration::from_secs(30),
             max_objects: 1000,

@@ -7,7 +7,8 @@
 //!
 //! A device that can come back is looked at by one of its threads: first of all,
 //! so that a daemon starts without waiting for its devices, and then about once
-//! a second while it is not ready.
+//! a second while it is not ready. A device that is told of what happens to it rings
+//! a bell instead.
 //!
 //! A job that has not begun when its deadline passes, or when its caller goes
 //! away, never reaches the device. One that has begun is not interrupted; its
@@ -111,6 +112,8 @@ struct Queue<O> {
     /// When the device is to be looked at if it is not ready; `None`: one of its
     /// threads is just doing that.
     next_probe: Option<Instant>,
+    /// Has the device's bell rung since it was looked at?
+    rung: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -144,13 +147,11 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn spawn(device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
+    pub fn spawn(mut device: Box<dyn Device>, limits: Limits) -> io::Result<Self> {
         let info = device.info();
         let comes_back = device.comes_back();
         let (meter, advice) = (device.meter(), device.advice());
         let stopper = device.stopper();
-        let mut hands = device.more_hands();
-        hands.insert(0, device);
         // The kernel shows 15 bytes of a thread's name.
         let name = format!("dev-{}", info.name.chars().take(11).collect::<String>());
         let shared = Arc::new(Shared {
@@ -158,6 +159,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
                 phase: Phase::Open,
                 jobs: FairQueue::new(limits),
                 next_probe: Some(Instant::now()),
+                rung: false,
             }),
             changed: Condvar::new(),
             look: watch::Sender::new(Look {
@@ -168,6 +170,14 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
             advice,
             when_ready: OnceLock::new(),
         });
+        let rings = Arc::downgrade(&shared);
+        device.hang_bell(Arc::new(move || {
+            if let Some(shared) = rings.upgrade() {
+                shared.ring();
+            }
+        }));
+        let mut hands = device.more_hands();
+        hands.insert(0, device);
         let (runs, ended) = mpsc::channel();
         // Dropped, it ends the threads that did start.
         let mut threads = Self {
@@ -425,6 +435,12 @@ impl<O: Clone + Eq + Hash> Shared<O> {
         while queue.phase == Phase::Open {
             let look_at = queue.next_probe.filter(|_| comes_back && !self.is_ready());
             let now = Instant::now();
+            // What happened to it comes before what it is to do.
+            if queue.rung {
+                queue.rung = false;
+                queue.next_probe = None;
+                return Some(Next::Probe);
+            }
             // Before all jobs the first time, since it says what they can do.
             let first = !self.look.borrow().seen;
             if look_at.is_some_and(|at| at <= now && (first || queue.jobs.is_empty())) {
@@ -451,6 +467,12 @@ impl<O: Clone + Eq + Hash> Shared<O> {
 
     fn is_ready(&self) -> bool {
         self.look.borrow().info.state == DeviceState::Ready
+    }
+
+    /// Something happened to the device.
+    fn ring(&self) {
+        lock(&self.queue).rung = true;
+        self.changed.notify_one();
     }
 
     /// The device has been looked at.

@@ -1,0 +1,75 @@
+//! What a card offers, and what it says of itself.
+
+use super::algorithm::Curve;
+use super::look::Found;
+use crate::config::Slot;
+use crate::devices::{ALGORITHMS, Algorithm, Fact, Support, Tier, Way};
+
+/// What the card keeps, and how; with the management key also in slots.
+pub(super) fn support(found: &Found, is_managed: bool) -> Vec<Support> {
+    let support = |algorithm| {
+        let is_known = Curve::of(algorithm).is_known_to(found.version);
+        let is_signature = matches!(algorithm, Algorithm::Signature(_));
+        let mut ways = Vec::new();
+        if is_known && is_managed {
+            ways.push(Way {
+                tier: Tier::Hardware,
+                how: "in a slot of its own".to_owned(),
+            });
+        }
+        // A signature key lives for years: where the card has its kind, in the card.
+        let may_be_sealed = !(is_known && is_signature);
+        if may_be_sealed && found.agreement.is_ok() {
+            ways.push(Way {
+                tier: Tier::Sealed,
+                how: "encrypted under the card's key agreement key".to_owned(),
+            });
+        }
+        Support {
+            algorithm,
+            ways,
+            why_no_other: why_no_other(found, algorithm, is_known, is_managed),
+        }
+    };
+    ALGORITHMS.into_iter().map(support).collect()
+}
+
+fn why_no_other(found: &Found, algorithm: Algorithm, is_known: bool, is_managed: bool) -> String {
+    let is_signature = matches!(algorithm, Algorithm::Signature(_));
+    let mut why = Vec::new();
+    if !is_known {
+        why.push(format!(
+            "firmware {} has no {algorithm}, 5.7 is the first that has",
+            found.version
+        ));
+    } else if !is_managed && is_signature {
+        why.push("a key in a provisioned slot is adopted: `mlskeyctl identities adopt`".to_owned());
+    } else if !is_managed {
+        why.push("without the management key none is made in the card".to_owned());
+    }
+    if let (Err(reason), false) = (&found.agreement, is_known && is_signature) {
+        why.push(format!("none is sealed: {reason}"));
+    }
+    why.join("; ")
+}
+
+/// What the card says of itself.
+pub(super) fn facts(found: &Found, agreement: Slot) -> Vec<Fact> {
+    let fact = |name: &str, value: String| Fact {
+        name: name.to_owned(),
+        value,
+    };
+    let (most, left) = found.tries;
+    vec![
+        fact("serial", found.serial.to_string()),
+        fact("firmware", found.version.to_string()),
+        fact("pin", format!("{left} of {most} tries left")),
+        fact(
+            "agreement",
+            match &found.agreement {
+                Ok(_) => format!("P-256 in slot {agreement}"),
+                Err(why) => why.chars().take(200).collect(),
+            },
+        ),
+    ]
+}
