@@ -276,9 +276,7 @@ impl DeviceTable {
                 return Err("a device of kind \"software\" has a name and nothing else");
             }
             Kind::Software => DeviceKind::Software,
-            Kind::Tpm2
-                if self.is_of_token_or_card() || self.is_of_token() || self.is_of_card() =>
-            {
+            Kind::Tpm2 if self.is_of_token_or_card() || self.is_of_token() || self.is_of_card() => {
                 return Err(
                     "a device of kind \"tpm2\" has `tcti`, `nv_index`, `pcrs` and `recovery_key`, nothing else",
                 );
@@ -301,7 +299,12 @@ impl DeviceTable {
                     "a device of kind \"yubikey\" has `serial`, `pin_file` or `pin_credential`, `agreement_slot`, `hpke_tier`, a management key and `slots`, nothing else",
                 );
             }
-            Kind::YubiKey => DeviceKind::YubiKey(YubiKeyConfig {
+            Kind::YubiKey => {
+                let agreement_slot = match self.agreement_slot {
+                    Some(text) => slot(&text)?,
+                    None => Slot::KEY_MANAGEMENT,
+                };
+                DeviceKind::YubiKey(YubiKeyConfig {
                 serial: match self.serial {
                     Some(text) => Some(text.parse().map_err(
                         |_| "a YubiKey's `serial` is a number, as it is printed on it, in quotation marks",
@@ -309,17 +312,16 @@ impl DeviceTable {
                     None => None,
                 },
                 pin: pin_source(self.pin_file, self.pin_credential)?,
-                agreement_slot: match self.agreement_slot {
-                    Some(text) => slot(&text)?,
-                    None => Slot::KEY_MANAGEMENT,
-                },
+                agreement_slot,
                 managed: managed(
+                    agreement_slot,
                     self.management_key.as_deref(),
                     self.management_key_file,
                     self.management_key_credential,
                     self.slots,
                 )?,
-            }),
+            })
+            }
             Kind::Pkcs11 if self.is_of_tpm() || self.is_of_card() => {
                 return Err(
                     "a device of kind \"pkcs11\" has no setting of TPMs (`tcti`, `nv_index`, `pcrs`, `recovery_key`) or YubiKeys (`agreement_slot`, `management_key`, `slots`)",
@@ -381,6 +383,7 @@ fn slot(text: &str) -> Result<Slot, &'static str> {
 
 /// What the daemon may make in a YubiKey: nothing without the management key.
 fn managed(
+    agreement: Slot,
     on_the_card: Option<&str>,
     file: Option<PathBuf>,
     credential: Option<String>,
@@ -417,6 +420,9 @@ fn managed(
     };
     if slots.is_empty() || slots.iter().enumerate().any(is_twice) {
         return Err("`slots` has at least one slot, and each once");
+    }
+    if slots.contains(&agreement) {
+        return Err("`slots` are for other keys than the one that keys are sealed under");
     }
     Ok(Some(ManagedConfig { key, slots }))
 }

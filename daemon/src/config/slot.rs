@@ -31,11 +31,13 @@ impl Slot {
     }
 
     /// Its key reference (NIST SP 800-73-4, part 1, table 4b).
+    #[cfg(feature = "yubikey")]
     pub(crate) const fn reference(self) -> u8 {
         self.0
     }
 
     /// The object that its certificate is in (the same, table 3).
+    #[cfg(feature = "yubikey")]
     pub(crate) const fn certificate(self) -> [u8; 3] {
         let last = match self.0 {
             0x9a => 0x05,
@@ -110,6 +112,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "yubikey")]
     fn each_slot_has_a_certificate_of_its_own() {
         let certificate = |text: &str| text.parse::<Slot>().unwrap().certificate()[2];
         let known = [("9a", 5), ("9c", 10), ("9d", 11), ("9e", 1)];

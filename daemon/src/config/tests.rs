@@ -251,6 +251,72 @@ fn a_tpm_is_reached_by_a_known_way_and_is_one_device() {
 }
 
 #[test]
+fn a_yubikey_has_one_management_key_and_each_slot_once() {
+    let yubikey = |more: &str| {
+        parse(&format!(
+            "[[devices]]\nname = \"y\"\nkind = \"yubikey\"\n{more}"
+        ))
+    };
+    let device = |more: &str| yubikey(more).unwrap().devices.remove(0);
+    let DeviceKind::YubiKey(plain) = device("").kind else {
+        panic!("another kind")
+    };
+    assert_eq!(
+        plain,
+        YubiKeyConfig {
+            serial: None,
+            pin: SecretSource::None,
+            agreement_slot: Slot::KEY_MANAGEMENT,
+            managed: None,
+        }
+    );
+    assert_eq!(device("").hpke_tier, Some(Tier::Sealed));
+    let hardware = device("hpke_tier = \"hardware\"");
+    assert_eq!(hardware.hpke_tier, Some(Tier::Hardware));
+    let DeviceKind::YubiKey(managed) = device("serial = \"7\"\nmanagement_key = \"on-card\"").kind
+    else {
+        panic!("another kind")
+    };
+    assert_eq!(managed.serial, Some(7));
+    let managed = managed.managed.unwrap();
+    assert_eq!(managed.key, ManagementKeyConfig::OnTheCard);
+    assert_eq!(managed.slots.len(), 20);
+    for (more, words) in [
+        ("serial = \"x\"", "is a number"),
+        ("hpke_tier = \"software\"", "no keys in tier software"),
+        ("agreement_slot = \"f9\"", "a slot is"),
+        ("slots = [\"82\"]", "takes the management key"),
+        ("management_key = \"0102\"", "from one place"),
+        (
+            "management_key = \"on-card\"\nmanagement_key_file = \"/k\"",
+            "from one place",
+        ),
+        (
+            "management_key = \"on-card\"\nslots = [\"82\", \"82\"]",
+            "each once",
+        ),
+        ("management_key = \"on-card\"\nslots = []", "at least one"),
+        (
+            "management_key = \"on-card\"\nslots = [\"9d\"]",
+            "keys are sealed under",
+        ),
+        ("module = \"/m.so\"", "nothing else"),
+        ("nv_index = 0x01800100", "nothing else"),
+        (
+            "[[devices]]\nname = \"z\"\nkind = \"yubikey\"\nserial = \"7\"",
+            "are the same one",
+        ),
+        (
+            "[[devices]]\nname = \"t\"\nkind = \"tpm2\"\nslots = [\"82\"]",
+            "nothing else",
+        ),
+    ] {
+        let message = yubikey(more).unwrap_err();
+        assert!(message.contains(words), "{more}\n{message}");
+    }
+}
+
+#[test]
 fn durations_are_a_number_and_a_unit() {
     for (text, seconds) in [
         ("0s", 0),

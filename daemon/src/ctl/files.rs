@@ -22,6 +22,25 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
+/// The same, and nobody else may read it.
+#[cfg(feature = "yubikey")]
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes the name of a file durable that was just made.
+#[cfg(feature = "yubikey")]
+pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    crate::private_file::sync_directory(directory)
+}
+
 /// What went wrong with a file.
 pub(super) fn at(path: &Path, why: impl ToString) -> CtlError {
     CtlError::File {

@@ -3,7 +3,8 @@
 //! It asks the running daemon over its socket, and knows nothing by itself:
 //! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
 //! it, `progress` what takes long, and `pin` reads the one secret that it is told.
-//! Only a verifier of evidence asks no daemon (`attest`); `files` are what commands are
+//! A verifier of evidence asks no daemon (`attest`), and neither does who gets a device
+//! ready (`provision`); `files` are what commands are
 //! given, and `measurements` what a machine measured.
 
 mod args;
@@ -14,6 +15,8 @@ mod json;
 mod measurements;
 mod pin;
 mod progress;
+#[cfg(feature = "yubikey")]
+mod provision;
 mod run;
 mod suites;
 mod table;
@@ -59,6 +62,9 @@ enum CtlError {
     Pin(std::io::Error),
     #[error("{}: {why}", path.display())]
     File { path: PathBuf, why: String },
+    #[cfg(feature = "yubikey")]
+    #[error("{0}")]
+    Device(#[from] crate::devices::DeviceError),
     #[error("the system has no randomness for a challenge")]
     Randomness,
     #[error("{source}; {destroyed} keys were destroyed before that, the others are due still")]
@@ -81,6 +87,8 @@ impl CtlError {
             ) => 3,
             Self::Call(CallError::Refused(_)) => 4,
             Self::Call(CallError::Failure(failure)) if failure.code == FailureCode::Denied => 4,
+            #[cfg(feature = "yubikey")]
+            Self::Device(_) => 1,
             Self::Call(_)
             | Self::NotConfirmed
             | Self::Terminal(_)

@@ -19,10 +19,20 @@ pub(super) fn read(of: &str) -> Result<SecretBytes, CtlError> {
 /// Reads the PIN that an identity's key is to have: twice, where nobody sees what is
 /// typed.
 pub(super) fn read_new(of: &str) -> Result<SecretBytes, CtlError> {
-    let pin = asked_for(&format!("New PIN of {of}: "))?;
+    twice(&format!("New PIN of {of}: "))
+}
+
+/// The same of the PUK that a card is to have.
+#[cfg(feature = "yubikey")]
+pub(super) fn read_new_puk(of: &str) -> Result<SecretBytes, CtlError> {
+    twice(&format!("New PUK of {of}, which unblocks its PIN: "))
+}
+
+fn twice(prompt: &str) -> Result<SecretBytes, CtlError> {
+    let pin = asked_for(prompt)?;
     if std::io::stdin().is_terminal() && asked_for("The same again: ")? != pin {
         return Err(CtlError::Usage(
-            "these are two PINs; nothing was done".to_owned(),
+            "these are two different ones; nothing was done".to_owned(),
         ));
     }
     Ok(pin)

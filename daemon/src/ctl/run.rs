@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use super::args::{Args, Command, DevicesCommand, IdentitiesCommand, KeysCommand, StorageCommand};
 use super::progress::Progress;
+#[cfg(feature = "yubikey")]
+use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
 use super::{CtlError, attest, confirm, devices, json, measurements, pin};
 
@@ -215,6 +217,11 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             }
             show(json::unlocked(&unlocked), unlocked_text(&unlocked))
         }
+        #[cfg(feature = "yubikey")]
+        Command::Provision { command } => {
+            let shown = provision::run(command)?;
+            show(shown.0, shown.1)
+        }
         Command::Attest { command } => return attest::run(command, &client, &call, show),
         Command::Keys {
             command: Some(KeysCommand::Sweep),
@@ -360,6 +367,7 @@ fn accept_question(device: &str, kind: &str) -> String {
 fn noun(kind: &str) -> &'static str {
     match kind {
         "tpm2" => "TPM",
+        "yubikey" => "YubiKey",
         _ => "token",
     }
 }

@@ -125,8 +125,6 @@ impl Status {
     pub(super) const NOT_FOUND: Self = Self(0x6a82);
     /// There is no such key.
     pub(super) const NO_KEY: Self = Self(0x6a88);
-    /// There is no such command.
-    pub(super) const NO_COMMAND: Self = Self(0x6d00);
 
     /// How much more of an answer there is: so many bytes; 0: 256 or more.
     const fn more(self) -> Option<u8> {

@@ -102,7 +102,7 @@ impl Agree for YubiKeyDevice {
         let shared = self.at_card_again(|session| {
             // What is computed with another key does not show that.
             let there = piv::metadata(session.card, slot)?;
-            if !there.is_some_and(|there| there.public == key.public) {
+            if there.is_none_or(|there| there.public != key.public) {
                 return Err(CardError::Other(missing(slot)));
             }
             session.with_pin(|card| piv::agree(card, slot, curve, &peer.to_bytes()))

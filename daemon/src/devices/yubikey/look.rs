@@ -290,7 +290,7 @@ impl YubiKeyDevice {
 
 /// Who a card is. Selecting its application takes others' PINs away, so this is done
 /// once, when it comes.
-fn introduce(card: &OnCard<'_>) -> Result<(u32, Version), CardError> {
+pub(super) fn introduce(card: &OnCard<'_>) -> Result<(u32, Version), CardError> {
     piv::select(card)?;
     let version = piv::version(card)?;
     if version < Version::SERIAL {

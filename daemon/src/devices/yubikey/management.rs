@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::error::CardError;
-use super::piv::{self, CHALLENGE, MANAGEMENT_KEY, RESPONSE, TEMPLATE, WITNESS, Wire};
+use super::piv::{self, CHALLENGE, MANAGEMENT_KEY, RESPONSE, TEMPLATE, Version, WITNESS, Wire};
 use super::tlv;
 use crate::config::{ManagementKeyConfig, SecretSource};
 use crate::devices::DeviceError;
@@ -21,24 +21,73 @@ use crate::devices::private_key::fill_random;
 /// `ykman`, and SP 800-73-4's printed information, which takes the PIN).
 const PRINTED: [u8; 3] = [0x5f, 0xc1, 0x09];
 
+/// Where Yubico's programs note that it does
+/// (<https://docs.yubico.com/yesdk/users-manual/application-piv/piv-objects.html>).
+const ADMIN: [u8; 3] = [0x5f, 0xff, 0x00];
+
 /// Shows the card that the daemon has the key, wherever that comes from; the card shows
 /// that it has it, too. One that is kept on the card takes the PIN first.
 pub(super) fn authenticate(
     card: &impl Wire,
     source: &ManagementKeyConfig,
 ) -> Result<(), CardError> {
-    let algorithm = piv::management_key(card)?.algorithm;
     let key = match source {
         ManagementKeyConfig::OnTheCard => on_the_card(card)?,
         ManagementKeyConfig::Kept(source) => kept(source)?,
     };
+    show(card, &key)
+}
+
+/// Shows the card that this key is known here.
+fn show(card: &impl Wire, key: &[u8]) -> Result<(), CardError> {
+    let algorithm = piv::management_key(card)?.algorithm;
     match algorithm {
-        0x03 => mutual::<TdesEde3>(card, algorithm, &key),
-        0x08 => mutual::<Aes128>(card, algorithm, &key),
-        0x0a => mutual::<Aes192>(card, algorithm, &key),
-        0x0c => mutual::<Aes256>(card, algorithm, &key),
+        0x03 => mutual::<TdesEde3>(card, algorithm, key),
+        0x08 => mutual::<Aes128>(card, algorithm, key),
+        0x0a => mutual::<Aes192>(card, algorithm, key),
+        0x0c => mutual::<Aes256>(card, algorithm, key),
         _ => Err(unusable("the card's is of a kind that is not known here")),
     }
+}
+
+/// The one that YubiKeys leave the factory with.
+pub(super) fn show_factory_key(card: &impl Wire) -> Result<(), CardError> {
+    const FACTORY: [u8; 24] = [
+        1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8,
+    ];
+    show(card, &FACTORY)
+}
+
+/// A new one for a card of this version, and the number of its algorithm: AES-192 where
+/// there is that, else 3DES, both of 24 bytes.
+pub(super) fn new_key(version: Version) -> Result<(u8, Zeroizing<Vec<u8>>), DeviceError> {
+    let algorithm = if version >= Version::AES { 0x0a } else { 0x03 };
+    let mut key = Zeroizing::new(vec![0; 24]);
+    fill_random(&mut key)?;
+    Ok((algorithm, key))
+}
+
+/// Has the card keep a management key under its PIN, as `ykman` does.
+pub(super) fn put_on_the_card(card: &impl Wire, key: &[u8]) -> Result<(), CardError> {
+    let before = piv::object(card, &PRINTED)?.unwrap_or_default();
+    let is_ours = before.is_empty() || tlv::sole(&before, 0x88).is_some();
+    if !is_ours {
+        return Err(unusable(
+            "the card has printed information where it would be kept: keep it in a file",
+        ));
+    }
+    // What others noted of the card stays as it is; the second flag says where the
+    // management key is.
+    let admin = piv::object(card, &ADMIN)?.unwrap_or_default();
+    let fields = tlv::sole(&admin, 0x80).unwrap_or_default();
+    let fields = tlv::all(fields).unwrap_or_default();
+    let flags = tlv::only(&fields, 0x81).and_then(|flags| flags.first());
+    let mut noted = tlv::write(0x81, &[flags.copied().unwrap_or_default() | 0x02]);
+    for (tag, value) in fields.iter().filter(|(tag, _)| *tag != 0x81) {
+        noted.extend_from_slice(&tlv::write(*tag, value));
+    }
+    piv::put_object(card, &PRINTED, &tlv::write(0x88, &tlv::write(0x89, key)))?;
+    piv::put_object(card, &ADMIN, &tlv::write(0x80, &noted))
 }
 
 fn kept(source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, CardError> {

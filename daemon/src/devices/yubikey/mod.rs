@@ -17,6 +17,7 @@
 //! | finding the card, and what is in it | `look` |
 //! | commands to the card | `piv`, `management`, `apdu`, `tlv` |
 //! | PC/SC | `card`, `watch` |
+//! | getting a card ready, which takes no daemon | `provision` |
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,6 +44,7 @@ mod look;
 mod management;
 mod offers;
 mod piv;
+pub mod provision;
 mod sealed;
 mod session;
 mod slots;

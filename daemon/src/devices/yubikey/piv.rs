@@ -56,6 +56,8 @@ impl Version {
     pub(super) const SERIAL: Self = Self([5, 0, 0]);
     /// The first that tells what is in its slots.
     pub(super) const METADATA: Self = Self([5, 3, 0]);
+    /// The first that takes a management key of AES.
+    pub(super) const AES: Self = Self([5, 4, 2]);
     /// The first that knows Ed25519 and X25519, and deletes keys.
     pub(super) const CURVE25519: Self = Self([5, 7, 0]);
     /// The same.
@@ -152,18 +154,46 @@ pub(super) enum Verified {
 
 /// Gives the PIN.
 pub(super) fn verify(card: &impl Wire, pin: &SecretBytes) -> Result<Verified, CardError> {
-    let mut padded = Zeroizing::new(Vec::with_capacity(PIN_LEN));
-    padded.extend_from_slice(pin.expose());
-    padded.resize(PIN_LEN, 0xff);
-    let answer = card.send(&Command::new(0x20, 0, PIN).with(padded))?;
+    let answer = card.send(&Command::new(0x20, 0, PIN).with(padded(&[pin])))?;
+    verified(&answer, "the PIN")
+}
+
+/// Puts another PIN in the place of one.
+pub(super) fn change_pin(
+    card: &impl Wire,
+    old: &SecretBytes,
+    new: &SecretBytes,
+) -> Result<Verified, CardError> {
+    let answer = card.send(&Command::new(0x24, 0, PIN).with(padded(&[old, new])))?;
+    verified(&answer, "another PIN")
+}
+
+/// Puts another PUK in the place of one.
+pub(super) fn change_puk(
+    card: &impl Wire,
+    old: &SecretBytes,
+    new: &SecretBytes,
+) -> Result<Verified, CardError> {
+    let answer = card.send(&Command::new(0x24, 0, PUK).with(padded(&[old, new])))?;
+    verified(&answer, "another PUK")
+}
+
+fn padded(pins: &[&SecretBytes]) -> Zeroizing<Vec<u8>> {
+    let length = PIN_LEN.saturating_mul(pins.len());
+    let mut padded = Zeroizing::new(Vec::with_capacity(length));
+    for pin in pins {
+        let shown = pin.expose().iter().copied();
+        padded.extend(shown.chain(std::iter::repeat(0xff)).take(PIN_LEN));
+    }
+    padded
+}
+
+fn verified(answer: &Answer, what: &'static str) -> Result<Verified, CardError> {
     match (answer.status, answer.status.tries()) {
         (Status::OK, _) => Ok(Verified::Right),
         (Status::BLOCKED, _) | (_, Some(0)) => Ok(Verified::Blocked),
         (_, Some(tries)) => Ok(Verified::Wrong(tries)),
-        (status, None) => Err(CardError::Refused {
-            what: "the PIN",
-            status,
-        }),
+        (status, None) => Err(CardError::Refused { what, status }),
     }
 }
 
@@ -316,12 +346,22 @@ pub(super) fn authenticate(
     card.send(&Command::new(0x87, algorithm, reference).with(data))
 }
 
-/// Makes a key in a slot, which wants the PIN once and no touch; what was there is
-/// gone. Takes the management key. Answers its public key.
-pub(super) fn generate(card: &impl Wire, slot: Slot, curve: Curve) -> Result<Vec<u8>, CardError> {
+/// Makes a key in a slot, which wants the PIN once; what was there is gone. Takes the
+/// management key. Answers its public key.
+pub(super) fn generate(
+    card: &impl Wire,
+    slot: Slot,
+    curve: Curve,
+    touch: TouchPolicy,
+) -> Result<Vec<u8>, CardError> {
+    let touch = match touch {
+        TouchPolicy::Never => 1,
+        TouchPolicy::Always => 2,
+        TouchPolicy::Cached => 3,
+    };
     let mut wanted = tlv::write(0x80, &[curve.number()]);
     wanted.extend_from_slice(&tlv::write(0xaa, &[2]));
-    wanted.extend_from_slice(&tlv::write(0xab, &[1]));
+    wanted.extend_from_slice(&tlv::write(0xab, &[touch]));
     let data = tlv::write(0xac, &wanted);
     let command = Command::new(0x47, 0, slot.reference()).with(data);
     let answer = card.send(&command)?.ok("to make a key")?;
@@ -354,6 +394,28 @@ pub(super) fn object(
     let answer = answer.ok("to show an object")?;
     let object = tlv::sole(&answer, 0x53).ok_or(CardError::Malformed("an object that is none"))?;
     Ok(Some(Zeroizing::new(object.to_vec())))
+}
+
+/// Puts data in the place of an object's. Takes the management key.
+pub(super) fn put_object(card: &impl Wire, name: &[u8; 3], data: &[u8]) -> Result<(), CardError> {
+    let mut written = tlv::write(0x5c, name);
+    written.extend_from_slice(&tlv::write(0x53, data));
+    let command = Command::new(0xdb, 0x3f, 0xff).with(written);
+    card.send(&command)?.ok("to keep an object").map(|_| ())
+}
+
+/// Puts another management key in the place of the one that was shown.
+pub(super) fn set_management_key(
+    card: &impl Wire,
+    algorithm: u8,
+    key: &[u8],
+) -> Result<(), CardError> {
+    let mut data = Zeroizing::new(vec![algorithm]);
+    data.extend_from_slice(&tlv::write(u16::from(MANAGEMENT_KEY), key));
+    let command = Command::new(0xff, 0xff, 0xff).with(data);
+    card.send(&command)?
+        .ok("another management key")
+        .map(|_| ())
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ impl YubiKeyDevice {
                 }),
             )?;
             failpoint::hit("yubikey.slot-reserved");
-            let public = piv::generate(session.card, slot, curve)?;
+            let public = piv::generate(session.card, slot, curve, TouchPolicy::Never)?;
             failpoint::hit("yubikey.key-made");
             let is_as_asked = piv::metadata(session.card, slot)?
                 .is_some_and(|metadata| is_ours(&metadata, curve) && metadata.public == public);
@@ -168,7 +168,7 @@ fn destroy(session: &Session<'_>, entry: &Entry) -> Result<(), CardError> {
         }),
     )?;
     failpoint::hit("yubikey.key-ending");
-    let public = piv::generate(card, *slot, Curve::P256)?;
+    let public = piv::generate(card, *slot, Curve::P256, TouchPolicy::Never)?;
     failpoint::hit("yubikey.key-overwritten");
     Ok(ledger.note(*slot, Some(Content::Filler { public }))?)
 }
