@@ -146,7 +146,8 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         | DeviceError::NotAdopted { .. }
         | DeviceError::NotApproved { .. }
         | DeviceError::ForeignChallenge => FailureCode::BadRequest,
-        DeviceError::Unsupported { .. }
+        DeviceError::TooLong { .. }
+        | DeviceError::Unsupported { .. }
         | DeviceError::CannotDo(_)
         | DeviceError::NotAttested { .. } => FailureCode::Unsupported,
         DeviceError::Failed { .. }

@@ -138,6 +138,12 @@ fn signatures_verify(open: Open<'_>) {
         assert_ne!(key.public, other.public);
         for length in [0, 1, 32, 33, 1000, 70_000] {
             let content: Vec<u8> = (0..length).map(|n: u32| n.to_le_bytes()[0]).collect();
+            let longest = device.signer().unwrap().longest(&key);
+            if longest.is_some_and(|longest| content.len() > longest) {
+                let refused = sign(&mut *device, &key, &content).unwrap_err();
+                assert!(matches!(refused, DeviceError::TooLong { .. }), "{refused}");
+                continue;
+            }
             let signature = sign(&mut *device, &key, &content).unwrap();
             assert!(
                 verifies(scheme, &key.public, &content, &signature),

@@ -39,6 +39,14 @@ pub enum DeviceError {
         /// What is known about it.
         reason: String,
     },
+    /// The content is too long for the device to sign it with this key.
+    #[error("the content has {length} bytes, and with this key the device signs {most} at most")]
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// The longest.
+        most: usize,
+    },
     /// What was asked of it got lost: it hung, or its program died.
     #[error("the device was lost while it was asked: {reason}")]
     Lost {
@@ -171,6 +179,9 @@ impl DeviceError {
             Self::LockedOut { .. } => "repeat the request when that is over",
             Self::Failed { .. } => {
                 "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
+            }
+            Self::TooLong { .. } => {
+                "use a cipher suite with ECDSA, or keep the Ed25519 key in tier sealed"
             }
             Self::Lost { .. } => {
                 "repeat the request; if it is lost again, see what the module says in the daemon's log"

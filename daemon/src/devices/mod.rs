@@ -193,6 +193,12 @@ pub trait Sign {
     /// [`DeviceError::BadBlob`] for one that is not as the device made it,
     /// [`DeviceError::KeyLocked`] for one that waits for its PIN.
     fn sign(&mut self, key: &StoredKey, content: &[u8]) -> Result<Vec<u8>, DeviceError>;
+
+    /// The longest content that is signed with this key, in bytes, if there is a bound:
+    /// [`DeviceError::TooLong`] else.
+    fn longest(&self, _: &StoredKey) -> Option<usize> {
+        None
+    }
 }
 
 /// Key agreement. Repeating a lost call once is harmless.

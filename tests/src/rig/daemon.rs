@@ -23,6 +23,8 @@ pub struct Options {
     pub default_device: Option<&'static str>,
     /// The directory of the credentials that a service manager passes.
     pub credentials: Option<PathBuf>,
+    /// Where pcscd listens, if not where it does for all.
+    pub pcscd: Option<PathBuf>,
 }
 
 /// A private daemon: state, socket and configuration below one directory, which
@@ -218,6 +220,9 @@ fn launch(programs: &Programs, directory: &std::path::Path, options: &Options) -
     command.env_remove("CREDENTIALS_DIRECTORY");
     if let Some(credentials) = &options.credentials {
         command.env("CREDENTIALS_DIRECTORY", credentials);
+    }
+    if let Some(pcscd) = &options.pcscd {
+        command.env("PCSCLITE_CSOCK_NAME", pcscd);
     }
     Process::start("mlskeyd", command, &directory.join("mlskeyd.log"))
 }

@@ -13,6 +13,7 @@ mod softhsm;
 mod swtpm;
 mod tap;
 mod tpm2_pkcs11;
+mod yubikey;
 
 pub use chat::{Answer, Chat, Hub, Refused};
 pub use daemon::{Daemon, Options};
@@ -26,6 +27,7 @@ pub use softhsm::{Shown, SoftHsm};
 pub use swtpm::Swtpm;
 pub use tap::{Caught, Fault, Snare, Stop, Tap, code};
 pub use tpm2_pkcs11::Tpm2Pkcs11;
+pub use yubikey::{PIN, PUK, YubiKeys};
 
 use std::path::{Path, PathBuf};
 
@@ -43,6 +45,8 @@ pub struct Programs {
     pub pkcs11: PathBuf,
     /// The provider's example `chat`.
     pub chat: PathBuf,
+    /// `virtual-yubikey`.
+    pub yubikey: PathBuf,
 }
 
 /// The [`Programs`](crate::rig::Programs) that cargo built for this
@@ -55,6 +59,7 @@ macro_rules! programs {
             ctl: env!("CARGO_BIN_EXE_test-ctl").into(),
             pkcs11: env!("CARGO_BIN_EXE_test-pkcs11").into(),
             chat: env!("CARGO_BIN_EXE_test-chat").into(),
+            yubikey: env!("CARGO_BIN_EXE_test-virtual-yubikey").into(),
         }
     };
 }

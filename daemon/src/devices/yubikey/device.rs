@@ -19,6 +19,10 @@ use crate::devices::{
     SignatureScheme, StoredKey, Tier, Unlock, Unlocking, check_public,
 };
 
+/// Longest content of a signature with Ed25519, in bytes: the card hashes it itself, so
+/// it has to take it whole, and has room for some 3 KiB.
+const MAX_CONTENT: usize = 3000;
+
 impl Device for YubiKeyDevice {
     fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&self.info)
@@ -83,6 +87,12 @@ impl Sign for YubiKeyDevice {
             Whereabouts::Adopted(slot) => slot,
         };
         self.sign_in_slot(slot, scheme, &key.public, content)
+    }
+
+    fn longest(&self, key: &StoredKey) -> Option<usize> {
+        let is_sealed = matches!(self.blobs.read(key), Ok(Whereabouts::Sealed(_)));
+        let is_whole = key.algorithm == Algorithm::Signature(SignatureScheme::Ed25519);
+        (is_whole && !is_sealed).then_some(MAX_CONTENT)
     }
 }
 
@@ -294,6 +304,12 @@ impl YubiKeyDevice {
             SignatureScheme::EcdsaP384Sha384 => {
                 hash = Sha384::digest(content).to_vec();
                 hash.as_slice()
+            }
+            SignatureScheme::Ed25519 if content.len() > MAX_CONTENT => {
+                return Err(DeviceError::TooLong {
+                    length: content.len(),
+                    most: MAX_CONTENT,
+                });
             }
             SignatureScheme::Ed25519 => content,
         };

@@ -3,7 +3,7 @@
 use super::algorithm::Curve;
 use super::look::Found;
 use crate::config::Slot;
-use crate::devices::{ALGORITHMS, Algorithm, Fact, Support, Tier, Way};
+use crate::devices::{ALGORITHMS, Algorithm, Fact, SignatureScheme, Support, Tier, Way};
 
 /// What the card keeps, and how; with the management key also in slots.
 pub(super) fn support(found: &Found, is_managed: bool) -> Vec<Support> {
@@ -17,8 +17,11 @@ pub(super) fn support(found: &Found, is_managed: bool) -> Vec<Support> {
                 how: "in a slot of its own".to_owned(),
             });
         }
-        // A signature key lives for years: where the card has its kind, in the card.
-        let may_be_sealed = !(is_known && is_signature);
+        // A signature key lives for years: where the card has its kind, it is in the
+        // card. But with Ed25519 that signs no long content.
+        let may_be_sealed = !is_known
+            || !is_signature
+            || algorithm == Algorithm::Signature(SignatureScheme::Ed25519);
         if may_be_sealed && found.agreement.is_ok() {
             ways.push(Way {
                 tier: Tier::Sealed,

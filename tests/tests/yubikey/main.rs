@@ -1,0 +1,5 @@
+//! A YubiKey as a device: virtual ones, in the readers of a real pcscd.
+
+mod bench;
+mod conformance;
+mod provision;

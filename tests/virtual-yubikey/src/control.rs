@@ -1,0 +1,87 @@
+//! What the program is told, one line of JSON each, and what it answers.
+
+use serde::{Deserialize, Serialize};
+
+/// What it is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// A new card of this firmware, which is in no reader yet. Cards are numbered from 0.
+    Make {
+        /// Its serial number.
+        serial: u32,
+        /// Its firmware.
+        version: [u8; 3],
+    },
+    /// Puts a card into a reader.
+    Insert {
+        /// The card.
+        card: usize,
+        /// The reader.
+        reader: usize,
+    },
+    /// Pulls the card out of a reader.
+    Remove {
+        /// The reader.
+        reader: usize,
+    },
+    /// Pulls the card out at a command to come.
+    PullAt {
+        /// The reader.
+        reader: usize,
+        /// How many commands are done before.
+        after: u32,
+        /// Does it do this one, before it is gone?
+        done: bool,
+    },
+    /// What a finger does.
+    Finger {
+        /// The card.
+        card: usize,
+        /// What.
+        finger: FingerOrder,
+    },
+    /// What is in a card that is not secret.
+    Snapshot {
+        /// The card.
+        card: usize,
+    },
+    /// The tries that its PIN has left.
+    Tries {
+        /// The card.
+        card: usize,
+    },
+    /// The instructions of the commands that reached it since it was asked last.
+    Seen {
+        /// The card.
+        card: usize,
+    },
+    /// Ends pcscd at once, and starts it again; cards stay in their readers.
+    RestartPcscd,
+}
+
+/// What a finger does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FingerOrder {
+    /// It touches at once, from now on.
+    Now,
+    /// It waits until it is told [`Now`](Self::Now); who waits already is touched then.
+    Waits,
+    /// It never comes: the card gives up at once.
+    Never,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Report {
+    /// It is done.
+    Done,
+    /// Objects and slots, in hexadecimal.
+    Snapshot(Vec<(String, String)>),
+    /// Tries that are left.
+    Tries(u8),
+    /// INS, P1 and P2 of each command.
+    Seen(Vec<[u8; 3]>),
+}

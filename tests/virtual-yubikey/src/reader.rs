@@ -1,0 +1,168 @@
+//! A card in a reader of vpcd: two bytes of length and a command, each way
+//! (<https://frankmorgner.github.io/vsmartcard/virtualsmartcard/api.html>).
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::card::Card;
+use crate::control::FingerOrder;
+
+/// What a YubiKey 5 answers to a reset.
+const ATR: [u8; 23] = [
+    0x3b, 0xfd, 0x13, 0x00, 0x00, 0x81, 0x31, 0xfe, 0x15, 0x80, 0x73, 0xc0, 0x21, 0xc0, 0x57, 0x59,
+    0x75, 0x62, 0x69, 0x4b, 0x65, 0x79, 0x40,
+];
+
+/// A card that somebody holds.
+pub struct Held {
+    card: Mutex<Card>,
+    finger: Mutex<FingerOrder>,
+    moved: Condvar,
+    seen: Mutex<Vec<[u8; 3]>>,
+}
+
+impl Held {
+    /// Holds it.
+    #[must_use]
+    pub fn new(card: Card) -> Self {
+        Self {
+            card: Mutex::new(card),
+            finger: Mutex::new(FingerOrder::Now),
+            moved: Condvar::new(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// The card itself.
+    pub fn card(&self) -> MutexGuard<'_, Card> {
+        lock(&self.card)
+    }
+
+    /// Tells the finger what to do.
+    pub fn point(&self, finger: FingerOrder) {
+        *lock(&self.finger) = finger;
+        self.moved.notify_all();
+    }
+
+    /// The commands that reached it since this was asked last.
+    pub fn take_seen(&self) -> Vec<[u8; 3]> {
+        std::mem::take(&mut lock(&self.seen))
+    }
+
+    fn touch(&self) -> bool {
+        let mut finger = lock(&self.finger);
+        loop {
+            match *finger {
+                FingerOrder::Now => return true,
+                FingerOrder::Never => return false,
+                FingerOrder::Waits => {
+                    finger = self
+                        .moved
+                        .wait(finger)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+/// A card in a reader. Dropped, it is pulled out.
+pub struct Inserted {
+    stream: TcpStream,
+    pull: Arc<Mutex<Option<(u32, bool)>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Inserted {
+    /// Puts a card into the reader at this port.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(port: u16, held: Arc<Held>) -> io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        let pull = Arc::new(Mutex::new(None));
+        let (its_stream, its_pull) = (stream.try_clone()?, Arc::clone(&pull));
+        let thread = std::thread::spawn(move || {
+            // It ends with the connection, and so with the card's power.
+            let _ = serve(&its_stream, &held, &its_pull);
+            let _ = its_stream.shutdown(Shutdown::Both);
+            held.card().power_off();
+        });
+        Ok(Self {
+            stream,
+            pull,
+            thread: Some(thread),
+        })
+    }
+
+    /// Pulls it out once so many more commands are done; `done`: the one after them is,
+    /// too, and its answer is lost.
+    pub fn pull_at(&self, after: u32, done: bool) {
+        *lock(&self.pull) = Some((after, done));
+    }
+}
+
+impl Drop for Inserted {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut stream: &TcpStream, held: &Held, pull: &Mutex<Option<(u32, bool)>>) -> io::Result<()> {
+    let mut buffer = vec![0; usize::from(u16::MAX)];
+    loop {
+        // Without this each of vpcd's two writes waits for the acknowledgement of the
+        // one before.
+        rustix::net::sockopt::set_tcp_quickack(stream, true)?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let length = usize::from(u16::from_be_bytes(length));
+        let body = buffer.get_mut(..length).unwrap_or_default();
+        stream.read_exact(body)?;
+        let answer = match *body {
+            [0..=2] => {
+                held.card().power_off();
+                continue;
+            }
+            [4] => ATR.to_vec(),
+            _ => {
+                let pulled = count_down(pull);
+                if pulled == Some(false) {
+                    return Ok(());
+                }
+                if let Some(&[_, ins, p1, p2]) = body.first_chunk() {
+                    lock(&held.seen).push([ins, p1, p2]);
+                }
+                let answer = held.card().transmit(body, &mut || held.touch());
+                if pulled == Some(true) {
+                    return Ok(());
+                }
+                answer
+            }
+        };
+        let length = u16::try_from(answer.len()).unwrap_or(u16::MAX);
+        stream.write_all(&[&length.to_be_bytes()[..], &answer].concat())?;
+    }
+}
+
+/// Is it pulled out now, and is the command done before?
+fn count_down(pull: &Mutex<Option<(u32, bool)>>) -> Option<bool> {
+    let mut pull = lock(pull);
+    let (left, done) = (*pull)?;
+    if left == 0 {
+        *pull = None;
+        return Some(done);
+    }
+    *pull = Some((left.saturating_sub(1), done));
+    None
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
