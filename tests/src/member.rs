@@ -69,8 +69,20 @@ impl Seat {
     /// # Panics
     /// If it opens to anything else.
     pub fn open(&self, client: &Client) {
-        let opened = client.open(self.path_secret.clone(), &Call::default());
-        assert_eq!(opened.expect("it opens").expose(), PATH_SECRET);
+        self.try_open(client).expect("it opens");
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    ///
+    /// # Panics
+    /// If it opens to anything else.
+    pub fn try_open(&self, client: &Client) -> Result<(), CallError> {
+        let opened = client.open(self.path_secret.clone(), &Call::default())?;
+        assert_eq!(opened.expose(), PATH_SECRET);
+        Ok(())
     }
 }
 

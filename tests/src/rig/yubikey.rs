@@ -97,6 +97,42 @@ impl YubiKeys {
         }
     }
 
+    /// Puts data into an object, both in hexadecimal.
+    pub fn put(&mut self, card: usize, object: &str, data: &str) {
+        let (object, data) = (object.to_owned(), data.to_owned());
+        self.order(&Order::Put { card, object, data });
+    }
+
+    /// Two slots change their keys, as if somebody had made others there.
+    pub fn swap_keys(&mut self, card: usize, one: u8, other: u8) {
+        self.order(&Order::SwapKeys { card, one, other });
+    }
+
+    /// Is there a card in a reader?
+    pub fn is_in(&mut self, reader: usize) -> bool {
+        match self.order(&Order::IsIn { reader }) {
+            Report::IsIn(is_in) => is_in,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Another program has a card for itself, until [`let_go`](Self::let_go).
+    pub fn hold(&mut self, reader: usize) {
+        self.order(&Order::Hold { reader });
+    }
+
+    /// It lets go of it.
+    pub fn let_go(&mut self) {
+        self.order(&Order::LetGo);
+    }
+
+    /// Another program sends commands, in hexadecimal.
+    pub fn disturb(&mut self, reader: usize, commands: &[&str]) {
+        let commands = commands.iter().map(|command| (*command).to_owned());
+        let commands = commands.collect();
+        self.order(&Order::Disturb { reader, commands });
+    }
+
     /// Ends pcscd at once, and starts it again.
     pub fn restart_pcscd(&mut self) {
         self.order(&Order::RestartPcscd);

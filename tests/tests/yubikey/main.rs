@@ -2,4 +2,10 @@
 
 mod bench;
 mod conformance;
+mod hands;
+mod life;
+mod others;
+mod pins;
 mod provision;
+mod pulled;
+mod scene;

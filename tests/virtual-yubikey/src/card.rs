@@ -125,6 +125,19 @@ impl Card {
         self.pin.left
     }
 
+    /// Puts data into an object; without asking for the management key.
+    pub fn put(&mut self, object: Vec<u8>, data: Vec<u8>) {
+        self.objects.insert(object, data);
+    }
+
+    /// Two slots change their keys.
+    pub fn swap(&mut self, one: u8, other: u8) {
+        let keys = [one, other].map(|slot| self.slots.remove(&slot));
+        for (slot, key) in [other, one].into_iter().zip(keys) {
+            self.slots.extend(key.map(|key| (slot, key)));
+        }
+    }
+
     /// Everything in it that is not secret: its objects and the public keys in its slots.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(String, String)> {

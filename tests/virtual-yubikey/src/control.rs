@@ -51,6 +51,43 @@ pub enum Order {
         /// The card.
         card: usize,
     },
+    /// Puts data into an object, as who personalises cards does: in hexadecimal.
+    Put {
+        /// The card.
+        card: usize,
+        /// The object's name.
+        object: String,
+        /// Its data.
+        data: String,
+    },
+    /// Has two slots change their keys, as if somebody had made others there.
+    SwapKeys {
+        /// The card.
+        card: usize,
+        /// A slot.
+        one: u8,
+        /// The other.
+        other: u8,
+    },
+    /// Is there a card in a reader?
+    IsIn {
+        /// The reader.
+        reader: usize,
+    },
+    /// Another program has a card for itself, from now on.
+    Hold {
+        /// The reader.
+        reader: usize,
+    },
+    /// It lets go of it.
+    LetGo,
+    /// Another program sends commands, in hexadecimal, and leaves the card as it is then.
+    Disturb {
+        /// The reader.
+        reader: usize,
+        /// The commands.
+        commands: Vec<String>,
+    },
     /// The instructions of the commands that reached it since it was asked last.
     Seen {
         /// The card.
@@ -82,6 +119,8 @@ pub enum Report {
     Snapshot(Vec<(String, String)>),
     /// Tries that are left.
     Tries(u8),
+    /// Is there?
+    IsIn(bool),
     /// INS, P1 and P2 of each command.
     Seen(Vec<[u8; 3]>),
 }

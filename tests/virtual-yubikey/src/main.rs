@@ -54,6 +54,8 @@ struct Desk {
     pcscd: Child,
     cards: Vec<Arc<Held>>,
     inserted: BTreeMap<usize, (usize, Inserted)>,
+    /// A card that another program has.
+    held: Option<pcsc::Card>,
 }
 
 impl Desk {
@@ -75,6 +77,7 @@ impl Desk {
             pcscd,
             cards: Vec::new(),
             inserted: BTreeMap::new(),
+            held: None,
         })
     }
 
@@ -121,6 +124,27 @@ impl Desk {
             Order::Tries { card } => {
                 return Ok(Report::Tries(self.card(card)?.card().tries()));
             }
+            Order::Put { card, object, data } => {
+                let (object, data) = (hex::decode(object)?, hex::decode(data)?);
+                self.card(card)?.card().put(object, data);
+            }
+            Order::SwapKeys { card, one, other } => self.card(card)?.card().swap(one, other),
+            Order::IsIn { reader } => {
+                let is_in = self.inserted.get(&reader).is_some_and(|(_, it)| it.is_in());
+                return Ok(Report::IsIn(is_in));
+            }
+            Order::Hold { reader } => {
+                self.held = Some(connect(reader, pcsc::ShareMode::Exclusive)?);
+            }
+            Order::LetGo => self.held = None,
+            Order::Disturb { reader, commands } => {
+                let card = connect(reader, pcsc::ShareMode::Shared)?;
+                for command in commands {
+                    card.transmit(&hex::decode(command)?, &mut [0; 264])?;
+                }
+                card.disconnect(pcsc::Disposition::LeaveCard)
+                    .map_err(|(_, error)| error)?;
+            }
             Order::Seen { card } => return Ok(Report::Seen(self.card(card)?.take_seen())),
             Order::RestartPcscd => {
                 let there: Vec<_> = std::mem::take(&mut self.inserted)
@@ -148,6 +172,14 @@ fn port(reader: usize) -> Result<u16> {
         return Err("there is no such reader".into());
     }
     Ok(FIRST_PORT.saturating_add(u16::try_from(reader)?))
+}
+
+/// Connects to a card, as any program does.
+fn connect(reader: usize, mode: pcsc::ShareMode) -> Result<pcsc::Card> {
+    let context = pcsc::Context::establish(pcsc::Scope::System)?;
+    let readers = context.list_readers_owned()?;
+    let reader = readers.get(reader).ok_or("there is no such reader")?;
+    Ok(context.connect(reader, mode, pcsc::Protocols::ANY)?)
 }
 
 /// Waits until pcscd sees that a reader is so.

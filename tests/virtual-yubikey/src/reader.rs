@@ -98,6 +98,12 @@ impl Inserted {
         })
     }
 
+    /// Is it still there?
+    #[must_use]
+    pub fn is_in(&self) -> bool {
+        !self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Pulls it out once so many more commands are done; `done`: the one after them is,
     /// too, and its answer is lost.
     pub fn pull_at(&self, after: u32, done: bool) {

@@ -28,6 +28,12 @@ impl YubiKeyDevice {
         self.at_card(|session| {
             let ledger = session.ledger;
             authenticate(session, &managed.key)?;
+            // What was begun and not finished: nobody was told of such a key.
+            for entry in ledger.entries()? {
+                if matches!(entry.content, Content::Reserved { .. }) {
+                    destroy(session, &entry)?;
+                }
+            }
             let curve = Curve::of(request.algorithm);
             let slot = free_slot(session.card, ledger, &managed.slots)?;
             ledger.note(
