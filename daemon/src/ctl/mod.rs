@@ -8,6 +8,7 @@
 
 mod args;
 mod attest;
+mod attested;
 mod devices;
 mod files;
 mod json;
