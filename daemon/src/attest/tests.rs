@@ -7,6 +7,7 @@ mod chip;
 mod forgeries;
 mod mutations;
 mod recorded;
+mod yubikey;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
