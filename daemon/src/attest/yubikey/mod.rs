@@ -22,6 +22,10 @@ use super::transcript::{Hash, hash};
 use crate::mls;
 pub use slot::{Attested, Firmware, FormFactor, PinPolicy, TouchPolicy};
 
+/// Longest certificate of a YubiKey's, in bytes: none keeps one of more than 3,052
+/// (<https://github.com/arekinath/PivApplet/issues/61>), and it copies less than that of F9's into a key's.
+const MAX_CERTIFICATE: usize = 4096;
+
 /// What the key signs begins with this. MLS's `SignContent` (RFC 9420, 5.1.2) begins with the length of a
 /// label that begins with `MLS 1.0 `: read like that, this is a label of 11,628 bytes that begins otherwise.
 const STATEMENT: &[u8] = b"mlskeyd attestation 1 yubikey";
@@ -128,8 +132,14 @@ impl YubiKeyEvidence {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.certificates.chain.len() > MAX_INTERMEDIATES {
+        let certificates = &self.certificates;
+        if certificates.chain.len() > MAX_INTERMEDIATES {
             return Err(format!("more than {MAX_INTERMEDIATES} certificates"));
+        }
+        if certificates.slot.len().max(certificates.f9.len()) > MAX_CERTIFICATE {
+            return Err(format!(
+                "a YubiKey's certificate of more than {MAX_CERTIFICATE} bytes"
+            ));
         }
         Ok(())
     }

@@ -116,3 +116,15 @@ fn a_document_has_nothing_else_in_it() {
         assert!(Envelope::read(changed.as_bytes()).is_err(), "{to}");
     }
 }
+
+#[test]
+fn a_certificate_is_no_longer_than_any() {
+    for number in 0..2 {
+        for (length, is_one) in [(4096, true), (4097, false)] {
+            let mut envelope = HONEST.clone();
+            part(evidence(&mut envelope), number).resize(length, 0);
+            let document = envelope.write();
+            assert_eq!(Envelope::read(document.as_bytes()).is_ok(), is_one);
+        }
+    }
+}
