@@ -12,6 +12,9 @@ use super::signatures::ALGORITHMS;
 /// Most certificates between a chip's and a root.
 pub const MAX_INTERMEDIATES: usize = 6;
 
+/// anyExtendedKeyUsage, 2.5.29.37.0: what is restricted to other uses does not do.
+const ANY_USE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+
 /// The certificates that the verifier trusts, whoever issued them.
 #[derive(Clone, Debug)]
 pub struct Roots(Vec<CertificateDer<'static>>);
@@ -57,6 +60,11 @@ impl Roots {
         }
         Ok(Self(roots))
     }
+
+    fn anchors(&self) -> Vec<TrustAnchor<'_>> {
+        let anchor = |root| webpki::anchor_from_trusted_cert(root).ok();
+        self.0.iter().filter_map(anchor).collect()
+    }
 }
 
 /// Why a certificate leads to no root.
@@ -99,14 +107,9 @@ pub(super) fn verify(
     now: UnixTime,
 ) -> Result<Vec<u8>, ChainError> {
     let certificate = CertificateDer::from(certificate);
-    let end = EndEntityCert::try_from(&certificate)
-        .map_err(|error| ChainError::Unreadable(error.to_string()))?;
-    let anchor = |root| webpki::anchor_from_trusted_cert(root).ok();
-    let anchors: Vec<_> = roots.0.iter().filter_map(anchor).collect();
-    let intermediates: Vec<_> = intermediates
-        .iter()
-        .map(|der| CertificateDer::from(*der))
-        .collect();
+    let end = read(&certificate)?;
+    let anchors = roots.anchors();
+    let intermediates = whole(intermediates);
 
     let whole = KeyUsage::required_if_present(usage);
     let path =
@@ -116,6 +119,89 @@ pub(super) fn verify(
     let own = KeyUsage::required(usage);
     end.verify_for_usage(ALGORITHMS, &issuer, &[], now, own, None, None)?;
     Ok(end.subject_public_key_info().to_vec())
+}
+
+/// Can a certificate be read, with nothing critical in it that is not known?
+pub(super) fn check(certificate: &[u8]) -> Result<(), ChainError> {
+    read(&CertificateDer::from(certificate)).map(|_| ())
+}
+
+/// Is a certificate one that this issuer itself issued, valid now, and no authority? Answers its
+/// `SubjectPublicKeyInfo`. Whether the issuer is to be trusted is not looked at.
+pub(super) fn verify_issued_by(
+    certificate: &[u8],
+    issuer: &[u8],
+    now: UnixTime,
+) -> Result<Vec<u8>, ChainError> {
+    let (certificate, issuer) = (
+        CertificateDer::from(certificate),
+        CertificateDer::from(issuer),
+    );
+    let end = read(&certificate)?;
+    let anchor = [webpki::anchor_from_trusted_cert(&issuer)?];
+    let usage = KeyUsage::required_if_present(ANY_USE);
+    end.verify_for_usage(ALGORITHMS, &anchor, &[], now, usage, None, None)?;
+    Ok(end.subject_public_key_info().to_vec())
+}
+
+/// Finds the way from an authority to a root, or the authority among the roots: `issued` is a certificate
+/// that it issued itself ([`verify_issued_by`]).
+pub(super) fn verify_authority(
+    issued: &[u8],
+    authority: &[u8],
+    intermediates: &[&[u8]],
+    roots: &Roots,
+    now: UnixTime,
+) -> Result<(), ChainError> {
+    if roots.0.iter().any(|root| root.as_ref() == authority) {
+        return Ok(());
+    }
+    let issued = CertificateDer::from(issued);
+    let end = read(&issued)?;
+    let anchors = roots.anchors();
+    let mut above = vec![CertificateDer::from(authority)];
+    above.extend(whole(intermediates));
+    // Another one of that name may have issued the same certificate: it is not asked about.
+    let through_authority = |path: &VerifiedPath<'_>| match path.intermediate_certificates().next()
+    {
+        Some(issuer) if issuer.der().as_ref() == authority => Ok(()),
+        _ => Err(webpki::Error::UnknownIssuer),
+    };
+    let usage = KeyUsage::required_if_present(ANY_USE);
+    end.verify_for_usage(
+        ALGORITHMS,
+        &anchors,
+        &above,
+        now,
+        usage,
+        None,
+        Some(&through_authority),
+    )?;
+    Ok(())
+}
+
+/// Finds the way to a root from a certificate that is no authority by itself.
+pub(super) fn verify_end(
+    certificate: &[u8],
+    intermediates: &[&[u8]],
+    roots: &Roots,
+    now: UnixTime,
+) -> Result<(), ChainError> {
+    let certificate = CertificateDer::from(certificate);
+    let end = read(&certificate)?;
+    let (anchors, above) = (roots.anchors(), whole(intermediates));
+    let usage = KeyUsage::required_if_present(ANY_USE);
+    end.verify_for_usage(ALGORITHMS, &anchors, &above, now, usage, None, None)?;
+    Ok(())
+}
+
+fn read<'a>(certificate: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, ChainError> {
+    EndEntityCert::try_from(certificate).map_err(|error| ChainError::Unreadable(error.to_string()))
+}
+
+fn whole<'a>(certificates: &[&'a [u8]]) -> Vec<CertificateDer<'a>> {
+    let certificates = certificates.iter();
+    certificates.map(|der| CertificateDer::from(*der)).collect()
 }
 
 fn issuer_of(path: &VerifiedPath<'_>) -> Result<TrustAnchor<'static>, webpki::Error> {

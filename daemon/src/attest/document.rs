@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 /// Longest document, in bytes.
 pub const MAX_DOCUMENT: usize = 64 * 1024;
 
-/// The version of all of these formats.
-const VERSION: u32 = 1;
-
 /// Why some bytes are not a document of a format. The text may quote the document: not for a terminal
 /// as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +21,13 @@ pub enum DocumentError {
         expected: &'static str,
     },
     /// A version that this program does not know.
-    #[error("it is of version {0}, and this program knows version {VERSION}")]
-    Version(u32),
+    #[error("it is of version {found}, and this program knows versions up to {newest}")]
+    Version {
+        /// What it says.
+        found: u32,
+        /// The newest version of its format here.
+        newest: u32,
+    },
     /// It breaks the rules of its format.
     #[error("{0}")]
     Content(String),
@@ -35,6 +37,14 @@ pub enum DocumentError {
 pub(super) trait Document: Serialize + DeserializeOwned {
     /// What it calls itself.
     const FORMAT: &'static str;
+
+    /// The newest version of the format; the oldest is 1.
+    const NEWEST: u32 = 1;
+
+    /// The first version that knows such content.
+    fn version(&self) -> u32 {
+        1
+    }
 
     /// The rules that its types do not keep by themselves.
     ///
@@ -80,10 +90,17 @@ pub(super) fn read<T: Document>(bytes: &[u8]) -> Result<T, DocumentError> {
     if head.format != expected {
         return Err(DocumentError::OtherFormat { expected });
     }
-    if head.version != VERSION {
-        return Err(DocumentError::Version(head.version));
+    let (found, newest) = (head.version, T::NEWEST);
+    if found == 0 || found > newest {
+        return Err(DocumentError::Version { found, newest });
     }
     let parsed: Parsed<T> = serde_json::from_slice(bytes).map_err(content)?;
+    let version = parsed.content.version();
+    if found != version {
+        return Err(DocumentError::Content(format!(
+            "it is of version {found}, and such content is of version {version}"
+        )));
+    }
     parsed.content.check().map_err(DocumentError::Content)?;
     Ok(parsed.content)
 }
@@ -92,7 +109,7 @@ pub(super) fn read<T: Document>(bytes: &[u8]) -> Result<T, DocumentError> {
 pub(super) fn write<T: Document>(document: &T) -> String {
     let whole = Whole {
         format: T::FORMAT,
-        version: VERSION,
+        version: document.version(),
         content: document,
     };
     // Text, numbers and lists of them, which is what these are, can always be written.

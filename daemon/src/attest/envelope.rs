@@ -9,6 +9,7 @@ use super::document::{self, Document, DocumentError};
 use super::names::{self, Named};
 use super::tpm::Tpm2Evidence;
 use super::transcript::Hash;
+use super::yubikey::YubiKeyEvidence;
 
 /// Evidence that a key is in a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,24 @@ pub struct Claims {
 pub enum Evidence {
     /// A TPM 2.0.
     Tpm2(Tpm2Evidence),
+    /// A YubiKey's PIV application.
+    YubiKey(YubiKeyEvidence),
+}
+
+/// Bytes that a document writes in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HexBytes(#[serde(with = "hex::serde")] pub Vec<u8>);
+
+impl Evidence {
+    /// Does it prove anything only together with the answer to a challenge?
+    #[must_use]
+    pub const fn is_challenged(&self) -> bool {
+        match self {
+            Self::Tpm2(_) => true,
+            Self::YubiKey(_) => false,
+        }
+    }
 }
 
 impl Envelope {
@@ -77,12 +96,21 @@ impl Envelope {
     pub fn digest(&self) -> Hash {
         match &self.evidence {
             Evidence::Tpm2(evidence) => evidence.digest(&self.claims),
+            Evidence::YubiKey(evidence) => evidence.digest(&self.claims),
         }
     }
 }
 
 impl Document for Envelope {
     const FORMAT: &'static str = "mlskeyd attestation evidence";
+    const NEWEST: u32 = 2;
+
+    fn version(&self) -> u32 {
+        match self.evidence {
+            Evidence::Tpm2(_) => 1,
+            Evidence::YubiKey(_) => 2,
+        }
+    }
 
     fn check(&self) -> Result<(), String> {
         let claims = &self.claims;
@@ -106,6 +134,7 @@ impl Document for Envelope {
         }
         match &self.evidence {
             Evidence::Tpm2(evidence) => evidence.check(),
+            Evidence::YubiKey(evidence) => evidence.check(),
         }
     }
 }

@@ -80,8 +80,43 @@ pub enum Refusal {
     #[error("the key's attributes are not those of its algorithm")]
     KeyUse,
     /// The certified key is not the claimed one.
-    #[error("the key that the TPM certified has another public key than the claimed one")]
+    #[error("the key that the device certified has another public key than the claimed one")]
     KeyPublic,
+    /// The certificate of the key is none.
+    #[error("the attestation certificate of the key is none that a YubiKey makes: {0}")]
+    SlotCertificate(String),
+    /// Something else than F9 issued it.
+    #[error("the key of the F9 certificate did not issue the attestation certificate: {0}")]
+    SlotIssuer(String),
+    /// It is not valid now.
+    #[error("the attestation certificate of the key is not valid now: {0}")]
+    SlotValidity(&'static str),
+    /// It is for no slot that keys in custody are in.
+    #[error("the attestation certificate is for none of the slots 9A, 9C, 9D, 9E and 82 to 95")]
+    Slot,
+    /// It does not say everything that it should.
+    #[error("the attestation certificate of the key cannot be relied on: {what} {why}")]
+    SlotExtension {
+        /// What it is about.
+        what: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The certificate of F9 is none.
+    #[error("the F9 certificate cannot be read: {0}")]
+    F9Certificate(String),
+    /// Nobody who is trusted issued it, or it is no authority's.
+    #[error("the F9 certificate does not lead to a trusted root: {0}")]
+    F9Chain(String),
+    /// It is not valid now.
+    #[error("the F9 certificate, or one above it, is not valid now: {0}")]
+    F9Validity(&'static str),
+    /// It is for another use.
+    #[error("the F9 certificate, or one above it, is restricted to a use that is not attestation")]
+    F9Usage,
+    /// The key did not sign the claims.
+    #[error("the key did not sign these claims with these certificates")]
+    KeySignature,
     /// The verifier's secret belongs to other evidence.
     #[error("the secret was made for other evidence")]
     OtherSecret,
@@ -121,6 +156,16 @@ impl Refusal {
             Self::KeyAttributes { .. } => "key-attributes",
             Self::KeyUse => "key-use",
             Self::KeyPublic => "key-public",
+            Self::SlotCertificate(_) => "slot-certificate",
+            Self::SlotIssuer(_) => "slot-issuer",
+            Self::SlotValidity(_) => "slot-validity",
+            Self::Slot => "slot",
+            Self::SlotExtension { .. } => "slot-extension",
+            Self::F9Certificate(_) => "f9-certificate",
+            Self::F9Chain(_) => "f9-chain",
+            Self::F9Validity(_) => "f9-validity",
+            Self::F9Usage => "f9-usage",
+            Self::KeySignature => "key-signature",
             Self::OtherSecret => "other-secret",
             Self::Response(_) => "response",
             Self::OtherResponse => "other-response",

@@ -73,7 +73,12 @@ JSON (with --json; fields are only ever added):
                    \"claims\": as in the evidence}; if it is refused, as verify
   attest verify   {\"verdict\": \"accepted|ak-not-bound|refused\", \"reason\": code or null,
                    \"detail\": text, \"evidence\": its digest in hex, or null,
-                   \"ek_certificate\": its SHA-256 in hex, or null,
+                   \"ek_certificate\": its SHA-256 in hex, or null if it is of no TPM,
+                   \"yubikey\": null if it is of none, or {\"serial\", \"firmware\": text,
+                               \"form_factor\": text or null, \"slot\": in hex,
+                               \"pin_policy\": \"never|once|always|match-once|match-always\",
+                               \"touch_policy\": \"never|always|cached\",
+                               \"f9_certificate\": its SHA-256 in hex},
                    \"claims\": as in the evidence, or null if it is refused}";
 
 /// Shows what mlskeyd keeps, and looks after it.
@@ -372,6 +377,8 @@ pub(super) enum AttestCommand {
         nonce: Nonce,
     },
     /// The verifier: make a challenge for the device that evidence came from
+    ///
+    /// Evidence of a YubiKey needs none: `attest verify` judges it as it is.
     Challenge {
         /// The evidence
         evidence: PathBuf,
@@ -395,8 +402,8 @@ pub(super) enum AttestCommand {
     },
     /// The verifier: judge evidence
     ///
-    /// Without the response to a challenge it is not shown that the attestation key is in
-    /// a TPM at all, so the verdict is no better than `ak-not-bound`.
+    /// Of evidence of a TPM: without the response to a challenge it is not shown that the
+    /// attestation key is in a TPM at all, so the verdict is no better than `ak-not-bound`.
     Verify {
         /// The evidence
         evidence: PathBuf,

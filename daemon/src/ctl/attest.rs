@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 
 use super::CtlError;
 use super::args::AttestCommand;
+use super::attested::Device;
 use super::files::{at, create, read};
 use super::run::Answer;
 use super::table::printable;
 use crate::attest::{
-    Activation, DocumentError, Envelope, Evidence, MAX_DOCUMENT, Refusal, Response, Roots, Secret,
-    Verdict, challenge, verify,
+    Activation, DocumentError, Envelope, MAX_DOCUMENT, NoChallenge, Refusal, Response, Roots,
+    Secret, Verdict, challenge, verify,
 };
 use crate::private_file;
 
@@ -52,9 +53,13 @@ pub(super) fn run(
             Ok(document(&client.attest_identity(request, call)?))
         }
         AttestCommand::Activate { device, challenge } => {
+            let challenge = read(challenge, MAX_DOCUMENT)?;
+            if Envelope::read(&challenge).is_ok_and(|one| !one.evidence.is_challenged()) {
+                return Err(no_challenge());
+            }
             let request = AnswerChallenge {
                 device: device.clone(),
-                challenge: Bytes(read(challenge, MAX_DOCUMENT)?),
+                challenge: Bytes(challenge),
             };
             Ok(document(&client.answer_challenge(request, call)?))
         }
@@ -65,17 +70,18 @@ pub(super) fn run(
             out_secret,
         } => {
             let (evidence, roots) = (read(evidence, MAX_DOCUMENT)?, read_roots(roots)?);
-            let made = Envelope::read(&evidence)
-                .map_err(Refusal::Document)
-                .and_then(|envelope| {
-                    let made = challenge(&envelope, &roots, UnixTime::now())?;
-                    Ok((envelope, made))
-                });
-            let (envelope, made) = match made {
-                Ok(made) => made,
+            let envelope = match Envelope::read(&evidence).map_err(Refusal::Document) {
+                Ok(envelope) => envelope,
                 Err(refusal) => return Ok(Judged::refused(refusal).answer(show)),
             };
-            let (challenge, secret) = made.ok_or(CtlError::Randomness)?;
+            let (challenge, secret) = match challenge(&envelope, &roots, UnixTime::now()) {
+                Ok(made) => made,
+                Err(NoChallenge::Refused(refusal)) => {
+                    return Ok(Judged::refused(refusal).answer(show));
+                }
+                Err(NoChallenge::NotNeeded) => return Err(no_challenge()),
+                Err(NoChallenge::Randomness) => return Err(CtlError::Randomness),
+            };
             keep(out_secret, out_challenge, &secret, &challenge.write())?;
             Ok(challenged(&envelope, out_challenge, out_secret, show))
         }
@@ -97,6 +103,14 @@ pub(super) fn run(
             Ok(judged.unwrap_or_else(Judged::refused).answer(show))
         }
     }
+}
+
+/// What is said where one is neither made nor answered.
+fn no_challenge() -> CtlError {
+    CtlError::Usage(
+        "evidence of a YubiKey needs no challenge: `mlskeyctl attest verify` judges it as it is"
+            .to_owned(),
+    )
 }
 
 /// What is said where a challenge was made.
@@ -169,37 +183,39 @@ impl Judged {
             Ok(Verdict::AkNotBound) => ("ak-not-bound", NOT_BOUND),
             Err(_) => ("refused", REFUSED),
         };
+        let envelope = self.envelope.as_ref();
+        let device = envelope.map(|envelope| Device(&envelope.evidence));
         let detail = match &self.verdict {
-            Ok(Verdict::Accepted) => "the key is in this TPM, and nowhere else".to_owned(),
+            Ok(Verdict::Accepted) => {
+                let noun = device.as_ref().map_or("device", Device::noun);
+                format!("the key is in this {noun}, and nowhere else")
+            }
             Ok(Verdict::AkNotBound) => {
                 "the AK is not bound to this TPM: that takes a challenge, and its answer".to_owned()
             }
             Err(refusal) => refusal.to_string(),
         };
         let reason = self.verdict.as_ref().err().map(Refusal::code);
-        let envelope = self.envelope.as_ref();
-        let fingerprint = envelope.map(|envelope| {
-            let Evidence::Tpm2(evidence) = &envelope.evidence;
-            hex::encode(evidence.keys.fingerprint())
-        });
         let json = json!({
             "verdict": verdict,
             "reason": reason,
             "detail": detail,
             "evidence": envelope.map(|envelope| hex::encode(envelope.digest())),
-            "ek_certificate": fingerprint,
+            "ek_certificate": device.as_ref().and_then(Device::ek_certificate),
+            "yubikey": device.as_ref().and_then(Device::yubikey),
             "claims": envelope.map(|envelope| &envelope.claims),
         });
         let because = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
         let mut text = format!("{verdict}{because}: {}\n", printable(&detail));
-        if let Some((envelope, fingerprint)) = envelope.zip(fingerprint) {
+        if let Some((envelope, device)) = envelope.zip(device) {
             let claims = &envelope.claims;
             text.push_str(&format!(
-                "identity    {} of {}/{}\npublic key  {}\nTPM         {fingerprint} (SHA-256 of its EK certificate)\n",
+                "identity    {} of {}/{}\npublic key  {}\n{}",
                 printable(&claims.identity),
                 claims.uid,
                 printable(&claims.app),
                 hex::encode(&claims.public_key),
+                device.text(),
             ));
         }
         Answer {

@@ -9,6 +9,7 @@
 
 mod args;
 mod attest;
+mod attested;
 mod devices;
 mod files;
 mod json;

@@ -145,7 +145,8 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         | DeviceError::BadPeerKey { .. }
         | DeviceError::NotAdopted { .. }
         | DeviceError::NotApproved { .. }
-        | DeviceError::ForeignChallenge => FailureCode::BadRequest,
+        | DeviceError::ForeignChallenge
+        | DeviceError::NoChallenges => FailureCode::BadRequest,
         DeviceError::TooLong { .. }
         | DeviceError::Unsupported { .. }
         | DeviceError::CannotDo(_)

@@ -137,6 +137,9 @@ pub enum DeviceError {
     /// A challenge is not for this device, or not for evidence that it made.
     #[error("the challenge is for another device, or for evidence that this one did not make")]
     ForeignChallenge,
+    /// What this kind of device says needs no challenge.
+    #[error("this kind of device answers no challenges")]
+    NoChallenges,
     /// The stored key is not as the device made it, or belongs to another key.
     #[error("the stored key does not authenticate")]
     BadBlob,
@@ -210,6 +213,9 @@ impl DeviceError {
             Self::NotApproved { advice, .. } => advice,
             Self::ForeignChallenge => {
                 "have the verifier make a challenge for evidence of this device"
+            }
+            Self::NoChallenges => {
+                "have the verifier judge the evidence as it is: `mlskeyctl attest verify`"
             }
             Self::BadBlob => "restore the registry from a copy that is intact, or create a new key",
             Self::Unsupported { .. } => {

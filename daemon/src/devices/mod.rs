@@ -368,12 +368,17 @@ pub trait Attest {
     /// [`DeviceError::NotAttested`] with the reason; and as [`Sign::sign`].
     fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError>;
 
-    /// Opens a challenge for such evidence; answers the secret in it.
+    /// Opens a challenge for such evidence; answers the secret in it. A device whose evidence needs none
+    /// ([`Evidence::is_challenged`]) does without.
     ///
     /// # Errors
-    /// [`DeviceError::ForeignChallenge`]; and what the device says.
-    fn activate(&mut self, challenge: &DeviceChallenge)
-    -> Result<Zeroizing<[u8; 32]>, DeviceError>;
+    /// [`DeviceError::ForeignChallenge`], [`DeviceError::NoChallenges`]; and what the device says.
+    fn activate(
+        &mut self,
+        _challenge: &DeviceChallenge,
+    ) -> Result<Zeroizing<[u8; 32]>, DeviceError> {
+        Err(DeviceError::NoChallenges)
+    }
 }
 
 /// Approvals of measurements of the machine, to which keys may be bound. Repeating a

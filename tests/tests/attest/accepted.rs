@@ -108,7 +108,9 @@ fn a_key_is_accepted_beside_a_p256_key_whose_certificates_are_in_the_tpm() {
     is_accepted(&mut machine, &verifier, true);
     // An RSA key takes a chip long to make.
     let challenge = std::fs::read(machine.stage.path("evidence")).unwrap();
-    let Evidence::Tpm2(evidence) = Envelope::read(&challenge).unwrap().evidence;
+    let Evidence::Tpm2(evidence) = Envelope::read(&challenge).unwrap().evidence else {
+        panic!("it is of a TPM");
+    };
     let used = endorsement::kind(&evidence.keys.ek_public);
     assert_eq!(used, Some(EkKind::EccP256));
 }

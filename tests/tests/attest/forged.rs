@@ -126,7 +126,9 @@ fn what_another_tpm_holds_is_not_in_this_one() {
         (read(&evidence), evidence)
     });
     let [(one, one_file), (other, _)] = &made;
-    let Evidence::Tpm2(of_other) = &other.evidence;
+    let Evidence::Tpm2(of_other) = &other.evidence else {
+        panic!("it is of a TPM");
+    };
     let with = |change: &dyn Fn(&mut Envelope)| {
         let mut changed = one.clone();
         change(&mut changed);
@@ -137,19 +139,25 @@ fn what_another_tpm_holds_is_not_in_this_one() {
     let refused = with(&|changed| changed.claims.public_key = other.claims.public_key.clone());
     assert_eq!(refused, "claims");
     let refused = with(&|changed| {
-        let Evidence::Tpm2(tpm) = &mut changed.evidence;
+        let Evidence::Tpm2(tpm) = &mut changed.evidence else {
+            panic!("it is of a TPM");
+        };
         tpm.keys.key_public = of_other.keys.key_public.clone();
         changed.claims = other.claims.clone();
     });
     assert_eq!(refused, "claims");
     // Its attestation key.
     let refused = with(&|changed| {
-        let Evidence::Tpm2(tpm) = &mut changed.evidence;
+        let Evidence::Tpm2(tpm) = &mut changed.evidence else {
+            panic!("it is of a TPM");
+        };
         tpm.keys.ak_public = of_other.keys.ak_public.clone();
     });
     assert_eq!(refused, "ak-signature");
     let refused = with(&|changed| {
-        let Evidence::Tpm2(tpm) = &mut changed.evidence;
+        let Evidence::Tpm2(tpm) = &mut changed.evidence else {
+            panic!("it is of a TPM");
+        };
         tpm.keys.ek_public = of_other.keys.ek_public.clone();
     });
     assert_eq!(refused, "ek-key");

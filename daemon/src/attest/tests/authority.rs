@@ -35,6 +35,7 @@ pub(super) enum Signing {
     P256(p256::ecdsa::SigningKey),
     P384(p384::ecdsa::SigningKey),
     P521(p521::ecdsa::SigningKey),
+    Rsa(Box<rsa::PrivateKey>),
 }
 
 impl Signing {
@@ -42,15 +43,30 @@ impl Signing {
         Self::P256(p256::ecdsa::SigningKey::random(&mut OsRng))
     }
 
-    fn algorithm(&self) -> &'static str {
-        match self {
-            Self::P256(_) => "1.2.840.10045.4.3.2",
-            Self::P384(_) => "1.2.840.10045.4.3.3",
-            Self::P521(_) => "1.2.840.10045.4.3.4",
+    pub(super) fn p384() -> Self {
+        Self::P384(p384::ecdsa::SigningKey::random(&mut OsRng))
+    }
+
+    pub(super) fn rsa_2048() -> Self {
+        Self::Rsa(Box::new(
+            rsa::PrivateKey::new(&mut getrandom::SysRng, 2048).unwrap(),
+        ))
+    }
+
+    fn algorithm(&self) -> AlgorithmIdentifierOwned {
+        let (id, parameters) = match self {
+            Self::P256(_) => ("1.2.840.10045.4.3.2", None),
+            Self::P384(_) => ("1.2.840.10045.4.3.3", None),
+            Self::P521(_) => ("1.2.840.10045.4.3.4", None),
+            Self::Rsa(_) => ("1.2.840.113549.1.1.11", Some(Any::null())),
+        };
+        AlgorithmIdentifierOwned {
+            oid: oid(id),
+            parameters,
         }
     }
 
-    fn public(&self) -> Vec<u8> {
+    pub(super) fn public(&self) -> Vec<u8> {
         match self {
             Self::P256(key) => spki(&p256::PublicKey::from(key.verifying_key())),
             Self::P384(key) => spki(&p384::PublicKey::from(key.verifying_key())),
@@ -58,6 +74,11 @@ impl Signing {
                 let key = p521::ecdsa::VerifyingKey::from(key);
                 let point = key.to_encoded_point(false);
                 spki(&p521::PublicKey::from_sec1_bytes(point.as_bytes()).unwrap())
+            }
+            Self::Rsa(key) => {
+                use rsa::pkcs8::EncodePublicKey as _;
+                let public = key.as_public_key().to_public_key_der();
+                public.unwrap().into_vec()
             }
         }
     }
@@ -77,6 +98,7 @@ impl Signing {
                 let signature = key.sign_prehash(&hash).unwrap();
                 signature.to_der().as_bytes().to_vec()
             }
+            Self::Rsa(key) => key.pkcs1v15_sign::<rsa::sha2::Sha256>(message).unwrap(),
         }
     }
 }
@@ -88,8 +110,8 @@ pub(super) fn spki(key: &impl EncodePublicKey) -> Vec<u8> {
 /// Who issues certificates.
 pub(super) struct Authority {
     pub(super) certificate: Vec<u8>,
-    name: Name,
-    key: Signing,
+    pub(super) name: Name,
+    pub(super) key: Signing,
 }
 
 /// What a certificate is to say.
@@ -104,6 +126,8 @@ pub(super) struct Order {
     pub(super) authority: Option<Option<u8>>,
     /// An extension that nobody knows, and whether it is critical.
     pub(super) unknown: Option<bool>,
+    /// The extensions, in the place of those above.
+    pub(super) extensions: Option<Vec<Extension>>,
 }
 
 impl Order {
@@ -116,6 +140,7 @@ impl Order {
             usages: vec![EK_CERTIFICATE],
             authority: None,
             unknown: None,
+            extensions: None,
         }
     }
 }
@@ -141,7 +166,16 @@ impl Authority {
 
     /// An authority below this one; `change` says how its certificate differs from a good one.
     pub(super) fn below(&self, name: &str, change: impl FnOnce(&mut Order)) -> Self {
-        let key = Signing::p256();
+        self.below_with(name, Signing::p256(), change)
+    }
+
+    /// As [`Authority::below`], with this key.
+    pub(super) fn below_with(
+        &self,
+        name: &str,
+        key: Signing,
+        change: impl FnOnce(&mut Order),
+    ) -> Self {
         let mut order = Order {
             subject: format!("CN={name}"),
             public: key.public(),
@@ -158,10 +192,12 @@ impl Authority {
     }
 
     pub(super) fn issue(&self, order: &Order) -> Vec<u8> {
-        let algorithm = AlgorithmIdentifierOwned {
-            oid: oid(self.key.algorithm()),
-            parameters: None,
-        };
+        self.issue_by(order, |content| self.key.sign(content))
+    }
+
+    /// As [`Authority::issue`], with this in the place of a signature.
+    pub(super) fn issue_by(&self, order: &Order, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        let algorithm = self.key.algorithm();
         let certificate = TbsCertificate {
             version: Version::V3,
             serial_number: SerialNumber::new(&[7; 20]).unwrap(),
@@ -177,7 +213,7 @@ impl Authority {
             subject_unique_id: None,
             extensions: Some(extensions(order)),
         };
-        let signature = self.key.sign(&certificate.to_der().unwrap());
+        let signature = sign(&certificate.to_der().unwrap());
         let signed = Certificate {
             tbs_certificate: certificate,
             signature_algorithm: algorithm,
@@ -193,12 +229,19 @@ impl Authority {
     }
 }
 
-fn extensions(order: &Order) -> Vec<Extension> {
-    let extension = |id: &str, critical, value: Vec<u8>| Extension {
+/// An extension.
+pub(super) fn extension(id: &str, critical: bool, value: Vec<u8>) -> Extension {
+    Extension {
         extn_id: oid(id),
         critical,
         extn_value: OctetString::new(value).unwrap(),
-    };
+    }
+}
+
+fn extensions(order: &Order) -> Vec<Extension> {
+    if let Some(extensions) = &order.extensions {
+        return extensions.clone();
+    }
     let constraints = BasicConstraints {
         ca: order.authority.is_some(),
         path_len_constraint: order.authority.flatten(),

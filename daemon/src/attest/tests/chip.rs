@@ -8,8 +8,8 @@ use rand_core::OsRng;
 use sha2::{Digest, Sha256};
 
 use super::authority::{Authority, Order, spki};
-use crate::attest::tpm::{HexBytes, Keys, Tpm2Evidence, attribute, endorsement};
-use crate::attest::{Claims, Envelope, Evidence};
+use crate::attest::tpm::{Keys, Tpm2Evidence, attribute, endorsement};
+use crate::attest::{Claims, Envelope, Evidence, HexBytes};
 
 pub(super) const NONCE: [u8; 32] = [0x42; 32];
 

@@ -37,7 +37,9 @@ proptest! {
         taken in 0_usize..4,
     ) {
         let mut envelope = HONEST.clone();
-        let Evidence::Tpm2(tpm) = &mut envelope.evidence;
+        let Evidence::Tpm2(tpm) = &mut envelope.evidence else {
+            panic!("it is of a TPM");
+        };
         let part = match part {
             0 => &mut tpm.keys.ek_certificate,
             1 => &mut tpm.keys.ek_public,
@@ -60,7 +62,9 @@ proptest! {
         assert!(Response::read(&bytes).is_err());
         assert!(Roots::from_pem(&bytes).is_err());
         let mut envelope = HONEST.clone();
-        let Evidence::Tpm2(tpm) = &mut envelope.evidence;
+        let Evidence::Tpm2(tpm) = &mut envelope.evidence else {
+            panic!("it is of a TPM");
+        };
         tpm.keys.ek_certificate = bytes;
         assert_eq!(SCENE.verdict(&envelope), Err("ek-certificate"));
     }
@@ -81,8 +85,8 @@ fn a_document_is_read_whole_and_says_what_it_is() {
         "mlskeyd attestation challenge",
     );
     assert!(other.contains("of format"), "{other}");
-    let newer = with("\"version\": 1", "\"version\": 2");
-    assert!(newer.contains("version 2"), "{newer}");
+    let newer = with("\"version\": 1", "\"version\": 3");
+    assert!(newer.contains("version 3"), "{newer}");
     for (from, to) in [
         // Something unknown on each level.
         ("\"content\"", "\"more\": 1, \"content\""),
@@ -93,6 +97,9 @@ fn a_document_is_read_whole_and_says_what_it_is() {
         ("\"ek_chain\"", "\"more\": 1, \"ek_chain\""),
         // Something twice.
         ("\"uid\": 1000", "\"uid\": 1000, \"uid\": 0"),
+        // A version that does not know it, or knows more.
+        ("\"version\": 1", "\"version\": 0"),
+        ("\"version\": 1", "\"version\": 2"),
         ("\"tier\": \"hardware\"", "\"tier\": \"best\""),
         ("\"uid\": 1000", "\"uid\": -1"),
         ("\"default\"", "\"\""),

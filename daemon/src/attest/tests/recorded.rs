@@ -73,7 +73,9 @@ fn what_was_accepted_once_is_accepted_for_ever() {
 fn the_kinds_of_endorsement_keys_are_told_apart() {
     let kinds = RECORDED.map(|recorded| {
         let DeviceChallenge::Tpm2(asked) = Challenge::read(recorded.challenge).unwrap().challenge;
-        let Evidence::Tpm2(evidence) = Envelope::read(recorded.evidence).unwrap().evidence;
+        let Evidence::Tpm2(evidence) = Envelope::read(recorded.evidence).unwrap().evidence else {
+            panic!("it is of a TPM");
+        };
         assert_eq!(
             tpm::endorsement::kind(&evidence.keys.ek_public),
             Some(asked.ek)
@@ -95,7 +97,9 @@ proptest! {
         let recorded = &RECORDED[recorded];
         let honest = Envelope::read(recorded.evidence).unwrap();
         let mut envelope = honest.clone();
-        let Evidence::Tpm2(tpm) = &mut envelope.evidence;
+        let Evidence::Tpm2(tpm) = &mut envelope.evidence else {
+            panic!("it is of a TPM");
+        };
         let part = match part {
             0 => &mut tpm.keys.ek_certificate,
             1 => &mut tpm.keys.ek_public,

@@ -21,7 +21,7 @@ use mlskeyd_protocol::v1::{Algorithm, Kem, SignatureScheme};
 
 use super::Refusal;
 use super::chain::{self, MAX_INTERMEDIATES, Roots};
-use super::envelope::Claims;
+use super::envelope::{Claims, HexBytes};
 use super::transcript::{Hash, hash};
 use certification::{Certification, NoCertification};
 use endorsement::EndorsementKey;
@@ -76,11 +76,6 @@ pub struct Keys {
     #[serde(with = "hex::serde")]
     pub key_public: Vec<u8>,
 }
-
-/// Bytes that a document writes in hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct HexBytes(#[serde(with = "hex::serde")] pub Vec<u8>);
 
 /// Evidence that is right, as far as can be said without asking the TPM again.
 pub(super) struct Examined {

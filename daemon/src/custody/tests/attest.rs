@@ -81,7 +81,9 @@ async fn evidence_claims_what_the_registry_says_and_is_on_record() {
         nonce: vec![7; 32],
     };
     assert_eq!(envelope.claims, claims);
-    let Evidence::Tpm2(evidence) = &envelope.evidence;
+    let Evidence::Tpm2(evidence) = &envelope.evidence else {
+        panic!("it is of a TPM");
+    };
     assert_eq!(evidence.certification, evidence.keys.statement(&claims));
     let record = bench.record("AttestIdentity");
     assert_eq!(record.key, Some(identity.key));
@@ -142,6 +144,21 @@ async fn a_challenge_is_answered_by_its_device_without_its_secret() {
         });
         assert_eq!(code(refused.await), FailureCode::BadRequest);
     }
+}
+
+/// One whose evidence needs no challenge does without.
+#[test]
+fn a_challenge_is_refused_where_none_is_needed() {
+    struct Card;
+    impl devices::Attest for Card {
+        fn attest(&mut self, _: &StoredKey, _: &Claims) -> Result<Evidence, DeviceError> {
+            Err(DeviceError::NoChallenges)
+        }
+    }
+    let asked = Challenge::read(&challenge("card", b"any").challenge).unwrap();
+    let refused = devices::Attest::activate(&mut Card, &asked.challenge).unwrap_err();
+    assert!(matches!(refused, DeviceError::NoChallenges), "{refused}");
+    assert!(refused.advice().contains("attest verify"));
 }
 
 #[tokio::test]

@@ -20,8 +20,9 @@ use tss_esapi::{Error, Result};
 use super::capabilities::property;
 use super::connection::{Connection, Secrecy};
 use super::failure::{self, Verdict, misfit};
+use crate::attest::HexBytes;
 use crate::attest::MAX_INTERMEDIATES;
-use crate::attest::tpm::{EkKind, HexBytes, endorsement};
+use crate::attest::tpm::{EkKind, endorsement};
 use crate::devices::DeviceError;
 
 /// The first of the indices with certificates between a TPM's and its maker's root.
