@@ -11,11 +11,13 @@ use super::piv::{self, PinPolicy, TouchPolicy};
 use super::sealed::{self, Sealed};
 use super::session::{Session, check_pin};
 use super::{Whereabouts, YubiKeyDevice};
+use crate::attest::yubikey::{Certificates, YubiKeyEvidence};
+use crate::attest::{Claims, Evidence};
 use crate::config::Slot;
 use crate::devices::private_key::{self, PrivateKey};
 use crate::devices::{
-    Accept, Adopt, Adoption, Agree, Algorithm, Bell, Destroy, Device, DeviceError, DeviceInfo,
-    Generate, GenerationId, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret, Sign,
+    Accept, Adopt, Adoption, Agree, Algorithm, Attest, Bell, Destroy, Device, DeviceError,
+    DeviceInfo, Generate, GenerationId, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret, Sign,
     SignatureScheme, StoredKey, Tier, Unlock, Unlocking, check_public,
 };
 
@@ -66,6 +68,10 @@ impl Device for YubiKeyDevice {
     }
 
     fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
+
+    fn attester(&mut self) -> Option<&mut dyn Attest> {
         Some(self)
     }
 }
@@ -241,6 +247,41 @@ impl Adopt for YubiKeyDevice {
         self.sign_in_slot(slot, request.scheme, &key.public, &content)?;
         key.blob = self.blobs.write(&key, &Whereabouts::Adopted(slot))?;
         Ok(key)
+    }
+}
+
+impl Attest for YubiKeyDevice {
+    fn attest(&mut self, key: &StoredKey, claims: &Claims) -> Result<Evidence, DeviceError> {
+        let refused = |reason: &str| DeviceError::NotAttested {
+            reason: reason.to_owned(),
+        };
+        let Algorithm::Signature(scheme) = key.algorithm else {
+            return Err(refused("the key signs nothing"));
+        };
+        let slot = match self.blobs.read(key)? {
+            Whereabouts::Slot(slot) => self.own_slot(key, slot)?,
+            Whereabouts::Adopted(slot) => slot,
+            Whereabouts::Sealed(_) => return Err(refused("the key is sealed")),
+        };
+        let (attestation, issuer) = self.at_card_again(|session| {
+            let attestation = piv::attest(session.card, slot)?;
+            Ok((attestation, piv::attestation_certificate(session.card)?))
+        })?;
+        let issuer = issuer.ok_or_else(|| {
+            refused("the certificate of its attestation key (slot f9) is not there")
+        })?;
+        let certificates = Certificates {
+            slot: attestation.to_vec(),
+            f9: issuer.to_vec(),
+            chain: Vec::new(),
+        };
+        // Not of any MLS structure: the verifier shows that it is none.
+        let statement = certificates.statement(claims);
+        let signature = self.sign_in_slot(slot, scheme, &key.public, &statement)?;
+        Ok(Evidence::YubiKey(YubiKeyEvidence {
+            certificates,
+            signature,
+        }))
     }
 }
 

@@ -376,6 +376,29 @@ pub(super) fn delete(card: &impl Wire, slot: Slot) -> Result<(), CardError> {
     card.send(&command)?.ok("to delete a key").map(|_| ())
 }
 
+/// The card's certificate of a key that it made, signed by its attestation key: DER
+/// (<https://docs.yubico.com/yesdk/users-manual/application-piv/apdu/attest.html>).
+pub(super) fn attest(card: &impl Wire, slot: Slot) -> Result<Zeroizing<Vec<u8>>, CardError> {
+    let command = Command::new(0xf9, slot.reference(), 0);
+    card.send(&command)?.ok("to attest a key")
+}
+
+/// The certificate of its attestation key: DER; `None`: somebody took it away, or packed
+/// it.
+pub(super) fn attestation_certificate(
+    card: &impl Wire,
+) -> Result<Option<Zeroizing<Vec<u8>>>, CardError> {
+    const ATTESTATION: [u8; 3] = [0x5f, 0xff, 0x01];
+
+    let Some(object) = object(card, &ATTESTATION)? else {
+        return Ok(None);
+    };
+    let elements = tlv::all(&object).unwrap_or_default();
+    let is_plain = tlv::only(&elements, 0x71).is_none_or(|how| how == [0]);
+    let certificate = tlv::only(&elements, 0x70).filter(|_| is_plain);
+    Ok(certificate.map(|certificate| Zeroizing::new(certificate.to_vec())))
+}
+
 /// Is there something where the certificate of a slot would be?
 pub(super) fn has_certificate(card: &impl Wire, slot: Slot) -> Result<bool, CardError> {
     Ok(object(card, &slot.certificate())?.is_some_and(|object| !object.is_empty()))
