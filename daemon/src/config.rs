@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mlskeyd_policies::Action;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use toml::Spanned;
@@ -109,11 +110,89 @@ impl Default for Lifetimes {
 }
 
 /// What the built-in policy permits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyConfig {
     /// May an app take a group out of custody?
     pub allow_leave: bool,
+    /// What takes a person's consent; `None`: nothing.
+    pub consent: Option<ConsentConfig>,
+}
+
+/// What takes a person's consent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsentConfig {
+    /// The device whose consent key the person touches.
+    pub device: String,
+    /// The requests.
+    pub requests: Vec<Action>,
+}
+
+/// Requests that may take a person's consent. Those of each message may not: nobody
+/// would look any more at what is touched.
+const TAKE_CONSENT: [Action; 5] = [
+    Action::CreateIdentity,
+    Action::CreateIdentityFor,
+    Action::AdoptIdentity,
+    Action::RotateIdentity,
+    Action::LeaveCustody,
+];
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PolicyTable {
+    allow_leave: bool,
+    consent_device: Option<Spanned<String>>,
+    consent: Option<Spanned<Vec<String>>>,
+}
+
+impl PolicyTable {
+    fn check(self, devices: &[DeviceConfig]) -> Result<PolicyConfig, Mistake> {
+        let consent = match (self.consent_device, self.consent) {
+            (None, None) => None,
+            (None, Some(listed)) => {
+                return Err(Mistake::new(
+                    listed.span(),
+                    "`consent` needs `consent_device`, whose consent key a person touches",
+                ));
+            }
+            (Some(device), listed) => {
+                let has_key = |one: &DeviceConfig| {
+                    let consents =
+                        matches!(&one.kind, DeviceKind::YubiKey(it) if it.consent_slot.is_some());
+                    one.name == *device.get_ref() && consents
+                };
+                if !devices.iter().any(has_key) {
+                    return Err(Mistake::new(
+                        device.span(),
+                        "`consent_device` is a device of kind \"yubikey\" with a `consent_slot`",
+                    ));
+                }
+                Some(ConsentConfig {
+                    device: device.into_inner(),
+                    requests: consent_requests(listed)?,
+                })
+            }
+        };
+        Ok(PolicyConfig {
+            allow_leave: self.allow_leave,
+            consent,
+        })
+    }
+}
+
+fn consent_requests(listed: Option<Spanned<Vec<String>>>) -> Result<Vec<Action>, Mistake> {
+    let Some(listed) = listed else {
+        return Ok(vec![Action::CreateIdentity]);
+    };
+    let named = |name: &String| {
+        let mut known = TAKE_CONSENT.into_iter();
+        known.find(|action| action.name() == name).ok_or_else(|| {
+            let known = TAKE_CONSENT.map(Action::name).join(", ");
+            let message = format!("no consent is taken for {name:?}; it is for: {known}");
+            Mistake::new(listed.span(), message)
+        })
+    };
+    listed.get_ref().iter().map(named).collect()
 }
 
 /// The bounds.
@@ -158,7 +237,7 @@ struct ConfigFile {
     devices: Vec<Spanned<DeviceTable>>,
     default_device: Option<Spanned<String>>,
     lifetimes: Lifetimes,
-    policy: PolicyConfig,
+    policy: PolicyTable,
     limits: Limits,
 }
 
@@ -172,7 +251,7 @@ impl Default for ConfigFile {
             devices: Vec::new(),
             default_device: None,
             lifetimes: Lifetimes::default(),
-            policy: PolicyConfig::default(),
+            policy: PolicyTable::default(),
             limits: Limits::default(),
         }
     }
@@ -282,6 +361,7 @@ impl ConfigFile {
                 return Err(Mistake::new(named.span(), message));
             }
         };
+        let policy = self.policy.check(&devices)?;
         Ok(Config {
             state_dir: self.state_dir,
             socket: self.socket,
@@ -290,7 +370,7 @@ impl ConfigFile {
             devices,
             default_device,
             lifetimes: self.lifetimes,
-            policy: self.policy,
+            policy,
             limits: self.limits,
         })
     }

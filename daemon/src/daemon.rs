@@ -142,15 +142,18 @@ async fn serve_with_clock(
         };
         (name.clone(), configured)
     });
+    let consent = config.policy.consent.as_ref();
     let custody = Custody::new(
         registry.clone(),
         Devices::new(devices.collect(), config.default_device.clone()),
         Policy::builtin(PolicySettings {
             allow_leave: config.policy.allow_leave,
+            consent: consent.map_or_else(Vec::new, |consent| consent.requests.clone()),
             daemon_uid: rustix::process::geteuid().as_raw(),
         }),
         audit,
         custody::Settings {
+            consent_device: consent.map(|consent| consent.device.clone()),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
         },

@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use crate::{Action, Decision, Question};
 
 /// What the configuration says to the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// May an app take a group out of custody?
     pub allow_leave: bool,
+    /// What takes a person's consent.
+    pub consent: Vec<Action>,
     /// The user id that the daemon runs under. It and root administer.
     pub daemon_uid: u32,
 }
@@ -40,6 +42,7 @@ impl Policy {
     ///   may make keys and identities of their own;
     /// - nobody may have signed or opened what the daemon cannot read;
     /// - leaving custody is permitted only if the configuration says so;
+    /// - what the configuration marks takes a person's consent;
     /// - root and the daemon's own user administer.
     #[must_use]
     pub const fn builtin(settings: Settings) -> Self {
@@ -49,6 +52,16 @@ impl Policy {
     /// Decides. Equal questions have equal answers.
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Decision {
+        match self.rule(question) {
+            Decision::Permit { policy, .. } => Decision::Permit {
+                policy,
+                consent: self.settings.consent.contains(&question.action),
+            },
+            denied => denied,
+        }
+    }
+
+    fn rule(&self, question: &Question<'_>) -> Decision {
         let own = question.owner.map(|owner| owner == question.caller);
         match needs(question.action) {
             Needs::Never => deny(
@@ -122,6 +135,7 @@ const fn needs(action: Action) -> Needs {
 const fn permit(policy: &'static str) -> Decision {
     Decision::Permit {
         policy: Cow::Borrowed(policy),
+        consent: false,
     }
 }
 
@@ -162,6 +176,7 @@ mod tests {
     ) -> Decision {
         let policy = Policy::builtin(Settings {
             allow_leave,
+            consent: vec![Action::CreateIdentity],
             daemon_uid: 77,
         });
         policy.decide(&Question {

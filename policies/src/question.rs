@@ -44,6 +44,8 @@ pub enum Decision {
     Permit {
         /// The id of the policy that permits it.
         policy: Cow<'static, str>,
+        /// Only once a person has consented to it?
+        consent: bool,
     },
     /// The request is refused, before it reaches a device.
     Deny {

@@ -45,6 +45,8 @@ pub struct YubiKeyConfig {
     pub pin: SecretSource,
     /// Where the key agreement key is that sealed keys are sealed under.
     pub agreement_slot: Slot,
+    /// Where its consent key is, if it has one.
+    pub consent_slot: Option<Slot>,
     /// What the daemon may make in it; `None`: nothing.
     pub managed: Option<ManagedConfig>,
 }
@@ -159,6 +161,7 @@ pub(super) struct DeviceTable {
     #[serde(default, deserialize_with = "optional_path")]
     recovery_key: Option<PathBuf>,
     agreement_slot: Option<String>,
+    consent_slot: Option<String>,
     management_key: Option<String>,
     #[serde(default, deserialize_with = "optional_path")]
     management_key_file: Option<PathBuf>,
@@ -236,6 +239,7 @@ impl DeviceTable {
     /// Has it a setting of YubiKeys?
     const fn is_of_card(&self) -> bool {
         self.agreement_slot.is_some()
+            || self.consent_slot.is_some()
             || self.management_key.is_some()
             || self.management_key_file.is_some()
             || self.management_key_credential.is_some()
@@ -296,7 +300,7 @@ impl DeviceTable {
             }),
             Kind::YubiKey if self.is_of_token() || self.is_of_tpm() => {
                 return Err(
-                    "a device of kind \"yubikey\" has `serial`, `pin_file` or `pin_credential`, `agreement_slot`, `hpke_tier`, a management key and `slots`, nothing else",
+                    "a device of kind \"yubikey\" has `serial`, `pin_file` or `pin_credential`, `agreement_slot`, `consent_slot`, `hpke_tier`, a management key and `slots`, nothing else",
                 );
             }
             Kind::YubiKey => {
@@ -304,6 +308,10 @@ impl DeviceTable {
                     Some(text) => slot(&text)?,
                     None => Slot::KEY_MANAGEMENT,
                 };
+                let consent_slot = self.consent_slot.as_deref().map(slot).transpose()?;
+                if consent_slot == Some(agreement_slot) {
+                    return Err("`consent_slot` is another slot than `agreement_slot`");
+                }
                 DeviceKind::YubiKey(YubiKeyConfig {
                 serial: match self.serial {
                     Some(text) => Some(text.parse().map_err(
@@ -313,8 +321,9 @@ impl DeviceTable {
                 },
                 pin: pin_source(self.pin_file, self.pin_credential)?,
                 agreement_slot,
+                consent_slot,
                 managed: managed(
-                    agreement_slot,
+                    [Some(agreement_slot), consent_slot],
                     self.management_key.as_deref(),
                     self.management_key_file,
                     self.management_key_credential,
@@ -383,7 +392,7 @@ fn slot(text: &str) -> Result<Slot, &'static str> {
 
 /// What the daemon may make in a YubiKey: nothing without the management key.
 fn managed(
-    agreement: Slot,
+    others: [Option<Slot>; 2],
     on_the_card: Option<&str>,
     file: Option<PathBuf>,
     credential: Option<String>,
@@ -421,8 +430,14 @@ fn managed(
     if slots.is_empty() || slots.iter().enumerate().any(is_twice) {
         return Err("`slots` has at least one slot, and each once");
     }
-    if slots.contains(&agreement) {
-        return Err("`slots` are for other keys than the one that keys are sealed under");
+    if others
+        .into_iter()
+        .flatten()
+        .any(|other| slots.contains(&other))
+    {
+        return Err(
+            "`slots` are for other keys than the one that keys are sealed under, and the consent key",
+        );
     }
     Ok(Some(ManagedConfig { key, slots }))
 }

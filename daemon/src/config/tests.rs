@@ -267,6 +267,7 @@ fn a_yubikey_has_one_management_key_and_each_slot_once() {
             serial: None,
             pin: SecretSource::None,
             agreement_slot: Slot::KEY_MANAGEMENT,
+            consent_slot: None,
             managed: None,
         }
     );
@@ -300,6 +301,7 @@ fn a_yubikey_has_one_management_key_and_each_slot_once() {
             "management_key = \"on-card\"\nslots = [\"9d\"]",
             "keys are sealed under",
         ),
+        ("consent_slot = \"9d\"", "is another slot"),
         ("module = \"/m.so\"", "nothing else"),
         ("nv_index = 0x01800100", "nothing else"),
         (

@@ -8,6 +8,7 @@ use mlskeyd_protocol::v1::{AdoptIdentity, Algorithm, Failure, FailureCode, Ident
 
 use super::generate::{Place, check_name};
 use super::lifecycle::Order;
+use super::request::encoded;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
 use crate::store::{IdentityRecord, StoreError};
@@ -37,6 +38,10 @@ impl Request for AdoptIdentity {
             // Until the device has said how it keeps the key, no promise is made.
             tier: Tier::Software,
         })
+    }
+
+    fn consents_to(&self, _: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
+        encoded(self)
     }
 
     async fn perform(

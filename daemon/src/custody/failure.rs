@@ -147,7 +147,9 @@ const fn code_of(error: &DeviceError) -> FailureCode {
         | DeviceError::NotApproved { .. }
         | DeviceError::ForeignChallenge
         | DeviceError::NoChallenges => FailureCode::BadRequest,
-        DeviceError::TooLong { .. }
+        DeviceError::NotTouched => FailureCode::Denied,
+        DeviceError::NoConsentKey { .. }
+        | DeviceError::TooLong { .. }
         | DeviceError::Unsupported { .. }
         | DeviceError::CannotDo(_)
         | DeviceError::NotAttested { .. } => FailureCode::Unsupported,

@@ -10,6 +10,7 @@ use mlskeyd_protocol::v1::{
 
 use super::generate::{Place, check_name, read_place};
 use super::lifecycle::Order;
+use super::request::encoded;
 use super::subject::Subject;
 use super::{Call, Custody, Request, Session, failure};
 use crate::store::{IdentityRecord, KeyRecord, MadeKey, StoreError};
@@ -54,6 +55,14 @@ impl Request for CreateIdentity {
                 let place = read_place(session, call, &self.placement, algorithm, subject).await;
                 place.map(Identity::New)
             }
+        }
+    }
+
+    fn consents_to(&self, read: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
+        match read {
+            // It is there already: nothing is made.
+            Identity::Known(_) => Ok(None),
+            Identity::New(_) => encoded(self),
         }
     }
 

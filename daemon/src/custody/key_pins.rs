@@ -13,6 +13,7 @@ use mlskeyd_protocol::v1::{
 use super::generate::{Place, read_place};
 use super::identities::conflict;
 use super::lifecycle::{NO_KEY_PINS, Order};
+use super::request::encoded;
 use super::subject::Subject;
 use super::{Call, Custody, Request, Session, failure};
 use crate::devices::{Device, Unlocking};
@@ -39,6 +40,10 @@ impl Request for CreateIdentityFor {
             .await?;
         let algorithm = Algorithm::Signature(self.scheme);
         read_place(session, call, &self.placement, algorithm, subject).await
+    }
+
+    fn consents_to(&self, _: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
+        encoded(self)
     }
 
     async fn perform(

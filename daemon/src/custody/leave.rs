@@ -5,6 +5,7 @@ use mlskeyd_protocol::limits::{MAX_GROUP_ID, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{Failure, LeaveCustody};
 
 use super::generate::check_name;
+use super::request::encoded;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
 use crate::store::GuardId;
@@ -30,6 +31,10 @@ impl Request for LeaveCustody {
         subject.about_key(key);
         subject.group = Some(self.group.clone());
         Ok(())
+    }
+
+    fn consents_to(&self, _: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
+        encoded(self)
     }
 
     async fn perform(

@@ -14,6 +14,7 @@ mod adopt;
 mod approve;
 mod attest;
 mod bindings;
+mod consent;
 mod devices;
 mod failure;
 mod generate;
@@ -87,9 +88,11 @@ pub struct Custody {
     started: Instant,
 }
 
-/// What the configuration says about the life of keys.
-#[derive(Clone, Copy, Debug)]
+/// What the configuration says about the life of keys, and about consent.
+#[derive(Clone, Debug)]
 pub struct Settings {
+    /// The device whose consent key a person touches.
+    pub consent_device: Option<String>,
     /// How long new HPKE keys go under one generation, in seconds.
     pub generation_age: u64,
     /// How long a signature key goes on when its identity got another one, in
@@ -176,7 +179,10 @@ impl Custody {
                 identity: subject.identity.as_deref(),
             };
             match self.policy.decide(&question) {
-                Decision::Permit { policy } => subject.permitted_by = Some(policy),
+                Decision::Permit { policy, consent } => {
+                    subject.permitted_by = Some(policy);
+                    subject.takes_consent |= consent;
+                }
                 Decision::Deny {
                     policy,
                     reason,
@@ -285,6 +291,8 @@ impl Session {
         custody.permit(self.caller(), subject)?;
         request.check(&mut read, subject)?;
         request.ready(self, call, subject).await?;
+        let content = request.consents_to(&read)?;
+        self.consent(content, call, subject).await?;
         custody.guard.reserve(subject).await?;
         request.perform(read, self, call, subject).await
     }

@@ -6,8 +6,10 @@ use mlskeyd_policies::Action;
 use mlskeyd_protocol::server::ProgressSender;
 use mlskeyd_protocol::v1::{CallOptions, Failure, KeyId};
 
-use super::Session;
+use serde::Serialize;
+
 use super::subject::Subject;
+use super::{Session, failure};
 use crate::audit::Durability;
 use crate::devices::queue::Priority;
 
@@ -81,6 +83,16 @@ pub trait Request: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
+    /// What a person consents to if the policy wants that: all that is asked for. `None`:
+    /// nothing takes a consent.
+    ///
+    /// # Errors
+    /// None that a caller can bring about.
+    fn consents_to(&self, read: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
+        let _ = read;
+        Ok(None)
+    }
+
     /// Does it, with a device where it needs one.
     fn perform(
         self,
@@ -89,6 +101,12 @@ pub trait Request: Send + Sync + 'static {
         call: &Call,
         subject: &mut Subject,
     ) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
+}
+
+/// A request as a person consents to it.
+pub(super) fn encoded(request: &impl Serialize) -> Result<Option<Vec<u8>>, Failure> {
+    let encoded = postcard::to_stdvec(request);
+    encoded.map(Some).map_err(|_| failure::internal())
 }
 
 /// A request to the registry alone: it uses no key and no device.

@@ -17,6 +17,7 @@ use mlskeyd_protocol::v1::{
 use super::generate::{Place, read_place};
 use super::key_pins::check_pin;
 use super::lifecycle::Order;
+use super::request::encoded;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
@@ -91,6 +92,10 @@ impl Request for RotateIdentity {
             old,
             place,
         })
+    }
+
+    fn consents_to(&self, _: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
+        encoded(self)
     }
 
     async fn perform(

@@ -40,6 +40,8 @@ pub struct Subject {
     /// How durable its record has to be once it is served; `None`: only a
     /// refusal or failure goes on record.
     pub(super) durability: Option<Durability>,
+    /// Does it take a person's consent?
+    pub(super) takes_consent: bool,
     /// The policy that permitted it.
     pub(super) permitted_by: Option<Cow<'static, str>>,
     /// The policy that refused it, and its reason.
@@ -63,6 +65,7 @@ impl Subject {
             device: None,
             content: None,
             durability: Some(Durability::Now),
+            takes_consent: false,
             permitted_by: None,
             denied: None,
             started: Instant::now(),

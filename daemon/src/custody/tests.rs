@@ -317,9 +317,11 @@ impl Bench {
         }
         let policy = Policy::builtin(PolicySettings {
             allow_leave: false,
+            consent: Vec::new(),
             daemon_uid: 77,
         });
         let settings = Settings {
+            consent_device: None,
             generation_age: 86_400,
             rotation_grace: 1_000,
         };

@@ -39,6 +39,15 @@ pub enum DeviceError {
         /// What is known about it.
         reason: String,
     },
+    /// Nobody touched the device while it waited for that.
+    #[error("nobody touched the device")]
+    NotTouched,
+    /// The device has no key for a person's consent.
+    #[error("the device has no consent key: {reason}")]
+    NoConsentKey {
+        /// What is wrong with it, or missing.
+        reason: String,
+    },
     /// The content is too long for the device to sign it with this key.
     #[error("the content has {length} bytes, and with this key the device signs {most} at most")]
     TooLong {
@@ -182,6 +191,10 @@ impl DeviceError {
             Self::LockedOut { .. } => "repeat the request when that is over",
             Self::Failed { .. } => {
                 "repeat the request; if it fails again, see `mlskeyctl devices` and the daemon's log"
+            }
+            Self::NotTouched => "repeat the request, and touch the device when it blinks",
+            Self::NoConsentKey { .. } => {
+                "have the administrator make one (`mlskeyctl provision yubikey --consent SLOT`) and set `consent_slot`"
             }
             Self::TooLong { .. } => {
                 "use a cipher suite with ECDSA, or keep the Ed25519 key in tier sealed"

@@ -130,6 +130,11 @@ pub trait Device: Send {
         None
     }
 
+    /// Has a person say yes.
+    fn consenter(&mut self) -> Option<&mut dyn Consent> {
+        None
+    }
+
     /// Shows others that its keys are in it.
     fn attester(&mut self) -> Option<&mut dyn Attest> {
         None
@@ -358,6 +363,18 @@ pub struct Newcomer {
     /// Is it the device's own, with all that the keys there need? Then there is
     /// nothing to accept.
     pub is_own: bool,
+}
+
+/// A person's consent to a request. Never repeated: the person would be asked again.
+pub trait Consent {
+    /// Has a person touch the device, and waits for that as long as the device does, some
+    /// seconds. It signs this statement then, which is checked here: what is not touched
+    /// gives no signature.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotTouched`], [`DeviceError::NoConsentKey`], and as
+    /// [`Sign::sign`].
+    fn consent(&mut self, statement: &[u8]) -> Result<(), DeviceError>;
 }
 
 /// Showing others that keys are in the device. Repeating a lost call is harmless.

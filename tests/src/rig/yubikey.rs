@@ -103,9 +103,9 @@ impl YubiKeys {
         self.order(&Order::Put { card, object, data });
     }
 
-    /// Two slots change their keys, as if somebody had made others there.
-    pub fn swap_keys(&mut self, card: usize, one: u8, other: u8) {
-        self.order(&Order::SwapKeys { card, one, other });
+    /// Has a slot have another key of the same kind, as if somebody had made it there.
+    pub fn remake(&mut self, card: usize, slot: u8) {
+        self.order(&Order::Remake { card, slot });
     }
 
     /// Is there a card in a reader?

@@ -2,6 +2,7 @@
 
 mod bench;
 mod conformance;
+mod consent;
 mod hands;
 mod life;
 mod others;

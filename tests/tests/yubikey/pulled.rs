@@ -1,6 +1,6 @@
 //! A card that is pulled out at each command of what is done with it.
 
-use mlskeyd_protocol::client::Call;
+use mlskeyd_protocol::client::{Call, CallError, Client};
 use mlskeyd_protocol::v1::{FailureCode, GenerateHpke, GeneratedHpke, Kem, Placement, Tier};
 use mlskeyd_tests::member::{Member, Seat, client, message};
 use mlskeyd_tests::suite::SUITE_2;
@@ -21,33 +21,43 @@ fn scene(version: [u8; 3]) -> Scene {
 }
 
 /// Does something again and again, with the card pulled out at one command after the
-/// other, before it is done and after; until it is over before that.
-fn at_each_command(scene: &mut Scene, mut work: impl FnMut(&mut Scene, bool)) {
+/// other, before it is done and after; until it is over before that. What `prepare`
+/// makes is made while nobody pulls; then the work is begun, and ended with the card
+/// back in.
+fn at_each_command<T>(
+    scene: &mut Scene,
+    mut prepare: impl FnMut(&mut Scene) -> T,
+    mut begin: impl FnMut(&mut Scene, &mut T),
+    mut end: impl FnMut(&mut Scene, T),
+) {
+    let card = scene.bench.card;
     for done in [false, true] {
         for after in 0.. {
             assert!(after < 200, "it does not end");
+            let mut prepared = prepare(scene);
             scene.bench.cards.pull_at(0, after, done);
-            work(scene, true);
+            begin(scene, &mut prepared);
             let was_pulled = !scene.bench.cards.is_in(0);
-            let card = scene.bench.card;
             scene.bench.cards.remove(0);
             scene.await_state("absent");
             scene.bench.cards.insert(card, 0);
             scene.await_state("ready");
-            work(scene, false);
+            end(scene, prepared);
             if !was_pulled {
                 break;
             }
         }
     }
-    let card = scene.bench.card;
     assert_eq!(scene.bench.cards.tries(card), 3);
 }
 
-/// Is that the right one for a card that went away?
-fn expect_absence(failure: &mlskeyd_protocol::v1::Failure) {
+/// It went well, or the card went away.
+fn allow_absence<T: std::fmt::Debug>(result: Result<T, CallError>) {
     let right = [FailureCode::DeviceAbsent, FailureCode::DeviceFailed];
-    assert!(right.contains(&failure.code), "{failure}");
+    if result.is_err() {
+        let failure = failure(result);
+        assert!(right.contains(&failure.code), "{failure}");
+    }
 }
 
 fn signs_and_opens(version: [u8; 3]) {
@@ -57,16 +67,19 @@ fn signs_and_opens(version: [u8; 3]) {
     let member = Member::new(&client, "alice", "yubikey");
     let seat = Seat::take(&member, &client);
     let before = scene.bench.cards.snapshot(scene.bench.card);
-    at_each_command(&mut scene, |_, may_fail| {
-        match member.try_sign(&client, &message(SUITE_2)) {
-            Err(error) if may_fail => expect_absence(&failure::<()>(Err(error))),
-            signed => drop(signed.unwrap()),
-        }
-    });
-    at_each_command(&mut scene, |_, may_fail| match seat.try_open(&client) {
-        Err(error) if may_fail => expect_absence(&failure::<()>(Err(error))),
-        opened => opened.unwrap(),
-    });
+    let sign = || member.try_sign(&client, &message(SUITE_2));
+    at_each_command(
+        &mut scene,
+        |_| (),
+        |_, ()| allow_absence(sign()),
+        |_, ()| drop(sign().unwrap()),
+    );
+    at_each_command(
+        &mut scene,
+        |_| (),
+        |_, ()| allow_absence(seat.try_open(&client)),
+        |_, ()| seat.try_open(&client).unwrap(),
+    );
     assert_eq!(scene.bench.cards.snapshot(scene.bench.card), before);
 }
 
@@ -81,9 +94,7 @@ fn signing_and_opening_on_firmware_5_7() {
 }
 
 /// Makes a key in a slot.
-fn generate(
-    client: &mlskeyd_protocol::client::Client,
-) -> Result<GeneratedHpke, mlskeyd_protocol::client::CallError> {
+fn generate(client: &Client) -> Result<GeneratedHpke, CallError> {
     let request = GenerateHpke {
         kem: Kem::DhKemP256,
         placement: Placement {
@@ -102,36 +113,55 @@ fn in_slots(scene: &Scene) -> usize {
         .count()
 }
 
+/// Destroys all keys in slots, which nobody needs any more.
+fn destroy_all(scene: &Scene) {
+    loop {
+        let swept = scene.daemon.ctl(&["keys", "sweep"]).unwrap();
+        if in_slots(scene) == 0 && swept["stuck"] == 0 {
+            return;
+        }
+    }
+}
+
 /// No key is lost, none is doubled, and none lives on after its end.
 fn makes_and_destroys(version: [u8; 3]) {
     let mut scene = scene(version);
     let socket = scene.daemon.socket();
     let card = scene.bench.card;
-    let others = scene.bench.cards.snapshot(card).len();
-    // Fillers are nobody's keys.
-    let mut most = 0;
-    at_each_command(&mut scene, |scene, may_fail| {
-        let client = client(&socket);
-        match generate(&client) {
-            Err(error) if may_fail => expect_absence(&failure::<()>(Err(error))),
-            made => drop(made.unwrap()),
-        }
-        drop(client);
-        if !may_fail {
-            loop {
-                let swept = scene.daemon.ctl(&["keys", "sweep"]).unwrap();
-                if in_slots(scene) == 0 && swept["stuck"] == 0 {
-                    break;
-                }
-            }
-            most = most.max(scene.bench.cards.snapshot(card).len() - others);
-        }
-    });
-    let left = scene.bench.cards.snapshot(card).len() - others;
+    let others = scene.bench.cards.snapshot(card);
+    at_each_command(
+        &mut scene,
+        |_| (),
+        |_, ()| allow_absence(generate(&client(&socket))),
+        |scene, ()| {
+            drop(generate(&client(&socket)).unwrap());
+            destroy_all(scene);
+        },
+    );
+    at_each_command(
+        &mut scene,
+        |_| {
+            // Its key lives as long as it is connected.
+            let client = client(&socket);
+            generate(&client).unwrap();
+            Some(client)
+        },
+        |scene, client| {
+            *client = None;
+            // It may be stuck: the card is away.
+            let _ = scene.daemon.ctl(&["keys", "sweep"]);
+        },
+        |scene, _| destroy_all(scene),
+    );
+    let left = scene.bench.cards.snapshot(card);
+    for entry in &others {
+        assert!(left.contains(entry), "{entry:?} is not as it was");
+    }
     if version == NEW {
-        assert_eq!(left, 0, "deleted is deleted");
+        assert_eq!(left, others, "deleted is deleted");
     } else {
-        assert!(left <= 20, "{left} fillers");
+        let fillers = left.len() - others.len();
+        assert!(fillers <= 20, "{fillers} fillers");
     }
 }
 

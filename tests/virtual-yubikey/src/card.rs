@@ -130,11 +130,12 @@ impl Card {
         self.objects.insert(object, data);
     }
 
-    /// Two slots change their keys.
-    pub fn swap(&mut self, one: u8, other: u8) {
-        let keys = [one, other].map(|slot| self.slots.remove(&slot));
-        for (slot, key) in [other, one].into_iter().zip(keys) {
-            self.slots.extend(key.map(|key| (slot, key)));
+    /// A slot has another key of the same kind.
+    pub fn remake(&mut self, slot: u8) {
+        if let Some(slot) = self.slots.get_mut(&slot)
+            && let Some(key) = Key::generate(slot.key.algorithm())
+        {
+            slot.key = key;
         }
     }
 

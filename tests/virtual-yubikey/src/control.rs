@@ -60,14 +60,12 @@ pub enum Order {
         /// Its data.
         data: String,
     },
-    /// Has two slots change their keys, as if somebody had made others there.
-    SwapKeys {
+    /// Has a slot have another key of the same kind, as if somebody had made it there.
+    Remake {
         /// The card.
         card: usize,
-        /// A slot.
-        one: u8,
-        /// The other.
-        other: u8,
+        /// The slot.
+        slot: u8,
     },
     /// Is there a card in a reader?
     IsIn {

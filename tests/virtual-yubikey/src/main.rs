@@ -128,7 +128,7 @@ impl Desk {
                 let (object, data) = (hex::decode(object)?, hex::decode(data)?);
                 self.card(card)?.card().put(object, data);
             }
-            Order::SwapKeys { card, one, other } => self.card(card)?.card().swap(one, other),
+            Order::Remake { card, slot } => self.card(card)?.card().remake(slot),
             Order::IsIn { reader } => {
                 let is_in = self.inserted.get(&reader).is_some_and(|(_, it)| it.is_in());
                 return Ok(Report::IsIn(is_in));

@@ -16,7 +16,7 @@ use crate::attest::{Claims, Evidence};
 use crate::config::Slot;
 use crate::devices::private_key::{self, PrivateKey};
 use crate::devices::{
-    Accept, Adopt, Adoption, Agree, Algorithm, Attest, Bell, Destroy, Device, DeviceError,
+    Accept, Adopt, Adoption, Agree, Algorithm, Attest, Bell, Consent, Destroy, Device, DeviceError,
     DeviceInfo, Generate, GenerationId, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret, Sign,
     SignatureScheme, StoredKey, Tier, Unlock, Unlocking, check_public,
 };
@@ -68,6 +68,10 @@ impl Device for YubiKeyDevice {
     }
 
     fn accepter(&mut self) -> Option<&mut dyn Accept> {
+        Some(self)
+    }
+
+    fn consenter(&mut self) -> Option<&mut dyn Consent> {
         Some(self)
     }
 
@@ -207,6 +211,9 @@ impl Adopt for YubiKeyDevice {
         if slot == self.config.agreement_slot {
             return Err(refused("keys are sealed under it".to_owned()));
         }
+        if Some(slot) == self.config.consent_slot {
+            return Err(refused("it is the consent key".to_owned()));
+        }
         if self
             .ledger
             .entries()?
@@ -310,6 +317,7 @@ impl Accept for YubiKeyDevice {
             });
         }
         self.agreement.forget()?;
+        self.consent.forget()?;
         self.own.set(serial)?;
         self.found = None;
         self.pin = None;
@@ -397,7 +405,7 @@ impl YubiKeyDevice {
     }
 
     /// Is the PIN known? A card that others have unlocked is not for ours.
-    fn unlocked(&mut self) -> Result<(), DeviceError> {
+    pub(super) fn unlocked(&mut self) -> Result<(), DeviceError> {
         self.find()?;
         if self.pin.is_some() {
             return Ok(());

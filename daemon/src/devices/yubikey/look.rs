@@ -7,7 +7,8 @@ use super::algorithm::Curve;
 use super::card::{Cards, OnCard, Place};
 use super::error::CardError;
 use super::offers;
-use super::piv::{self, Metadata, PinPolicy, TouchPolicy, Version};
+use super::pinned::PinnedKey;
+use super::piv::{self, PinPolicy, TouchPolicy, Version};
 use super::session::{self, NO_TRIES};
 use super::watch::Watch;
 use crate::config::Slot;
@@ -23,6 +24,8 @@ pub(super) struct Found {
     pub(super) tries: (u8, u8),
     /// Its key agreement key, or why that is of no use.
     pub(super) agreement: Result<p256::PublicKey, String>,
+    /// Its consent key, or why that is of no use; `None`: none is configured.
+    pub(super) consent: Option<Result<p256::PublicKey, String>>,
 }
 
 impl YubiKeyDevice {
@@ -188,49 +191,56 @@ impl YubiKeyDevice {
                 ),
             }));
         }
-        let slot = self.config.agreement_slot;
+        let agreement = self.config.agreement_slot;
+        let agreement = self.pinned(card, agreement, TouchPolicy::Never, &self.agreement)?;
+        let consent = self.config.consent_slot;
+        let consent =
+            consent.map(|slot| self.pinned(card, slot, TouchPolicy::Always, &self.consent));
         Ok(Found {
             place: place.clone(),
             serial,
             version,
             tries: pin.tries.ok_or(NO_TRIES)?,
-            agreement: self.agreement_key(slot, piv::metadata(card, slot)?)?,
+            agreement,
+            consent: consent.transpose()?,
         })
     }
 
-    /// The card's key agreement key, if it is as it has to be.
-    fn agreement_key(
+    /// A key that the daemon relies on, if it is as it has to be.
+    fn pinned(
         &self,
+        card: &OnCard<'_>,
         slot: Slot,
-        metadata: Option<Metadata>,
+        touch: TouchPolicy,
+        noted: &PinnedKey,
     ) -> Result<Result<p256::PublicKey, String>, CardError> {
-        let Some(metadata) = metadata else {
+        let Some(metadata) = piv::metadata(card, slot)? else {
             return Ok(Err(format!(
-                "slot {slot} has no key agreement key: `mlskeyctl provision yubikey` makes one"
+                "slot {slot} has no key: `mlskeyctl provision yubikey` makes one"
             )));
         };
         let suits = metadata.curve == Some(Curve::P256)
             && metadata.pin == PinPolicy::Once
-            && metadata.touch == TouchPolicy::Never
+            && metadata.touch == touch
             && metadata.generated;
         if !suits {
+            let touch = match touch {
+                TouchPolicy::Never => "no touch",
+                _ => "a touch each time",
+            };
             return Ok(Err(format!(
-                "the key in slot {slot} is no key of P-256, made in the card, that wants the PIN once and no touch"
+                "the key in slot {slot} is no key of P-256, made in the card, that wants the PIN once and {touch}"
             )));
         }
         let public = p256::PublicKey::from_sec1_bytes(&metadata.public);
         let public = public.map_err(|_| CardError::Malformed("a public key that is none"))?;
-        match self.agreement.read()? {
-            None => self.agreement.set(&metadata.public)?,
-            Some(pinned) if pinned == metadata.public => {}
-            Some(_) => {
-                return Ok(Err(format!(
-                    "slot {slot} has another key than the one that keys are sealed under: `mlskeyctl devices accept {}` takes it, and what was sealed under the old one is lost",
-                    self.info.name
-                )));
-            }
+        if noted.is_or_becomes(&metadata.public)? {
+            return Ok(Ok(public));
         }
-        Ok(Ok(public))
+        Ok(Err(format!(
+            "slot {slot} has another key than before: `mlskeyctl devices accept {}` takes it, and what was sealed under the old one is lost",
+            self.info.name
+        )))
     }
 
     /// Looks whether the card is there, and unlocks it with the configured PIN if there
@@ -258,7 +268,7 @@ impl YubiKeyDevice {
         let managed = self.config.managed.as_ref();
         let (facts, support) = match &self.found {
             Some(found) => (
-                offers::facts(found, self.config.agreement_slot),
+                offers::facts(found, &self.config),
                 offers::support(found, managed.is_some()),
             ),
             None => return,

@@ -3,7 +3,8 @@
 //! Signature keys are in slots: those that somebody provisioned are adopted, and with
 //! the management key the daemon makes some itself (`slots`, `ledger`). HPKE keys are
 //! sealed under a key agreement key of the card (`sealed`), or, if that is wanted, in
-//! slots, too. A card tells what is in its slots from firmware 5.3 on; older ones are
+//! slots, too. A consent key, which is touched for each use, shows that a person is there
+//! (`consent`). A card tells what is in its slots from firmware 5.3 on; older ones are
 //! not used.
 //!
 //! Each job is alone with the card for its time, in one transaction of PC/SC, and holds
@@ -33,16 +34,17 @@ use super::{Bell, DeviceError, DeviceInfo, DeviceState, Start};
 use crate::config::{Slot, YubiKeyConfig};
 use crate::store_key::StoreKey;
 
-mod agreement;
 mod algorithm;
 mod apdu;
 mod card;
+mod consent;
 mod device;
 mod error;
 mod ledger;
 mod look;
 mod management;
 mod offers;
+mod pinned;
 mod piv;
 pub mod provision;
 mod sealed;
@@ -51,10 +53,10 @@ mod slots;
 mod tlv;
 mod watch;
 
-use self::agreement::PinnedAgreement;
 use self::card::Cards;
 use self::ledger::Ledger;
 use self::look::Found;
+use self::pinned::PinnedKey;
 use self::sealed::Sealed;
 use self::session::GivenPin;
 use self::watch::Watch;
@@ -63,7 +65,8 @@ use self::watch::Watch;
 pub struct YubiKeyDevice {
     config: YubiKeyConfig,
     own: OwnToken,
-    agreement: PinnedAgreement,
+    agreement: PinnedKey,
+    consent: PinnedKey,
     pins: Pins,
     blobs: Blobs<Whereabouts>,
     generations: Generations,
@@ -126,7 +129,8 @@ impl YubiKeyDevice {
         Ok(Self {
             config: config.clone(),
             own: OwnToken::new(name, directory, subkey("card")?, start),
-            agreement: PinnedAgreement::new(directory, subkey("agreement")?),
+            agreement: PinnedKey::new(directory, "agreement", subkey("agreement")?),
+            consent: PinnedKey::new(directory, "consent", subkey("consent")?),
             pins: Pins::new(config.pin.clone(), directory, pin_keys),
             blobs: Blobs::new("yubikey", subkey("blob")?),
             generations: Generations::open("yubikey", directory, store_key, start)?,

@@ -2,7 +2,7 @@
 
 use super::algorithm::Curve;
 use super::look::Found;
-use crate::config::Slot;
+use crate::config::{Slot, YubiKeyConfig};
 use crate::devices::{ALGORITHMS, Algorithm, Fact, SignatureScheme, Support, Tier, Way};
 
 /// What the card keeps, and how; with the management key also in slots.
@@ -57,22 +57,24 @@ fn why_no_other(found: &Found, algorithm: Algorithm, is_known: bool, is_managed:
 }
 
 /// What the card says of itself.
-pub(super) fn facts(found: &Found, agreement: Slot) -> Vec<Fact> {
+pub(super) fn facts(found: &Found, config: &YubiKeyConfig) -> Vec<Fact> {
     let fact = |name: &str, value: String| Fact {
         name: name.to_owned(),
         value,
     };
+    let key = |slot: Slot, key: &Result<p256::PublicKey, String>| match key {
+        Ok(_) => format!("P-256 in slot {slot}"),
+        Err(why) => why.chars().take(200).collect(),
+    };
     let (most, left) = found.tries;
-    vec![
+    let mut facts = vec![
         fact("serial", found.serial.to_string()),
         fact("firmware", found.version.to_string()),
         fact("pin", format!("{left} of {most} tries left")),
-        fact(
-            "agreement",
-            match &found.agreement {
-                Ok(_) => format!("P-256 in slot {agreement}"),
-                Err(why) => why.chars().take(200).collect(),
-            },
-        ),
-    ]
+        fact("agreement", key(config.agreement_slot, &found.agreement)),
+    ];
+    if let (Some(slot), Some(consent)) = (config.consent_slot, &found.consent) {
+        facts.push(fact("consent", key(slot, consent)));
+    }
+    facts
 }

@@ -1,7 +1,8 @@
-//! Which key agreement key is the card's: its public key, on disk.
+//! Which key is in a slot that the daemon relies on: its public key, on disk.
 //!
-//! What is sealed goes to whoever has that key. So it is asked for once: a card that
-//! shows another one later is not believed, until somebody accepts it.
+//! What is sealed goes to whoever has the key agreement key, and consent is given by
+//! whoever has the consent key. So each is asked for once: a card that shows another one
+//! later is not believed, until somebody accepts it.
 
 use std::path::{Path, PathBuf};
 
@@ -12,38 +13,39 @@ use crate::store_key::Subkey;
 /// Longest file: a point of P-256, sealed, takes 106 bytes.
 const MOST: usize = 256;
 
-const CONTEXT: &[u8] = b"mlskeyd v1 yubikey agreement";
-
-/// The note of one device.
-pub(super) struct PinnedAgreement {
+/// The note of one such key of one device.
+pub(super) struct PinnedKey {
     path: PathBuf,
     key: Subkey,
 }
 
-impl PinnedAgreement {
-    pub(super) fn new(directory: &Path, key: Subkey) -> Self {
+impl PinnedKey {
+    /// In the device's directory; `name`: what the key is for.
+    pub(super) fn new(directory: &Path, name: &str, key: Subkey) -> Self {
         Self {
-            path: directory.join("agreement"),
+            path: directory.join(name),
             key,
         }
     }
 
-    /// The public key that was noted; `None`: none yet.
-    pub(super) fn read(&self) -> Result<Option<Vec<u8>>, DeviceError> {
+    /// Is it this public key? The first one that is asked for is noted, durably.
+    pub(super) fn is_or_becomes(&self, public: &[u8]) -> Result<bool, DeviceError> {
         let sealed = match private_file::read_up_to(&self.path, Access::Ours, MOST) {
-            Err(PrivateFileError::Absent) => return Ok(None),
+            Err(PrivateFileError::Absent) => {
+                self.set(public)?;
+                return Ok(true);
+            }
             sealed => sealed.map_err(|error| self.refused(&error.to_string()))?,
         };
         let opened = sealing::open(self.key.expose(), CONTEXT, &sealed);
         let opened = opened.map_err(|sealing::Unauthentic| self.refused("it was changed"))?;
-        Ok(Some(opened.to_vec()))
+        Ok(opened.as_slice() == public)
     }
 
-    /// Notes another one, durably.
-    pub(super) fn set(&self, public: &[u8]) -> Result<(), DeviceError> {
+    fn set(&self, public: &[u8]) -> Result<(), DeviceError> {
         let sealed = sealing::seal(self.key.expose(), CONTEXT, public)?;
         private_file::replace(&self.path, &sealed).map_err(|source| DeviceError::Io {
-            what: "noting the card's key agreement key",
+            what: "noting a key of the card",
             source,
         })
     }
@@ -51,7 +53,7 @@ impl PinnedAgreement {
     /// Whichever the card has next is the right one.
     pub(super) fn forget(&self) -> Result<(), DeviceError> {
         private_file::remove(&self.path).map_err(|source| DeviceError::Io {
-            what: "forgetting the card's key agreement key",
+            what: "forgetting a key of the card",
             source,
         })
     }
@@ -62,3 +64,6 @@ impl PinnedAgreement {
         }
     }
 }
+
+/// Each key's file is under a subkey of its own.
+const CONTEXT: &[u8] = b"mlskeyd v1 yubikey pinned";
