@@ -73,6 +73,14 @@ check_demo_tpm2() {
 # Some tests act as several users: as root, or as root of a user namespace.
 maps_users() { [ "$(id -u)" -eq 0 ] || unshare --user --map-root-user --map-auto true 2>/dev/null; }
 
+vpcd() { any /usr/lib/pcsc/drivers/serial/libifdvpcd.so /usr/lib64/pcsc/drivers/serial/libifdvpcd.so; }
+
+check_demo_yubikey() {
+    check_demo
+    { { has pcscd || [ -x /usr/sbin/pcscd ]; } && vpcd; } || need "pcscd and a virtual card reader (a YubiKey in software)" \
+        "pcscd vsmartcard-vpcd" "pcsc-lite virt_cacard" "pcsclite virtualsmartcard" "pcsc-lite"
+}
+
 check_test() {
     check_demo
     maps_users || need "several user ids (newuidmap, a line for this user in /etc/subuid, and unprivileged user namespaces), or root" \
@@ -157,6 +165,7 @@ demo | test) what=$1 title=$1 ;;
 full) what=full title="test --full" setup="setup --yes --full" ;;
 demo-pkcs11) what=demo_pkcs11 title="demo --device pkcs11" ;;
 demo-tpm2) what=demo_tpm2 title="demo --device tpm2" ;;
+demo-yubikey) what=demo_yubikey title="demo --device yubikey" ;;
 *) fail "$usage" ;;
 esac
 case "${2:-}" in --yes) yes=yes ;; "") yes=no ;; *) fail "$usage" ;; esac

@@ -4,168 +4,18 @@
 //! The whole story is in [`Demo::play`]; the command lines of the programs are in
 //! [`Programs`] and nowhere else.
 
-use std::fs::OpenOptions;
-use std::io::{IsTerminal, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::cargo;
 use crate::stage::{Program, Stage};
 
+mod device;
+
+pub(crate) use device::Device;
+
 const GROUP: &str = "team";
-
-/// Where the keys of the demo are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Device {
-    /// In the built-in software device.
-    #[default]
-    Software,
-    /// In a token of SoftHSM.
-    Pkcs11,
-    /// In swtpm, a TPM in software.
-    Tpm2,
-}
-
-/// What a device needs for the configuration, and the program that it is, if it is one.
-struct Prepared {
-    table: String,
-    program: Option<Program>,
-}
-
-/// Where the demo looks for two ports: below those that systems give away.
-const TPM_PORTS: (u16, u16) = (12_320, 12_420);
-
-/// The user PIN of the demo's token.
-const PIN: &str = "271828";
-
-/// Where distributions install SoftHSM's module.
-const SOFTHSM: [&str; 3] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-    "/usr/lib/pkcs11/libsofthsm2.so",
-];
-
-impl Device {
-    pub(crate) fn named(name: Option<&str>) -> Result<Self, String> {
-        match name {
-            Some("software") => Ok(Self::Software),
-            Some("pkcs11") => Ok(Self::Pkcs11),
-            Some("tpm2") => Ok(Self::Tpm2),
-            _ => Err("--device is software, pkcs11 or tpm2".to_owned()),
-        }
-    }
-
-    /// What the set-up calls that this device needs.
-    pub(crate) fn packages(self) -> &'static str {
-        match self {
-            Self::Software => "demo",
-            Self::Pkcs11 => "demo-pkcs11",
-            Self::Tpm2 => "demo-tpm2",
-        }
-    }
-
-    /// The cipher suite of the demo: MLS's mandatory one, unless the device keeps
-    /// the keys of another one better.
-    fn suite(self) -> &'static str {
-        match self {
-            Self::Software | Self::Pkcs11 => "1",
-            Self::Tpm2 => "2",
-        }
-    }
-
-    /// Makes the device.
-    fn prepare(self, stage: &Stage) -> Result<Prepared, String> {
-        let of_files = |table| Prepared {
-            table,
-            program: None,
-        };
-        match self {
-            Self::Software => {
-                let table = "[[devices]]\nname = \"software\"\nkind = \"software\"\n";
-                Ok(of_files(table.to_owned()))
-            }
-            Self::Pkcs11 => prepare_token(stage).map(of_files),
-            Self::Tpm2 => prepare_tpm(stage),
-        }
-    }
-}
-
-/// A fresh TPM.
-fn prepare_tpm(stage: &Stage) -> Result<Prepared, String> {
-    let state = stage.path("tpm");
-    std::fs::create_dir(&state).map_err(|error| format!("cannot make the TPM: {error}"))?;
-    // Two ports, one after the other, which others may take in the meantime.
-    for port in (TPM_PORTS.0..TPM_PORTS.1).step_by(2) {
-        let both = [port, port.saturating_add(1)];
-        if both.iter().any(|&port| is_taken(port)) {
-            continue;
-        }
-        let mut command = Command::new("swtpm");
-        command.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"]);
-        command
-            .arg("--tpmstate")
-            .arg(format!("dir={}", state.display()));
-        for (channel, port) in ["--server", "--ctrl"].iter().zip(both) {
-            let address = format!("type=tcp,port={port},bindaddr=127.0.0.1");
-            command.arg(channel).arg(address);
-        }
-        let mut program = stage.start("swtpm", command)?;
-        // It says to nobody when it listens.
-        while program.runs() {
-            if both.iter().all(|&port| is_taken(port)) {
-                return Ok(Prepared {
-                    table: format!(
-                        "[[devices]]\nname = \"tpm\"\nkind = \"tpm2\"\n\
-                         tcti = \"swtpm:host=127.0.0.1,port={port}\"\n"
-                    ),
-                    program: Some(program),
-                });
-            }
-            std::thread::yield_now();
-        }
-    }
-    Err("swtpm does not start".to_owned())
-}
-
-fn is_taken(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
-}
-
-/// A fresh token of a SoftHSM of its own.
-fn prepare_token(stage: &Stage) -> Result<String, String> {
-    let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    let (tokens, config, pin) = (
-        stage.path("tokens"),
-        stage.path("softhsm2.conf"),
-        stage.path("pin"),
-    );
-    std::fs::create_dir(&tokens).map_err(|error| failed("cannot make the token", error))?;
-    let text = format!("directories.tokendir = {}\n", tokens.display());
-    std::fs::write(&config, text).map_err(|error| failed("cannot configure SoftHSM", error))?;
-    let mut file = OpenOptions::new();
-    file.create_new(true).write(true).mode(0o600);
-    file.open(&pin)
-        .and_then(|mut file| file.write_all(PIN.as_bytes()))
-        .map_err(|error| failed("cannot write the PIN", error))?;
-    let made = Command::new("softhsm2-util")
-        .args(["--init-token", "--free", "--label", "demo", "--pin", PIN])
-        .args(["--so-pin", "31415926"])
-        .env("SOFTHSM2_CONF", &config)
-        .stdout(Stdio::null())
-        .status()
-        .map_err(|error| failed("cannot start softhsm2-util", error))?;
-    if !made.success() {
-        return Err("softhsm2-util made no token".to_owned());
-    }
-    let module = SOFTHSM.iter().find(|path| Path::new(path).exists());
-    let module = module.ok_or("SoftHSM is installed, but not its module")?;
-    Ok(format!(
-        "[[devices]]\nname = \"token\"\nkind = \"pkcs11\"\nmodule = {module:?}\ntoken = \"demo\"\n\
-         pin_file = {pin:?}\nenvironment = {{ SOFTHSM2_CONF = {config:?} }}\n"
-    ))
-}
 
 /// Builds the programs, then runs the demo.
 pub(crate) fn build_and_run(device: Device) -> Result<(), String> {
@@ -180,6 +30,11 @@ pub(crate) fn build_and_run(device: Device) -> Result<(), String> {
         "--example",
         "chat",
     ];
+    let played: &[&str] = match device {
+        Device::YubiKey => &["-p", "mlskeyd-virtual-yubikey"],
+        _ => &[],
+    };
+    let build = [&build, played].concat();
     let status = cargo(&build)
         .status()
         .map_err(|error| format!("cannot start cargo: {error}"))?;
@@ -194,9 +49,9 @@ pub(crate) fn run(device: Device) -> Result<(), String> {
     let stage = Stage::open("mlskeyd-demo")?;
     let prepared = device.prepare(&stage)?;
     let mut demo = Demo {
-        programs: Programs::built(&stage, device, &prepared.table)?,
+        programs: Programs::built(&stage, device, &prepared)?,
         device,
-        _tpm: prepared.program,
+        _device: prepared.program,
         stage,
         step: String::new(),
         colours: colours(),
@@ -231,14 +86,14 @@ struct Programs {
     hub: PathBuf,
     suite: &'static str,
     apps: PathBuf,
+    environment: Option<(&'static str, PathBuf)>,
 }
 
 impl Programs {
     /// The programs beside this one, and a fresh configuration for the daemon.
-    fn built(stage: &Stage, device: Device, table: &str) -> Result<Self, String> {
-        let this = std::env::current_exe()
-            .map_err(|error| format!("cannot find the build directory: {error}"))?;
-        let directory = this.parent().unwrap_or(Path::new(".")).to_owned();
+    fn built(stage: &Stage, device: Device, prepared: &device::Prepared) -> Result<Self, String> {
+        let table = &prepared.table;
+        let directory = build_directory()?;
         let (config, socket) = (stage.path("mlskeyd.toml"), stage.path("mlskeyd.sock"));
         let text = format!(
             "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n{table}",
@@ -255,6 +110,7 @@ impl Programs {
             hub: stage.path("hub.sock"),
             suite: device.suite(),
             apps: stage.path("apps"),
+            environment: prepared.environment.clone(),
         })
     }
 
@@ -264,7 +120,8 @@ impl Programs {
         command
             .arg("--config")
             .arg(&self.config)
-            .arg("--notify-stdout");
+            .arg("--notify-stdout")
+            .envs(self.environment.clone());
         command
     }
 
@@ -316,7 +173,7 @@ struct Demo {
     device: Device,
     programs: Programs,
     /// Before the stage, whose directory it uses.
-    _tpm: Option<Program>,
+    _device: Option<Program>,
     stage: Stage,
     /// The heading of what is happening, for an error.
     step: String,
@@ -334,12 +191,7 @@ impl Demo {
         std::fs::create_dir(&self.programs.apps)
             .map_err(|error| format!("cannot make a directory: {error}"))?;
         let daemon = self.start_daemon()?;
-        let ready = match self.device {
-            Device::Software => "ready, with its built-in software device",
-            Device::Pkcs11 => "ready, with a token of SoftHSM",
-            Device::Tpm2 => "ready, with a TPM in software (swtpm)",
-        };
-        self.says("mlskeyd", ready);
+        self.says("mlskeyd", self.device.announced());
         let mut hub = self.stage.start("hub", self.programs.hub())?;
         expect_ready(&mut hub)?;
         self.says(
@@ -539,19 +391,12 @@ impl Demo {
             ));
         }
         table.lines().for_each(|line| println!("    {line}"));
-        let tier = match self.device {
-            Device::Software => "software",
-            Device::Pkcs11 | Device::Tpm2 => "hardware",
-        };
+        let (tier, played) = self.device.tier();
         if !table.contains(tier) {
             return Err(format!("mlskeyctl keys shows no key of tier '{tier}'"));
         }
-        match self.device {
-            Device::Software => {}
-            Device::Pkcs11 => {
-                println!("    (As the token says. SoftHSM only plays a token in hardware.)");
-            }
-            Device::Tpm2 => println!("    (As the TPM says. swtpm only plays one in hardware.)"),
+        if let Some(played) = played {
+            println!("    {played}");
         }
         Ok(())
     }
@@ -591,4 +436,12 @@ fn expect_ready(program: &mut Program) -> Result<(), String> {
         "ready" => Ok(()),
         other => Err(format!("expected the line 'ready', got '{other}'")),
     }
+}
+
+/// Where the programs are that were built with this one.
+fn build_directory() -> Result<PathBuf, String> {
+    let mut this = std::env::current_exe()
+        .map_err(|error| format!("cannot find the build directory: {error}"))?;
+    this.pop();
+    Ok(this)
 }

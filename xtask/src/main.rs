@@ -15,10 +15,11 @@ const USAGE: &str = "\
 The project's own commands. On a fresh machine each lists the system packages that it lacks,
 and installs them after asking, or with --yes.
 
-usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2]
+usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2|yubikey]
                                           three people chat, with their keys in a private daemon;
                                           pkcs11: in a token of SoftHSM; tpm2: in swtpm,
-                                          a TPM in software
+                                          a TPM in software; yubikey: in a YubiKey in
+                                          software
        cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
        cargo xtask bench [--yes]          what requests and keys cost (docs/performance.md)
        cargo xtask setup [--yes] [--full] only the packages that the others need";
@@ -132,6 +133,8 @@ mod tests {
         assert_eq!(parsed("demo --device pkcs11"), Ok((pkcs11, false)));
         let tpm2 = Command::Demo(demo::Device::Tpm2);
         assert_eq!(parsed("demo --device tpm2"), Ok((tpm2, false)));
+        let yubikey = Command::Demo(demo::Device::YubiKey);
+        assert_eq!(parsed("demo --device yubikey"), Ok((yubikey, false)));
         assert_eq!(
             parsed("demo"),
             Ok((Command::Demo(demo::Device::Software), false))

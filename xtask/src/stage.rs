@@ -180,19 +180,30 @@ impl Program {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Sends one line, and collects the answer: any events, then a line `ok ...`.
-    /// A line `error ...` is an error.
-    pub(crate) fn ask(&mut self, request: &str) -> Result<Answer, String> {
+    /// Sends one line, and has the next one.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<String, String> {
+        self.send(line)?;
+        self.line()
+    }
+
+    fn send(&mut self, line: &str) -> Result<(), String> {
         let sent = self
             .input
             .as_mut()
-            .map(|input| writeln!(input, "{request}").and_then(|()| input.flush()));
-        if !matches!(sent, Some(Ok(()))) {
-            return Err(format!(
-                "{} does not listen any more (to '{request}')",
+            .map(|input| writeln!(input, "{line}").and_then(|()| input.flush()));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(format!(
+                "{} does not listen any more (to '{line}')",
                 self.name
-            ));
+            )),
         }
+    }
+
+    /// Sends one line, and collects the answer: any events, then a line `ok ...`.
+    /// A line `error ...` is an error.
+    pub(crate) fn ask(&mut self, request: &str) -> Result<Answer, String> {
+        self.send(request)?;
         let mut events = Vec::new();
         loop {
             let line = self

@@ -113,5 +113,6 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
     steps.run("demo", || demo::run(demo::Device::Software));
     steps.run("demo on a token", || demo::run(demo::Device::Pkcs11));
     steps.run("demo on a TPM", || demo::run(demo::Device::Tpm2));
+    steps.run("demo on a YubiKey", || demo::run(demo::Device::YubiKey));
     steps.finish()
 }
