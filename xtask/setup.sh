@@ -2,7 +2,7 @@
 # Lists the system packages that `cargo xtask demo` or `cargo xtask test` lacks on this
 # machine, and installs them: with --yes, or after asking on a terminal.
 #
-#   setup.sh demo|demo-pkcs11|demo-tpm2|test|full [--yes]
+#   setup.sh demo|demo-pkcs11|demo-tpm2|demo-yubikey|test|full [--yes]
 #
 # Exit 0: nothing is missing (any more). Exit 1: something is, and standard error says what.
 # A shell script and no Rust, because the first thing that a fresh machine lacks is the
@@ -33,7 +33,12 @@ compiles() { printf '#include <stdio.h>\nint main(void) { return 0; }\n' | cc -x
 # The daemon is linked with these four libraries of TSS 2.0.
 tss() { has pkg-config && pkg-config --atleast-version=2.4.6 tss2-sys tss2-esys tss2-tctildr tss2-mu; }
 
+# And with this one.
+pcsc() { has pkg-config && pkg-config --atleast-version=1 libpcsclite; }
+
 check_demo() {
+    pcsc || need "pkg-config and PC/SC with its headers (the daemon's way to a YubiKey)" \
+        "pkg-config libpcsclite-dev" "pkgconf-pkg-config pcsc-lite-devel" "pkgconf pcsclite" "pkgconf-pkg-config pcsc-lite-devel"
     tss || need "pkg-config and TSS 2.0 with its headers (the daemon's way to a TPM)" \
         "pkg-config libtss2-dev" "pkgconf-pkg-config tpm2-tss-devel" "pkgconf tpm2-tss" "pkgconf-pkg-config tpm2-0-tss-devel"
     compiles || need "a C compiler and the C library's headers (Rust links through it; SQLite is built with it)" \
@@ -73,13 +78,23 @@ check_demo_tpm2() {
 # Some tests act as several users: as root, or as root of a user namespace.
 maps_users() { [ "$(id -u)" -eq 0 ] || unshare --user --map-root-user --map-auto true 2>/dev/null; }
 
+# A card reader in software, and what it is started with, in namespaces of its own.
 vpcd() { any /usr/lib/pcsc/drivers/serial/libifdvpcd.so /usr/lib64/pcsc/drivers/serial/libifdvpcd.so; }
+
+virtual_yubikey() {
+    { { has pcscd || any /usr/sbin/pcscd; } && vpcd; } || need "pcscd and vpcd (a card reader in software)" \
+        "pcscd vsmartcard-vpcd" "pcsc-lite vsmartcard-vpcd" "pcsclite virtualsmartcard" "pcsc-lite vsmartcard-vpcd"
+    { has unshare && has ip; } || need "unshare and ip (they make namespaces)" \
+        "util-linux iproute2" "util-linux iproute" "util-linux iproute2" "util-linux iproute2"
+}
 
 check_demo_yubikey() {
     check_demo
-    { { has pcscd || [ -x /usr/sbin/pcscd ]; } && vpcd; } || need "pcscd and a virtual card reader (a YubiKey in software)" \
-        "pcscd vsmartcard-vpcd" "pcsc-lite virt_cacard" "pcsclite virtualsmartcard" "pcsc-lite"
+    virtual_yubikey
 }
+
+# Yubico's PKCS#11 module.
+ykcs11() { any /usr/lib/*/libykcs11.so* /usr/lib64/libykcs11.so* /usr/lib/libykcs11.so*; }
 
 check_test() {
     check_demo
@@ -91,7 +106,10 @@ check_test() {
     has swtpm_localca || need "swtpm_setup and swtpm_localca (they make TPMs, and certify them)" \
         swtpm-tools swtpm-tools swtpm swtpm
     has tpm2 || need "tpm2-tools (somebody else's programs on a TPM)" tpm2-tools tpm2-tools tpm2-tools tpm2.0-tools
-    has openssl || need "openssl (it signs for a recovery key)" openssl openssl openssl openssl
+    virtual_yubikey
+    { has yubico-piv-tool && ykcs11; } || need "yubico-piv-tool and ykcs11 (Yubico's programs on a YubiKey)" \
+        "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
+    has openssl || need "openssl (it signs for a recovery key, and verifies what devices sign)" openssl openssl openssl openssl
     has git || need "git (cargo and the tests use it)" git git git git
 }
 
@@ -158,7 +176,7 @@ consented() {
 
 # --- the work -------------------------------------------------------------------------
 
-usage="usage: setup.sh demo|demo-pkcs11|demo-tpm2|test|full [--yes]"
+usage="usage: setup.sh demo|demo-pkcs11|demo-tpm2|demo-yubikey|test|full [--yes]"
 setup="setup --yes"
 case "${1:-}" in
 demo | test) what=$1 title=$1 ;;

@@ -81,6 +81,12 @@ mod tests {
             Self { stage }
         }
 
+        /// One that has, beside these, all that the tests run, but no compiler.
+        fn equipped(programs: &[(&str, &str)]) -> Self {
+            let tools = TOOLS.map(|tool| (tool, FINE));
+            Self::with(&[&tools, programs].concat())
+        }
+
         /// Runs the script without a terminal: whether it succeeded, and what it printed.
         fn setup(&self, arguments: &[&str]) -> (bool, String) {
             let output = Command::new(crate::root().join("xtask/setup.sh"))
@@ -98,6 +104,20 @@ mod tests {
     }
 
     const FINE: &str = "exit 0";
+    const TOOLS: [&str; 12] = [
+        "git",
+        "softhsm2-util",
+        "pkcs11-tool",
+        "pkg-config",
+        "swtpm",
+        "swtpm_localca",
+        "tpm2",
+        "openssl",
+        "pcscd",
+        "unshare",
+        "ip",
+        "yubico-piv-tool",
+    ];
     const ROOT: (&str, &str) = ("id", "echo 0");
     const USER: (&str, &str) = ("id", "echo 1000");
     /// A package manager that says what it is asked, and installs a compiler.
@@ -106,38 +126,14 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
 
     #[test]
     fn nothing_is_installed_where_nothing_is_missing() {
-        let machine = Machine::with(&[
-            ("cc", FINE),
-            ("git", FINE),
-            ("softhsm2-util", FINE),
-            ("pkcs11-tool", FINE),
-            ("pkg-config", FINE),
-            ("swtpm", FINE),
-            ("swtpm_localca", FINE),
-            ("tpm2", FINE),
-            ("openssl", FINE),
-            ROOT,
-            ("apt-get", INSTALLS),
-        ]);
+        let machine = Machine::equipped(&[("cc", FINE), ROOT, ("apt-get", INSTALLS)]);
         assert_eq!(machine.setup(&["test", "--yes"]), (true, String::new()));
         assert_eq!(machine.setup(&["demo"]), (true, String::new()));
     }
 
     #[test]
     fn the_longer_tests_need_more() {
-        let machine = Machine::with(&[
-            ("cc", FINE),
-            ("git", FINE),
-            ("softhsm2-util", FINE),
-            ("pkcs11-tool", FINE),
-            ("pkg-config", FINE),
-            ("swtpm", FINE),
-            ("swtpm_localca", FINE),
-            ("tpm2", FINE),
-            ("openssl", FINE),
-            ROOT,
-            ("apt-get", INSTALLS),
-        ]);
+        let machine = Machine::equipped(&[("cc", FINE), ROOT, ("apt-get", INSTALLS)]);
         assert_eq!(machine.setup(&["test"]), (true, String::new()));
         let (done, said) = machine.setup(&["full"]);
         assert!(
@@ -152,18 +148,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
 
     #[test]
     fn without_a_terminal_nothing_is_installed_unasked() {
-        let machine = Machine::with(&[
-            ("git", FINE),
-            ("softhsm2-util", FINE),
-            ("pkcs11-tool", FINE),
-            ("pkg-config", FINE),
-            ("swtpm", FINE),
-            ("swtpm_localca", FINE),
-            ("tpm2", FINE),
-            ("openssl", FINE),
-            ROOT,
-            ("apt-get", INSTALLS),
-        ]);
+        let machine = Machine::equipped(&[ROOT, ("apt-get", INSTALLS)]);
         let (done, said) = machine.setup(&["demo"]);
         assert!(!done && !said.contains("called"), "{said}");
         assert!(
@@ -174,18 +159,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
 
     #[test]
     fn with_yes_the_lists_are_fetched_and_only_the_missing_is_installed() {
-        let machine = Machine::with(&[
-            ("git", FINE),
-            ("softhsm2-util", FINE),
-            ("pkcs11-tool", FINE),
-            ("pkg-config", FINE),
-            ("swtpm", FINE),
-            ("swtpm_localca", FINE),
-            ("tpm2", FINE),
-            ("openssl", FINE),
-            ROOT,
-            ("apt-get", INSTALLS),
-        ]);
+        let machine = Machine::equipped(&[ROOT, ("apt-get", INSTALLS)]);
         let (done, said) = machine.setup(&["test", "--yes"]);
         let calls: Vec<&str> = said
             .lines()
@@ -201,19 +175,7 @@ case "$*" in *gcc*) ln -s true "$PATH/cc" ;; esac"#;
     #[test]
     fn a_user_installs_through_sudo() {
         let sudo = ("sudo", r#"echo "as root: $*""#);
-        let machine = Machine::with(&[
-            ("git", FINE),
-            ("softhsm2-util", FINE),
-            ("pkcs11-tool", FINE),
-            ("pkg-config", FINE),
-            ("swtpm", FINE),
-            ("swtpm_localca", FINE),
-            ("tpm2", FINE),
-            ("openssl", FINE),
-            USER,
-            sudo,
-            ("dnf", INSTALLS),
-        ]);
+        let machine = Machine::equipped(&[USER, sudo, ("dnf", INSTALLS)]);
         let (_, said) = machine.setup(&["demo", "--yes"]);
         assert!(
             said.contains("as root: dnf install -y gcc glibc-devel\n"),
