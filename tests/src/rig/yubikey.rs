@@ -73,6 +73,14 @@ impl YubiKeys {
         self.order(&Order::Finger { card, finger });
     }
 
+    /// The certificate that a card's attestation leads to, in PEM.
+    pub fn root(&mut self, card: usize) -> String {
+        match self.order(&Order::Root { card }) {
+            Report::Root(pem) => pem,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What is in a card that is not secret.
     pub fn snapshot(&mut self, card: usize) -> Vec<(String, String)> {
         match self.order(&Order::Snapshot { card }) {
@@ -106,6 +114,11 @@ impl YubiKeys {
     /// Has a slot have another key of the same kind, as if somebody had made it there.
     pub fn remake(&mut self, card: usize, slot: u8) {
         self.order(&Order::Remake { card, slot });
+    }
+
+    /// Has a card take the factory's management key as one of 3DES.
+    pub fn use_3des(&mut self, card: usize) {
+        self.order(&Order::Old3Des { card });
     }
 
     /// Is there a card in a reader?

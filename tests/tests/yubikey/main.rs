@@ -1,5 +1,6 @@
 //! A YubiKey as a device: virtual ones, in the readers of a real pcscd.
 
+mod attest;
 mod bench;
 mod conformance;
 mod consent;

@@ -1,7 +1,9 @@
 //! The card: what it keeps, what it forgets, and how commands reach it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use crate::attest::Workshop;
 use crate::key::Key;
 use crate::piv;
 
@@ -55,6 +57,7 @@ pub struct Card {
     pub(crate) management_key: (u8, Vec<u8>),
     pub(crate) slots: BTreeMap<u8, Slot>,
     pub(crate) objects: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) workshop: Workshop,
     pub(crate) now: Now,
 }
 
@@ -93,9 +96,9 @@ const ROOM: usize = 3072;
 pub(crate) const NEW: [u8; 3] = [5, 7, 0];
 
 impl Card {
-    /// As it leaves the factory.
+    /// As it leaves the factory, whose makers of certificates work in this directory.
     #[must_use]
-    pub fn new(serial: u32, version: [u8; 3]) -> Self {
+    pub fn new(serial: u32, version: [u8; 3], workshop: PathBuf) -> Self {
         let secret = |value: &[u8]| Secret {
             value: crate::piv::padded(value).unwrap_or([0xff; 8]),
             most: 3,
@@ -110,8 +113,16 @@ impl Card {
             management_key: (algorithm, FACTORY_MANAGEMENT_KEY.to_vec()),
             slots: BTreeMap::new(),
             objects: BTreeMap::new(),
+            workshop: Workshop::new(workshop, version, serial),
             now: Now::default(),
         }
+    }
+
+    /// The certificate that its attestation leads to, in PEM; `None`: OpenSSL is not
+    /// there.
+    #[must_use]
+    pub fn root(&self) -> Option<String> {
+        self.workshop.root()
     }
 
     /// It has no power any more, or was reset.
@@ -128,6 +139,11 @@ impl Card {
     /// Puts data into an object; without asking for the management key.
     pub fn put(&mut self, object: Vec<u8>, data: Vec<u8>) {
         self.objects.insert(object, data);
+    }
+
+    /// Its management key is one of 3DES.
+    pub const fn use_3des(&mut self) {
+        self.management_key.0 = 0x03;
     }
 
     /// A slot has another key of the same kind.

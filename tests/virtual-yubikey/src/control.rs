@@ -41,6 +41,11 @@ pub enum Order {
         /// What.
         finger: FingerOrder,
     },
+    /// The certificate that a card's attestation leads to.
+    Root {
+        /// The card.
+        card: usize,
+    },
     /// What is in a card that is not secret.
     Snapshot {
         /// The card.
@@ -66,6 +71,12 @@ pub enum Order {
         card: usize,
         /// The slot.
         slot: u8,
+    },
+    /// Has a card take the factory's management key as one of 3DES, as if somebody had set
+    /// it so.
+    Old3Des {
+        /// The card.
+        card: usize,
     },
     /// Is there a card in a reader?
     IsIn {
@@ -117,6 +128,8 @@ pub enum Report {
     Snapshot(Vec<(String, String)>),
     /// Tries that are left.
     Tries(u8),
+    /// A certificate in PEM.
+    Root(String),
     /// Is there?
     IsIn(bool),
     /// INS, P1 and P2 of each command.

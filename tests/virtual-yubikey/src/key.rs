@@ -63,24 +63,26 @@ impl Key {
         }
     }
 
-    /// A signature over a hash of the curve's length, or a content for Ed25519.
+    /// A signature over a hash of the curve's length or shorter, or a content for Ed25519.
     pub(crate) fn sign(&self, content: &[u8]) -> Option<Vec<u8>> {
         match self {
-            Self::P256(key) if content.len() == 32 => {
+            Self::P256(key) => {
                 let signer = p256::ecdsa::SigningKey::from(key);
-                let signature: p256::ecdsa::Signature = signer.sign_prehash(content).ok()?;
+                let signature: p256::ecdsa::Signature =
+                    signer.sign_prehash(&filled_up::<32>(content)?).ok()?;
                 Some(signature.to_der().as_bytes().to_vec())
             }
-            Self::P384(key) if content.len() == 48 => {
+            Self::P384(key) => {
                 let signer = p384::ecdsa::SigningKey::from(key);
-                let signature: p384::ecdsa::Signature = signer.sign_prehash(content).ok()?;
+                let signature: p384::ecdsa::Signature =
+                    signer.sign_prehash(&filled_up::<48>(content)?).ok()?;
                 Some(signature.to_der().as_bytes().to_vec())
             }
             Self::Ed25519(key) => {
                 use ed25519_dalek::Signer as _;
                 Some(key.sign(content).to_bytes().to_vec())
             }
-            _ => None,
+            Self::X25519(_) => None,
         }
     }
 
@@ -107,6 +109,14 @@ impl Key {
             _ => None,
         }
     }
+}
+
+/// A hash as a number of so many bytes; `None`: it is longer.
+fn filled_up<const N: usize>(hash: &[u8]) -> Option<[u8; N]> {
+    let mut number = [0; N];
+    let start = N.checked_sub(hash.len())?;
+    number.get_mut(start..)?.copy_from_slice(hash);
+    Some(number)
 }
 
 /// Random bytes.

@@ -5,6 +5,7 @@
 //! and pulls them out, as it is told on standard input ([`control`]). It does RSA neither
 //! for keys in slots nor for import: a key of RSA is refused.
 
+mod attest;
 pub mod card;
 pub mod control;
 mod key;

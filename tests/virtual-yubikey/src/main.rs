@@ -12,6 +12,7 @@ use std::io::{BufRead, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -51,6 +52,8 @@ fn unshared(socket: &std::ffi::OsStr) -> std::io::Error {
 /// What is on the table: pcscd, and cards.
 struct Desk {
     listener: UnixListener,
+    /// Beside the socket.
+    directory: PathBuf,
     pcscd: Child,
     cards: Vec<Arc<Held>>,
     inserted: BTreeMap<usize, (usize, Inserted)>,
@@ -74,6 +77,7 @@ impl Desk {
         let pcscd = start_pcscd(&listener)?;
         Ok(Self {
             listener,
+            directory: socket.with_extension("certificates"),
             pcscd,
             cards: Vec::new(),
             inserted: BTreeMap::new(),
@@ -95,7 +99,8 @@ impl Desk {
     fn follow(&mut self, order: Order) -> Result<Report> {
         match order {
             Order::Make { serial, version } => {
-                let held = Held::new(Card::new(serial, version));
+                let workshop = self.directory.join(self.cards.len().to_string());
+                let held = Held::new(Card::new(serial, version, workshop));
                 self.cards.push(Arc::new(held));
             }
             Order::Insert { card, reader } => {
@@ -118,6 +123,10 @@ impl Desk {
                 inserted.pull_at(after, done);
             }
             Order::Finger { card, finger } => self.card(card)?.point(finger),
+            Order::Root { card } => {
+                let root = self.card(card)?.card().root();
+                return Ok(Report::Root(root.ok_or("openssl is not installed")?));
+            }
             Order::Snapshot { card } => {
                 return Ok(Report::Snapshot(self.card(card)?.card().snapshot()));
             }
@@ -129,6 +138,7 @@ impl Desk {
                 self.card(card)?.card().put(object, data);
             }
             Order::Remake { card, slot } => self.card(card)?.card().remake(slot),
+            Order::Old3Des { card } => self.card(card)?.card().use_3des(),
             Order::IsIn { reader } => {
                 let is_in = self.inserted.get(&reader).is_some_and(|(_, it)| it.is_in());
                 return Ok(Report::IsIn(is_in));

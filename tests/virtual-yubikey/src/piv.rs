@@ -5,6 +5,7 @@ use aes::cipher::generic_array::GenericArray;
 use aes::cipher::{BlockDecrypt, BlockEncrypt, KeyInit};
 use subtle::ConstantTimeEq as _;
 
+use crate::attest::Attested;
 use crate::card::{
     Answer, BLOCKED, CONDITIONS, Card, Command, FACTORY_MANAGEMENT_KEY, FACTORY_PIN, FACTORY_PUK,
     NEW, NO_INSTRUCTION, NO_REFERENCE, NOT_FOUND, SECURITY, Secret, Slot, Status, WRONG_DATA,
@@ -14,6 +15,9 @@ use crate::key::{Key, random};
 use crate::tlv;
 
 const APPLICATION: [u8; 11] = [0xa0, 0, 0, 3, 8, 0, 0, 0x10, 0, 1, 0];
+
+/// Where the certificate of the attestation key is.
+const ATTESTATION: [u8; 3] = [0x5f, 0xff, 0x01];
 
 /// Objects that only who has the PIN reads: printed information, and the biometric ones.
 const WITH_PIN: [[u8; 3]; 4] = [
@@ -47,6 +51,7 @@ pub(crate) fn answer(
         0xfe => import(card, command),
         0xff => set_management_key(card, command),
         0xf6 => move_key(card, command),
+        0xf9 => attest(card, command),
         0xf7 => metadata(card, command),
         0xcb => get_data(card, command),
         0xdb => put_data(card, command),
@@ -168,7 +173,12 @@ fn reset(card: &mut Card) -> Answer {
     if card.pin.left > 0 || card.puk.left > 0 {
         return Err(CONDITIONS);
     }
-    *card = Card::new(card.serial, card.version);
+    // The attestation key stays.
+    let fresh = Card::new(card.serial, card.version, Default::default());
+    *card = Card {
+        workshop: std::mem::replace(&mut card.workshop, fresh.workshop),
+        ..fresh
+    };
     card.now.is_selected = true;
     Ok(Vec::new())
 }
@@ -457,6 +467,23 @@ fn metadata(card: &Card, command: &Command) -> Answer {
     }
 }
 
+fn attest(card: &Card, command: &Command) -> Answer {
+    if command.p2 != 0 || !is_slot(command.p1) || command.p1 == 0xf9 {
+        return Err(WRONG_PARAMETERS);
+    }
+    let slot = card.slots.get(&command.p1).ok_or(NO_REFERENCE)?;
+    if !slot.generated {
+        return Err(WRONG_DATA);
+    }
+    let attested = Attested {
+        slot: command.p1,
+        algorithm: slot.key.algorithm(),
+        public: &slot.key.public(),
+        policies: [slot.pin, slot.touch],
+    };
+    card.workshop.attest(&attested).ok_or(CONDITIONS)
+}
+
 fn object_name(data: &[u8]) -> Result<(&[u8], &[u8]), Status> {
     let (head, rest) = data.split_at_checked(2).ok_or(WRONG_DATA)?;
     let (&[0x5c, length], true) = (<&[u8; 2]>::try_from(head).map_err(|_| WRONG_DATA)?, true)
@@ -484,8 +511,19 @@ fn get_data(card: &Card, command: &Command) -> Answer {
     if WITH_PIN.iter().any(|with_pin| with_pin == name) && !card.now.is_verified {
         return Err(SECURITY);
     }
-    let data = card.objects.get(name).ok_or(NOT_FOUND)?;
-    Ok(tlv::write(0x53, data))
+    if let Some(data) = card.objects.get(name) {
+        return Ok(tlv::write(0x53, data));
+    }
+    if name != ATTESTATION {
+        return Err(NOT_FOUND);
+    }
+    let certificate = card.workshop.certificate().ok_or(NOT_FOUND)?;
+    let content = [
+        tlv::write(0x70, &certificate),
+        tlv::write(0x71, &[0]),
+        tlv::write(0xfe, &[]),
+    ];
+    Ok(tlv::write(0x53, &content.concat()))
 }
 
 fn put_data(card: &mut Card, command: &Command) -> Answer {

@@ -1,0 +1,7 @@
+//! Somebody else's programs on the virtual YubiKey: what they accept, a real one is
+//! like. OpenSSL verifies what the card computes.
+
+mod bench;
+mod opensc;
+mod ykcs11;
+mod yubico_piv_tool;
