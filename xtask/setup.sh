@@ -109,6 +109,8 @@ check_test() {
     virtual_yubikey
     { has yubico-piv-tool && ykcs11; } || need "yubico-piv-tool and ykcs11 (Yubico's programs on a YubiKey)" \
         "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need "Python with venv (ykman, Yubico's program on a YubiKey, is installed into one)" \
+        python3-venv python3 python python3
     has openssl || need "openssl (it signs for a recovery key, and verifies what devices sign)" openssl openssl openssl openssl
     has git || need "git (cargo and the tests use it)" git git git git
 }

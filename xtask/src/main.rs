@@ -7,6 +7,7 @@ mod setup;
 mod stage;
 mod steps;
 mod test;
+mod ykman;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

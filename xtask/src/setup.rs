@@ -104,7 +104,7 @@ mod tests {
     }
 
     const FINE: &str = "exit 0";
-    const TOOLS: [&str; 12] = [
+    const TOOLS: [&str; 13] = [
         "git",
         "softhsm2-util",
         "pkcs11-tool",
@@ -117,6 +117,7 @@ mod tests {
         "unshare",
         "ip",
         "yubico-piv-tool",
+        "python3",
     ];
     const ROOT: (&str, &str) = ("id", "echo 0");
     const USER: (&str, &str) = ("id", "echo 1000");

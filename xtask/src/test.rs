@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
 use crate::steps::Steps;
-use crate::{cargo, demo, kryoptic, setup};
+use crate::{cargo, demo, kryoptic, setup, ykman};
 
 /// OpenMLS's draft features. They change OpenMLS's traits for everything that is built with
 /// them, so they are checked by themselves and not together with the workspace.
@@ -23,6 +23,7 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
     };
     let with = |before: &[&str], after: &[&str]| {
         let mut command = cargo(&[before, features, after].concat());
+        command.env(ykman::VARIABLE, ykman::program());
         if full {
             command.env("PROPTEST_CASES", FULL_PROPTEST_CASES);
             command.env(kryoptic::VARIABLE, kryoptic::module());
@@ -67,6 +68,7 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
             "warnings",
         ]),
     );
+    steps.run("install ykman", ykman::install);
     let mut documentation = cargo(&["doc", "--workspace", "--no-deps"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     steps.command("documentation", documentation);

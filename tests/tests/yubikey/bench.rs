@@ -1,7 +1,6 @@
 //! A card that is ready, and devices on it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use mlskeyd::config::{Config, DeviceKind, YubiKeyConfig};
 use mlskeyd::devices::yubikey::YubiKeyDevice;
@@ -94,16 +93,4 @@ fn closed(stage: &Path, config: &YubiKeyConfig, start: Start) -> YubiKeyDevice {
     let mut device = YubiKeyDevice::new("yubikey", config, &directory, &store_key, start).unwrap();
     device.probe();
     device
-}
-
-/// A program of somebody else's, which has to succeed: what it prints.
-pub(crate) fn succeed(mut command: Command) -> String {
-    let output = command.output().unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {printed}{complained}"
-    );
-    printed
 }

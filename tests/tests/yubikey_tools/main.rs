@@ -4,4 +4,5 @@
 mod bench;
 mod opensc;
 mod ykcs11;
+mod ykman;
 mod yubico_piv_tool;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::attest::Workshop;
 use crate::key::Key;
-use crate::piv;
+use crate::{management, piv};
 
 /// A status word.
 pub(crate) type Status = u16;
@@ -61,11 +61,18 @@ pub struct Card {
     pub(crate) now: Now,
 }
 
+/// What a YubiKey can be here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Application {
+    Piv,
+    Management,
+}
+
 /// What it forgets without power.
 #[derive(Default)]
 pub(crate) struct Now {
-    /// Is the PIV application selected?
-    pub(crate) is_selected: bool,
+    /// What is selected.
+    pub(crate) selected: Option<Application>,
     /// Has it the PIN?
     pub(crate) is_verified: bool,
     /// Has the PIN been used for a key that wants it each time?
@@ -216,7 +223,32 @@ impl Card {
             p2,
             data: std::mem::take(&mut self.now.chain),
         };
-        piv::answer(self, &command, touch)
+        if command.ins == 0xa4 {
+            return self.select(&command);
+        }
+        match self.now.selected {
+            Some(Application::Piv) => piv::answer(self, &command, touch),
+            Some(Application::Management) => management::answer(self, &command),
+            None => Err(NO_INSTRUCTION),
+        }
+    }
+
+    /// Selects an application: what was unlocked is locked.
+    fn select(&mut self, command: &Command) -> Answer {
+        self.power_off();
+        let is = |name: &[u8]| command.data.len() >= 5 && name.starts_with(&command.data);
+        if command.p1 != 4 {
+            return Err(NOT_FOUND);
+        }
+        if is(&piv::APPLICATION) {
+            self.now.selected = Some(Application::Piv);
+            Ok(piv::greeting())
+        } else if is(&management::APPLICATION) {
+            self.now.selected = Some(Application::Management);
+            Ok(management::greeting(self))
+        } else {
+            Err(NOT_FOUND)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod attest;
 pub mod card;
 pub mod control;
 mod key;
+mod management;
 mod piv;
 pub mod reader;
 mod tlv;

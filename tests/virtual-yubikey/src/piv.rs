@@ -7,14 +7,15 @@ use subtle::ConstantTimeEq as _;
 
 use crate::attest::Attested;
 use crate::card::{
-    Answer, BLOCKED, CONDITIONS, Card, Command, FACTORY_MANAGEMENT_KEY, FACTORY_PIN, FACTORY_PUK,
-    NEW, NO_INSTRUCTION, NO_REFERENCE, NOT_FOUND, SECURITY, Secret, Slot, Status, WRONG_DATA,
-    WRONG_LENGTH, WRONG_PARAMETERS,
+    Answer, Application, BLOCKED, CONDITIONS, Card, Command, FACTORY_MANAGEMENT_KEY, FACTORY_PIN,
+    FACTORY_PUK, NEW, NO_INSTRUCTION, NO_REFERENCE, NOT_FOUND, SECURITY, Secret, Slot, Status,
+    WRONG_DATA, WRONG_LENGTH, WRONG_PARAMETERS,
 };
 use crate::key::{Key, random};
 use crate::tlv;
 
-const APPLICATION: [u8; 11] = [0xa0, 0, 0, 3, 8, 0, 0, 0x10, 0, 1, 0];
+/// Its name.
+pub(crate) const APPLICATION: [u8; 11] = [0xa0, 0, 0, 3, 8, 0, 0, 0x10, 0, 1, 0];
 
 /// Where the certificate of the attestation key is.
 const ATTESTATION: [u8; 3] = [0x5f, 0xff, 0x01];
@@ -32,12 +33,6 @@ pub(crate) fn answer(
     command: &Command,
     touch: &mut dyn FnMut() -> bool,
 ) -> Answer {
-    if command.ins == 0xa4 {
-        return select(card, command);
-    }
-    if !card.now.is_selected {
-        return Err(NO_INSTRUCTION);
-    }
     match command.ins {
         0xfd => Ok(card.version.to_vec()),
         0xf8 => Ok(card.serial.to_be_bytes().to_vec()),
@@ -59,17 +54,12 @@ pub(crate) fn answer(
     }
 }
 
-fn select(card: &mut Card, command: &Command) -> Answer {
-    let name = &command.data;
-    let is_piv = name.len() >= 5 && APPLICATION.starts_with(name);
-    card.power_off();
-    if command.p1 != 4 || !is_piv {
-        return Err(NOT_FOUND);
-    }
-    card.now.is_selected = true;
-    let name = tlv::write(0x4f, &APPLICATION[5..]);
-    let authority = tlv::write(0x79, &tlv::write(0x4f, &APPLICATION[..5]));
-    Ok(tlv::write(0x61, &[name, authority].concat()))
+/// What it says when it is selected.
+pub(crate) fn greeting() -> Vec<u8> {
+    let (authority, own) = APPLICATION.split_at(5);
+    let own = tlv::write(0x4f, own);
+    let authority = tlv::write(0x79, &tlv::write(0x4f, authority));
+    tlv::write(0x61, &[own, authority].concat())
 }
 
 /// A PIN as it is sent: 6 to 8 bytes, filled up.
@@ -179,7 +169,7 @@ fn reset(card: &mut Card) -> Answer {
         workshop: std::mem::replace(&mut card.workshop, fresh.workshop),
         ..fresh
     };
-    card.now.is_selected = true;
+    card.now.selected = Some(Application::Piv);
     Ok(Vec::new())
 }
 
@@ -463,7 +453,8 @@ fn metadata(card: &Card, command: &Command) -> Answer {
             ]
             .concat())
         }
-        _ => Err(WRONG_PARAMETERS),
+        // Fingerprints, for example.
+        _ => Err(NO_REFERENCE),
     }
 }
 
