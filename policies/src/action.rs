@@ -74,13 +74,15 @@ pub enum Action {
     /// Approves what the machine has measured, so that keys work that were made with
     /// other measurements.
     ApproveMeasurements,
+    /// Locks a device.
+    LockDevice,
     /// Looks at, and manages, what all callers own.
     Administer,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -114,6 +116,7 @@ impl Action {
         Self::AttestIdentity,
         Self::AnswerChallenge,
         Self::ApproveMeasurements,
+        Self::LockDevice,
         Self::Administer,
     ];
 
@@ -154,6 +157,7 @@ impl Action {
             Self::AttestIdentity => "AttestIdentity",
             Self::AnswerChallenge => "AnswerChallenge",
             Self::ApproveMeasurements => "ApproveMeasurements",
+            Self::LockDevice => "LockDevice",
             Self::Administer => "Administer",
         }
     }

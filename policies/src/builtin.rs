@@ -127,6 +127,7 @@ const fn needs(action: Action) -> Needs {
         | Action::AttestIdentity
         | Action::AnswerChallenge
         | Action::ApproveMeasurements
+        | Action::LockDevice
         | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
@@ -188,7 +189,7 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 11] = [
+    const ADMINISTRATORS: [Action; 12] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,
@@ -199,6 +200,7 @@ mod tests {
         Action::AttestIdentity,
         Action::AnswerChallenge,
         Action::ApproveMeasurements,
+        Action::LockDevice,
         Action::Administer,
     ];
 

@@ -478,6 +478,12 @@ fn admin_requests() -> Vec<AdminRequest> {
                 signature: bytes("a signature"),
             },
         },
+        R::LockDevice {
+            options,
+            request: LockDevice {
+                device: "yubikey".into(),
+            },
+        },
     ]
 }
 
@@ -551,7 +557,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             pin_tried: true,
         })),
         R::AcceptDevice(Ok(AcceptedDevice {
-            device,
+            device: device.clone(),
             serial: "a1b2c3d4".into(),
             before: Some("0a1b2c3d".into()),
         })),
@@ -565,6 +571,7 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::LockIdentity(Ok(identity())),
         R::ReadMeasurements(Ok(measurements(false))),
         R::ApproveMeasurements(Ok(measurements(true))),
+        R::LockDevice(Ok(device)),
     ]
 }
 

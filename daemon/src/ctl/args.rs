@@ -54,6 +54,7 @@ JSON (with --json; fields are only ever added):
   identities lock    IDENTITY
   identities rotate  IDENTITY
   identities adopt   IDENTITY
+  lock            DEVICE
   unlock          DEVICE and \"pin_tried\"
   keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",
                     \"state\": \"active|idle|retiring|missing|destroyed\", \"public_key\": hex,
@@ -130,6 +131,14 @@ pub(super) enum Command {
         /// Try the PIN even if one more wrong one would lock the device for good
         #[arg(long)]
         last_try: bool,
+    },
+    /// Lock a device: its PIN is forgotten, and asked for again
+    ///
+    /// Also a PIN that the configuration names is not used again until somebody unlocks
+    /// the device, or the daemon starts again.
+    Lock {
+        /// The device's name
+        device: String,
     },
     /// Get a device ready that is in front of you; takes no daemon
     #[cfg(feature = "yubikey")]

@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
-    DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery, LockIdentity,
-    OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, SecretBytes, StorageInfo, Swept,
-    Tier, Unlock, UnlockIdentity, Unlocked,
+    DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery, LockDevice,
+    LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, SecretBytes,
+    StorageInfo, Swept, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
@@ -216,6 +216,14 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                 code = NOT_TRIED;
             }
             show(json::unlocked(&unlocked), unlocked_text(&unlocked))
+        }
+        Command::Lock { device } => {
+            let request = LockDevice {
+                device: device.clone(),
+            };
+            let locked = client.lock_device(request, &call)?;
+            let text = format!("device {} is {}\n", printable(&locked.name), locked.state);
+            show(json::device(&locked), text)
         }
         #[cfg(feature = "yubikey")]
         Command::Provision { command } => {

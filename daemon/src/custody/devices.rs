@@ -493,17 +493,28 @@ mod tests {
         }
     }
 
+    impl Stub {
+        fn show(&mut self, state: DeviceState) {
+            self.0 = Arc::new(DeviceInfo {
+                state,
+                ..DeviceInfo::clone(&self.0)
+            });
+        }
+    }
+
     impl Unlock for Stub {
         fn unlock(&mut self, pin: &SecretBytes, _: bool) -> Result<Unlocking, DeviceError> {
             if pin.expose() != PIN {
                 let reason = "a wrong PIN".to_owned();
                 return Err(DeviceError::Locked { reason });
             }
-            self.0 = Arc::new(DeviceInfo {
-                state: DeviceState::Ready,
-                ..DeviceInfo::clone(&self.0)
-            });
+            self.show(DeviceState::Ready);
             Ok(Unlocking::ByThePin)
+        }
+
+        fn lock(&mut self) -> Result<(), DeviceError> {
+            self.show(DeviceState::Locked);
+            Ok(())
         }
     }
 

@@ -228,6 +228,15 @@ impl devices::Unlock for Token {
         });
         Ok(Unlocking::ByThePin)
     }
+
+    fn lock(&mut self) -> Result<(), DeviceError> {
+        self.info = Arc::new(DeviceInfo {
+            state: DeviceState::Locked,
+            reason: "somebody locked it".to_owned(),
+            ..DeviceInfo::clone(&self.info)
+        });
+        Ok(())
+    }
 }
 
 impl Adopt for Token {

@@ -267,7 +267,7 @@ pub trait Destroy {
     }
 }
 
-/// Unlocking by a person. Never repeated: the device counts wrong PINs.
+/// Unlocking by a person, never repeated, since the device counts wrong PINs; and locking.
 pub trait Unlock {
     /// Logs in with this PIN. A device that is unlocked already does not look at
     /// it. `last_try`: even if one more wrong PIN would lock the device for good.
@@ -276,6 +276,13 @@ pub trait Unlock {
     /// [`DeviceError::Locked`] with the reason, [`DeviceError::Absent`], and what
     /// the device says.
     fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError>;
+
+    /// Locks the device, also for the configured PIN, until a person gives one, or the
+    /// daemon starts again. One that is locked, or away, stays so.
+    ///
+    /// # Errors
+    /// What the device says; its PIN is forgotten here all the same.
+    fn lock(&mut self) -> Result<(), DeviceError>;
 }
 
 /// How an unlocking went.

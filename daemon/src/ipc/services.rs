@@ -7,9 +7,9 @@ use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, ApproveMeasurements,
     AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody,
     DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
-    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockIdentity, Looked, Measurements, Open,
-    Outcome, OwnedIdentity, OwnedKey, Owner, ReadMeasurements, Report, RotateIdentity, SecretBytes,
-    ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
+    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockDevice, LockIdentity, Looked, Measurements,
+    Open, Outcome, OwnedIdentity, OwnedKey, Owner, ReadMeasurements, Report, RotateIdentity,
+    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
     UnlockedIdentity,
 };
 use tarpc::context::Context;
@@ -331,6 +331,15 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: ReadMeasurements,
     ) -> Outcome<Measurements> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn lock_device(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: LockDevice,
+    ) -> Outcome<DeviceInfo> {
         self.0.go(context, options, request).await
     }
 

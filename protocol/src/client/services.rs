@@ -221,6 +221,8 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     read_measurements = ReadMeasurements(request: ReadMeasurements) -> Measurements, Harmless;
     /// Approves what the machine has measured now.
     approve_measurements = ApproveMeasurements(request: ApproveMeasurements) -> Measurements, Harmless;
+    /// Locks a device.
+    lock_device = LockDevice(request: LockDevice) -> DeviceInfo, Harmless;
 }
 
 #[cfg(test)]

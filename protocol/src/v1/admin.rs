@@ -282,6 +282,13 @@ pub struct Unlocked {
     pub pin_tried: bool,
 }
 
+/// Locks a device: its PIN is forgotten, and asked for again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockDevice {
+    /// The device's name.
+    pub device: String,
+}
+
 /// Makes the token that is there the device's own, in the place of the one that its
 /// keys are on: these are missing then, and what waits there to be destroyed counts
 /// as destroyed.
@@ -414,4 +421,6 @@ pub trait Admin {
         options: CallOptions,
         request: ApproveMeasurements,
     ) -> Outcome<Measurements>;
+    /// Locks a device; answers what it is then.
+    async fn lock_device(options: CallOptions, request: LockDevice) -> Outcome<DeviceInfo>;
 }

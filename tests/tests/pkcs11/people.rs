@@ -61,6 +61,33 @@ fn what_waits_for_a_locked_token_goes_on_when_somebody_unlocks_it() {
     });
 }
 
+#[test]
+fn who_locks_a_token_has_it_wait_for_a_person() {
+    let stage = Stage::new(programs!());
+    let softhsm = SoftHsm::new(&stage);
+    softhsm.add_token("mlskeyd");
+    let device = softhsm.device("hsm", "mlskeyd");
+    let mut scene = Scene::with(stage, softhsm, device);
+    let app = scene.app("app", "hsm");
+    app.key_package().unwrap();
+    let locked = scene.daemon.ctl(&["lock", "hsm"]).unwrap();
+    assert_eq!(locked["state"], "locked");
+    // The configured PIN is not used by itself.
+    let (state, detail) = scene.state();
+    assert_eq!(state, "locked");
+    assert!(detail.contains("somebody locked it"), "{detail}");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| app.key_package());
+        scene.unlock(SoftHsm::PIN, &[]).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    // A daemon that starts again begins with what is configured.
+    scene.daemon.ctl(&["lock", "hsm"]).unwrap();
+    scene.daemon.stop();
+    scene.daemon.restart(&scene.options);
+    scene.await_state("ready");
+}
+
 /// Else who gives a wrong PIN takes it for the right one.
 #[test]
 fn whose_pin_was_not_tried_is_told() {

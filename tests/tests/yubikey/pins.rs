@@ -1,8 +1,9 @@
 //! PINs: what one costs, and what is never tried.
 
-use mlskeyd_tests::member::Member;
+use mlskeyd_tests::member::{Member, message};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::rig::{PIN, Stage, YubiKeys};
+use mlskeyd_tests::suite::SUITE_2;
 
 use super::bench::{Bench, NEW, OLD};
 use super::scene::{Scene, create, failure};
@@ -118,4 +119,38 @@ fn a_card_from_the_factory_is_refused() {
     // Whoever unlocks it has it looked at again.
     scene.unlock(PIN, &[]).unwrap();
     scene.await_state("ready");
+}
+
+#[test]
+fn who_locks_it_has_it_wait_for_a_person() {
+    for version in [OLD, NEW] {
+        let bench = Bench::new(version, &["--signature", "9a:p256"]);
+        let settings = bench.with_pin("");
+        let mut scene = Scene::new(bench, &settings);
+        scene.await_state("ready");
+        scene.adopt("alice", "9a", "p256").unwrap();
+        let client = scene.client();
+        let member = Member::new(&client, "alice", "yubikey");
+        member.key_package(&client);
+        let locked = scene.daemon.ctl(&["lock", "yubikey"]).unwrap();
+        assert_eq!(locked["state"], "locked");
+        let never = Call {
+            interaction: Interaction::Never,
+            ..Call::default()
+        };
+        let sign = mlskeyd_protocol::v1::Sign {
+            key: member.identity.key,
+            content: message(SUITE_2).into(),
+        };
+        let refused = failure(client.sign(sign, &never));
+        assert_eq!(refused.code, FailureCode::InteractionRequired, "{refused}");
+        // The configured PIN is not given again by itself, also to a card that comes back.
+        let card = scene.bench.card;
+        scene.bench.cards.remove(0);
+        scene.await_state("absent");
+        scene.bench.cards.insert(card, 0);
+        scene.await_state("locked");
+        scene.unlock(PIN, &[]).unwrap();
+        member.key_package(&client);
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(super) struct Link {
     pool: Mutex<Pool>,
     /// Rung when a connection is free, or gone.
     freed: Condvar,
+    /// Has somebody locked it, so that it waits for a person?
+    is_locked: AtomicBool,
     /// Held by the one who logs in, or finds out what the token can do: of two at
     /// once both would try a PIN.
     logging_in: Mutex<()>,
@@ -117,6 +120,7 @@ impl Link {
             sessions: config.sessions,
             pool: Mutex::default(),
             freed: Condvar::new(),
+            is_locked: AtomicBool::new(false),
             logging_in: Mutex::default(),
             seen: Mutex::new(Seen {
                 info: Arc::new(info),
@@ -161,7 +165,10 @@ impl Link {
             DeviceState::Ready => false,
             DeviceState::Absent => true,
             // Without another PIN the token is left in peace.
-            DeviceState::Locked => met.is_some_and(|token| self.pins.has_another(&token)),
+            DeviceState::Locked => {
+                let may_log_in = !self.is_locked.load(Ordering::Acquire);
+                may_log_in && met.is_some_and(|token| self.pins.has_another(&token))
+            }
             DeviceState::Failed => not_before <= Instant::now(),
         };
         if worth_while && let Ok(connection) = self.take() {
@@ -186,6 +193,19 @@ impl Link {
         in_use.holds(connection);
         in_use.give_back();
         Ok(how)
+    }
+
+    /// Locks the token: all sessions end, and with the last one its login. What is being
+    /// done in one of them is lost.
+    pub(super) fn lock(&self) {
+        let turn = lock(&self.logging_in);
+        self.is_locked.store(true, Ordering::Release);
+        self.close_idle();
+        self.helper.end_any();
+        let locked = of_token(TokenError::Locked);
+        let reason = format!("{locked}; somebody locked it");
+        lock(&self.seen).note(DeviceState::Locked, reason);
+        drop(turn);
     }
 
     /// Ends the sessions that are not in use and lets the helper end, in order; by
@@ -404,6 +424,9 @@ impl Link {
         turn: &Turn<'_>,
         given: Option<(&SecretBytes, bool)>,
     ) -> Result<(Connection, Unlocking), Refusal> {
+        if given.is_none() && self.is_locked.load(Ordering::Acquire) {
+            return Err(of_token(TokenError::Locked).into());
+        }
         let known = self.own.serial()?;
         let mut connection = self.new_connection()?;
         let own = match &known {
@@ -448,6 +471,7 @@ impl Link {
             lock(&self.seen).plan = Some(Arc::new(plan));
         }
         connection.token = own;
+        self.is_locked.store(false, Ordering::Release);
         Ok((connection, how))
     }
 

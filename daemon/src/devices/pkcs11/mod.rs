@@ -417,6 +417,11 @@ impl Unlock for Pkcs11Device {
     fn unlock(&mut self, pin: &SecretBytes, last_try: bool) -> Result<Unlocking, DeviceError> {
         self.link.unlock(pin, last_try)
     }
+
+    fn lock(&mut self) -> Result<(), DeviceError> {
+        self.link.lock();
+        Ok(())
+    }
 }
 
 impl Accept for Pkcs11Device {

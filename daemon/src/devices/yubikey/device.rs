@@ -17,8 +17,8 @@ use crate::config::Slot;
 use crate::devices::private_key::{self, PrivateKey};
 use crate::devices::{
     Accept, Adopt, Adoption, Agree, Algorithm, Attest, Bell, Consent, Destroy, Device, DeviceError,
-    DeviceInfo, Generate, GenerationId, KeyBlob, NewKey, Newcomer, PeerPublic, SharedSecret, Sign,
-    SignatureScheme, StoredKey, Tier, Unlock, Unlocking, check_public,
+    DeviceInfo, DeviceState, Generate, GenerationId, KeyBlob, NewKey, Newcomer, PeerPublic,
+    SharedSecret, Sign, SignatureScheme, StoredKey, Tier, Unlock, Unlocking, check_public,
 };
 
 /// Longest content of a signature with Ed25519, in bytes: the card hashes it itself, so
@@ -194,7 +194,25 @@ impl Unlock for YubiKeyDevice {
             return Ok(Unlocking::WasUnlocked);
         }
         self.unlock_with(last_try, |pins, serial| pins.try_this(serial, pin))?;
+        self.is_locked = false;
         Ok(Unlocking::ByThePin)
+    }
+
+    fn lock(&mut self) -> Result<(), DeviceError> {
+        self.pin = None;
+        self.is_locked = true;
+        if self.find().is_err() {
+            // What is away has forgotten its PIN.
+            return Ok(());
+        }
+        let waits = "somebody locked it: `mlskeyctl unlock` unlocks it again";
+        let reason = waits.to_owned();
+        self.note(
+            DeviceState::Locked,
+            DeviceError::Locked { reason }.to_string(),
+        );
+        // The card forgets it, too.
+        self.at_card(|session| piv::select(session.card))
     }
 }
 

@@ -254,7 +254,7 @@ impl YubiKeyDevice {
         let serial = serial.unwrap_or_default();
         if self.pin.is_some() {
             self.note(DeviceState::Ready, String::new());
-        } else if self.pins.has_another(&serial) {
+        } else if !self.is_locked && self.pins.has_another(&serial) {
             // What came of it is noted.
             let _ = self.unlock_with(false, |pins, serial| {
                 let trial = pins.try_one(serial)?;

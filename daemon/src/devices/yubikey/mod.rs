@@ -78,6 +78,8 @@ pub struct YubiKeyDevice {
     found: Option<Found>,
     /// The PIN that it took.
     pin: Option<GivenPin>,
+    /// Has somebody locked it, so that it waits for a person?
+    is_locked: bool,
     /// Was something wrong that may be over, though no event says so?
     is_doubtful: bool,
     info: Arc<DeviceInfo>,
@@ -140,6 +142,7 @@ impl YubiKeyDevice {
             cards: None,
             found: None,
             pin: None,
+            is_locked: false,
             is_doubtful: false,
             info: Arc::new(info),
         })
