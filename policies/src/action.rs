@@ -76,13 +76,15 @@ pub enum Action {
     ApproveMeasurements,
     /// Locks a device.
     LockDevice,
+    /// Looks, for a person, at what waits for that person, and answers it.
+    AnswerPrompt,
     /// Looks at, and manages, what all callers own.
     Administer,
 }
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -117,6 +119,7 @@ impl Action {
         Self::AnswerChallenge,
         Self::ApproveMeasurements,
         Self::LockDevice,
+        Self::AnswerPrompt,
         Self::Administer,
     ];
 
@@ -158,6 +161,7 @@ impl Action {
             Self::AnswerChallenge => "AnswerChallenge",
             Self::ApproveMeasurements => "ApproveMeasurements",
             Self::LockDevice => "LockDevice",
+            Self::AnswerPrompt => "AnswerPrompt",
             Self::Administer => "Administer",
         }
     }

@@ -113,9 +113,11 @@ const fn needs(action: Action) -> Needs {
         | Action::OpenWelcome
         | Action::OpenPathSecret
         | Action::Prepare => Needs::Own,
-        Action::CreateIdentity | Action::GenerateHpke | Action::ManageStorage | Action::Look => {
-            Needs::OwnIfAny
-        }
+        Action::CreateIdentity
+        | Action::GenerateHpke
+        | Action::ManageStorage
+        | Action::Look
+        | Action::AnswerPrompt => Needs::OwnIfAny,
         Action::LeaveCustody => Needs::LeaveAllowed,
         Action::RotateIdentity
         | Action::AdoptIdentity
@@ -213,7 +215,8 @@ mod tests {
             Action::CreateIdentity
             | Action::GenerateHpke
             | Action::ManageStorage
-            | Action::Look => [true, true, false, false],
+            | Action::Look
+            | Action::AnswerPrompt => [true, true, false, false],
             _ => [true, false, false, false],
         }
     }

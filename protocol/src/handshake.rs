@@ -16,6 +16,8 @@ pub enum Service {
     /// [`crate::v1::Admin`]: what administrators ask; root or the daemon's own
     /// user only.
     Admin,
+    /// [`crate::v1::Agent`]: what the agent of a login session asks.
+    Agent,
 }
 
 /// The client's first frame. Its layout never changes.

@@ -662,6 +662,43 @@ fn each_sample(each: &mut impl Each) {
     for request in admin_requests() {
         each.sample(&name("admin-request", &request), &request);
     }
+    let options = options();
+    for request in [
+        AgentRequest::Prompts { options, known: 7 },
+        AgentRequest::AnswerPrompt {
+            options,
+            request: AnswerPrompt {
+                prompt: 9,
+                pin: SecretBytes::new(b"1234".to_vec()),
+            },
+        },
+        AgentRequest::DeclinePrompt { options, prompt: 9 },
+    ] {
+        each.sample(&name("agent-request", &request), &request);
+    }
+    let prompt = |id, kind| Prompt {
+        id,
+        kind,
+        device: "yubikey".into(),
+        serial: Some("1234".into()),
+        text: "the app default wants to sign".into(),
+    };
+    for response in [
+        AgentResponse::Prompts(Ok(Prompts {
+            known: 8,
+            prompts: vec![prompt(9, PromptKind::Pin), prompt(10, PromptKind::Touch)],
+        })),
+        AgentResponse::AnswerPrompt(Ok(())),
+        AgentResponse::DeclinePrompt(Ok(())),
+    ] {
+        each.sample(
+            &name("agent-reply", &response),
+            &ServerFrame::Reply(tarpc::Response {
+                request_id: 300,
+                message: Ok(response),
+            }),
+        );
+    }
     for response in admin_responses() {
         each.sample(
             &name("admin-reply", &response),
@@ -718,6 +755,7 @@ fn each_sample(each: &mut impl Each) {
     for (name, service) in [
         ("hello-custody", Service::Custody),
         ("hello-admin", Service::Admin),
+        ("hello-agent", Service::Agent),
     ] {
         each.sample(
             name,

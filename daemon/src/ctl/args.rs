@@ -132,6 +132,17 @@ pub(super) enum Command {
         #[arg(long)]
         last_try: bool,
     },
+    /// Ask the person of this login session for PINs, when requests wait for them
+    ///
+    /// Runs until it is ended, as a service of the session, for its user alone: anybody
+    /// may. Pinentry asks for the PIN, once for each time that a device waits for it.
+    /// What is unlocked so is unlocked for this user's requests alone, and locked again
+    /// when this command ends.
+    Agent {
+        /// The program that asks the person
+        #[arg(long, value_name = "PROGRAM", default_value = "pinentry")]
+        pinentry: PathBuf,
+    },
     /// Lock a device: its PIN is forgotten, and asked for again
     ///
     /// Also a PIN that the configuration names is not used again until somebody unlocks

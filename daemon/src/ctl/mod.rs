@@ -3,10 +3,11 @@
 //! It asks the running daemon over its socket, and knows nothing by itself:
 //! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
 //! it, `progress` what takes long, and `pin` reads the one secret that it is told.
-//! A verifier of evidence asks no daemon (`attest`), and neither does who gets a device
+//! The agent of a login session stays (`agent`). A verifier of evidence asks no daemon (`attest`), and neither does who gets a device
 //! ready (`provision`); `files` are what commands are
 //! given, and `measurements` what a machine measured.
 
+mod agent;
 mod args;
 mod attest;
 mod attested;
@@ -66,6 +67,10 @@ enum CtlError {
     #[cfg(feature = "yubikey")]
     #[error("{0}")]
     Device(#[from] crate::devices::DeviceError),
+    #[error("cannot start a thread: {0}")]
+    Agent(std::io::Error),
+    #[error("{} does not start: {why}; name another one with --pinentry", path.display())]
+    Pinentry { path: PathBuf, why: String },
     #[error("the system has no randomness for a challenge")]
     Randomness,
     #[error("{source}; {destroyed} keys were destroyed before that, the others are due still")]
@@ -92,6 +97,8 @@ impl CtlError {
             Self::Device(_) => 1,
             Self::Call(_)
             | Self::NotConfirmed
+            | Self::Agent(_)
+            | Self::Pinentry { .. }
             | Self::Terminal(_)
             | Self::Pin(_)
             | Self::File { .. }

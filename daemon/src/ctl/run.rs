@@ -16,7 +16,7 @@ use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
-use super::{CtlError, attest, confirm, devices, json, measurements, pin};
+use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin};
 
 const NO_DEVICES: &str = "no devices\n";
 
@@ -32,6 +32,9 @@ const NOT_TRIED: u8 = 5;
 /// Does what the command line asks.
 pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
     let socket = args.socket.clone().unwrap_or_else(default_socket);
+    if let Command::Agent { pinentry } = &args.command {
+        match agent::run(socket, pinentry.clone())? {}
+    }
     let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
     let client = AdminClient::new(ClientConfig::new(socket, software));
     // An administrator wants to know at once that the daemon is away.
@@ -217,6 +220,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             }
             show(json::unlocked(&unlocked), unlocked_text(&unlocked))
         }
+        // It is told above, and stays.
+        Command::Agent { .. } => String::new(),
         Command::Lock { device } => {
             let request = LockDevice {
                 device: device.clone(),

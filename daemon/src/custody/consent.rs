@@ -11,7 +11,7 @@
 //!
 //! No structure of MLS begins with this.
 
-use mlskeyd_protocol::v1::{Failure, FailureCode, Interaction, Progress};
+use mlskeyd_protocol::v1::{Failure, FailureCode, Interaction, Progress, PromptKind};
 use rand_core::{OsRng, RngCore};
 use sha2::{Digest, Sha256};
 
@@ -48,6 +48,18 @@ impl Session {
         }
         let statement = self.statement(subject, &content)?;
         let digest = Sha256::digest(&statement).into();
+        let info = custody.devices.get(&device)?.info();
+        let asker = &call.asker;
+        let _shown = custody
+            .devices
+            .board
+            .wait(asker.owner.uid, PromptKind::Touch, &info, |_| {
+                let identity = subject.identity.as_deref().unwrap_or_default();
+                format!(
+                    "The app {} asks mlskeyd for {} {identity:?}: touch {device} if that is right",
+                    asker.owner.app, asker.action
+                )
+            });
         call.progress.send(Progress::WaitingForTouch {
             device: device.clone(),
         });

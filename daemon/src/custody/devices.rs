@@ -1,17 +1,18 @@
 //! The configured devices, and which of them a new key goes to.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::v1::{
     Algorithm, DeviceState, Failure, FailureCode, Interaction, KeyPin, Owner, Placement, Progress,
-    Tier,
+    PromptKind, Tier,
 };
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
-use super::{Call, failure};
+use super::prompts::Board;
+use super::{Asker, Call, failure};
 use crate::devices::queue::{DeviceHandle, Priority, RunError};
 use crate::devices::{Count, Device, DeviceError, DeviceInfo};
 use crate::store::KeyRecord;
@@ -37,6 +38,8 @@ pub struct Devices {
     default: String,
     /// Rung when one of them becomes ready.
     ready: Arc<Notify>,
+    /// What waits for a person.
+    pub(super) board: Board,
 }
 
 struct Slot {
@@ -45,6 +48,22 @@ struct Slot {
     hpke_tier: Option<Tier>,
     /// One request at a time makes a generation of this device.
     making_generation: Mutex<()>,
+    /// The user through whose agent it was unlocked, and when: it is ready for that one
+    /// alone, as long as it stays ready.
+    only_for: std::sync::Mutex<Option<(u32, u64)>>,
+}
+
+impl Slot {
+    /// For whom alone it is unlocked.
+    fn user(&self) -> Option<u32> {
+        let (uid, since) = (*self.only_for())?;
+        let still = self.handle.info().state == DeviceState::Ready;
+        (still && self.handle.awakenings() == since).then_some(uid)
+    }
+
+    fn only_for(&self) -> std::sync::MutexGuard<'_, Option<(u32, u64)>> {
+        self.only_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A device that runs, and what the configuration says about its use.
@@ -74,6 +93,7 @@ impl Devices {
                 handle: device.handle,
                 hpke_tier: device.hpke_tier,
                 making_generation: Mutex::new(()),
+                only_for: std::sync::Mutex::default(),
             }
         };
         let by_name = devices
@@ -83,7 +103,25 @@ impl Devices {
             by_name: by_name.collect(),
             default,
             ready,
+            board: Board::new(),
         }
+    }
+
+    /// From now on the device, which was unlocked just now, is for this user alone;
+    /// `None`: for all.
+    pub(super) fn is_only_for(&self, name: &str, uid: Option<u32>) {
+        if let Some(slot) = self.by_name.get(name) {
+            *slot.only_for() = uid.map(|uid| (uid, slot.handle.awakenings()));
+        }
+    }
+
+    /// The devices that are unlocked for this user alone.
+    pub(super) fn unlocked_for(&self, uid: u32) -> Vec<String> {
+        let for_it = self
+            .by_name
+            .iter()
+            .filter(|(_, slot)| slot.user() == Some(uid));
+        for_it.map(|(name, _)| name.clone()).collect()
     }
 
     /// Waits until a device becomes ready that was not.
@@ -173,11 +211,10 @@ impl Devices {
     ) -> Result<(String, Tier), Failure> {
         let name = placement.device.as_deref().unwrap_or(&self.default);
         let slot = self.slot(name)?;
-        let device = &slot.handle;
-        let mut info = device.seen().await;
+        let mut info = slot.handle.seen().await;
         if info.support.is_empty() {
             // One that was locked from the start has not shown it yet.
-            info = unlocked(device, name, call).await?;
+            info = self.unlocked(slot, name, call).await?;
         }
         check_usable(&info)?;
         let wanted = match (placement.tier, algorithm) {
@@ -205,8 +242,9 @@ impl Devices {
         call: &Call,
         job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> + Send + 'static,
     ) -> Result<T, Failure> {
-        let device = self.get(name)?;
-        let info = unlocked(device, name, call).await?;
+        let slot = self.slot(name)?;
+        let device = &slot.handle;
+        let info = self.unlocked(slot, name, call).await?;
         check_usable(&info).map_err(|failure| match of_keys_missing(&info) {
             true => Failure {
                 code: FailureCode::KeyMissing,
@@ -299,6 +337,47 @@ impl Devices {
             .map_err(|error| failure::of_run(error, device))
     }
 
+    /// The device, when nobody has to unlock it any more; as long as the call may wait
+    /// for that. The person's agent is told.
+    async fn unlocked(
+        &self,
+        slot: &Slot,
+        name: &str,
+        call: &Call,
+    ) -> Result<Arc<DeviceInfo>, Failure> {
+        let device = &slot.handle;
+        let info = device.seen().await;
+        let asker = &call.asker;
+        if slot.user().is_some_and(|uid| uid != asker.owner.uid) {
+            return Err(unlocked_for_another(name));
+        }
+        if info.state != DeviceState::Locked {
+            return Ok(info);
+        }
+        let until = wait_for_a_person(name, call)?;
+        let waits = self
+            .board
+            .wait(asker.owner.uid, PromptKind::Pin, &info, |serial| {
+                pin_text(asker, name, serial, &info.reason)
+            });
+        let waits = waits.ok_or_else(|| declined(name))?;
+        call.progress.send(Progress::Locked {
+            device: name.to_owned(),
+        });
+        let unlocked = async {
+            tokio::select! {
+                () = device.unlocked() => Ok(()),
+                () = waits.declined() => Err(declined(name)),
+            }
+        };
+        let unlocked = tokio::time::timeout_at(until.into(), unlocked).await;
+        unlocked.map_err(|_| still_locked(&device.info()))??;
+        if slot.user().is_some_and(|uid| uid != asker.owner.uid) {
+            return Err(unlocked_for_another(name));
+        }
+        Ok(device.info())
+    }
+
     /// Runs a job on a device for the daemon itself: nobody waits for it.
     pub(super) async fn run_own<T: Send + 'static>(
         &self,
@@ -326,24 +405,31 @@ fn after(patience: Duration) -> Instant {
     now.checked_add(patience).unwrap_or(now)
 }
 
-/// The device, when nobody has to unlock it any more; as long as the call may
-/// wait for that.
-async fn unlocked(
-    device: &DeviceHandle<Owner>,
-    name: &str,
-    call: &Call,
-) -> Result<Arc<DeviceInfo>, Failure> {
-    let info = device.seen().await;
-    if info.state != DeviceState::Locked {
-        return Ok(info);
-    }
-    let until = wait_for_a_person(name, call)?;
-    call.progress.send(Progress::Locked {
-        device: name.to_owned(),
-    });
-    let unlocked = tokio::time::timeout_at(until.into(), device.unlocked()).await;
-    unlocked.map_err(|_| still_locked(&device.info()))?;
-    Ok(device.info())
+/// What the person is asked, in the daemon's words.
+fn pin_text(asker: &Asker, device: &str, serial: Option<&str>, reason: &str) -> String {
+    let serial = serial.map_or_else(String::new, |serial| format!(" (serial number {serial})"));
+    format!(
+        "The app {} asks mlskeyd for {}, which takes device {device}{serial}: {reason}",
+        asker.owner.app, asker.action
+    )
+}
+
+fn unlocked_for_another(device: &str) -> Failure {
+    Failure::new(
+        FailureCode::DeviceLocked,
+        format!("device {device} is locked for this user: another one has unlocked it"),
+        "repeat the request when that one has logged out",
+    )
+    .at_device(device)
+}
+
+fn declined(device: &str) -> Failure {
+    Failure::new(
+        FailureCode::DeviceLocked,
+        format!("device {device} is locked, and the person at it did not want to unlock it"),
+        format!("unlock it (`mlskeyctl unlock {device}`), then repeat the request"),
+    )
+    .at_device(device)
 }
 
 fn still_locked(info: &DeviceInfo) -> Failure {
@@ -599,6 +685,10 @@ mod tests {
             },
             deadline: Instant::now() + deadline,
             progress: reporter.for_call(7),
+            asker: Asker {
+                owner: own_place(),
+                action: mlskeyd_policies::Action::Look,
+            },
         }
     }
 

@@ -25,6 +25,8 @@ mod leave;
 mod lifecycle;
 mod look;
 mod open;
+mod prompted;
+mod prompts;
 mod request;
 mod rotate;
 mod scrub;
@@ -42,7 +44,8 @@ pub use admin::{
 pub use devices::{Configured, Devices};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
-pub use request::{Call, RegistryRequest, Request};
+pub use prompted::{Declined, LookForPrompts};
+pub use request::{Asker, Call, RegistryRequest, Request};
 pub use storages::Attach;
 
 use std::collections::{BTreeSet, HashMap};
@@ -82,6 +85,8 @@ pub struct Custody {
     /// Rung when somebody connects.
     connected: Notify,
     connections: AtomicU32,
+    /// How many connections the agents of each user have.
+    agents: Mutex<HashMap<u32, usize>>,
     /// The turns of each owner that is connected.
     turns: Mutex<HashMap<Owner, Weak<Semaphore>>>,
     next_connection: AtomicU64,
@@ -135,6 +140,7 @@ impl Custody {
             due: Notify::new(),
             connected: Notify::new(),
             connections: AtomicU32::new(0),
+            agents: Mutex::default(),
             turns: Mutex::default(),
             next_connection: AtomicU64::new(1),
             started: Instant::now(),
@@ -318,7 +324,7 @@ impl Session {
         &self.0.custody
     }
 
-    fn caller(&self) -> &Caller {
+    pub(crate) fn caller(&self) -> &Caller {
         &self.0.caller
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::server::ProgressSender;
-use mlskeyd_protocol::v1::{CallOptions, Failure, KeyId};
+use mlskeyd_protocol::v1::{CallOptions, Failure, KeyId, Owner};
 
 use serde::Serialize;
 
@@ -21,6 +21,17 @@ pub struct Call {
     pub deadline: Instant,
     /// Where news of the running call goes.
     pub progress: ProgressSender,
+    /// Who asks for what, for a person to read.
+    pub asker: Asker,
+}
+
+/// Who asks for what.
+#[derive(Clone, Debug)]
+pub struct Asker {
+    /// Who.
+    pub owner: Owner,
+    /// For what; of a request to sign or open, before it is read.
+    pub action: Action,
 }
 
 impl Call {

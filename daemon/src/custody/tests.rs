@@ -359,6 +359,10 @@ impl Bench {
             },
             deadline: Instant::now() + Duration::from_secs(60),
             progress: reporter.for_call(1),
+            asker: Asker {
+                owner: Caller::new(uid, None).owner,
+                action: R::ACTION,
+            },
         };
         let session = self.custody.connect(Caller::new(uid, None));
         session.serve(call, request).await

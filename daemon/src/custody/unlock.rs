@@ -49,6 +49,9 @@ impl Request for Unlock {
             unlocker.unlock(&pin, last_try)
         };
         let how = custody.devices.attend(&name, call.deadline, unlock).await?;
+        if how == Unlocking::ByThePin {
+            custody.devices.is_only_for(&name, None);
+        }
         Ok(Unlocked {
             device: device_info(custody.devices.shown(&name)?),
             pin_tried: how == Unlocking::ByThePin,

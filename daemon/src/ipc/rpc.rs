@@ -6,13 +6,13 @@ use std::time::Duration;
 use futures::future::{FutureExt, Shared};
 use mlskeyd_protocol::handshake::Service;
 use mlskeyd_protocol::server::{self, Greeting, Transport, TransportError};
-use mlskeyd_protocol::v1::{Admin as _, Custody as _};
+use mlskeyd_protocol::v1::{Admin as _, Agent as _, Custody as _};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::Socket;
 use super::crowd::{Bounds, Crowd};
-use super::services::{AdminDoor, CustodyDoor, Way};
+use super::services::{AdminDoor, AgentDoor, CustodyDoor, Way};
 use crate::caller::Caller;
 use crate::custody::Custody;
 
@@ -111,6 +111,16 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
             Service::Custody => {
                 let (transport, reporter) = Transport::new(connection);
                 let door = CustodyDoor(Way {
+                    session,
+                    reporter,
+                    budget,
+                });
+                server::serve(transport, door.serve(), self.stop).await
+            }
+            Service::Agent => {
+                let (transport, reporter) = Transport::new(connection);
+                let _there = self.custody.agent_arrives(uid);
+                let door = AgentDoor(Way {
                     session,
                     reporter,
                     budget,

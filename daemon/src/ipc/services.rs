@@ -4,19 +4,20 @@
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
-    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, AnswerChallenge, ApproveMeasurements,
-    AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity, CreateIdentityFor, Custody,
-    DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke, GeneratedHpke, Housekeeping,
-    IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockDevice, LockIdentity, Looked, Measurements,
-    Open, Outcome, OwnedIdentity, OwnedKey, Owner, ReadMeasurements, Report, RotateIdentity,
-    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
-    UnlockedIdentity,
+    AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, Agent, AnswerChallenge, AnswerPrompt,
+    ApproveMeasurements, AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity,
+    CreateIdentityFor, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke,
+    GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockDevice,
+    LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity, OwnedKey, Owner, Prompts,
+    ReadMeasurements, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign,
+    StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
 };
 use tarpc::context::Context;
 
 use crate::custody::{
-    AllDevices, AllIdentities, AllKeys, AllStorages, Attach, Call, DaemonAtAGlance, ForgetStorage,
-    Identities, LookUp, Prepare, Request, Session, Status, Sweep,
+    AllDevices, AllIdentities, AllKeys, AllStorages, Asker, Attach, Call, DaemonAtAGlance,
+    Declined, ForgetStorage, Identities, LookForPrompts, LookUp, Prepare, Request, Session, Status,
+    Sweep,
 };
 
 /// From a connection to the one path.
@@ -40,6 +41,10 @@ impl Way {
             options,
             deadline: context.deadline,
             progress,
+            asker: Asker {
+                owner: self.session.caller().owner.clone(),
+                action: R::ACTION,
+            },
         };
         self.session.serve(call, request).await
     }
@@ -191,6 +196,34 @@ impl Custody for CustodyDoor {
         request: Looked,
     ) -> Outcome<Housekeeping> {
         self.0.go(context, options, request).await
+    }
+}
+
+/// What an agent asks, on one connection.
+#[derive(Clone)]
+pub(super) struct AgentDoor(pub(super) Way);
+
+impl Agent for AgentDoor {
+    async fn prompts(self, context: Context, options: CallOptions, known: u64) -> Outcome<Prompts> {
+        self.0.go(context, options, LookForPrompts(known)).await
+    }
+
+    async fn answer_prompt(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: AnswerPrompt,
+    ) -> Outcome<()> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn decline_prompt(
+        self,
+        context: Context,
+        options: CallOptions,
+        prompt: u64,
+    ) -> Outcome<()> {
+        self.0.go(context, options, Declined(prompt)).await
     }
 }
 

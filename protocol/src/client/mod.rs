@@ -26,7 +26,7 @@ pub use attachment::Attachment;
 pub use cancel::CancelToken;
 pub use error::CallError;
 pub use probe::{Probe, probe};
-pub use services::{AdminClient, Client};
+pub use services::{AdminClient, AgentClient, Client};
 
 use std::path::PathBuf;
 use std::time::Duration;

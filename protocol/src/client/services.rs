@@ -24,6 +24,22 @@ pub struct AdminClient {
     pool: Arc<Pool>,
 }
 
+/// Asks the daemon, for the agent of a login session, what waits for its person.
+#[derive(Clone, Debug)]
+pub struct AgentClient {
+    pool: Arc<Pool>,
+}
+
+impl AgentClient {
+    /// A client that connects with its first call.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(config, Service::Agent)),
+        }
+    }
+}
+
 impl Client {
     /// A client that connects with its first call.
     #[must_use]
@@ -223,6 +239,15 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     approve_measurements = ApproveMeasurements(request: ApproveMeasurements) -> Measurements, Harmless;
     /// Locks a device.
     lock_device = LockDevice(request: LockDevice) -> DeviceInfo, Harmless;
+}
+
+methods! { AgentClient, AgentRequest, AgentResponse;
+    /// What waits for the person, as soon as that is not what is known (0: nothing is).
+    prompts = Prompts(known: u64) -> Prompts, Harmless;
+    /// Gives a PIN. Never repeated: the device counts wrong ones.
+    answer_prompt = AnswerPrompt(request: AnswerPrompt) -> (), Never;
+    /// Says that the person does not want to.
+    decline_prompt = DeclinePrompt(prompt: u64) -> (), Harmless;
 }
 
 #[cfg(test)]

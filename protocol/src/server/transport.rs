@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::{Connection, TransportError};
 use crate::frame::{FrameBuffer, FrameError, Head, decode, encode};
 use crate::limits::{FRAME_TIME, MAX_DEADLINE, MAX_FRAME, MAX_SHORT_FRAME};
-use crate::v1::{AdminRequest, CustodyRequest, Progress, ServerFrame};
+use crate::v1::{AdminRequest, AgentRequest, CustodyRequest, Progress, ServerFrame};
 
 /// Replies may wait in a connection's own buffer up to so many bytes; one more
 /// is not encoded before they are fewer.
@@ -44,6 +44,12 @@ impl LongRequests for CustodyRequest {
 }
 
 impl LongRequests for AdminRequest {
+    fn may_be_long(_: u32) -> bool {
+        false
+    }
+}
+
+impl LongRequests for AgentRequest {
     fn may_be_long(_: u32) -> bool {
         false
     }

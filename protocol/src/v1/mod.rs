@@ -5,12 +5,14 @@
 //! version 2 beside it.
 
 mod admin;
+mod agent;
 mod custody;
 mod failure;
 mod keys;
 mod storage;
 
 pub use admin::*;
+pub use agent::*;
 pub use custody::*;
 pub use failure::*;
 pub use keys::*;

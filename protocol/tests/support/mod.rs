@@ -115,7 +115,7 @@ async fn connection(
     if greeting.hello().software == "nobody" {
         return Ok(greeting.refuse("not you; be somebody").await?);
     }
-    if greeting.hello().service == Service::Admin {
+    if greeting.hello().service != Service::Custody {
         return Ok(greeting.refuse("not the admin; ask one").await?);
     }
     let uid = greeting.peer().unwrap().uid();

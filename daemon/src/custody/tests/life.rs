@@ -103,6 +103,10 @@ impl Bench {
                 },
                 deadline: Instant::now() + Duration::from_secs(60),
                 progress: reporter.for_call(1),
+                asker: Asker {
+                    owner: own(),
+                    action: GenerateHpke::ACTION,
+                },
             };
             let request = GenerateHpke {
                 kem: Kem::DhKemX25519,

@@ -104,6 +104,8 @@ struct Look {
     info: Arc<DeviceInfo>,
     /// Has it been looked at for the first time?
     seen: bool,
+    /// How often it became ready.
+    awakenings: u64,
 }
 
 struct Queue<O> {
@@ -165,6 +167,7 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceThreads<O> {
             look: watch::Sender::new(Look {
                 info,
                 seen: !comes_back,
+                awakenings: 0,
             }),
             meter,
             advice,
@@ -275,6 +278,12 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
     #[must_use]
     pub fn info(&self) -> Arc<DeviceInfo> {
         Arc::clone(&self.shared.look.borrow().info)
+    }
+
+    /// How often the device became ready: the same as long as it stays so.
+    #[must_use]
+    pub fn awakenings(&self) -> u64 {
+        self.shared.look.borrow().awakenings
     }
 
     /// How many the device has of what it has only so many of. Never waits for
@@ -514,6 +523,9 @@ impl<O: Clone + Eq + Hash> Shared<O> {
             let before = std::mem::replace(&mut look.info, device.info());
             was = before.state == DeviceState::Ready;
             is = look.info.state == DeviceState::Ready;
+            if is && !was {
+                look.awakenings = look.awakenings.saturating_add(1);
+            }
             before != look.info
         });
         if was && !is {

@@ -1,0 +1,6 @@
+//! The agent of a login session: a real one, with a pinentry that follows a script, and
+//! a YubiKey that waits for its PIN.
+
+mod people;
+mod scene;
+mod users;
