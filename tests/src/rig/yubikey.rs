@@ -139,11 +139,19 @@ impl YubiKeys {
         self.order(&Order::LetGo);
     }
 
-    /// Another program sends commands, in hexadecimal.
-    pub fn disturb(&mut self, reader: usize, commands: &[&str]) {
+    /// Another program sends commands, in hexadecimal: what the card answers.
+    pub fn disturb(&mut self, reader: usize, commands: &[&str]) -> Vec<String> {
         let commands = commands.iter().map(|command| (*command).to_owned());
         let commands = commands.collect();
-        self.order(&Order::Disturb { reader, commands });
+        match self.order(&Order::Disturb { reader, commands }) {
+            Report::Answers(answers) => answers,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass for a card, in seconds.
+    pub fn wait(&mut self, card: usize, seconds: u32) {
+        self.order(&Order::Wait { card, seconds });
     }
 
     /// Ends pcscd at once, and starts it again.

@@ -137,6 +137,8 @@ fn what_a_token_would_give_away_is_not_hardware() {
         generate(&mut *device, n, P256, Tier::Sealed).unwrap();
     }
     assert_eq!(scene.hsm.softhsm().objects(), before);
+    let in_token = (10..20).map_while(|n| generate(&mut *device, n, P256, Tier::Hardware).ok());
+    assert!(in_token.count() <= 3);
     generate(&mut *device, 9, P256, Tier::Hardware).unwrap_err();
 }
 

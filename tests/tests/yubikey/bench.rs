@@ -1,6 +1,7 @@
 //! A card that is ready, and devices on it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use mlskeyd::config::{Config, DeviceKind, YubiKeyConfig};
 use mlskeyd::devices::yubikey::YubiKeyDevice;
@@ -40,6 +41,15 @@ impl Bench {
         Self { cards, card, stage }
     }
 
+    /// A test of this program, as one that finds this pcscd.
+    pub(crate) fn inside(&self, test: &str) -> Command {
+        let own = std::env::current_exe().unwrap();
+        let mut command = self.cards.client(own);
+        command.args([test, "--exact", "--nocapture", "--include-ignored"]);
+        command.env(INSIDE, self.stage.path(""));
+        command
+    }
+
     /// Settings of a device that has the PIN.
     pub(crate) fn with_pin(&self, more: &str) -> String {
         format!("pin_file = {:?}\n{more}", self.stage.path("pin"))
@@ -48,11 +58,7 @@ impl Bench {
     /// Runs this very test once more, as one that finds this pcscd: a client looks in
     /// its environment for it.
     pub(crate) fn play_inside(&self, test: &str) {
-        let own = std::env::current_exe().unwrap();
-        let mut command = self.cards.client(own);
-        command.args([test, "--exact", "--nocapture"]);
-        command.env(INSIDE, self.stage.path(""));
-        let output = command.output().unwrap();
+        let output = self.inside(test).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         let ran = String::from_utf8_lossy(&output.stdout);
         assert!(

@@ -4,6 +4,7 @@ mod attest;
 mod bench;
 mod conformance;
 mod consent;
+mod crash;
 mod hands;
 mod life;
 mod others;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod opensc;
+mod strict;
 mod ykcs11;
 mod ykman;
 mod yubico_piv_tool;

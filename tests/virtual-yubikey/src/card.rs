@@ -58,6 +58,8 @@ pub struct Card {
     pub(crate) slots: BTreeMap<u8, Slot>,
     pub(crate) objects: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(crate) workshop: Workshop,
+    /// Seconds, which pass when somebody says so.
+    pub(crate) clock: u32,
     pub(crate) now: Now,
 }
 
@@ -77,6 +79,8 @@ pub(crate) struct Now {
     pub(crate) is_verified: bool,
     /// Has the PIN been used for a key that wants it each time?
     pub(crate) is_spent: bool,
+    /// When it was touched last.
+    pub(crate) touched: Option<u32>,
     /// Has it been shown the management key?
     pub(crate) is_managed: bool,
     /// What it awaits the answer to: a witness, or a challenge.
@@ -121,6 +125,7 @@ impl Card {
             slots: BTreeMap::new(),
             objects: BTreeMap::new(),
             workshop: Workshop::new(workshop, version, serial),
+            clock: 0,
             now: Now::default(),
         }
     }
@@ -146,6 +151,11 @@ impl Card {
     /// Puts data into an object; without asking for the management key.
     pub fn put(&mut self, object: Vec<u8>, data: Vec<u8>) {
         self.objects.insert(object, data);
+    }
+
+    /// Lets time pass.
+    pub const fn wait(&mut self, seconds: u32) {
+        self.clock = self.clock.saturating_add(seconds);
     }
 
     /// Its management key is one of 3DES.

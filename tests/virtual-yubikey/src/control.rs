@@ -90,7 +90,15 @@ pub enum Order {
     },
     /// It lets go of it.
     LetGo,
-    /// Another program sends commands, in hexadecimal, and leaves the card as it is then.
+    /// Lets time pass for a card, in seconds: what it remembers of a touch is old then.
+    Wait {
+        /// The card.
+        card: usize,
+        /// So long.
+        seconds: u32,
+    },
+    /// Another program sends commands, in hexadecimal, and leaves the card as it is then;
+    /// what the card answers.
     Disturb {
         /// The reader.
         reader: usize,
@@ -128,6 +136,8 @@ pub enum Report {
     Snapshot(Vec<(String, String)>),
     /// Tries that are left.
     Tries(u8),
+    /// Answers of a card, in hexadecimal.
+    Answers(Vec<String>),
     /// A certificate in PEM.
     Root(String),
     /// Is there?

@@ -122,6 +122,7 @@ impl Desk {
                 let (_, inserted) = self.inserted.get(&reader).ok_or("no card is there")?;
                 inserted.pull_at(after, done);
             }
+            Order::Wait { card, seconds } => self.card(card)?.card().wait(seconds),
             Order::Finger { card, finger } => self.card(card)?.point(finger),
             Order::Root { card } => {
                 let root = self.card(card)?.card().root();
@@ -149,11 +150,15 @@ impl Desk {
             Order::LetGo => self.held = None,
             Order::Disturb { reader, commands } => {
                 let card = connect(reader, pcsc::ShareMode::Shared)?;
+                let mut answers = Vec::new();
                 for command in commands {
-                    card.transmit(&hex::decode(command)?, &mut [0; 264])?;
+                    let mut buffer = [0; 264];
+                    let answer = card.transmit(&hex::decode(command)?, &mut buffer)?;
+                    answers.push(hex::encode(answer));
                 }
                 card.disconnect(pcsc::Disposition::LeaveCard)
                     .map_err(|(_, error)| error)?;
+                return Ok(Report::Answers(answers));
             }
             Order::Seen { card } => return Ok(Report::Seen(self.card(card)?.take_seen())),
             Order::RestartPcscd => {

@@ -17,6 +17,9 @@ use crate::tlv;
 /// Its name.
 pub(crate) const APPLICATION: [u8; 11] = [0xa0, 0, 0, 3, 8, 0, 0, 0x10, 0, 1, 0];
 
+/// How many seconds a touch counts for a key whose policy is `cached`.
+const CACHED: u32 = 15;
+
 /// Where the certificate of the attestation key is.
 const ATTESTATION: [u8; 3] = [0x5f, 0xff, 0x01];
 
@@ -205,7 +208,13 @@ fn use_key(
     if !is_open {
         return Err(SECURITY);
     }
-    if slot.touch != 1 && !touch() {
+    let is_fresh = |then: u32| card.clock.saturating_sub(then) < CACHED;
+    let is_touched = match slot.touch {
+        1 => true,
+        3 if card.now.touched.is_some_and(is_fresh) => true,
+        _ => touch(),
+    };
+    if !is_touched {
         return Err(SECURITY);
     }
     let result = match (tlv::only(elements, 0x81), tlv::only(elements, 0x85)) {
@@ -214,6 +223,9 @@ fn use_key(
         _ => None,
     };
     card.now.is_spent = true;
+    if slot.touch == 3 && !card.now.touched.is_some_and(is_fresh) {
+        card.now.touched = Some(card.clock);
+    }
     result.ok_or(WRONG_DATA)
 }
 
