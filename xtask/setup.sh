@@ -111,6 +111,7 @@ check_test() {
         "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
     python3 -c 'import ensurepip, venv' 2>/dev/null || need "Python with venv (ykman, Yubico's program on a YubiKey, is installed into one)" \
         python3-venv python3 python python3
+    has dbus-daemon || need "dbus-daemon (tests have buses of their own)" dbus-daemon dbus-daemon dbus dbus-1
     has openssl || need "openssl (it signs for a recovery key, and verifies what devices sign)" openssl openssl openssl openssl
     has git || need "git (cargo and the tests use it)" git git git git
 }
@@ -140,7 +141,6 @@ check_full() {
     tpm2_pkcs11 || need "tpm2-pkcs11 (a PKCS#11 module on a TPM)" libtpm2-pkcs11-1 tpm2-pkcs11 tpm2-pkcs11 tpm2-pkcs11
     { abrmd && tcti tabrmd; } || need "tpm2-abrmd (it shares a TPM out)" \
         "tpm2-abrmd libtss2-tcti-tabrmd0" tpm2-abrmd tpm2-abrmd "tpm2.0-abrmd libtss2-tcti-tabrmd0"
-    has dbus-daemon || need "dbus-daemon (tpm2-abrmd is spoken to over a bus)" dbus-daemon dbus-daemon dbus dbus-1
 }
 
 # --- how it is installed --------------------------------------------------------------

@@ -686,7 +686,11 @@ fn each_sample(each: &mut impl Each) {
     for response in [
         AgentResponse::Prompts(Ok(Prompts {
             known: 8,
-            prompts: vec![prompt(9, PromptKind::Pin), prompt(10, PromptKind::Touch)],
+            prompts: vec![
+                prompt(9, PromptKind::Pin),
+                prompt(10, PromptKind::Touch),
+                prompt(11, PromptKind::Refusal),
+            ],
         })),
         AgentResponse::AnswerPrompt(Ok(())),
         AgentResponse::DeclinePrompt(Ok(())),

@@ -194,6 +194,7 @@ impl Custody {
                     reason,
                     advice,
                 } => {
+                    self.tell_of_refusal(caller, action, &reason);
                     let failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
                         .by_policy(policy.clone());
                     subject.denied = Some((policy, reason));

@@ -5,6 +5,7 @@
 //! user's last agent goes, as at the end of the login session, that is locked.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{AnswerPrompt, Failure, FailureCode, Prompt, Prompts};
@@ -12,6 +13,7 @@ use mlskeyd_protocol::v1::{AnswerPrompt, Failure, FailureCode, Prompt, Prompts};
 use super::key_pins::check_pin;
 use super::subject::Subject;
 use super::{Call, Custody, Request, Session};
+use crate::caller::Caller;
 use crate::devices::{Device, DeviceError};
 
 /// Looks for what waits, as soon as that is not what is known.
@@ -22,8 +24,11 @@ pub struct LookForPrompts(pub u64);
 #[derive(Clone, Copy, Debug)]
 pub struct Declined(pub u64);
 
+/// How long a refusal is shown.
+const SHOWN: Duration = Duration::from_secs(10);
+
 /// How long before its deadline a look is answered, though nothing happened.
-const IN_TIME: std::time::Duration = std::time::Duration::from_secs(1);
+const IN_TIME: Duration = Duration::from_secs(1);
 
 impl Request for LookForPrompts {
     type Reply = Prompts;
@@ -176,6 +181,31 @@ impl Custody {
     fn has_agent(&self, uid: u32) -> bool {
         let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         agents.contains_key(&uid)
+    }
+
+    /// Answers the agents that look for what waits, though nothing happened: the daemon
+    /// stops.
+    pub(crate) fn dismiss_agents(&self) {
+        self.devices.board.changed();
+    }
+
+    /// Tells the person that the policy refused something, if there is an agent to do so.
+    pub(super) fn tell_of_refusal(&self, caller: &Caller, action: Action, reason: &str) {
+        let owner = &caller.owner;
+        if !self.has_agent(owner.uid) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let text = format!("mlskeyd refused the app {} {action}: {reason}", owner.app);
+        let Some(shown) = self.devices.board.refused(owner.uid, &text) else {
+            return;
+        };
+        runtime.spawn(async move {
+            tokio::time::sleep(SHOWN).await;
+            drop(shown);
+        });
     }
 
     /// Locks what the user's agent had unlocked.

@@ -11,6 +11,10 @@ use crate::devices::DeviceInfo;
 /// Most prompts of one user. Who has more waits unseen.
 const MAX_OF_ONE_USER: usize = 16;
 
+/// Most refusals that one user is shown at a time, so that they crowd out nothing that
+/// waits.
+const MAX_REFUSALS: usize = 4;
+
 /// Everything that waits for a person now. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Board(Arc<Shared>);
@@ -21,7 +25,6 @@ struct Shared {
     changes: watch::Sender<u64>,
 }
 
-#[derive(Default)]
 struct State {
     last_id: u64,
     waiting: BTreeMap<u64, Waiting>,
@@ -49,9 +52,16 @@ pub(super) struct Wait {
 
 impl Board {
     pub(super) fn new() -> Self {
+        // An agent must not take this daemon's prompts for those of the one before, whose
+        // counts it may still know. Should there be no randomness, it asks late.
+        let start = (getrandom::u64().unwrap_or_default() >> 1).max(1);
         Self(Arc::new(Shared {
-            state: Mutex::default(),
-            changes: watch::Sender::new(1),
+            state: Mutex::new(State {
+                last_id: start,
+                waiting: BTreeMap::new(),
+                declined: HashMap::new(),
+            }),
+            changes: watch::Sender::new(start),
         }))
     }
 
@@ -65,43 +75,75 @@ impl Board {
         device: &Arc<DeviceInfo>,
         text: impl FnOnce(Option<&str>) -> String,
     ) -> Option<Wait> {
-        let mut state = self.state();
-        let key = (uid, device.name.clone());
-        if let Some(then) = state.declined.get(&key) {
-            if Arc::ptr_eq(then, device) {
+        {
+            let mut state = self.state();
+            let key = (uid, device.name.clone());
+            if let Some(then) = state.declined.get(&key) {
+                if Arc::ptr_eq(then, device) {
+                    return None;
+                }
+                state.declined.remove(&key);
+            }
+        }
+        let serial = device.facts.iter().find(|fact| fact.name == "serial");
+        let serial = serial.map(|fact| fact.value.clone());
+        let text = || text(serial.as_deref());
+        let is_same = |prompt: &Prompt| prompt.device == device.name;
+        Some(self.show(uid, kind, &device.name, serial.clone(), is_same, text))
+    }
+
+    /// Shows the agents of a user that something was refused, until the result is
+    /// dropped. `None`: the same is shown already, or too much is.
+    pub(super) fn refused(&self, uid: u32, text: &str) -> Option<Wait> {
+        let kind = PromptKind::Refusal;
+        {
+            let state = self.state();
+            let own = state.waiting.values().filter(|waiting| waiting.uid == uid);
+            let shown = own.filter(|waiting| waiting.prompt.kind == kind);
+            let texts: Vec<&str> = shown.map(|waiting| waiting.prompt.text.as_str()).collect();
+            if texts.len() >= MAX_REFUSALS || texts.contains(&text) {
                 return None;
             }
-            state.declined.remove(&key);
         }
+        let is_same = |prompt: &Prompt| prompt.text == text;
+        Some(self.show(uid, kind, "", None, is_same, || text.to_owned()))
+    }
+
+    fn show(
+        &self,
+        uid: u32,
+        kind: PromptKind,
+        device: &str,
+        serial: Option<String>,
+        is_same: impl Fn(&Prompt) -> bool,
+        text: impl FnOnce() -> String,
+    ) -> Wait {
+        let mut state = self.state();
         let own = |waiting: &&mut Waiting| waiting.uid == uid;
-        let same = |waiting: &&mut Waiting| {
-            (waiting.prompt.kind, &waiting.prompt.device) == (kind, &device.name)
-        };
+        let same = |waiting: &&mut Waiting| waiting.prompt.kind == kind && is_same(&waiting.prompt);
         if let Some(waiting) = state.waiting.values_mut().filter(own).find(same) {
             waiting.requests = waiting.requests.saturating_add(1);
-            return Some(Wait {
+            return Wait {
                 board: self.clone(),
                 id: Some(waiting.prompt.id),
                 declined: Some(waiting.declined.subscribe()),
-            });
+            };
         }
         if state.waiting.values_mut().filter(own).count() >= MAX_OF_ONE_USER {
-            return Some(Wait {
+            return Wait {
                 board: self.clone(),
                 id: None,
                 declined: None,
-            });
+            };
         }
         state.last_id = state.last_id.saturating_add(1);
         let id = state.last_id;
-        let serial = device.facts.iter().find(|fact| fact.name == "serial");
-        let serial = serial.map(|fact| fact.value.clone());
         let (declined, is_declined) = watch::channel(false);
         let prompt = Prompt {
             id,
             kind,
-            device: device.name.clone(),
-            text: text(serial.as_deref()),
+            device: device.to_owned(),
+            text: text(),
             serial,
         };
         let waiting = Waiting {
@@ -113,11 +155,11 @@ impl Board {
         state.waiting.insert(id, waiting);
         drop(state);
         self.changed();
-        Some(Wait {
+        Wait {
             board: self.clone(),
             id: Some(id),
             declined: Some(is_declined),
-        })
+        }
     }
 
     /// What waits for this user, once that may be something else than what is known.
@@ -151,7 +193,8 @@ impl Board {
         state.declined.insert((uid, device.name.clone()), device);
     }
 
-    fn changed(&self) {
+    /// Has those look again who wait for a change.
+    pub(super) fn changed(&self) {
         self.0
             .changes
             .send_modify(|count| *count = count.wrapping_add(1).max(1));
@@ -246,6 +289,20 @@ mod tests {
         assert!(wait(&board, 1, &card).is_none());
         assert!(wait(&board, 2, &card).is_some(), "that is another person");
         assert!(wait(&board, 1, &device("card")).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_shown_once_and_for_a_while() {
+        let board = Board::new();
+        let shown = board.refused(1, "refused").unwrap();
+        assert!(board.refused(1, "refused").is_none());
+        assert!(board.refused(2, "refused").is_some());
+        let now = board.shown(1, 0).await.prompts;
+        assert_eq!((now.len(), now[0].kind), (1, PromptKind::Refusal));
+        drop(shown);
+        assert_eq!(board.shown(1, 0).await.prompts, []);
+        let many: Vec<_> = (0..100).map(|n| board.refused(1, &n.to_string())).collect();
+        assert_eq!(many.iter().flatten().count(), MAX_REFUSALS);
     }
 
     #[tokio::test]

@@ -50,6 +50,7 @@ pub async fn serve(
         }
     }
     drop(socket);
+    custody.dismiss_agents();
     let rest = async {
         while let Some(ended) = connections.join_next().await {
             note_end(ended);

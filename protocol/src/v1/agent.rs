@@ -27,6 +27,8 @@ pub enum PromptKind {
     Pin,
     /// Touch the device.
     Touch,
+    /// Nothing: it is to be told that something was refused. It goes away by itself.
+    Refusal,
 }
 
 /// What waits for a person.

@@ -28,6 +28,12 @@ pub(crate) struct Agent {
 
 impl Scene {
     pub(crate) fn new() -> Self {
+        Self::with(&[], "")
+    }
+
+    /// The same: what `mlskeyctl provision yubikey` is told, and more of the
+    /// configuration, beginning with the device.
+    pub(crate) fn with(provision: &[&str], more: &str) -> Self {
         let stage = Stage::new(programs!());
         // Others may look for the daemon's socket.
         for path in ["", "daemon"] {
@@ -38,9 +44,9 @@ impl Scene {
         let mut cards = YubiKeys::new(&stage);
         let card = cards.make(1234, [5, 4, 3]);
         cards.insert(card, 0);
-        cards.provision(&[]).unwrap();
+        cards.provision(provision).unwrap();
         let options = Options {
-            extra: YubiKeys::device("yubikey", "management_key = \"on-card\""),
+            extra: YubiKeys::device("yubikey", &format!("management_key = \"on-card\"\n{more}")),
             pcscd: Some(cards.socket().to_owned()),
             ..Options::default()
         };

@@ -1,8 +1,10 @@
 //! `mlskeyctl agent`: finds the person of a login session when the daemon waits for one.
 //!
-//! One thread looks at what waits (`watch`), the other asks the person, by pinentry, for
-//! one PIN at a time. A question whose prompt goes away is taken back.
+//! One thread looks at what waits (`watch`), another asks the person, by pinentry, for
+//! one PIN at a time, and a third shows what is to be touched and what was refused
+//! (`notices`). A question or notice whose prompt goes away is taken back.
 
+mod notices;
 mod pinentry;
 mod watch;
 
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use mlskeyd_protocol::client::{AgentClient, Call, CallError, ClientConfig};
 use mlskeyd_protocol::v1::{AnswerPrompt, FailureCode, Prompt, PromptKind};
 
+use self::notices::Notices;
 use self::pinentry::{Asked, Pinentry};
 use self::watch::Watch;
 use super::CtlError;
@@ -24,14 +27,16 @@ pub(super) fn run(
 ) -> Result<std::convert::Infallible, CtlError> {
     let software = concat!("mlskeyctl-agent/", env!("CARGO_PKG_VERSION"));
     let client = AgentClient::new(ClientConfig::new(socket, software));
-    let watch = Watch::begin(client.clone()).map_err(CtlError::Agent)?;
+    let notices = Notices::begin().map_err(CtlError::Agent)?;
+    let watch = Watch::begin(client.clone(), notices).map_err(CtlError::Agent)?;
     say("looking for what waits for a person");
     loop {
         let prompt = watch.next();
         match prompt.kind {
             PromptKind::Pin => ask(&client, &pinentry, &watch, &prompt)?,
-            PromptKind::Touch => {
-                say(&prompt.text);
+            PromptKind::Touch | PromptKind::Refusal => {
+                // The watch takes it back.
+                watch.notices().show(prompt.id, prompt.text);
                 watch.done_with(prompt.id);
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mlskeyd_protocol::client::{AgentClient, Call, CallError};
 use mlskeyd_protocol::v1::Prompt;
 
+use super::notices::Notices;
 use super::pinentry::Ender;
 
 /// The longest that one look waits for something to happen.
@@ -19,6 +20,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 pub(super) struct Watch {
     state: Mutex<State>,
     changed: Condvar,
+    notices: Notices,
 }
 
 #[derive(Default)]
@@ -35,10 +37,11 @@ pub(super) struct Asking<'a>(&'a Watch);
 
 impl Watch {
     /// Begins to look.
-    pub(super) fn begin(client: AgentClient) -> std::io::Result<Arc<Self>> {
+    pub(super) fn begin(client: AgentClient, notices: Notices) -> std::io::Result<Arc<Self>> {
         let watch = Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
+            notices,
         });
         let looks = Arc::clone(&watch);
         let thread = std::thread::Builder::new().name("prompts".to_owned());
@@ -84,12 +87,19 @@ impl Watch {
             done,
             asked,
         } = &mut *state;
+        for id in done.iter().filter(|id| !waits(**id, prompts)) {
+            self.notices.clear(*id);
+        }
         done.retain(|id| waits(*id, prompts));
         if let Some((_, ender)) = asked.take_if(|(id, _)| !waits(*id, prompts)) {
             ender.end();
         }
         drop(state);
         self.changed.notify_all();
+    }
+
+    pub(super) const fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Waits for the next prompt that the person has not seen.
