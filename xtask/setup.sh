@@ -93,6 +93,12 @@ check_demo_yubikey() {
     virtual_yubikey
 }
 
+# One of ykman's parts has to be built: the one that speaks to PC/SC.
+installs_python() {
+    python3 -c 'import ensurepip, venv, os, sysconfig
+os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null
+}
+
 # Yubico's PKCS#11 module.
 ykcs11() { any /usr/lib/*/libykcs11.so* /usr/lib64/libykcs11.so* /usr/lib/libykcs11.so*; }
 
@@ -109,9 +115,9 @@ check_test() {
     virtual_yubikey
     { has yubico-piv-tool && ykcs11; } || need "yubico-piv-tool and ykcs11 (Yubico's programs on a YubiKey)" \
         "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
-    python3 -c 'import ensurepip, venv' 2>/dev/null || need "Python with venv (ykman, Yubico's program on a YubiKey, is installed into one)" \
-        python3-venv python3 python python3
     has dbus-daemon || need "dbus-daemon (tests have buses of their own)" dbus-daemon dbus-daemon dbus dbus-1
+    installs_python || need "Python with venv and its headers (ykman, Yubico's program on a YubiKey, is installed into one, and built)" \
+        "python3-venv python3-dev" "python3 python3-devel" python "python3 python3-devel"
     has openssl || need "openssl (it signs for a recovery key, and verifies what devices sign)" openssl openssl openssl openssl
     has git || need "git (cargo and the tests use it)" git git git git
 }

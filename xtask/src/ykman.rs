@@ -1,5 +1,5 @@
 //! Yubico's `ykman`, which the tests run on the virtual YubiKey: distributions have it too
-//! old. Its version, and those of all that it needs, are in `xtask/ykman/requirements.txt`;
+//! old. Its version, and those of all that it needs, are in `xtask/ykman`, with their hashes;
 //! it is installed again only if these change.
 
 use std::fs;
@@ -14,19 +14,36 @@ pub(crate) const VARIABLE: &str = "MLSKEYD_YKMAN";
 /// Installs it, unless it is there.
 pub(crate) fn install() -> Result<(), String> {
     let failed = |error: std::io::Error| error.to_string();
-    let wanted = root().join("xtask/ykman/requirements.txt");
+    // What builds comes first: pip would else fetch it for itself, and whatever is newest.
+    let wanted =
+        ["build", "requirements"].map(|name| root().join(format!("xtask/ykman/{name}.txt")));
     let installed = directory().join("installed.txt");
-    let text = fs::read(&wanted).map_err(failed)?;
+    let mut text = Vec::new();
+    for file in &wanted {
+        text.extend(fs::read(file).map_err(failed)?);
+    }
     if fs::read(&installed).is_ok_and(|installed| installed == text) {
         return Ok(());
     }
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(directory());
     run(&mut make)?;
-    let mut install = Command::new(directory().join("bin/pip"));
-    install.args(["install", "--quiet", "--disable-pip-version-check"]);
-    install.args(["--no-deps", "--requirement"]).arg(&wanted);
-    run(&mut install)?;
+    let programs = directory().join("bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(
+        [programs.clone()]
+            .into_iter()
+            .chain(std::env::split_paths(&path)),
+    )
+    .map_err(|error| error.to_string())?;
+    for file in &wanted {
+        // It finds there what builds.
+        let mut install = Command::new(programs.join("pip"));
+        install.env("PATH", &path);
+        install.args(["install", "--quiet", "--disable-pip-version-check"]);
+        install.args(["--require-hashes", "--no-build-isolation", "--no-deps"]);
+        run(install.arg("--requirement").arg(file))?;
+    }
     fs::write(installed, text).map_err(failed)
 }
 
