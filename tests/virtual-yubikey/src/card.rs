@@ -207,8 +207,9 @@ impl Card {
         let data = body_data(body).ok_or(WRONG_LENGTH)?;
         if ins == 0xc0 && class == 0 {
             let rest = std::mem::take(&mut self.now.rest);
+            // The manual shows this word for it, at AUTHENTICATE: sign.
             return if rest.is_empty() {
-                Err(CONDITIONS)
+                Err(WRONG_DATA)
             } else {
                 Ok(rest)
             };

@@ -110,25 +110,27 @@ fn verify(card: &mut Card, command: &Command) -> Answer {
     }
 }
 
+/// A new PIN or PUK; one that is too short is refused like one that is too simple (Yubico's
+/// manual, CHANGE REFERENCE DATA).
 fn new_secret(bytes: &[u8]) -> Result<[u8; 8], Status> {
     let value: [u8; 8] = bytes.try_into().map_err(|_| WRONG_DATA)?;
     let length = value.iter().position(|byte| *byte == 0xff).unwrap_or(8);
     let is_filled_up = value.iter().skip(length).all(|byte| *byte == 0xff);
     (length >= 6 && is_filled_up)
         .then_some(value)
-        .ok_or(WRONG_DATA)
+        .ok_or(CONDITIONS)
 }
 
 fn change(card: &mut Card, command: &Command) -> Answer {
-    let (old, new) = command.data.split_at_checked(8).ok_or(WRONG_DATA)?;
-    if new.len() != 8 || command.p1 != 0 {
-        return Err(WRONG_DATA);
-    }
-    let secret = match command.p2 {
-        0x80 => &mut card.pin,
-        0x81 => &mut card.puk,
+    let secret = match (command.p1, command.p2) {
+        (0, 0x80) => &mut card.pin,
+        (0, 0x81) => &mut card.puk,
         _ => return Err(NO_REFERENCE),
     };
+    let (old, new) = command.data.split_at_checked(8).ok_or(WRONG_DATA)?;
+    if new.len() != 8 {
+        return Err(WRONG_DATA);
+    }
     check(secret, old)?;
     secret.value = new_secret(new)?;
     Ok(Vec::new())
@@ -301,8 +303,9 @@ fn crypt((algorithm, key): &(u8, Vec<u8>), encrypt: bool, block: &[u8]) -> Optio
     }
 }
 
+/// Is it a slot? That of the attestation key is none for its user here.
 fn is_slot(reference: u8) -> bool {
-    matches!(reference, 0x9a | 0x9c | 0x9d | 0x9e | 0x82..=0x95 | 0xf9)
+    matches!(reference, 0x9a | 0x9c | 0x9d | 0x9e | 0x82..=0x95)
 }
 
 /// The policies that are asked for, or the slot's own.
@@ -465,19 +468,27 @@ fn metadata(card: &Card, command: &Command) -> Answer {
             ]
             .concat())
         }
+        // As the manual shows it: brought along, and it wants the PIN once.
+        0xf9 => Ok([
+            tlv::write(1, &[if card.version < NEW { 0x07 } else { 0x14 }]),
+            tlv::write(2, &[2, 1]),
+            tlv::write(3, &[2]),
+            tlv::write(4, &card.workshop.public().ok_or(CONDITIONS)?),
+        ]
+        .concat()),
         // Fingerprints, for example.
         _ => Err(NO_REFERENCE),
     }
 }
 
 fn attest(card: &Card, command: &Command) -> Answer {
-    if command.p2 != 0 || !is_slot(command.p1) || command.p1 == 0xf9 {
+    if command.p2 != 0 || !is_slot(command.p1) {
         return Err(WRONG_PARAMETERS);
     }
-    let slot = card.slots.get(&command.p1).ok_or(NO_REFERENCE)?;
-    if !slot.generated {
-        return Err(WRONG_DATA);
-    }
+    // An empty slot is refused like a key that was brought along
+    // (<https://github.com/Yubico/Yubico.NET.SDK/issues/9>).
+    let slot = card.slots.get(&command.p1);
+    let slot = slot.filter(|slot| slot.generated).ok_or(WRONG_DATA)?;
     let attested = Attested {
         slot: command.p1,
         algorithm: slot.key.algorithm(),
