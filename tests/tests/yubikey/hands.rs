@@ -3,6 +3,7 @@
 use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::FailureCode;
 use mlskeyd_tests::member::Member;
+use mlskeyd_tests::rig::PIN;
 
 use super::bench::{Bench, NEW, OLD};
 use super::scene::{Scene, failure};
@@ -76,6 +77,35 @@ fn another_program_may_use_the_card_in_between() {
             scene.bench.cards.let_go();
             signing.join().unwrap().unwrap();
         });
+    }
+}
+
+/// Else any program could have the card sign what the policy refuses.
+#[test]
+fn what_the_daemon_unlocked_is_locked_for_others() {
+    let sign = format!("0087119a26{}{}00", "7c2482008120", "5a".repeat(32));
+    let generate = "00470095 05 ac03800111 00".replace(' ', "");
+    let verify = format!("0020008008{:f<16}", hex::encode(PIN));
+    for version in [OLD, NEW] {
+        let bench = Bench::new(version, &["--signature", "9a:p256"]);
+        let managed = "management_key = \"on-card\"\nhpke_tier = \"hardware\"";
+        let settings = bench.with_pin(managed);
+        let mut scene = Scene::new(bench, &settings);
+        scene.await_state("ready");
+        scene.adopt("alice", "9a", "p256").unwrap();
+        let client = scene.client();
+        let member = Member::new(&client, "alice", "yubikey");
+        let cards = &mut scene.bench.cards;
+        member.key_package(&client);
+        let answers = cards.disturb(0, &[&sign, &generate]);
+        assert_eq!(answers, ["6982", "6982"]);
+        // What another program has unlocked for itself stays so, as long as the daemon
+        // makes no keys.
+        let message = mlskeyd_tests::member::message(mlskeyd_tests::suite::SUITE_2);
+        assert_eq!(cards.disturb(0, &[&verify]), ["9000"]);
+        member.try_sign(&client, &message).unwrap();
+        let answers = cards.disturb(0, &[&sign]);
+        assert!(answers[0].ends_with("9000"), "{answers:?}");
     }
 }
 

@@ -1,8 +1,10 @@
 //! PC/SC: where YubiKeys are, and a while alone with one of them.
 //!
-//! A connection is made for each job, shared with other programs, and the card is left
-//! as it is afterwards, so that nothing keeps others from it while nothing is done.
+//! A connection is made for each job, shared with other programs, and nothing keeps others
+//! from the card while nothing is done. What a job unlocked is locked again before others
+//! come: a card that was given its PIN would else sign for any program.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use pcsc::{
 use zeroize::Zeroizing;
 
 use super::error::CardError;
-use super::piv::Wire;
+use super::piv::{self, Wire};
 
 /// How long another program may have the card for itself before that is an error.
 const HELD: Duration = Duration::from_secs(5);
@@ -58,12 +60,20 @@ impl Cards {
         work: impl FnOnce(&OnCard<'_>) -> Result<T, CardError>,
     ) -> Result<T, CardError> {
         let mut card = self.open(&place.reader)?;
+        let mut left = Disposition::LeaveCard;
         let done = match begin(&mut card) {
-            Ok(alone) => work(&OnCard(alone)),
+            Ok(alone) => {
+                let card = OnCard::new(alone);
+                let done = work(&card);
+                if card.lock_again().is_err() {
+                    left = Disposition::ResetCard;
+                }
+                done
+            }
             Err(error) => Err(error.into()),
         };
         // What else it can say is that the card is gone.
-        if let Err((card, _)) = card.disconnect(Disposition::LeaveCard) {
+        if let Err((card, _)) = card.disconnect(left) {
             // Its end would reset the card.
             std::mem::forget(card);
         }
@@ -139,12 +149,37 @@ fn begin(card: &mut Card) -> Result<Transaction<'_>, pcsc::Error> {
 }
 
 /// A card, while nobody else does anything with it.
-pub(super) struct OnCard<'a>(Transaction<'a>);
+pub(super) struct OnCard<'a> {
+    alone: Transaction<'a>,
+    /// Was it shown a PIN, or the management key?
+    is_unlocked: Cell<bool>,
+}
+
+impl<'a> OnCard<'a> {
+    const fn new(alone: Transaction<'a>) -> Self {
+        Self {
+            alone,
+            is_unlocked: Cell::new(false),
+        }
+    }
+
+    /// Has it forget what it was shown, which selecting its application does. What
+    /// another program had unlocked before stays so, as long as nothing was shown.
+    fn lock_again(&self) -> Result<(), CardError> {
+        if self.is_unlocked.get() {
+            piv::select(self)?;
+        }
+        Ok(())
+    }
+}
 
 impl Wire for OnCard<'_> {
     fn transmit(&self, command: &[u8]) -> Result<Zeroizing<Vec<u8>>, CardError> {
+        if piv::unlocks(command) {
+            self.is_unlocked.set(true);
+        }
         let mut buffer = Zeroizing::new([0; ANSWER]);
-        let answer = self.0.transmit(command, buffer.as_mut_slice())?;
+        let answer = self.alone.transmit(command, buffer.as_mut_slice())?;
         Ok(Zeroizing::new(answer.to_vec()))
     }
 }

@@ -23,16 +23,14 @@ impl Consent for YubiKeyDevice {
         let key = consent.map_err(|why| not_set_up(&why))?;
         let hash = Sha256::digest(statement);
         let signature = self.at_card(|session| {
-            // A touch that did not come looks like a PIN that is missing, and nobody is to
-            // be asked for a second one.
-            session.give_pin()?;
-            match piv::sign(session.card, slot, Curve::P256, &hash) {
+            session.with_pin(|card| match piv::sign(card, slot, Curve::P256, &hash) {
+                // It has the PIN: so it is the touch that did not come.
                 Err(CardError::Refused {
                     status: Status::SECURITY,
                     ..
                 }) => Err(CardError::Other(DeviceError::NotTouched)),
                 signed => signed,
-            }
+            })
         })?;
         let public = key.to_sec1_bytes();
         let scheme = SignatureScheme::EcdsaP256Sha256;

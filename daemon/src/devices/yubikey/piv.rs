@@ -152,6 +152,21 @@ pub(super) enum Verified {
     Blocked,
 }
 
+/// Does the card have its PIN already? It says how many tries that has if not, which
+/// costs none.
+pub(super) fn verified_already(card: &impl Wire) -> Result<Verified, CardError> {
+    verified(&card.send(&Command::new(0x20, 0, PIN))?, "about its PIN")
+}
+
+/// Can a command unlock something: is it shown a PIN, or the management key?
+pub(super) fn unlocks(command: &[u8]) -> bool {
+    match command {
+        [_, 0x20 | 0x24, _, _, length, ..] => *length > 0,
+        [_, 0x87, _, reference, ..] => *reference == MANAGEMENT_KEY,
+        _ => false,
+    }
+}
+
 /// Gives the PIN.
 pub(super) fn verify(card: &impl Wire, pin: &SecretBytes) -> Result<Verified, CardError> {
     let answer = card.send(&Command::new(0x20, 0, PIN).with(padded(&[pin])))?;

@@ -4,7 +4,6 @@
 use mlskeyd_protocol::v1::SecretBytes;
 
 use super::YubiKeyDevice;
-use super::apdu::Status;
 use super::card::{OnCard, Place};
 use super::error::CardError;
 use super::ledger::Ledger;
@@ -29,38 +28,43 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Does something that may want the PIN: it is given if the card has forgotten it.
+    /// Does something that wants the PIN.
     pub(super) fn with_pin<T>(
         &self,
-        work: impl Fn(&OnCard<'_>) -> Result<T, CardError>,
+        work: impl FnOnce(&OnCard<'_>) -> Result<T, CardError>,
     ) -> Result<T, CardError> {
-        match work(self.card) {
-            Err(CardError::Refused {
-                status: Status::SECURITY,
-                ..
-            }) => {
-                self.give_pin()?;
-                work(self.card)
-            }
-            done => done,
-        }
+        self.give_pin()?;
+        work(self.card)
     }
 
     /// Gives the card the PIN that it took before, unless it has it.
     pub(super) fn give_pin(&self) -> Result<(), CardError> {
         let given = self.pin.ok_or_else(|| CardError::Other(waits(None)))?;
-        self.try_it(false, |pins, serial| pins.try_this(serial, &given.pin))
+        let left = match piv::verified_already(self.card)? {
+            Verified::Right => return Ok(()),
+            Verified::Wrong(left) => left,
+            Verified::Blocked => 0,
+        };
+        check_tries(left, false)?;
+        self.try_it(|pins, serial| pins.try_this(serial, &given.pin))
             .map(|_| ())
     }
 
     /// Tries a PIN, unless that could be the last time. The PIN that was right.
-    pub(super) fn try_it(
+    fn try_new(
         &self,
         last_try: bool,
         begin: impl for<'t> FnOnce(&'t Pins, &'t str) -> Result<Trial<'t>, DeviceError>,
     ) -> Result<SecretBytes, CardError> {
         let (_, left) = piv::pin(self.card)?.tries.ok_or(NO_TRIES)?;
         check_tries(left, last_try)?;
+        self.try_it(begin)
+    }
+
+    fn try_it(
+        &self,
+        begin: impl for<'t> FnOnce(&'t Pins, &'t str) -> Result<Trial<'t>, DeviceError>,
+    ) -> Result<SecretBytes, CardError> {
         let serial = self.found.serial.to_string();
         let trial = begin(self.pins, &serial)?;
         match piv::verify(self.card, &trial.pin)? {
@@ -187,7 +191,7 @@ impl YubiKeyDevice {
         begin: impl for<'t> FnOnce(&'t Pins, &'t str) -> Result<Trial<'t>, DeviceError>,
     ) -> Result<(), DeviceError> {
         let tried = self.at_card(|session| {
-            let pin = session.try_it(last_try, begin)?;
+            let pin = session.try_new(last_try, begin)?;
             let place = session.found.place.clone();
             Ok(GivenPin { pin, place })
         });
