@@ -1,16 +1,41 @@
 //! The decision on a request: what the policy is asked, and what it answers.
 //!
-//! A request becomes one [`Question`] per [`Action`] that it contains (a commit
+//! A request becomes one question per [`Action`] that it contains (a commit
 //! asks for itself and for each of its inline proposals), and is served only if
-//! every answer is [`Decision::Permit`]. What is not permitted is denied.
+//! every answer permits it. What is not permitted is denied.
 //!
-//! The rules are built in: see [`Policy::builtin`].
+//! First the rules that are built in are asked ([`Rules`]), then the company's policies
+//! ([`Set`]), in the language Cedar, of which `schema.cedarschema` has the words.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 mod action;
 mod builtin;
+pub mod cases;
+mod check;
+mod default;
+mod facts;
+mod lint;
+mod problem;
 mod question;
+mod schema;
+mod set;
+mod statement;
+#[cfg(test)]
+mod tests;
 
 pub use action::Action;
 pub use builtin::{Policy, Settings};
+pub use default::DEFAULT;
+pub use facts::{
+    CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, ResourceFacts, SenderKind,
+};
+pub use lint::Names;
+pub use problem::Problem;
 pub use question::{Decision, KeyFacts, Question};
+pub use schema::SCHEMA;
+pub use set::{Answer, Facts, Said, Set};
+
+/// Facts that the schema has no place for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the policies could not be asked")]
+pub(crate) struct Unfit;

@@ -1,0 +1,220 @@
+//! What policies may know of a request: `schema.cedarschema` says what each of it is.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallerFacts {
+    /// The user's number.
+    pub uid: u32,
+    /// The user's name.
+    pub user: String,
+    /// The names of the user's groups.
+    pub groups: BTreeSet<String>,
+    /// The app's name.
+    pub app: String,
+    /// How well the app is known.
+    pub identified: Identified,
+}
+
+impl Default for CallerFacts {
+    fn default() -> Self {
+        Self {
+            uid: 1000,
+            user: "#1000".to_owned(),
+            groups: BTreeSet::new(),
+            app: "default".to_owned(),
+            identified: Identified::Unknown,
+        }
+    }
+}
+
+/// How well an app is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identified {
+    /// The kernel or a sandbox sees to it.
+    Enforced,
+    /// As far as could be seen.
+    Observed,
+    /// Not at all.
+    #[default]
+    Unknown,
+}
+
+impl Identified {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Observed => "observed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What a request uses or makes, as far as there is that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResourceFacts {
+    /// The key's id, in hexadecimal.
+    pub key: String,
+    /// What it is for.
+    pub purpose: String,
+    /// Its algorithm.
+    pub algorithm: String,
+    /// Its tier.
+    pub tier: String,
+    /// The device's name.
+    pub device: String,
+    /// The device's kind.
+    pub device_kind: String,
+    /// The name of the identity.
+    pub identity: Option<String>,
+}
+
+/// All else that is known. What a request has nothing to do with is as it is by default, and
+/// policies do not see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContextFacts {
+    /// The time.
+    pub now: Moment,
+    /// What the caller was permitted before.
+    pub rates: Rates,
+    /// What the guard knows.
+    pub guard: GuardFacts,
+    /// The MLS group's id, in hexadecimal.
+    pub group: Option<String>,
+    /// The epoch.
+    pub epoch: u64,
+    /// Who sends a message.
+    pub sender: SenderKind,
+    /// Will it be encrypted?
+    pub encrypted: bool,
+    /// The number of the cipher suite.
+    pub cipher_suite: Option<u16>,
+    /// Is the action one that a commit spells out?
+    pub in_commit: bool,
+    /// The names of the actions of a commit's proposals.
+    pub proposals: BTreeSet<String>,
+    /// How many proposals it names by reference.
+    pub unresolved_references: u64,
+    /// How many members are added.
+    pub members_added: u64,
+    /// The names of those added.
+    pub added_names: BTreeSet<String>,
+    /// How many are removed.
+    pub members_removed: u64,
+    /// Is there a pre-shared key?
+    pub uses_psk: bool,
+    /// How a leaf comes into its tree.
+    pub source: String,
+    /// How many days a leaf or KeyPackage lasts from now, rounded up.
+    pub lifetime_days: Option<u64>,
+    /// Is a KeyPackage one of last resort?
+    pub last_resort: bool,
+    /// Does a GroupInfo let others enter?
+    pub lets_join: bool,
+    /// The algorithm of a key that is to be made.
+    pub algorithm: String,
+    /// Its tier.
+    pub tier: String,
+    /// Is an identity there already?
+    pub exists: bool,
+    /// How many others the caller has.
+    pub others: u64,
+    /// The kind of its credential.
+    pub credential_type: String,
+    /// The name in its credential.
+    pub credential: Option<String>,
+    /// Does the configuration let the user have it?
+    pub credential_forbidden: bool,
+}
+
+/// A moment, in the time zone of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Moment {
+    /// In UTC, as RFC 3339 has it.
+    pub time: String,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 1 is Monday, 7 is Sunday.
+    pub weekday: u8,
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Self {
+            time: "2026-01-07T12:00:00Z".to_owned(),
+            hour: 12,
+            minute: 0,
+            weekday: 3,
+        }
+    }
+}
+
+/// What a caller was permitted before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rates {
+    /// Signatures in the last minute.
+    pub signatures_minute: u64,
+    /// Signatures in the last hour.
+    pub signatures_hour: u64,
+    /// Ciphertexts opened in the last minute.
+    pub opens_minute: u64,
+    /// Ciphertexts opened in the last hour.
+    pub opens_hour: u64,
+    /// Keys made in the last minute.
+    pub keys_minute: u64,
+    /// Keys made in the last hour.
+    pub keys_hour: u64,
+}
+
+/// What the guard knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GuardFacts {
+    /// Was anything signed in the group before?
+    pub known: bool,
+    /// Was the registry restored, and nothing newer signed since?
+    pub restored: bool,
+    /// How far this is behind the newest epoch.
+    pub epochs_behind: u64,
+    /// How far it is ahead of it.
+    pub epochs_ahead: u64,
+    /// Other commits that were signed in this epoch.
+    pub commits: u64,
+}
+
+/// Who sends a message (RFC 9420, 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SenderKind {
+    /// A member.
+    #[default]
+    Member,
+    /// Somebody outside whom the group admits.
+    External,
+    /// Somebody who proposes to be added.
+    NewMemberProposal,
+    /// Somebody who enters by a commit.
+    NewMemberCommit,
+}
+
+impl SenderKind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::External => "external",
+            Self::NewMemberProposal => "new_member_proposal",
+            Self::NewMemberCommit => "new_member_commit",
+        }
+    }
+}

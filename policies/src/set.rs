@@ -1,0 +1,368 @@
+//! A set of policies: read as a whole, checked as a whole, and asked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cedar_policy::{
+    ActionConstraint, Authorizer, Decision, Effect, Entities, EntityUid, Policy, PolicySet,
+    PrincipalConstraint, Request, ResourceConstraint, Response,
+};
+
+use crate::check;
+use crate::facts::{CallerFacts, ContextFacts, ResourceFacts};
+use crate::problem::{Place, Problem};
+use crate::schema::{self, Parties};
+use crate::{Action, Unfit};
+
+/// So many different callers, resources and actions are kept prepared.
+const MAX_PREPARED: usize = 4096;
+
+/// Policies that were checked, and what is prepared for asking them.
+#[derive(Debug)]
+pub struct Set {
+    rules: Vec<Rule>,
+    authorizer: Authorizer,
+    prepared: Mutex<HashMap<Subject, Arc<Prepared>>>,
+}
+
+/// One policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Rule {
+    pub(crate) policy: Policy,
+    pub(crate) place: Place,
+    pub(crate) text: String,
+    mode: Mode,
+}
+
+/// What comes of a `forbid` that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The request is refused.
+    Enforced,
+    /// The request takes a person's consent.
+    Consent,
+    /// It goes on record.
+    Report,
+}
+
+/// Who asks for what with what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Subject {
+    action: Action,
+    caller: Arc<CallerFacts>,
+    resource: ResourceFacts,
+}
+
+/// What a set has to say of a subject.
+#[derive(Debug)]
+struct Prepared {
+    action: EntityUid,
+    principal: EntityUid,
+    resource: EntityUid,
+    entities: Entities,
+    enforced: PolicySet,
+    consent: PolicySet,
+    report: PolicySet,
+}
+
+/// What a request is, to policies.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// What it does.
+    pub action: Action,
+    /// Who asks.
+    pub caller: &'a Arc<CallerFacts>,
+    /// What it uses.
+    pub resource: &'a ResourceFacts,
+    /// All else.
+    pub context: &'a ContextFacts,
+}
+
+/// A policy, for whoever is told of what it decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its id.
+    pub policy: String,
+    /// Its reason.
+    pub reason: String,
+    /// What can be done next, if it says.
+    pub advice: Option<String>,
+}
+
+/// What a set answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The policy that permits or refuses it.
+    pub is_permit: bool,
+    /// That policy; the first by its id, of several.
+    pub by: Said,
+    /// The policy for which it takes a person's consent.
+    pub consent: Option<Said>,
+    /// Policies that are only reported, and would refuse it.
+    pub would_deny: Vec<String>,
+}
+
+impl Set {
+    /// Reads and checks the policies of some files: their names and texts.
+    ///
+    /// # Errors
+    /// All that is wrong, if anything is.
+    pub fn new<'t>(
+        files: impl IntoIterator<Item = (&'t str, &'t str)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut rules: BTreeMap<String, Rule> = BTreeMap::new();
+        for (file, text) in files {
+            for statement in crate::statement::split(file, text) {
+                let parsed = check::parse(&statement);
+                let (id, policy) = match parsed {
+                    Ok(parsed) => parsed,
+                    Err(mut found) => {
+                        problems.append(&mut found);
+                        continue;
+                    }
+                };
+                let place = statement.place.clone();
+                if let Some(other) = rules.get(&id) {
+                    let Place { file, line } = &other.place;
+                    problems.push(place.error(format!(
+                        "the policy at {file}:{line} has the same @id({id:?}): each has its own"
+                    )));
+                    continue;
+                }
+                let rule = Rule {
+                    mode: mode(&policy),
+                    policy,
+                    place,
+                    text: statement.text,
+                };
+                rules.insert(id, rule);
+            }
+        }
+        let rules: Vec<Rule> = rules.into_values().collect();
+        problems.extend(check::validate(&rules));
+        if !problems.is_empty() {
+            problems.sort();
+            return Err(problems);
+        }
+        Ok(Self {
+            rules,
+            authorizer: Authorizer::new(),
+            prepared: Mutex::default(),
+        })
+    }
+
+    /// How many policies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Are there none, so that nothing is permitted?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The ids of all policies.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|rule| id(&rule.policy))
+    }
+
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The same set without one policy: for those that test policies.
+    #[must_use]
+    pub fn without(&self, policy: &str) -> Self {
+        let rules = self.rules.iter().filter(|rule| id(&rule.policy) != policy);
+        Self {
+            rules: rules.cloned().collect(),
+            authorizer: Authorizer::new(),
+            prepared: Mutex::default(),
+        }
+    }
+
+    /// Decides. Equal facts have equal answers.
+    #[must_use]
+    pub fn decide(&self, facts: &Facts<'_>) -> Answer {
+        self.try_to_decide(facts).unwrap_or_else(|Unfit| Answer {
+            is_permit: false,
+            by: Said {
+                policy: "rule/undecidable".to_owned(),
+                reason: "the policies could not be asked".to_owned(),
+                advice: Some("tell the administrator: the daemon's log says more".to_owned()),
+            },
+            consent: None,
+            would_deny: Vec::new(),
+        })
+    }
+
+    fn try_to_decide(&self, facts: &Facts<'_>) -> Result<Answer, Unfit> {
+        let prepared = self.prepared(facts)?;
+        let context = schema::context(facts.action, facts.context)?;
+        // Tests check that what is built here is as the schema has it.
+        let schema = if cfg!(debug_assertions) {
+            Some(schema::PARSED.as_ref().ok_or(Unfit)?)
+        } else {
+            None
+        };
+        let request = Request::new(
+            prepared.principal.clone(),
+            prepared.action.clone(),
+            prepared.resource.clone(),
+            context,
+            schema,
+        );
+        let request = request.map_err(|_| Unfit)?;
+        let ask = |policies: &PolicySet| {
+            let response = self
+                .authorizer
+                .is_authorized(&request, policies, &prepared.entities);
+            // A `forbid` that fails is skipped by Cedar.
+            let has_failed = response.diagnostics().errors().next().is_some();
+            if has_failed { Err(Unfit) } else { Ok(response) }
+        };
+        let response = ask(&prepared.enforced)?;
+        let is_permit = response.decision() == Decision::Allow;
+        let by = match decisive(&response, &prepared.enforced) {
+            Some(policy) => said(policy),
+            None => Said {
+                policy: "rule/not-permitted".to_owned(),
+                reason: "no policy permits this".to_owned(),
+                advice: None,
+            },
+        };
+        let consent = if is_permit && !prepared.consent.is_empty() {
+            decisive(&ask(&prepared.consent)?, &prepared.consent).map(said)
+        } else {
+            None
+        };
+        let would_deny = if prepared.report.is_empty() {
+            Vec::new()
+        } else {
+            let response = ask(&prepared.report)?;
+            let ids = response.diagnostics().reason();
+            let mut ids: Vec<String> = ids.map(ToString::to_string).collect();
+            ids.sort();
+            ids
+        };
+        Ok(Answer {
+            is_permit,
+            by,
+            consent,
+            would_deny,
+        })
+    }
+
+    fn prepared(&self, facts: &Facts<'_>) -> Result<Arc<Prepared>, Unfit> {
+        let subject = Subject {
+            action: facts.action,
+            caller: Arc::clone(facts.caller),
+            resource: facts.resource.clone(),
+        };
+        let lock = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(prepared) = lock().get(&subject) {
+            return Ok(Arc::clone(prepared));
+        }
+        let prepared = Arc::new(self.prepare(&subject)?);
+        let mut all = lock();
+        if all.len() >= MAX_PREPARED {
+            all.clear();
+        }
+        all.insert(subject, Arc::clone(&prepared));
+        Ok(prepared)
+    }
+
+    /// What of the set can apply to a subject: Cedar itself looks at each policy.
+    fn prepare(&self, subject: &Subject) -> Result<Prepared, Unfit> {
+        let Subject {
+            action,
+            caller,
+            resource,
+        } = subject;
+        let parties = Parties::new(*action, caller, resource)?;
+        let entities = Entities::from_entities(parties.entities, None).map_err(|_| Unfit)?;
+        let of = |uid: &EntityUid| {
+            let ancestors = entities.ancestors(uid).into_iter().flatten().cloned();
+            ancestors.chain([uid.clone()]).collect::<BTreeSet<_>>()
+        };
+        let (principals, resources) = (of(&parties.principal), of(&parties.resource));
+        let action = schema::uid("Action", action.name())?;
+        let actions = of(&action);
+        let applies = |policy: &Policy| {
+            let by_action = match policy.action_constraint() {
+                ActionConstraint::Any => true,
+                ActionConstraint::In(uids) => uids.iter().any(|uid| actions.contains(uid)),
+                ActionConstraint::Eq(uid) => uid == action,
+            };
+            by_action
+                && match policy.principal_constraint() {
+                    PrincipalConstraint::Any => true,
+                    PrincipalConstraint::In(uid) => principals.contains(&uid),
+                    PrincipalConstraint::Eq(uid) => uid == parties.principal,
+                    PrincipalConstraint::Is(kind) => kind == *parties.principal.type_name(),
+                    PrincipalConstraint::IsIn(kind, uid) => {
+                        kind == *parties.principal.type_name() && principals.contains(&uid)
+                    }
+                }
+                && match policy.resource_constraint() {
+                    ResourceConstraint::Any => true,
+                    ResourceConstraint::In(uid) => resources.contains(&uid),
+                    ResourceConstraint::Eq(uid) => uid == parties.resource,
+                    ResourceConstraint::Is(kind) => kind == *parties.resource.type_name(),
+                    ResourceConstraint::IsIn(kind, uid) => {
+                        kind == *parties.resource.type_name() && resources.contains(&uid)
+                    }
+                }
+        };
+        let slice = |mode| {
+            let rules = self.rules.iter().filter(|rule| rule.mode == mode);
+            let policies = rules.map(|rule| &rule.policy);
+            PolicySet::from_policies(policies.filter(|it| applies(it)).cloned()).map_err(|_| Unfit)
+        };
+        Ok(Prepared {
+            enforced: slice(Mode::Enforced)?,
+            consent: slice(Mode::Consent)?,
+            report: slice(Mode::Report)?,
+            principal: parties.principal,
+            resource: parties.resource,
+            action,
+            entities,
+        })
+    }
+}
+
+fn mode(policy: &Policy) -> Mode {
+    match (policy.annotation("mode"), policy.annotation("consent")) {
+        (Some("report"), _) => Mode::Report,
+        (_, Some(_)) => Mode::Consent,
+        _ => Mode::Enforced,
+    }
+}
+
+pub(crate) fn id(policy: &Policy) -> &str {
+    policy.id().as_ref()
+}
+
+/// The first, by its id, of those that decided.
+fn decisive<'s>(response: &Response, policies: &'s PolicySet) -> Option<&'s Policy> {
+    let ids = response.diagnostics().reason();
+    let policies = ids.filter_map(|id| policies.policy(id));
+    policies.min_by_key(|policy| id(policy).to_owned())
+}
+
+fn said(policy: &Policy) -> Said {
+    let text = |name| policy.annotation(name).filter(|text| !text.is_empty());
+    Said {
+        policy: id(policy).to_owned(),
+        reason: text("reason").unwrap_or("a policy says so").to_owned(),
+        advice: text("advice").map(str::to_owned),
+    }
+}
+
+/// Is it one that refuses, whatever comes of that?
+pub(crate) fn refuses(policy: &Policy) -> bool {
+    policy.effect() == Effect::Forbid
+}
