@@ -23,6 +23,7 @@ pub use self::devices::{
 pub use self::pcrs::Pcrs;
 pub use self::slot::{NoSlot, Slot};
 pub use self::tcti::Tcti;
+use crate::policy_files::PolicyDirs;
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -116,6 +117,11 @@ pub struct PolicyConfig {
     pub allow_leave: bool,
     /// What takes a person's consent; `None`: nothing.
     pub consent: Option<ConsentConfig>,
+    /// Where the policies are.
+    pub dirs: PolicyDirs,
+    /// The names that users may have in credentials, in which `{user}` stands for their
+    /// own; `None`: any.
+    pub credentials: Option<Vec<String>>,
 }
 
 /// What takes a person's consent.
@@ -137,12 +143,30 @@ const TAKE_CONSENT: [Action; 5] = [
     Action::LeaveCustody,
 ];
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct PolicyTable {
     allow_leave: bool,
     consent_device: Option<Spanned<String>>,
     consent: Option<Spanned<Vec<String>>>,
+    #[serde(deserialize_with = "path")]
+    vendor_dir: PathBuf,
+    #[serde(deserialize_with = "path")]
+    local_dir: PathBuf,
+    credentials: Option<Vec<String>>,
+}
+
+impl Default for PolicyTable {
+    fn default() -> Self {
+        Self {
+            allow_leave: false,
+            consent_device: None,
+            consent: None,
+            vendor_dir: "/usr/lib/mlskeyd/policies.d".into(),
+            local_dir: "/etc/mlskeyd/policies.d".into(),
+            credentials: None,
+        }
+    }
 }
 
 impl PolicyTable {
@@ -176,6 +200,11 @@ impl PolicyTable {
         Ok(PolicyConfig {
             allow_leave: self.allow_leave,
             consent,
+            dirs: PolicyDirs {
+                vendor: self.vendor_dir,
+                local: self.local_dir,
+            },
+            credentials: self.credentials,
         })
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use mlskeyd_policies::{Policy, Settings as PolicySettings};
+use mlskeyd_policies::{Policy, Rules, Settings as PolicySettings};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::custody::{self, Configured, Custody, Devices};
 use crate::devices::queue::DeviceThreads;
 use crate::ipc::{self, Socket, SocketError};
+use crate::policy_files::{self, PolicyError, PolicyStore};
 use crate::store::{self, Registry, SystemClock, TimeSource};
 use crate::store_key::StoreKeyError;
 use parts::Loaded;
@@ -53,6 +54,9 @@ pub enum StartError {
     /// There is no store key.
     #[error(transparent)]
     StoreKey(#[from] StoreKeyError),
+    /// There are no policies, so nothing could be decided.
+    #[error(transparent)]
+    Policies(#[from] PolicyError),
     /// The registry does not open.
     #[error(transparent)]
     Registry(#[from] store::OpenError),
@@ -81,13 +85,28 @@ pub enum StartError {
     Fault,
 }
 
+/// What a running daemon can be told, beside to stop.
+#[derive(Clone)]
+pub struct Controls(Arc<Custody>);
+
+impl Controls {
+    /// Reads the policies again. If they are good they are in force from now on; if not,
+    /// those of before are, and the log says why.
+    pub async fn reload_policies(&self) {
+        match self.0.reload_policies("a signal").await {
+            Ok(count) => tracing::info!(count, "the policies are loaded"),
+            Err(error) => tracing::error!(%error, "the policies of before stay in force"),
+        }
+    }
+}
+
 /// Serves until `stop` is done. Calls `ready` once, when apps can connect.
 ///
 /// # Errors
 /// [`StartError`], before `ready`.
 pub async fn serve(
     config: Config,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Controls),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), StartError> {
     serve_with_clock(config, Arc::new(SystemClock), ready, stop).await
@@ -96,7 +115,7 @@ pub async fn serve(
 async fn serve_with_clock(
     config: Config,
     clock: Arc<dyn TimeSource>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Controls),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), StartError> {
     parts::prepare_state_dir(&config.state_dir)?;
@@ -121,6 +140,12 @@ async fn serve_with_clock(
         None => fresh_devices(&config, &registry).await?,
         Some(_) => BTreeSet::new(),
     };
+    let policies = PolicyStore::new(
+        config.policy.dirs.clone(),
+        config.state_dir.join(policy_files::LAST_GOOD),
+        key.subkey(policy_files::LABEL)?,
+    );
+    let set = policies.at_start()?;
     let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
 
@@ -146,13 +171,18 @@ async fn serve_with_clock(
     let custody = Custody::new(
         registry.clone(),
         Devices::new(devices.collect(), config.default_device.clone()),
-        Policy::builtin(PolicySettings {
-            allow_leave: config.policy.allow_leave,
-            consent: consent.map_or_else(Vec::new, |consent| consent.requests.clone()),
-            daemon_uid: rustix::process::geteuid().as_raw(),
-        }),
+        Policy::new(
+            Rules::new(PolicySettings {
+                allow_leave: config.policy.allow_leave,
+                consent: consent.map_or_else(Vec::new, |consent| consent.requests.clone()),
+                daemon_uid: rustix::process::geteuid().as_raw(),
+            }),
+            set,
+        ),
+        policies,
         audit,
         custody::Settings {
+            credentials: config.policy.credentials.clone(),
             consent_device: consent.map(|consent| consent.device.clone()),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
@@ -163,7 +193,7 @@ async fn serve_with_clock(
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
     let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
     let socket = Socket::bind(&config.socket)?;
-    ready();
+    ready(Controls(Arc::clone(&custody)));
 
     ipc::serve(
         socket,
@@ -271,7 +301,7 @@ impl Daemon {
                         config,
                         clock,
                         // Who started it waits for exactly one answer.
-                        move || _ = ready.send(Ok(())),
+                        move |_| _ = ready.send(Ok(())),
                         async move { _ = stopped.await },
                     ))
                 });

@@ -5,7 +5,8 @@
 //! doors), [`caller`] (who asks), [`mls`] (what is to be signed or opened),
 //! [`custody`] (the one path, the life of keys, the guard), [`devices`] and
 //! [`hpke`] (where keys work), [`store`] (the registry), [`audit`] (what goes
-//! on record). Beside them, [`attest`] is what others believe of it.
+//! on record). Beside them, [`attest`] is what others believe of it, and [`policy_files`]
+//! where the company's policies come from.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod attest;
@@ -19,6 +20,7 @@ pub mod devices;
 pub mod hpke;
 pub mod ipc;
 pub mod mls;
+pub mod policy_files;
 mod private_file;
 pub mod store;
 pub mod store_key;

@@ -15,9 +15,9 @@ pub struct Settings {
     pub daemon_uid: u32,
 }
 
-/// The rules that decide on requests.
+/// The rules that no policy of a company can lift.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct Rules {
     settings: Settings,
 }
 
@@ -35,7 +35,7 @@ enum Needs {
     Never,
 }
 
-impl Policy {
+impl Rules {
     /// The rules that are built in:
     ///
     /// - the owner of a key, an identity or a storage may use it, and anybody
@@ -45,7 +45,7 @@ impl Policy {
     /// - what the configuration marks takes a person's consent;
     /// - root and the daemon's own user administer.
     #[must_use]
-    pub const fn builtin(settings: Settings) -> Self {
+    pub const fn new(settings: Settings) -> Self {
         Self { settings }
     }
 
@@ -177,7 +177,7 @@ mod tests {
         action: Action,
         owner: Option<&Owner>,
     ) -> Decision {
-        let policy = Policy::builtin(Settings {
+        let policy = Rules::new(Settings {
             allow_leave,
             consent: vec![Action::CreateIdentity],
             daemon_uid: 77,

@@ -20,6 +20,9 @@ use crate::facts::{CallerFacts, ContextFacts, ResourceFacts};
 use crate::set::{Facts, Set};
 use crate::{Action, schema};
 
+/// The cases of the default policies.
+pub const DEFAULT: &str = include_str!("../default/cases.toml");
+
 /// One case.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -188,10 +191,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::DEFAULT;
 
     fn of_default() -> Vec<Case> {
-        read("cases.toml", include_str!("../default/cases.toml")).unwrap()
+        read("cases.toml", DEFAULT).unwrap()
     }
 
     fn failures(set: &Set, cases: &[Case]) -> Vec<String> {
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn the_default_policies_do_what_their_cases_say() {
         assert_eq!(
-            failures(&Set::new(DEFAULT).unwrap(), &of_default()),
+            failures(&Set::new(crate::DEFAULT).unwrap(), &of_default()),
             Vec::<String>::new()
         );
     }
@@ -210,7 +212,7 @@ mod tests {
     /// Without any one policy some case fails: none of them is for nothing.
     #[test]
     fn every_default_policy_decides_some_case() {
-        let (set, cases) = (Set::new(DEFAULT).unwrap(), of_default());
+        let (set, cases) = (Set::new(crate::DEFAULT).unwrap(), of_default());
         for policy in set.ids() {
             assert_ne!(
                 failures(&set.without(policy), &cases),
@@ -251,7 +253,7 @@ mod tests {
             }
             let text = std::fs::read_to_string(&path).unwrap();
             let example = ("example.cedar", text.as_str());
-            let set = Set::new(DEFAULT.into_iter().chain([example])).unwrap();
+            let set = Set::new(crate::DEFAULT.into_iter().chain([example])).unwrap();
             let cases = std::fs::read_to_string(path.with_extension("toml")).unwrap();
             let cases = read("cases", &cases).unwrap();
             assert_eq!(failures(&set, &cases), Vec::<String>::new(), "{path:?}");

@@ -183,8 +183,6 @@ pub struct Rates {
 pub struct GuardFacts {
     /// Was anything signed in the group before?
     pub known: bool,
-    /// Was the registry restored, and nothing newer signed since?
-    pub restored: bool,
     /// How far this is behind the newest epoch.
     pub epochs_behind: u64,
     /// How far it is ahead of it.

@@ -15,8 +15,11 @@ mod check;
 mod default;
 mod facts;
 mod lint;
+mod policy;
 mod problem;
 mod question;
+#[cfg(test)]
+mod reference;
 mod schema;
 mod set;
 mod statement;
@@ -24,12 +27,13 @@ mod statement;
 mod tests;
 
 pub use action::Action;
-pub use builtin::{Policy, Settings};
+pub use builtin::{Rules, Settings};
 pub use default::DEFAULT;
 pub use facts::{
     CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, ResourceFacts, SenderKind,
 };
 pub use lint::Names;
+pub use policy::{Decided, Policy};
 pub use problem::Problem;
 pub use question::{Decision, KeyFacts, Question};
 pub use schema::SCHEMA;

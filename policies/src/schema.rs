@@ -313,7 +313,6 @@ fn rates(rates: &Rates) -> Result<Value, Unfit> {
 fn guard(guard: &GuardFacts) -> Result<Value, Unfit> {
     record([
         ("known", Value::new_bool(guard.known)),
-        ("restored", Value::new_bool(guard.restored)),
         ("epochs_behind", number(guard.epochs_behind)),
         ("epochs_ahead", number(guard.epochs_ahead)),
         ("commits", number(guard.commits)),

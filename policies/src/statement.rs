@@ -16,7 +16,7 @@ pub(crate) fn split(file: &str, text: &str) -> Vec<Statement> {
     let mut line = 1;
     while let Some(start) = start(rest) {
         let (before, from_here) = rest.split_at(start);
-        line += lines(before);
+        line = lines(before).saturating_add(line);
         let (statement, after) = from_here.split_at(end(from_here));
         statements.push(Statement {
             place: Place {
@@ -25,7 +25,7 @@ pub(crate) fn split(file: &str, text: &str) -> Vec<Statement> {
             },
             text: statement.to_owned(),
         });
-        line += lines(statement);
+        line = lines(statement).saturating_add(line);
         rest = after;
     }
     statements

@@ -484,6 +484,18 @@ fn admin_requests() -> Vec<AdminRequest> {
                 device: "yubikey".into(),
             },
         },
+        R::ReloadPolicies {
+            options,
+            request: ReloadPolicies {},
+        },
+        R::ResetGuard {
+            options,
+            request: ResetGuard {
+                owner: owner(),
+                identity: "alice@example.com".into(),
+                group: bytes("a group"),
+            },
+        },
     ]
 }
 
@@ -572,6 +584,8 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::ReadMeasurements(Ok(measurements(false))),
         R::ApproveMeasurements(Ok(measurements(true))),
         R::LockDevice(Ok(device)),
+        R::ReloadPolicies(Ok(PoliciesInForce { count: 17 })),
+        R::ResetGuard(Ok(GuardReset { epoch: 9 })),
     ]
 }
 

@@ -1,5 +1,8 @@
 //! MLS structures by hand (RFC 9420), true ones and forged ones.
 
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
 use crate::suite::Suite;
 
 /// `opaque value<V>`: a length of one, two or four bytes, then the value.
@@ -31,14 +34,22 @@ pub fn credential(name: &str) -> Vec<u8> {
 pub enum Source {
     /// By a KeyPackage, from the first second to the last.
     KeyPackage(u64, u64),
+    /// By a KeyPackage, for a month from now.
+    ForAMonth,
     /// By an Update proposal.
     Update,
     /// By a commit.
     Commit,
 }
 
-/// For all times.
-pub const ALWAYS: Source = Source::KeyPackage(0, u64::MAX);
+/// For a month from now: longer ones are against the default policies.
+pub const ALWAYS: Source = Source::ForAMonth;
+
+/// When the month ends that [`Source::ForAMonth`] is, in this process.
+static IN_A_MONTH: LazyLock<u64> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap().as_secs() + 30 * 24 * 60 * 60
+});
 
 /// A leaf without its signature.
 #[derive(Clone)]
@@ -53,13 +64,13 @@ pub struct Leaf {
 
 impl Leaf {
     fn payload(&self) -> Vec<u8> {
+        let lasts = |first: u64, last: u64| {
+            let [first, last] = [first, last].map(u64::to_be_bytes);
+            [&[1], &first[..], &last].concat()
+        };
         let source = match self.source {
-            Source::KeyPackage(first, last) => [
-                vec![1],
-                first.to_be_bytes().into(),
-                last.to_be_bytes().into(),
-            ]
-            .concat(),
+            Source::KeyPackage(first, last) => lasts(first, last),
+            Source::ForAMonth => lasts(0, *IN_A_MONTH),
             Source::Update => vec![2],
             Source::Commit => vec![3, 0],
         };
@@ -78,7 +89,7 @@ impl Leaf {
     /// in a KeyPackage.
     pub fn tbs(&self, group: &str, index: u32) -> Vec<u8> {
         let place = match self.source {
-            Source::KeyPackage(..) => Vec::new(),
+            Source::KeyPackage(..) | Source::ForAMonth => Vec::new(),
             _ => [opaque(group.as_bytes()), index.to_be_bytes().into()].concat(),
         };
         labelled("LeafNodeTBS", &[self.payload(), place].concat())

@@ -34,6 +34,8 @@ pub struct Record {
     pub outcome: AuditOutcome,
     /// SHA-256 of what was signed or opened.
     pub content: Option<[u8; 32]>,
+    /// Policies that are only reported, and would have refused it.
+    pub would_deny: Vec<String>,
     /// How long it took, in microseconds.
     pub duration: u64,
     /// How many more requests, equal to the last one recorded of this caller,
@@ -93,6 +95,7 @@ impl Record {
             outcome,
             content: None,
             duration: 0,
+            would_deny: Vec::new(),
             repeated: 0,
         }
     }

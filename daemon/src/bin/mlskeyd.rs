@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mlskeyd::config::Config;
-use mlskeyd::daemon::{self, StartError};
+use mlskeyd::daemon::{self, Controls, StartError};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -32,7 +32,7 @@ Environment:
                (default: `info,tarpc=off`)
 
 Exit codes:
-  0  stopped by SIGTERM or SIGINT, or --check-config found nothing wrong
+  0  stopped by SIGTERM or SIGINT (SIGHUP has it read its policies again), or --check-config found nothing wrong
   1  could not start, or ended by a fault
   2  wrong arguments
   3  the configuration was refused"
@@ -99,7 +99,7 @@ fn run(config: Config, notify_stdout: bool) -> Result<(), StartError> {
         tracing::warn!(%error, "the limit of open files, and so of connections, stays as it is");
     }
     let socket = config.socket.clone();
-    let ready = move || {
+    let say_so = move || {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), "ready");
         if notify_stdout {
             let mut stdout = std::io::stdout().lock();
@@ -111,6 +111,15 @@ fn run(config: Config, notify_stdout: bool) -> Result<(), StartError> {
         // Asked for before anything is opened: a signal while starting counts.
         let mut terminated = signal(SignalKind::terminate()).map_err(StartError::Thread)?;
         let mut interrupted = signal(SignalKind::interrupt()).map_err(StartError::Thread)?;
+        let mut hung_up = signal(SignalKind::hangup()).map_err(StartError::Thread)?;
+        let ready = move |controls: Controls| {
+            say_so();
+            tokio::spawn(async move {
+                while hung_up.recv().await.is_some() {
+                    controls.reload_policies().await;
+                }
+            });
+        };
         let stop = async move {
             tokio::select! {
                 _ = terminated.recv() => {}

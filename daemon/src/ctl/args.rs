@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use mlskeyd_protocol::v1::{KeyId, Owner, SignatureScheme, Tier};
+use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, SignatureScheme, Tier};
 
 use crate::attest::is_nonce;
 use crate::config::parse_duration;
@@ -23,7 +23,8 @@ Exit codes:
   7  attestation: the AK is not bound to this TPM
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
-verify` are for whoever trusts neither: they need no daemon and no device.";
+verify` are for whoever trusts neither: they need no daemon and no device, and
+neither do `policy check` and `policy test`.";
 
 const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -54,7 +55,12 @@ JSON (with --json; fields are only ever added):
   identities lock    IDENTITY
   identities rotate  IDENTITY
   identities adopt   IDENTITY
+  guard reset     {\"epoch\": the newest one that was signed in}
   lock            DEVICE
+  policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
+                    whole, \"level\": \"error|lint\", \"message\"}]}
+  policy reload   {\"policies\": number}
+  policy test     {\"passed\", \"failed\", \"cases\": [{\"name\", \"passed\", \"why\": text or null}]}
   unlock          DEVICE and \"pin_tried\"
   keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",
                     \"state\": \"active|idle|retiring|missing|destroyed\", \"public_key\": hex,
@@ -142,6 +148,16 @@ pub(super) enum Command {
         /// The program that asks the person
         #[arg(long, value_name = "PROGRAM", default_value = "pinentry")]
         pinentry: PathBuf,
+    },
+    /// The company's policies
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// What the guard remembers of groups
+    Guard {
+        #[command(subcommand)]
+        command: GuardCommand,
     },
     /// Lock a device: its PIN is forgotten, and asked for again
     ///
@@ -501,6 +517,60 @@ fn grace(text: &str) -> Result<u64, String> {
 /// What a verifier chose. (Of bytes alone clap would make a list of values.)
 #[derive(Clone, Debug)]
 pub(super) struct Nonce(pub(super) Vec<u8>);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Say what is wrong with policies, or looks so; takes no daemon
+    ///
+    /// Errors have the daemon refuse the whole set, and keep that which is in force.
+    Check {
+        /// The company's policies
+        #[arg(default_value = "/etc/mlskeyd/policies.d")]
+        dir: PathBuf,
+        /// The vendor's policies; those that mlskeyctl was built with if it is not there
+        #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
+        vendor: PathBuf,
+    },
+    /// Ask policies what their cases say; takes no daemon
+    ///
+    /// The last line is `N passed, N failed`.
+    Test {
+        /// Policies of the company (*.cedar), and cases (*.toml); without it, the
+        /// vendor's policies and their own cases
+        dir: Option<PathBuf>,
+        /// The vendor's policies; those that mlskeyctl was built with if it is not there
+        #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
+        vendor: PathBuf,
+    },
+    /// Have the daemon read its policies again
+    ///
+    /// If anything is wrong with them that is told, and those of before stay in force.
+    Reload,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GuardCommand {
+    /// Have the guard forget what an identity signed in a group
+    ///
+    /// For an app whose storage was restored from a copy, if it is really to go on from
+    /// there: it signs in whatever epoch it is in then. Entering the group again by an
+    /// external commit takes no reset.
+    Reset {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        identity: String,
+        /// The MLS group id, in hexadecimal, as the records have it
+        #[arg(value_parser = group)]
+        group: Bytes,
+    },
+}
+
+fn group(text: &str) -> Result<Bytes, String> {
+    let decoded = hex::decode(text).map(Bytes);
+    decoded.map_err(|_| "a group id is in hexadecimal digits".to_owned())
+}
 
 fn nonce(text: &str) -> Result<Nonce, String> {
     match hex::decode(text) {

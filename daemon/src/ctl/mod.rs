@@ -4,7 +4,7 @@
 //! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
 //! it, `progress` what takes long, and `pin` reads the one secret that it is told.
 //! The agent of a login session stays (`agent`). A verifier of evidence asks no daemon (`attest`), and neither does who gets a device
-//! ready (`provision`); `files` are what commands are
+//! ready (`provision`), or writes policies (`policy`); `files` are what commands are
 //! given, and `measurements` what a machine measured.
 
 mod agent;
@@ -16,6 +16,7 @@ mod files;
 mod json;
 mod measurements;
 mod pin;
+mod policy;
 mod progress;
 #[cfg(feature = "yubikey")]
 mod provision;
@@ -67,6 +68,10 @@ enum CtlError {
     #[cfg(feature = "yubikey")]
     #[error("{0}")]
     Device(#[from] crate::devices::DeviceError),
+    #[error("{0}")]
+    Policies(#[from] crate::policy_files::PolicyError),
+    #[error("{0}")]
+    Cases(String),
     #[error("cannot start a thread: {0}")]
     Agent(std::io::Error),
     #[error("{} does not start: {why}; name another one with --pinentry", path.display())]
@@ -97,6 +102,8 @@ impl CtlError {
             Self::Device(_) => 1,
             Self::Call(_)
             | Self::NotConfirmed
+            | Self::Policies(_)
+            | Self::Cases(_)
             | Self::Agent(_)
             | Self::Pinentry { .. }
             | Self::Terminal(_)

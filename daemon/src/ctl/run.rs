@@ -6,17 +6,20 @@ use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
     DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery, LockDevice,
-    LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, RotateIdentity, SecretBytes,
-    StorageInfo, Swept, Tier, Unlock, UnlockIdentity, Unlocked,
+    LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReloadPolicies, ResetGuard,
+    RotateIdentity, SecretBytes, StorageInfo, Swept, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
-use super::args::{Args, Command, DevicesCommand, IdentitiesCommand, KeysCommand, StorageCommand};
+use super::args::{
+    Args, Command, DevicesCommand, GuardCommand, IdentitiesCommand, KeysCommand, PolicyCommand,
+    StorageCommand,
+};
 use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
-use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin};
+use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin, policy};
 
 const NO_DEVICES: &str = "no devices\n";
 
@@ -219,6 +222,39 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                 code = NOT_TRIED;
             }
             show(json::unlocked(&unlocked), unlocked_text(&unlocked))
+        }
+        Command::Policy { command } => {
+            let shown = match command {
+                PolicyCommand::Check { dir, vendor } => policy::check(vendor, dir)?,
+                PolicyCommand::Test { dir, vendor } => policy::test(vendor, dir.as_deref())?,
+                PolicyCommand::Reload => {
+                    let now = client.reload_policies(ReloadPolicies {}, &call)?;
+                    policy::Shown {
+                        json: serde_json::json!({ "policies": now.count }),
+                        text: format!("{} policies are in force\n", now.count),
+                        is_good: true,
+                    }
+                }
+            };
+            code = u8::from(!shown.is_good);
+            show(shown.json, shown.text)
+        }
+        Command::Guard {
+            command:
+                GuardCommand::Reset {
+                    owner,
+                    identity,
+                    group,
+                },
+        } => {
+            let request = ResetGuard {
+                owner: owner.clone(),
+                identity: identity.clone(),
+                group: group.clone(),
+            };
+            let reset = client.reset_guard(request, &call)?;
+            let text = format!("forgotten; the newest epoch was {}\n", reset.epoch);
+            show(serde_json::json!({ "epoch": reset.epoch }), text)
         }
         // It is told above, and stays.
         Command::Agent { .. } => String::new(),

@@ -170,6 +170,12 @@ impl Devices {
     }
 
     /// The device with this name.
+    /// What kind of device it is: nothing if there is none of this name.
+    pub(super) fn kind(&self, name: Option<&str>) -> &'static str {
+        let handle = name.and_then(|name| self.get(name).ok());
+        handle.map_or("", |handle| handle.info().kind)
+    }
+
     pub(super) fn get(&self, name: &str) -> Result<&DeviceHandle<Owner>, Failure> {
         self.slot(name).map(|slot| &slot.handle)
     }

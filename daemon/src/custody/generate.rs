@@ -70,6 +70,8 @@ pub(super) async fn read_place(
         .place(placement, algorithm, call)
         .await?;
     subject.device = Some(device.clone());
+    subject.context.algorithm = algorithm.to_string();
+    subject.context.tier = tier.to_string();
     Ok(Place { device, tier })
 }
 

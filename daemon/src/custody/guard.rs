@@ -1,10 +1,11 @@
 //! The guard: what was signed before, per identity and group.
 //!
-//! Today it remembers; the findings that policies can name (a rollback, a
-//! fork, a jump) are read from what it remembers.
+//! It finds (a rollback, a jump, commits that compete), policies decide, and then it
+//! remembers.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 
+use mlskeyd_policies::{Action, GuardFacts};
 use mlskeyd_protocol::v1::Failure;
 
 use super::failure;
@@ -22,6 +23,10 @@ pub(super) struct Mark {
     pub(super) commit: Option<[u8; 32]>,
 }
 
+/// What the guard remembered when policies were asked.
+#[derive(Debug, Default)]
+pub(super) struct Seen(Option<Arc<GuardMark>>);
+
 /// The guard, over its marks in the registry.
 pub(super) struct Guard {
     registry: Registry,
@@ -32,44 +37,70 @@ impl Guard {
         Self { registry }
     }
 
+    /// What there is to say of a message to a group, or of a GroupInfo.
+    pub(super) async fn find(&self, subject: &Subject) -> Result<(GuardFacts, Seen), Failure> {
+        let is_watched = subject.mark.is_some() || subject.action == Action::SignGroupInfo;
+        let (Some(id), Some(epoch), true) = (id_of(subject), subject.epoch, is_watched) else {
+            return Ok((GuardFacts::default(), Seen::default()));
+        };
+        let known = self.registry.guard_mark(&id).await;
+        let known = known.map_err(failure::of_store)?;
+        let content = subject.mark.and_then(|mark| mark.commit);
+        let facts = found(known.as_deref(), epoch, content);
+        Ok((facts, Seen(known)))
+    }
+
     /// Reserves what the signature would add, durably, before the device signs.
-    /// What changes nothing costs nothing.
-    pub(super) async fn reserve(&self, subject: &mut Subject) -> Result<(), Failure> {
-        let (Some(mark), Some(key), Some(group)) = (subject.mark, &subject.key, &subject.group)
-        else {
-            return Ok(());
+    /// What changes nothing costs nothing. `false`: another request was faster, and
+    /// policies have to be asked again.
+    pub(super) async fn reserve(
+        &self,
+        subject: &mut Subject,
+        seen: &Seen,
+    ) -> Result<bool, Failure> {
+        let (Some(mark), Some(id)) = (subject.mark, id_of(subject)) else {
+            return Ok(true);
         };
-        let Some(identity) = &key.identity else {
-            return Ok(());
-        };
-        let id = GuardId {
-            owner: key.owner.clone(),
-            identity: identity.clone(),
-            group: group.clone(),
-        };
-        let known = self
-            .registry
-            .guard_mark(&id)
-            .await
-            .map_err(failure::of_store)?;
-        if raised(known.as_deref(), mark).is_none() {
-            return Ok(());
+        let seen = seen.0.as_deref();
+        if raised(seen, mark).is_none() {
+            return Ok(true);
         }
+        let before = seen.cloned();
         let add = move |known: Option<&GuardMark>| {
-            Ok::<_, Infallible>(
-                raised(known, mark)
-                    .or_else(|| known.cloned())
-                    .unwrap_or_default(),
-            )
+            if known != before.as_ref() {
+                return Err(());
+            }
+            Ok(raised(known, mark).unwrap_or_default())
         };
-        let Ok(_) = self
-            .registry
-            .update_guard(id, add)
-            .await
-            .map_err(failure::of_store)?;
+        let reserved = self.registry.update_guard(id, add).await;
         // What moves the guard is on disk before the reply, whatever it is.
         subject.durability = Some(crate::audit::Durability::Now);
-        Ok(())
+        Ok(reserved.map_err(failure::of_store)?.is_ok())
+    }
+}
+
+/// The mark that a request is about.
+fn id_of(subject: &Subject) -> Option<GuardId> {
+    let key = subject.key.as_ref()?;
+    Some(GuardId {
+        owner: key.owner.clone(),
+        identity: key.identity.clone()?,
+        group: subject.group.clone()?,
+    })
+}
+
+/// What a mark says of an epoch, and of a commit in it.
+fn found(known: Option<&GuardMark>, epoch: u64, content: Option<[u8; 32]>) -> GuardFacts {
+    let newest = known.map_or(0, |mark| mark.epoch);
+    let commits = known.filter(|mark| mark.epoch == epoch);
+    let commits = commits.map(|mark| mark.commits.iter());
+    let others = commits.into_iter().flatten();
+    let others = others.filter(|commit| Some(**commit) != content).count();
+    GuardFacts {
+        known: known.is_some(),
+        epochs_behind: newest.saturating_sub(epoch),
+        epochs_ahead: epoch.saturating_sub(newest),
+        commits: u64::try_from(others).unwrap_or(u64::MAX),
     }
 }
 
@@ -111,6 +142,26 @@ mod tests {
                 None => None,
             },
         }
+    }
+
+    #[test]
+    fn findings_are_relative_to_the_newest_epoch() {
+        let known = GuardMark {
+            epoch: 7,
+            leaf_index: None,
+            commits: vec![[1; 32], [2; 32]],
+        };
+        let found = |epoch, commit: Option<u8>| {
+            let facts = found(Some(&known), epoch, commit.map(|byte| [byte; 32]));
+            (facts.epochs_behind, facts.epochs_ahead, facts.commits)
+        };
+        assert_eq!(found(7, None), (0, 0, 2));
+        assert_eq!(found(7, Some(3)), (0, 0, 2));
+        assert_eq!(found(7, Some(1)), (0, 0, 1));
+        assert_eq!(found(5, Some(3)), (2, 0, 0));
+        assert_eq!(found(u64::MAX, None), (0, u64::MAX - 7, 0));
+        let none = super::found(None, 9, None);
+        assert_eq!((none.known, none.epochs_ahead), (false, 9));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mlskeyd_policies::Action;
+use mlskeyd_policies::{Action, CallerFacts};
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
     Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo, Owner,
@@ -12,8 +12,11 @@ use super::generate::{Place, check_name, read_place};
 use super::lifecycle::Order;
 use super::request::encoded;
 use super::subject::Subject;
-use super::{Call, Custody, Request, Session, failure};
+use super::{Call, Custody, Request, Session, Settings, facts, failure};
 use crate::store::{IdentityRecord, KeyRecord, MadeKey, StoreError};
+
+/// Stands for the user's name in the credentials that the configuration permits.
+const USER: &str = "{user}";
 
 /// What was read from a [`CreateIdentity`] request.
 pub enum Identity {
@@ -38,12 +41,16 @@ impl Request for CreateIdentity {
         check_name("an identity's name", &self.name)?;
         check_credential(&self.credential)?;
         subject.identity = Some(self.name.clone());
+        session.describe_identity(self, subject).await?;
         match session.identity(&self.name).await? {
             Some((record, key)) => {
                 if record.credential != self.credential || record.scheme != self.scheme {
                     return Err(conflict(&self.name));
                 }
                 subject.about_key(key.clone());
+                subject.context.exists = true;
+                subject.context.algorithm = key.algorithm.to_string();
+                subject.context.tier = key.tier.to_string();
                 let info = session.custody().identity_info(&record, &key).await;
                 Ok(Identity::Known(Box::new(info)))
             }
@@ -102,6 +109,43 @@ impl Request for CreateIdentity {
             StoreError::Conflict(_) => conflict(&self.name),
             error => failure::of_store(error),
         })
+    }
+}
+
+impl Session {
+    /// What policies may know of an identity that is asked for.
+    async fn describe_identity(
+        &self,
+        request: &CreateIdentity,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
+        let (custody, caller) = (self.custody(), self.caller());
+        let known = custody.registry.identities(Some(&caller.owner)).await;
+        let known = known.map_err(failure::of_store)?;
+        let others = known.iter().filter(|known| known.name != request.name);
+        let (kind, name) = facts::of_credential(&request.credential);
+        let context = &mut subject.context;
+        context.others = u64::try_from(others.count()).unwrap_or(u64::MAX);
+        kind.clone_into(&mut context.credential_type);
+        context.credential_forbidden = !custody.settings.lets_have(&caller.facts, name.as_deref());
+        context.credential = name;
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// May a user have a credential with this name? `None`: it has none.
+    fn lets_have(&self, user: &CallerFacts, name: Option<&str>) -> bool {
+        let Some(credentials) = &self.credentials else {
+            return true;
+        };
+        // Who has a number only, and no name, has no credential that is made of it.
+        let has_name = !user.user.starts_with('#');
+        let own = credentials
+            .iter()
+            .filter(|pattern| has_name || !pattern.contains(USER))
+            .map(|pattern| pattern.replace(USER, &user.user));
+        own.into_iter().any(|own| Some(own.as_str()) == name)
     }
 }
 

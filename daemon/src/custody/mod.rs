@@ -16,6 +16,7 @@ mod attest;
 mod bindings;
 mod consent;
 mod devices;
+mod facts;
 mod failure;
 mod generate;
 mod guard;
@@ -25,8 +26,10 @@ mod leave;
 mod lifecycle;
 mod look;
 mod open;
+mod policies;
 mod prompted;
 mod prompts;
+mod rates;
 mod request;
 mod rotate;
 mod scrub;
@@ -53,14 +56,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use mlskeyd_policies::{Action, Decision, Policy, Question};
+use mlskeyd_policies::{Action, Decision, Facts, Policy, Question};
 use mlskeyd_protocol::v1::{Failure, FailureCode, KeyId, Owner};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
 use crate::caller::Caller;
+use crate::policy_files::PolicyStore;
 use crate::store::{ConnectionId, Registry, StoreError};
-use guard::Guard;
+use guard::{Guard, Seen};
+use rates::{Counted, Rates};
 use subject::Subject;
 
 /// Most requests of one owner that are on their way at once, on all of its
@@ -72,7 +77,9 @@ pub struct Custody {
     registry: Registry,
     devices: Devices,
     policy: Policy,
+    policies: PolicyStore,
     guard: Guard,
+    rates: Rates,
     audit: AuditLog,
     settings: Settings,
     /// One portion of a sweep at a time: a second one would meet keys that the
@@ -98,6 +105,9 @@ pub struct Custody {
 pub struct Settings {
     /// The device whose consent key a person touches.
     pub consent_device: Option<String>,
+    /// The names that users may have in credentials, in which `{user}` stands for their
+    /// own; `None`: any.
+    pub credentials: Option<Vec<String>>,
     /// How long new HPKE keys go under one generation, in seconds.
     pub generation_age: u64,
     /// How long a signature key goes on when its identity got another one, in
@@ -125,14 +135,17 @@ impl Custody {
         registry: Registry,
         devices: Devices,
         policy: Policy,
+        policies: PolicyStore,
         audit: AuditLog,
         settings: Settings,
     ) -> Arc<Self> {
         Arc::new(Self {
             guard: Guard::new(registry.clone()),
+            rates: Rates::default(),
             registry,
             devices,
             policy,
+            policies,
             audit,
             settings,
             sweeping: tokio::sync::Mutex::new(()),
@@ -174,9 +187,17 @@ impl Custody {
     }
 
     /// The policy's answer to everything that the subject does: the first
-    /// action that is refused decides.
-    fn permit(&self, caller: &Caller, subject: &mut Subject) -> Result<(), Failure> {
+    /// action that is refused decides. What the guard knew is needed to reserve.
+    async fn permit(&self, caller: &Caller, subject: &mut Subject) -> Result<Seen, Failure> {
+        let (guard, seen) = self.guard.find(subject).await?;
+        let resource = facts::resource(subject, self.devices.kind(subject.device.as_deref()));
+        let mut context = std::mem::take(&mut subject.context);
+        context.now = facts::moment();
+        context.rates = self.rates.of(&caller.owner, Instant::now());
+        context.guard = guard;
+        let mut refused = None;
         for action in subject.actions() {
+            context.in_commit = subject.action == Action::SignCommit && action != subject.action;
             let question = Question {
                 caller: &caller.owner,
                 action,
@@ -184,9 +205,17 @@ impl Custody {
                 key: subject.key_facts(),
                 identity: subject.identity.as_deref(),
             };
-            match self.policy.decide(&question) {
+            let facts = Facts {
+                action,
+                caller: &caller.facts,
+                resource: &resource,
+                context: &context,
+            };
+            let decided = self.policy.decide(&question, &facts);
+            subject.would_deny.extend(decided.would_deny);
+            match decided.decision {
                 Decision::Permit { policy, consent } => {
-                    subject.permitted_by = Some(policy);
+                    subject.permitted_by.get_or_insert(policy);
                     subject.takes_consent |= consent;
                 }
                 Decision::Deny {
@@ -198,11 +227,14 @@ impl Custody {
                     let failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
                         .by_policy(policy.clone());
                     subject.denied = Some((policy, reason));
-                    return Err(failure);
+                    refused = Some(failure);
+                    break;
                 }
             }
         }
-        Ok(())
+        // It is asked for again if the guard moved on meanwhile.
+        subject.context = context;
+        refused.map_or(Ok(seen), Err)
     }
 
     /// Puts something on record that no caller asked for.
@@ -295,12 +327,18 @@ impl Session {
         let custody = self.custody();
         custody.can_record()?;
         let mut read = request.read(self, call, subject).await?;
-        custody.permit(self.caller(), subject)?;
+        let mut seen = custody.permit(self.caller(), subject).await?;
         request.check(&mut read, subject)?;
         request.ready(self, call, subject).await?;
         let content = request.consents_to(&read)?;
         self.consent(content, call, subject).await?;
-        custody.guard.reserve(subject).await?;
+        while !custody.guard.reserve(subject, &seen).await? {
+            seen = custody.permit(self.caller(), subject).await?;
+        }
+        if let Some(counted) = Counted::of(subject.action) {
+            let owner = &self.caller().owner;
+            custody.rates.count(owner, counted, Instant::now());
+        }
         request.perform(read, self, call, subject).await
     }
 

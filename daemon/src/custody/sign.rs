@@ -1,6 +1,6 @@
 //! Signing what OpenMLS gives a signer.
 
-use mlskeyd_policies::Action;
+use mlskeyd_policies::{Action, ContextFacts};
 use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_GROUP_ID};
 use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Sign, SignatureScheme};
 use sha2::{Digest, Sha256};
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::bindings::{Known, Leaving};
 use super::guard::Mark;
 use super::subject::Subject;
-use super::{Call, Request, Session, failure};
+use super::{Call, Request, Session, facts, failure};
 use crate::audit::Durability;
 use crate::devices::DeviceError;
 use crate::mls::binding::{self, BindingError};
@@ -170,6 +170,10 @@ fn describe(signable: &Signable<'_>, subject: &mut Subject) {
     let mut actions = signable.actions().into_iter();
     subject.action = actions.next().unwrap_or(Action::SignUnknown);
     subject.inner_actions = actions.collect();
+    subject.context = ContextFacts {
+        cipher_suite: signable.cipher_suite(),
+        ..facts::of_signable(signable)
+    };
     match signable {
         Signable::FramedContent(content) => {
             subject.group = Some(content.group_id.into());

@@ -2,10 +2,11 @@
 //! record.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mlskeyd_policies::{Action, KeyFacts};
+use mlskeyd_policies::{Action, ContextFacts, KeyFacts};
 use mlskeyd_protocol::v1::{Bytes, Failure, KeyId, Owner};
 
 use super::guard::Mark;
@@ -33,6 +34,8 @@ pub struct Subject {
     pub(super) epoch: Option<u64>,
     /// What a signature would add to the guard's memory.
     pub(super) mark: Option<Mark>,
+    /// What else policies may know.
+    pub(super) context: ContextFacts,
     /// The device.
     pub(super) device: Option<String>,
     /// SHA-256 of the content.
@@ -46,6 +49,8 @@ pub struct Subject {
     pub(super) permitted_by: Option<Cow<'static, str>>,
     /// The policy that refused it, and its reason.
     pub(super) denied: Option<(Cow<'static, str>, Cow<'static, str>)>,
+    /// Policies that are only reported, and would have refused it.
+    pub(super) would_deny: BTreeSet<String>,
     started: Instant,
     record: Record,
 }
@@ -62,12 +67,14 @@ impl Subject {
             group: None,
             epoch: None,
             mark: None,
+            context: ContextFacts::default(),
             device: None,
             content: None,
             durability: Some(Durability::Now),
             takes_consent: false,
             permitted_by: None,
             denied: None,
+            would_deny: BTreeSet::new(),
             started: Instant::now(),
             record: Record::new(
                 action.name(),
@@ -149,6 +156,7 @@ impl Subject {
             device: self.device.clone(),
             outcome,
             content: self.content,
+            would_deny: self.would_deny.iter().cloned().collect(),
             duration: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             ..self.record.clone()
         }

@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mlskeyd_policies::Settings as PolicySettings;
+use mlskeyd_policies::{Rules, Settings as PolicySettings};
 use mlskeyd_protocol::limits::{MAX_GRACE, MAX_PIN, MAX_RETIRING};
 use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
@@ -28,6 +28,7 @@ use crate::devices::{
     self, Accept, Adopt, Adoption, Destroy, Device, DeviceError, DeviceInfo, Generate,
     GenerationId, KeyBlob, Newcomer, Start, StoredKey, Support, Unlocking, Way,
 };
+use crate::policy_files::{self, PolicyDirs};
 use crate::store::{self, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
 
@@ -324,19 +325,34 @@ impl Bench {
             handles.insert(name, configured);
             threads.push(thread);
         }
-        let policy = Policy::builtin(PolicySettings {
+        let rules = Rules::new(PolicySettings {
             allow_leave: false,
             consent: Vec::new(),
             daemon_uid: 77,
         });
+        let dirs = PolicyDirs {
+            vendor: dir.path().join("vendor"),
+            local: dir.path().join("local"),
+        };
+        let key = key.subkey(policy_files::LABEL).unwrap();
+        let policies = PolicyStore::new(dirs, dir.path().join("policies.last"), key);
+        let policy = Policy::new(rules, policies.at_start().unwrap());
         let settings = Settings {
+            credentials: None,
             consent_device: None,
             generation_age: 86_400,
             rotation_grace: 1_000,
         };
         let devices = Devices::new(handles, "software".to_owned());
         Self {
-            custody: Custody::new(registry.unwrap(), devices, policy, audit, settings),
+            custody: Custody::new(
+                registry.unwrap(),
+                devices,
+                policy,
+                policies,
+                audit,
+                settings,
+            ),
             clock,
             seen,
             _threads: threads,

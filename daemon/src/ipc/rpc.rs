@@ -106,7 +106,10 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
                           run mlskeyctl as one of them (sudo mlskeyctl)";
             return Ok(greeting.refuse(reason).await?);
         }
-        let session = self.custody.connect(Caller::new(uid, pid));
+        // That may ask a directory of the company, over the network.
+        let caller = tokio::task::spawn_blocking(move || Caller::looked_up(uid, pid));
+        let caller = caller.await.unwrap_or_else(|_| Caller::new(uid, pid));
+        let session = self.custody.connect(caller);
         let connection = greeting.welcome(uid).await?;
         let result = match service {
             Service::Custody => {

@@ -7,10 +7,11 @@ use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, Agent, AnswerChallenge, AnswerPrompt,
     ApproveMeasurements, AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity,
     CreateIdentityFor, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke,
-    GeneratedHpke, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody, LockDevice,
-    LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity, OwnedKey, Owner, Prompts,
-    ReadMeasurements, Report, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign,
-    StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
+    GeneratedHpke, GuardReset, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody,
+    LockDevice, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity, OwnedKey, Owner,
+    PoliciesInForce, Prompts, ReadMeasurements, ReloadPolicies, Report, ResetGuard, RotateIdentity,
+    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
+    UnlockedIdentity,
 };
 use tarpc::context::Context;
 
@@ -364,6 +365,24 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: ReadMeasurements,
     ) -> Outcome<Measurements> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn reload_policies(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ReloadPolicies,
+    ) -> Outcome<PoliciesInForce> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn reset_guard(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ResetGuard,
+    ) -> Outcome<GuardReset> {
         self.0.go(context, options, request).await
     }
 

@@ -239,6 +239,10 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     approve_measurements = ApproveMeasurements(request: ApproveMeasurements) -> Measurements, Harmless;
     /// Locks a device.
     lock_device = LockDevice(request: LockDevice) -> DeviceInfo, Harmless;
+    /// Has the policies read again.
+    reload_policies = ReloadPolicies(request: ReloadPolicies) -> PoliciesInForce, Harmless;
+    /// Has the guard forget a group.
+    reset_guard = ResetGuard(request: ResetGuard) -> GuardReset, Harmless;
 }
 
 methods! { AgentClient, AgentRequest, AgentResponse;

@@ -289,6 +289,37 @@ pub struct LockDevice {
     pub device: String,
 }
 
+/// Has the daemon read its policies again. If anything is wrong with them it is told, and
+/// those of before stay in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadPolicies {}
+
+/// What is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoliciesInForce {
+    /// How many policies.
+    pub count: u32,
+}
+
+/// Has the guard forget what an identity signed in a group, so that it can sign there in
+/// whatever epoch its app is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetGuard {
+    /// Whose the identity is.
+    pub owner: Owner,
+    /// Its name.
+    pub identity: String,
+    /// The MLS group id.
+    pub group: Bytes,
+}
+
+/// What the guard has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardReset {
+    /// The newest epoch that was signed in.
+    pub epoch: u64,
+}
+
 /// Makes the token that is there the device's own, in the place of the one that its
 /// keys are on: these are missing then, and what waits there to be destroyed counts
 /// as destroyed.
@@ -423,4 +454,11 @@ pub trait Admin {
     ) -> Outcome<Measurements>;
     /// Locks a device; answers what it is then.
     async fn lock_device(options: CallOptions, request: LockDevice) -> Outcome<DeviceInfo>;
+    /// Has the policies read again.
+    async fn reload_policies(
+        options: CallOptions,
+        request: ReloadPolicies,
+    ) -> Outcome<PoliciesInForce>;
+    /// Has the guard forget a group.
+    async fn reset_guard(options: CallOptions, request: ResetGuard) -> Outcome<GuardReset>;
 }

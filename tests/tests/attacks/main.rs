@@ -10,6 +10,7 @@ mod house;
 mod leave;
 mod open;
 mod p256_only;
+mod policies;
 mod races;
 mod scene;
 mod sign;

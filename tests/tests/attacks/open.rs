@@ -1,5 +1,7 @@
 //! What must not be opened, and what must not be let out.
 
+use std::time::SystemTime;
+
 use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::limits::{MAX_CONTENT, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::*;
@@ -179,9 +181,11 @@ fn what_opens_to_something_else_is_withheld(suite: Suite) {
 fn an_init_key_opens_within_its_lifetime_only(suite: Suite) {
     let house = House::new("");
     let app = App::new(&house, suite, "mallory");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap().as_secs();
     for lifetime in [
         Source::KeyPackage(0, 1),
-        Source::KeyPackage(u64::MAX - 1, u64::MAX),
+        Source::KeyPackage(now + 10 * 86_400, now + 20 * 86_400),
     ] {
         let (init, leaf) = (app.generate(), app.generate());
         app.key_package(&init, &leaf, lifetime, false);

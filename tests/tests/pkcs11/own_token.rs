@@ -347,8 +347,8 @@ fn a_crash_while_the_own_token_is_noted_leaves_it_noted_or_not() {
             scene.await_state("ready");
             scene.app("app", "hsm").key_package().unwrap();
         }
-        // That a PIN is tried, that it was right, and the token.
-        assert_eq!(deaths, 3, "{point}");
+        // The policies, that a PIN is tried, that it was right, and the token.
+        assert_eq!(deaths, 4, "{point}");
 
         let mut house = House::new(SoftHsm::PIN);
         house.scene.daemon.stop();

@@ -1,0 +1,131 @@
+//! Policies, for those who write them: what is wrong with them, and what they answer. It takes
+//! no daemon.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use mlskeyd_policies::cases::{self, Case};
+use mlskeyd_policies::{Problem, Set};
+use nix::unistd::{Group, User};
+use serde_json::{Value, json};
+
+use super::CtlError;
+use crate::policy_files::{PolicyDirs, PolicyError, PolicyFiles};
+
+/// What was looked at: JSON, text, and whether it is as it should be.
+pub(super) struct Shown {
+    pub(super) json: Value,
+    pub(super) text: String,
+    pub(super) is_good: bool,
+}
+
+/// Checks the policies of a directory, together with the vendor's.
+pub(super) fn check(vendor: &Path, local: &Path) -> Result<Shown, CtlError> {
+    let (count, problems) = match read(vendor, local)?.set() {
+        Ok(set) => (set.len(), set.lint(&is_there)),
+        Err(PolicyError::Refused(problems)) => (0, problems),
+        Err(error) => return Err(CtlError::Policies(error)),
+    };
+    let is_good = !problems.iter().any(|problem| problem.is_error);
+    let mut text = String::new();
+    for problem in &problems {
+        let _ = writeln!(text, "{problem}");
+    }
+    let last = if is_good {
+        format!("{count} policies, no errors")
+    } else {
+        "the policies are refused: those that are in force stay so".to_owned()
+    };
+    let _ = writeln!(text, "{last}");
+    let listed: Vec<Value> = problems.iter().map(to_json).collect();
+    Ok(Shown {
+        json: json!({ "good": is_good, "policies": count, "problems": listed }),
+        text,
+        is_good,
+    })
+}
+
+fn to_json(problem: &Problem) -> Value {
+    json!({
+        "file": problem.file,
+        "line": problem.line,
+        "level": if problem.is_error { "error" } else { "lint" },
+        "message": problem.message,
+    })
+}
+
+/// Has policies answer the cases of a directory, or their own if none is named.
+pub(super) fn test(vendor: &Path, dir: Option<&Path>) -> Result<Shown, CtlError> {
+    let nowhere = PathBuf::new();
+    let set = read(vendor, dir.unwrap_or(&nowhere))?.set();
+    let set = set.map_err(CtlError::Policies)?;
+    let cases = match dir {
+        Some(dir) => cases_of(dir)?,
+        None => cases::read("default", cases::DEFAULT).map_err(CtlError::Cases)?,
+    };
+    Ok(tell(&set, &cases))
+}
+
+fn tell(set: &Set, cases: &[Case]) -> Shown {
+    let mut text = String::new();
+    let mut listed = Vec::new();
+    let mut failed: usize = 0;
+    for case in cases {
+        let why = case.check(set).err();
+        if let Some(why) = &why {
+            failed = failed.saturating_add(1);
+            let _ = writeln!(text, "FAILED  {why}");
+        }
+        listed.push(json!({ "name": case.name, "passed": why.is_none(), "why": why }));
+    }
+    let passed = cases.len().saturating_sub(failed);
+    let _ = writeln!(text, "{passed} passed, {failed} failed");
+    Shown {
+        json: json!({ "passed": passed, "failed": failed, "cases": listed }),
+        text,
+        is_good: failed == 0,
+    }
+}
+
+fn read(vendor: &Path, local: &Path) -> Result<PolicyFiles, CtlError> {
+    let dirs = PolicyDirs {
+        vendor: vendor.to_owned(),
+        local: local.to_owned(),
+    };
+    PolicyFiles::read(&dirs).map_err(CtlError::Policies)
+}
+
+/// The cases of all files `*.toml`.
+fn cases_of(dir: &Path) -> Result<Vec<Case>, CtlError> {
+    let failed = |error: std::io::Error| CtlError::File {
+        path: dir.to_owned(),
+        why: error.to_string(),
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|end| end == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut all = Vec::new();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).map_err(failed)?;
+        let read = cases::read(&path.display().to_string(), &text);
+        all.append(&mut read.map_err(CtlError::Cases)?);
+    }
+    Ok(all)
+}
+
+/// Is there a user or group of this name here? Of the rest nothing is known.
+fn is_there(kind: &str, name: &str) -> Option<bool> {
+    if name.starts_with('#') {
+        return None;
+    }
+    match kind {
+        "User" => User::from_name(name).ok().map(|user| user.is_some()),
+        "Group" => Group::from_name(name).ok().map(|group| group.is_some()),
+        _ => None,
+    }
+}

@@ -1,0 +1,135 @@
+//! What administrators do to policies and to the guard.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use mlskeyd_policies::Action;
+use mlskeyd_protocol::limits::MAX_GROUP_ID;
+use mlskeyd_protocol::v1::{
+    Failure, FailureCode, GuardReset, PoliciesInForce, ReloadPolicies, ResetGuard,
+};
+
+use super::generate::check_name;
+use super::subject::Subject;
+use super::{Call, Custody, Request, Session, failure};
+use crate::policy_files::PolicyError;
+use crate::store::{GuardId, GuardMark};
+
+impl Custody {
+    /// Puts the policies of the directories in force, if they are good; goes on record.
+    ///
+    /// # Errors
+    /// What is wrong with them; those of before stay in force.
+    pub(crate) async fn reload_policies(self: &Arc<Self>, by: &str) -> Result<usize, PolicyError> {
+        let custody = Arc::clone(self);
+        let loaded = tokio::task::spawn_blocking(move || {
+            let set = custody.policies.load()?;
+            let count = set.len();
+            custody.policy.exchange(set);
+            Ok(count)
+        });
+        let loaded = loaded
+            .await
+            .unwrap_or_else(|_| Err(PolicyError::Refused(Vec::new())));
+        let note = match &loaded {
+            Ok(count) => format!("{count} policies, by {by}"),
+            Err(error) => format!("refused, by {by}: {error}"),
+        };
+        self.note(
+            "PoliciesLoaded",
+            note.chars().take(MAX_NOTE).collect::<String>(),
+        )
+        .await;
+        loaded
+    }
+}
+
+/// Longest note of what is wrong with policies, in characters: the whole is in the log.
+const MAX_NOTE: usize = 1000;
+
+impl Request for ReloadPolicies {
+    type Reply = PoliciesInForce;
+    type Read = ();
+    const ACTION: Action = Action::Administer;
+    const LEAVES_TRACES: bool = true;
+
+    async fn read(&self, _: &Session, _: &Call, _: &mut Subject) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        _: &mut Subject,
+    ) -> Result<PoliciesInForce, Failure> {
+        let loaded = session.custody().reload_policies("an administrator").await;
+        let count = loaded.map_err(|error| {
+            Failure::new(
+                FailureCode::BadRequest,
+                error.to_string(),
+                "correct the files, look with `mlskeyctl policy check`, and load them again: until then those of before are in force",
+            )
+        })?;
+        Ok(PoliciesInForce {
+            count: u32::try_from(count).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+impl Request for ResetGuard {
+    type Reply = GuardReset;
+    type Read = GuardId;
+    const ACTION: Action = Action::Administer;
+    const LEAVES_TRACES: bool = true;
+
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<GuardId, Failure> {
+        check_name("an identity's name", &self.identity)?;
+        check_name("an app's name", &self.owner.app)?;
+        if self.group.len() > MAX_GROUP_ID {
+            return Err(failure::too_much("the group id", MAX_GROUP_ID));
+        }
+        subject.identity = Some(self.identity.clone());
+        subject.group = Some(self.group.clone());
+        let id = GuardId {
+            owner: self.owner.clone(),
+            identity: self.identity.clone(),
+            group: self.group.clone(),
+        };
+        let known = session.custody().registry.guard_mark(&id).await;
+        let known = known.map_err(failure::of_store)?;
+        subject.epoch = known.as_ref().map(|mark| mark.epoch);
+        if known.is_none() {
+            return Err(Failure::new(
+                FailureCode::NotFound,
+                "the guard knows nothing of this identity in this group",
+                "the records have the owner, the identity and the group of each refusal",
+            ));
+        }
+        Ok(id)
+    }
+
+    async fn perform(
+        self,
+        id: GuardId,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<GuardReset, Failure> {
+        let forget = |_: Option<&GuardMark>| Ok::<_, Infallible>(GuardMark::default());
+        let registry = &session.custody().registry;
+        let Ok(_) = registry
+            .update_guard(id, forget)
+            .await
+            .map_err(failure::of_store)?;
+        Ok(GuardReset {
+            epoch: subject.epoch.unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Rules and policies together.
+
+use std::borrow::Cow;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::schema;
+use crate::{Decision, Facts, Question, Rules, Set};
+
+/// What decides on requests: the rules that are built in, and the company's policies, which
+/// can be exchanged while requests are decided on.
+#[derive(Debug)]
+pub struct Policy {
+    rules: Rules,
+    set: RwLock<Arc<Set>>,
+}
+
+/// What was decided, and what would have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// The decision.
+    pub decision: Decision,
+    /// Policies that are only reported, and would refuse it.
+    pub would_deny: Vec<String>,
+}
+
+impl Policy {
+    /// Rules and policies.
+    #[must_use]
+    pub fn new(rules: Rules, set: Set) -> Self {
+        Self {
+            rules,
+            set: RwLock::new(Arc::new(set)),
+        }
+    }
+
+    /// Decides. What policies cannot speak of is decided by the rules alone.
+    #[must_use]
+    pub fn decide(&self, question: &Question<'_>, facts: &Facts<'_>) -> Decided {
+        let by_rule = |decision| Decided {
+            decision,
+            would_deny: Vec::new(),
+        };
+        let takes_consent = match self.rules.decide(question) {
+            Decision::Permit { consent, .. } if schema::is_known(question.action) => consent,
+            decision => return by_rule(decision),
+        };
+        let answer = self.set().decide(facts);
+        let decision = if answer.is_permit {
+            Decision::Permit {
+                policy: Cow::Owned(answer.by.policy),
+                consent: takes_consent || answer.consent.is_some(),
+            }
+        } else {
+            Decision::Deny {
+                policy: Cow::Owned(answer.by.policy),
+                reason: Cow::Owned(answer.by.reason),
+                advice: answer.by.advice.map_or(
+                    Cow::Borrowed("ask the administrator, who can look at the policy of this name"),
+                    Cow::Owned,
+                ),
+            }
+        };
+        Decided {
+            decision,
+            would_deny: answer.would_deny,
+        }
+    }
+
+    /// The policies that are in force.
+    #[must_use]
+    pub fn set(&self) -> Arc<Set> {
+        Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other policies in force. Requests that are decided on just now still are by
+    /// those of before.
+    pub fn exchange(&self, set: Set) {
+        *self.set.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(set);
+    }
+}

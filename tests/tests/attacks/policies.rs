@@ -1,0 +1,251 @@
+//! What the company's policies refuse, by name, before a device is asked; and the ways out.
+
+use std::path::PathBuf;
+
+use mlskeyd::audit::AuditOutcome;
+use mlskeyd_protocol::client::{Call, CallError};
+use mlskeyd_protocol::v1::*;
+
+use crate::forge::*;
+use crate::house::{App, House};
+use crate::suite::SUITE_1 as SUITE;
+
+fn text(epoch: u64) -> Vec<u8> {
+    message(
+        SUITE,
+        "talk",
+        epoch,
+        Sender::Member(0),
+        &application("hello"),
+    )
+}
+
+fn new_commit(app: &App, epoch: u64) -> Vec<u8> {
+    let leaf = app.signed_leaf(&app.generate(), Source::Commit, "talk", 0);
+    message(SUITE, "talk", epoch, Sender::Member(0), &commit(&leaf))
+}
+
+/// The policy that refuses it.
+fn refused_by(app: &App, content: &[u8]) -> String {
+    let failure = app.sign(content).unwrap_err();
+    assert_eq!(failure.code, FailureCode::Denied, "{failure:?}");
+    assert!(!failure.advice.is_empty(), "{failure:?}");
+    failure.policy.unwrap()
+}
+
+/// A house whose company has one file of policies.
+fn company(policies: &str) -> (House, PathBuf) {
+    let mut house = House::new("");
+    house.stop();
+    let local = house.path().join("policies.d");
+    std::fs::create_dir(&local).unwrap();
+    let file = local.join("90-company.cedar");
+    std::fs::write(&file, policies).unwrap();
+    house.start(&configuration(&house));
+    (house, file)
+}
+
+fn configuration(house: &House) -> String {
+    format!(
+        "[policy]\nlocal_dir = {:?}",
+        house.path().join("policies.d")
+    )
+}
+
+#[test]
+fn what_the_guard_finds_is_refused_before_the_device() {
+    let mut house = House::new("");
+    let mallory = App::new(&house, SUITE, "mallory");
+    let honest = App::new(&house, SUITE, "alice");
+    mallory.sign(&text(5)).unwrap();
+    let commits: Vec<_> = (0..9).map(|_| new_commit(&mallory, 5)).collect();
+    for commit in &commits[..8] {
+        mallory.sign(commit).unwrap();
+    }
+    // What was signed may be signed again.
+    mallory.sign(&commits[0]).unwrap();
+    let attacks = [
+        ("no-rollback", text(4)),
+        ("no-rollback", text(0)),
+        ("no-rollback", new_commit(&mallory, 4)),
+        ("no-epoch-jump", text(5 + 1_000_001)),
+        ("no-epoch-jump", text(u64::MAX)),
+        ("commits-per-epoch", commits[8].clone()),
+    ];
+    let assert_refused = || {
+        for (policy, content) in &attacks {
+            assert_eq!(refused_by(&mallory, content), *policy);
+        }
+    };
+    assert_refused();
+    house.restart_without_device();
+    assert_refused();
+    house.restart_with_device();
+    // None of this is anything to others, nor to what is honest.
+    honest.sign(&text(1)).unwrap();
+    mallory.sign(&text(6)).unwrap();
+    mallory.sign(&commits[8]).unwrap_err();
+    mallory.sign(&new_commit(&mallory, 6)).unwrap();
+    for (policy, _) in attacks {
+        let by = |record: &mlskeyd::audit::Record| matches!(&record.outcome, AuditOutcome::Denied { policy: by, .. } if by == policy);
+        assert!(house.records().iter().any(by), "{policy}");
+    }
+}
+
+/// The storage of an app was restored from a copy: it is told the two ways out, and both
+/// are.
+#[test]
+fn who_is_behind_gets_out_by_entering_again_or_by_a_reset() {
+    let house = House::new("");
+    let app = App::new(&house, SUITE, "mallory");
+    app.sign(&text(20)).unwrap();
+    let failure = app.sign(&text(11)).unwrap_err();
+    assert!(failure.advice.contains("external commit"), "{failure:?}");
+    assert!(
+        failure.advice.contains("mlskeyctl guard reset"),
+        "{failure:?}"
+    );
+    let leaf = app.signed_leaf(&app.generate(), Source::Commit, "talk", 0);
+    let join = external_commit(b"encapsulated", &leaf);
+    app.sign(&message(SUITE, "talk", 21, Sender::NewMemberCommit, &join))
+        .unwrap();
+    app.sign(&text(22)).unwrap();
+    assert_eq!(refused_by(&app, &text(11)), "no-rollback");
+
+    let reset = |identity: &str| {
+        let request = ResetGuard {
+            owner: house.keys()[0].owner.clone(),
+            identity: identity.to_owned(),
+            group: Bytes::from(b"talk".as_slice()),
+        };
+        house.admin().reset_guard(request, &Call::default())
+    };
+    let CallError::Failure(unknown) = reset("alice").unwrap_err() else {
+        panic!("not from the daemon")
+    };
+    assert_eq!(unknown.code, FailureCode::NotFound);
+    assert_eq!(reset("mallory").unwrap().epoch, 22);
+    app.sign(&text(11)).unwrap();
+    assert_eq!(refused_by(&app, &text(10)), "no-rollback");
+}
+
+#[test]
+fn commits_at_once_are_counted_one_by_one() {
+    let house = House::new("");
+    let app = App::new(&house, SUITE, "mallory");
+    let commits: Vec<_> = (0..16).map(|_| new_commit(&app, 5)).collect();
+    let signed = std::thread::scope(|scope| {
+        let signing = commits
+            .iter()
+            .map(|commit| scope.spawn(|| app.sign(commit).is_ok()));
+        let signing: Vec<_> = signing.collect();
+        let signed = signing.into_iter().map(|it| it.join().unwrap());
+        signed.filter(|signed| *signed).count()
+    });
+    assert_eq!(signed, 8);
+}
+
+#[test]
+fn what_lasts_for_years_is_not_signed() {
+    let house = House::new("");
+    let app = App::new(&house, SUITE, "mallory");
+    let leaf = app.leaf(&app.generate(), Source::KeyPackage(0, u64::MAX));
+    assert_eq!(refused_by(&app, &leaf.tbs("", 0)), "leaf-lifetime");
+}
+
+#[test]
+fn a_user_has_the_credentials_that_the_configuration_says() {
+    let house = House::new("[policy]\ncredentials = [\"{user}@bank.example\", \"the-desk\"]");
+    let create = |name: &str| {
+        let request = CreateIdentity {
+            name: name.to_owned(),
+            credential: Credential::Basic(Bytes::from(name.as_bytes())),
+            scheme: SUITE.scheme,
+            placement: Placement::default(),
+        };
+        house.client().create_identity(request, &Call::default())
+    };
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let user = user.unwrap().unwrap().name;
+    create(&format!("{user}@bank.example")).unwrap();
+    create("the-desk").unwrap();
+    for name in ["chairman@bank.example", &user, "{user}@bank.example"] {
+        let Err(CallError::Failure(failure)) = create(name) else {
+            panic!("{name} was made")
+        };
+        assert_eq!(failure.policy.as_deref(), Some("own-credential"), "{name}");
+    }
+}
+
+#[test]
+fn who_asks_for_too_much_waits() {
+    let (house, file) = company("");
+    let rates = file.with_file_name("40-rates.cedar");
+    let few = r#"@id("signature-rate") @reason("too many") @advice("wait a while")
+        forbid(principal, action in Action::"Sign", resource)
+        when { context.rates.signatures_minute >= 5 };"#;
+    std::fs::write(rates, few).unwrap();
+    let app = App::new(&house, SUITE, "mallory");
+    for epoch in 0..10 {
+        app.sign(&text(epoch)).unwrap();
+    }
+    house
+        .admin()
+        .reload_policies(ReloadPolicies {}, &Call::default())
+        .unwrap();
+    assert_eq!(refused_by(&app, &text(10)), "signature-rate");
+}
+
+#[test]
+fn policies_are_exchanged_as_a_whole_or_not_at_all() {
+    let no_messages = r#"@id("company/no-messages")
+        @reason("this is a library, please be quiet") @advice("go outside")
+        forbid(principal, action == Action::"SignApplicationMessage", resource);"#;
+    let (mut house, file) = company("");
+    let app = App::new(&house, SUITE, "mallory");
+    let reload = |house: &House| {
+        let reloaded = house
+            .admin()
+            .reload_policies(ReloadPolicies {}, &Call::default());
+        reloaded.map(|now| now.count)
+    };
+    app.sign(&text(1)).unwrap();
+    std::fs::write(&file, no_messages).unwrap();
+    app.sign(&text(1)).unwrap();
+    let count = reload(&house).unwrap();
+    let failure = app.sign(&text(1)).unwrap_err();
+    assert_eq!(failure.policy.as_deref(), Some("company/no-messages"));
+    assert_eq!(failure.message, "this is a library, please be quiet");
+    assert_eq!(failure.advice, "go outside");
+
+    std::fs::write(
+        &file,
+        "\n\nforbid(principal, action == Action::\"SignMesage\", resource);",
+    )
+    .unwrap();
+    let Err(CallError::Failure(failure)) = reload(&house) else {
+        panic!("such policies were taken")
+    };
+    assert!(
+        failure.message.contains("90-company.cedar:3"),
+        "{failure:?}"
+    );
+    assert_eq!(refused_by(&app, &text(1)), "company/no-messages");
+    // Also by a daemon that starts with them.
+    house.stop();
+    house.start(&configuration(&house));
+    assert_eq!(refused_by(&app, &text(1)), "company/no-messages");
+
+    let reported = no_messages.replace("@advice", "@mode(\"report\") @advice");
+    std::fs::write(&file, reported).unwrap();
+    assert_eq!(reload(&house).unwrap(), count);
+    app.sign(&text(1)).unwrap();
+    let records = house.records();
+    let last = records
+        .iter()
+        .rev()
+        .find(|it| it.action == "SignApplicationMessage")
+        .unwrap();
+    assert_eq!(last.would_deny, ["company/no-messages"]);
+    assert!(records.iter().any(|it| it.action == "PoliciesLoaded"));
+}
