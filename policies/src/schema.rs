@@ -199,11 +199,19 @@ fn entity<const N: usize>(
     Entity::new(uid, attributes.into_iter().collect(), parents).map_err(|_| Unfit)
 }
 
-/// The context of a request.
-pub(crate) fn context(action: Action, facts: &ContextFacts) -> Result<Context, Unfit> {
+/// The context of a request. To make the moment costs as much as all else together, so it is
+/// left out if no policy asks for it.
+pub(crate) fn context(
+    action: Action,
+    facts: &ContextFacts,
+    with_moment: bool,
+) -> Result<Context, Unfit> {
     let (_, kind) = kind(action).ok_or(Unfit)?;
     let group = facts.group.as_deref();
-    let mut all = vec![("now", now(&facts.now)?), ("rates", rates(&facts.rates)?)];
+    let mut all = vec![
+        ("now", now(&facts.now, with_moment)?),
+        ("rates", rates(&facts.rates)?),
+    ];
     match kind {
         Kind::Plain => {}
         Kind::Message => {
@@ -290,13 +298,16 @@ fn suite(facts: &ContextFacts) -> Option<(&'static str, Value)> {
     number.map(|number| ("cipher_suite", number))
 }
 
-fn now(now: &Moment) -> Result<Value, Unfit> {
-    record([
-        ("time", Value::new_datetime(&now.time)),
-        ("hour", Value::new_long(now.hour.into())),
-        ("minute", Value::new_long(now.minute.into())),
-        ("weekday", Value::new_long(now.weekday.into())),
-    ])
+fn now(now: &Moment, with_moment: bool) -> Result<Value, Unfit> {
+    let mut fields = vec![
+        ("hour".to_owned(), Value::new_long(now.hour.into())),
+        ("minute".to_owned(), Value::new_long(now.minute.into())),
+        ("weekday".to_owned(), Value::new_long(now.weekday.into())),
+    ];
+    if with_moment {
+        fields.push(("time".to_owned(), Value::new_datetime(&now.time)));
+    }
+    Value::new_record(fields).map_err(|_| Unfit)
 }
 
 fn rates(rates: &Rates) -> Result<Value, Unfit> {

@@ -60,6 +60,8 @@ struct Prepared {
     principal: EntityUid,
     resource: EntityUid,
     entities: Entities,
+    /// Does any policy ask for the moment?
+    with_moment: bool,
     enforced: PolicySet,
     consent: PolicySet,
     report: PolicySet,
@@ -201,7 +203,8 @@ impl Set {
 
     fn try_to_decide(&self, facts: &Facts<'_>) -> Result<Answer, Unfit> {
         let prepared = self.prepared(facts)?;
-        let context = schema::context(facts.action, facts.context)?;
+        let with_moment = prepared.with_moment || cfg!(debug_assertions);
+        let context = schema::context(facts.action, facts.context, with_moment)?;
         // Tests check that what is built here is as the schema has it.
         let schema = if cfg!(debug_assertions) {
             Some(schema::PARSED.as_ref().ok_or(Unfit)?)
@@ -317,12 +320,16 @@ impl Set {
                     }
                 }
         };
+        let rules = self.rules.iter().filter(|rule| applies(&rule.policy));
+        let rules: Vec<&Rule> = rules.collect();
         let slice = |mode| {
-            let rules = self.rules.iter().filter(|rule| rule.mode == mode);
-            let policies = rules.map(|rule| &rule.policy);
-            PolicySet::from_policies(policies.filter(|it| applies(it)).cloned()).map_err(|_| Unfit)
+            let rules = rules.iter().filter(|rule| rule.mode == mode);
+            let policies = rules.map(|rule| without_scope(&rule.policy));
+            let policies = policies.collect::<Result<Vec<_>, _>>()?;
+            PolicySet::from_policies(policies).map_err(|_| Unfit)
         };
         Ok(Prepared {
+            with_moment: rules.iter().any(|rule| rule.text.contains("time")),
             enforced: slice(Mode::Enforced)?,
             consent: slice(Mode::Consent)?,
             report: slice(Mode::Report)?,
@@ -332,6 +339,17 @@ impl Set {
             entities,
         })
     }
+}
+
+/// A policy for whoever its scope is known to fit, so that Cedar need not look at that again
+/// for each request.
+fn without_scope(policy: &Policy) -> Result<Policy, Unfit> {
+    let mut json = policy.to_json().map_err(|_| Unfit)?;
+    let fields = json.as_object_mut().ok_or(Unfit)?;
+    for part in ["principal", "action", "resource"] {
+        fields.insert(part.to_owned(), serde_json::json!({ "op": "All" }));
+    }
+    Policy::from_json(Some(policy.id().clone()), json).map_err(|_| Unfit)
 }
 
 fn mode(policy: &Policy) -> Mode {
