@@ -249,3 +249,26 @@ fn policies_are_exchanged_as_a_whole_or_not_at_all() {
     assert_eq!(last.would_deny, ["company/no-messages"]);
     assert!(records.iter().any(|it| it.action == "PoliciesLoaded"));
 }
+
+/// A batch of KeyPackages, and a message in each of many groups, as fast as can be.
+#[test]
+fn a_client_that_starts_up_is_refused_nothing() {
+    let house = House::new("");
+    let app = App::new(&house, SUITE, "alice");
+    for _ in 0..100 {
+        app.key_package(&app.generate(), &app.generate(), ALWAYS, false);
+    }
+    for group in 0..50 {
+        let group = format!("group {group}");
+        let leaf = app.signed_leaf(&app.generate(), Source::Commit, &group, 0);
+        let sender = || Sender::Member(0);
+        let commit = message(SUITE, &group, 1, sender(), &commit(&leaf));
+        app.sign(&commit).unwrap();
+        let text = message(SUITE, &group, 2, sender(), &application("hello"));
+        app.sign(&text).unwrap();
+    }
+    let records = house.records();
+    let is_denied =
+        |record: &&mlskeyd::audit::Record| matches!(record.outcome, AuditOutcome::Denied { .. });
+    assert_eq!(records.iter().filter(is_denied).count(), 0);
+}
