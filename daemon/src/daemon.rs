@@ -146,6 +146,10 @@ async fn serve_with_clock(
         key.subkey(policy_files::LABEL)?,
     );
     let set = policies.at_start()?;
+    let frozen = custody::Frozen::open(
+        config.state_dir.join(custody::FROZEN_FILE),
+        key.subkey(custody::FROZEN_LABEL)?,
+    );
     let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
 
@@ -180,6 +184,7 @@ async fn serve_with_clock(
             set,
         ),
         policies,
+        frozen,
         audit,
         custody::Settings {
             credentials: config.policy.credentials.clone(),

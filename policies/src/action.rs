@@ -76,6 +76,10 @@ pub enum Action {
     ApproveMeasurements,
     /// Locks a device.
     LockDevice,
+    /// Freezes a user, an app, an identity, a device, or all.
+    Freeze,
+    /// Thaws what was frozen.
+    Thaw,
     /// Looks, for a person, at what waits for that person, and answers it.
     AnswerPrompt,
     /// Looks at, and manages, what all callers own.
@@ -84,7 +88,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -119,6 +123,8 @@ impl Action {
         Self::AnswerChallenge,
         Self::ApproveMeasurements,
         Self::LockDevice,
+        Self::Freeze,
+        Self::Thaw,
         Self::AnswerPrompt,
         Self::Administer,
     ];
@@ -161,6 +167,8 @@ impl Action {
             Self::AnswerChallenge => "AnswerChallenge",
             Self::ApproveMeasurements => "ApproveMeasurements",
             Self::LockDevice => "LockDevice",
+            Self::Freeze => "Freeze",
+            Self::Thaw => "Thaw",
             Self::AnswerPrompt => "AnswerPrompt",
             Self::Administer => "Administer",
         }

@@ -130,6 +130,8 @@ const fn needs(action: Action) -> Needs {
         | Action::AnswerChallenge
         | Action::ApproveMeasurements
         | Action::LockDevice
+        | Action::Freeze
+        | Action::Thaw
         | Action::Administer => Needs::Administrator,
         Action::SignUnknown | Action::OpenUnknown => Needs::Never,
     }
@@ -191,7 +193,7 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 12] = [
+    const ADMINISTRATORS: [Action; 14] = [
         Action::RotateIdentity,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,
@@ -203,6 +205,8 @@ mod tests {
         Action::AnswerChallenge,
         Action::ApproveMeasurements,
         Action::LockDevice,
+        Action::Freeze,
+        Action::Thaw,
         Action::Administer,
     ];
 

@@ -488,6 +488,26 @@ fn admin_requests() -> Vec<AdminRequest> {
             options,
             request: ReloadPolicies {},
         },
+        R::Freeze {
+            options,
+            request: Freeze {
+                target: FreezeTarget::Device("token".into()),
+                reason: "it was lost".into(),
+            },
+        },
+        R::Thaw {
+            options,
+            request: Thaw {
+                target: FreezeTarget::Identity {
+                    owner: owner(),
+                    name: "alice@example.com".into(),
+                },
+            },
+        },
+        R::Frozen {
+            options,
+            request: ReadFrozen {},
+        },
         R::ResetGuard {
             options,
             request: ResetGuard {
@@ -585,6 +605,20 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::ApproveMeasurements(Ok(measurements(true))),
         R::LockDevice(Ok(device)),
         R::ReloadPolicies(Ok(PoliciesInForce { count: 17 })),
+        R::Freeze(Ok(Frozen { frozen: Vec::new() })),
+        R::Thaw(Ok(Frozen { frozen: Vec::new() })),
+        R::Frozen(Ok(Frozen {
+            frozen: [
+                FreezeTarget::All,
+                FreezeTarget::User(1000),
+                FreezeTarget::App("wire".into()),
+            ]
+            .map(|target| Freeze {
+                target,
+                reason: "an incident".into(),
+            })
+            .into(),
+        })),
         R::ResetGuard(Ok(GuardReset { epoch: 9 })),
     ]
 }

@@ -303,3 +303,103 @@ fn a_sweep_that_a_person_ends_leaves_the_rest_for_the_next_one() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(living(&daemon), 0);
 }
+
+#[test]
+fn who_freezes_and_thaws_reads_what_is_frozen() {
+    let scene = Scene::new();
+    assert_eq!(scene.text(&["frozen"]), "nothing is frozen\n");
+    let frozen = scene.text(&["freeze", "device", "software", "--reason", "it was lost"]);
+    assert_eq!(frozen, "device \"software\": it was lost\n");
+    assert_eq!(scene.text(&["frozen"]), frozen);
+    let again = scene.command(&["thaw", "all"]).output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+    assert!(stderr(&again).contains("everything is not frozen"));
+    let thawed = scene.text(&["thaw", "device", "software"]);
+    assert_eq!(thawed, "nothing is frozen\n");
+    let unknown = scene.command(&["guard", "reset", "1/x", "alice", "00"]);
+    let unknown = { unknown }.output().unwrap();
+    assert!(
+        stderr(&unknown).contains("the guard knows nothing"),
+        "{unknown:?}"
+    );
+}
+
+#[test]
+fn who_writes_policies_reads_what_is_wrong_and_what_they_answer() {
+    let stage = Stage::new(programs!());
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&stage.programs().ctl);
+        let output = command.args(arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, text) = run(&["policy", "test"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.ends_with(" passed, 0 failed\n"), "{text}");
+
+    let dir = stage.path("policies");
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.display().to_string();
+    let good = "@id(\"company/quiet\") @reason(\"x\")\nforbid(principal in Group::\"no such group\", action == Action::\"SignCommit\", resource);";
+    std::fs::write(dir.join("90.cedar"), good).unwrap();
+    let (code, text) = run(&["policy", "check", &path]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("90.cedar:1: lint: there is no Group \"no such group\""),
+        "{text}"
+    );
+    let case = |expect: &str| {
+        format!(
+            "[[case]]\nname = \"one of them commits\"\naction = \"SignCommit\"\ncaller = {{ groups = [\"no such group\"] }}\nexpect = \"{expect}\"\n"
+        )
+    };
+    std::fs::write(dir.join("cases.toml"), case("deny")).unwrap();
+    assert_eq!(
+        run(&["policy", "test", &path]),
+        (0, "1 passed, 0 failed\n".to_owned())
+    );
+    std::fs::write(dir.join("cases.toml"), case("permit")).unwrap();
+    let (code, text) = run(&["policy", "test", &path]);
+    assert_eq!(code, 1);
+    assert!(text.contains("FAILED  one of them commits") && text.ends_with("0 passed, 1 failed\n"));
+
+    let bad = good.replace("SignCommit", "SignComit");
+    std::fs::write(dir.join("90.cedar"), bad).unwrap();
+    let (code, text) = run(&["--json", "policy", "check", &path]);
+    assert_eq!(code, 1);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["good"], false);
+    assert_eq!(json["problems"][0]["level"], "error");
+    assert_eq!(json["problems"][0]["file"], "90.cedar");
+}
+
+#[test]
+fn a_signal_has_the_policies_read_again() {
+    let stage = Stage::new(programs!());
+    let dir = stage.path("policies");
+    std::fs::create_dir(&dir).unwrap();
+    let options = Options {
+        extra: format!("[policy]\nlocal_dir = {:?}", dir.display().to_string()),
+        ..Options::default()
+    };
+    let daemon = Daemon::start(&stage, &options);
+    let client = client(&daemon.socket());
+    let generate = || {
+        let request = GenerateHpke {
+            kem: Kem::DhKemX25519,
+            placement: Placement::default(),
+        };
+        client.generate_hpke(request, &Call::default())
+    };
+    generate().unwrap();
+    let policy = "@id(\"company/none\") @reason(\"none today\") forbid(principal, action == Action::\"GenerateHpke\", resource);";
+    std::fs::write(dir.join("90.cedar"), policy).unwrap();
+    kill_process(daemon.pid(), Signal::HUP).unwrap();
+    let refused = loop {
+        match generate() {
+            Ok(_) => std::thread::yield_now(),
+            Err(refused) => break refused.to_string(),
+        }
+    };
+    assert!(refused.contains("none today"), "{refused}");
+}

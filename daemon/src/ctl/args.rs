@@ -55,6 +55,8 @@ JSON (with --json; fields are only ever added):
   identities lock    IDENTITY
   identities rotate  IDENTITY
   identities adopt   IDENTITY
+  freeze, thaw, frozen
+                  [{\"target\": text, \"reason\": text}]: what is frozen then
   guard reset     {\"epoch\": the newest one that was signed in}
   lock            DEVICE
   policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
@@ -159,6 +161,21 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: GuardCommand,
     },
+    /// Have nothing signed, opened or made for something, at once, until it is thawed
+    Freeze {
+        #[command(subcommand)]
+        target: TargetCommand,
+        /// Why: whoever is refused reads it
+        #[arg(long, global = true, default_value = "")]
+        reason: String,
+    },
+    /// Thaw what was frozen, by the same words
+    Thaw {
+        #[command(subcommand)]
+        target: TargetCommand,
+    },
+    /// What is frozen, and why
+    Frozen,
     /// Lock a device: its PIN is forgotten, and asked for again
     ///
     /// Also a PIN that the configuration names is not used again until somebody unlocks
@@ -546,6 +563,35 @@ pub(super) enum PolicyCommand {
     ///
     /// If anything is wrong with them that is told, and those of before stay in force.
     Reload,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TargetCommand {
+    /// Everything
+    All,
+    /// All that is a user's
+    User {
+        /// The user id
+        uid: u32,
+    },
+    /// All that is an app's, of whichever user
+    App {
+        /// The app's name
+        name: String,
+    },
+    /// One identity
+    Identity {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        name: String,
+    },
+    /// All that is on a device
+    Device {
+        /// The device's name
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

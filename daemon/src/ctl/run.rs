@@ -5,21 +5,52 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
-    DaemonStatus, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery, LockDevice,
-    LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReloadPolicies, ResetGuard,
-    RotateIdentity, SecretBytes, StorageInfo, Swept, Tier, Unlock, UnlockIdentity, Unlocked,
+    DaemonStatus, Freeze, FreezeTarget, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin,
+    KeyQuery, LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen,
+    ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept, Thaw, Tier,
+    Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
 use super::args::{
     Args, Command, DevicesCommand, GuardCommand, IdentitiesCommand, KeysCommand, PolicyCommand,
-    StorageCommand,
+    StorageCommand, TargetCommand,
 };
 use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
 use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin, policy};
+
+/// What is frozen, in JSON or as text.
+fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
+    let json =
+        |it: &Freeze| serde_json::json!({ "target": it.target.to_string(), "reason": it.reason });
+    let lines = now.frozen.iter().map(|it| {
+        if it.reason.is_empty() {
+            return format!("{}\n", it.target);
+        }
+        format!("{}: {}\n", it.target, printable(&it.reason))
+    });
+    let text: String = lines.collect();
+    show(
+        json::list(&now.frozen, json),
+        or_none(&now.frozen, text, "nothing is frozen\n"),
+    )
+}
+
+fn freeze_target(target: &TargetCommand) -> FreezeTarget {
+    match target {
+        TargetCommand::All => FreezeTarget::All,
+        TargetCommand::User { uid } => FreezeTarget::User(*uid),
+        TargetCommand::App { name } => FreezeTarget::App(name.clone()),
+        TargetCommand::Identity { owner, name } => FreezeTarget::Identity {
+            owner: owner.clone(),
+            name: name.clone(),
+        },
+        TargetCommand::Device { name } => FreezeTarget::Device(name.clone()),
+    }
+}
 
 const NO_DEVICES: &str = "no devices\n";
 
@@ -239,6 +270,18 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             code = u8::from(!shown.is_good);
             show(shown.json, shown.text)
         }
+        Command::Freeze { target, reason } => {
+            let request = Freeze {
+                target: freeze_target(target),
+                reason: reason.clone(),
+            };
+            frozen(&client.freeze(request, &call)?, show)
+        }
+        Command::Thaw { target } => {
+            let target = freeze_target(target);
+            frozen(&client.thaw(Thaw { target }, &call)?, show)
+        }
+        Command::Frozen => frozen(&client.frozen(ReadFrozen {}, &call)?, show),
         Command::Guard {
             command:
                 GuardCommand::Reset {

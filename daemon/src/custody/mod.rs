@@ -18,6 +18,7 @@ mod consent;
 mod devices;
 mod facts;
 mod failure;
+mod freeze;
 mod generate;
 mod guard;
 mod identities;
@@ -45,6 +46,8 @@ pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
 };
 pub use devices::{Configured, Devices};
+pub use freeze::Frozen;
+pub(crate) use freeze::{FILE as FROZEN_FILE, LABEL as FROZEN_LABEL};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use prompted::{Declined, LookForPrompts};
@@ -78,6 +81,7 @@ pub struct Custody {
     devices: Devices,
     policy: Policy,
     policies: PolicyStore,
+    frozen: Frozen,
     guard: Guard,
     rates: Rates,
     audit: AuditLog,
@@ -136,6 +140,7 @@ impl Custody {
         devices: Devices,
         policy: Policy,
         policies: PolicyStore,
+        frozen: Frozen,
         audit: AuditLog,
         settings: Settings,
     ) -> Arc<Self> {
@@ -146,6 +151,7 @@ impl Custody {
             devices,
             policy,
             policies,
+            frozen,
             audit,
             settings,
             sweeping: tokio::sync::Mutex::new(()),
@@ -189,6 +195,7 @@ impl Custody {
     /// The policy's answer to everything that the subject does: the first
     /// action that is refused decides. What the guard knew is needed to reserve.
     async fn permit(&self, caller: &Caller, subject: &mut Subject) -> Result<Seen, Failure> {
+        self.frozen.check(caller, subject)?;
         let (guard, seen) = self.guard.find(subject).await?;
         let resource = facts::resource(subject, self.devices.kind(subject.device.as_deref()));
         let mut context = std::mem::take(&mut subject.context);

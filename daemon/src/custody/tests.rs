@@ -334,6 +334,10 @@ impl Bench {
             vendor: dir.path().join("vendor"),
             local: dir.path().join("local"),
         };
+        let frozen = Frozen::open(
+            dir.path().join(FROZEN_FILE),
+            key.subkey(FROZEN_LABEL).unwrap(),
+        );
         let key = key.subkey(policy_files::LABEL).unwrap();
         let policies = PolicyStore::new(dirs, dir.path().join("policies.last"), key);
         let policy = Policy::new(rules, policies.at_start().unwrap());
@@ -350,6 +354,7 @@ impl Bench {
                 devices,
                 policy,
                 policies,
+                frozen,
                 audit,
                 settings,
             ),

@@ -6,12 +6,12 @@ use mlskeyd_protocol::server::Reporter;
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, Admin, AdoptIdentity, Agent, AnswerChallenge, AnswerPrompt,
     ApproveMeasurements, AttestIdentity, Bytes, CallOptions, Claim, Claimed, CreateIdentity,
-    CreateIdentityFor, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, GenerateHpke,
-    GeneratedHpke, GuardReset, Housekeeping, IdentityInfo, KeyInfo, KeyQuery, LeaveCustody,
-    LockDevice, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity, OwnedKey, Owner,
-    PoliciesInForce, Prompts, ReadMeasurements, ReloadPolicies, Report, ResetGuard, RotateIdentity,
-    SecretBytes, ServiceStatus, Settle, Sign, StorageInfo, Swept, Unlock, UnlockIdentity, Unlocked,
-    UnlockedIdentity,
+    CreateIdentityFor, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, Freeze, Frozen,
+    GenerateHpke, GeneratedHpke, GuardReset, Housekeeping, IdentityInfo, KeyInfo, KeyQuery,
+    LeaveCustody, LockDevice, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity,
+    OwnedKey, Owner, PoliciesInForce, Prompts, ReadFrozen, ReadMeasurements, ReloadPolicies,
+    Report, ResetGuard, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo,
+    Swept, Thaw, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
 };
 use tarpc::context::Context;
 
@@ -374,6 +374,28 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: ReloadPolicies,
     ) -> Outcome<PoliciesInForce> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn freeze(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: Freeze,
+    ) -> Outcome<Frozen> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn thaw(self, context: Context, options: CallOptions, request: Thaw) -> Outcome<Frozen> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn frozen(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ReadFrozen,
+    ) -> Outcome<Frozen> {
         self.0.go(context, options, request).await
     }
 

@@ -241,6 +241,12 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     lock_device = LockDevice(request: LockDevice) -> DeviceInfo, Harmless;
     /// Has the policies read again.
     reload_policies = ReloadPolicies(request: ReloadPolicies) -> PoliciesInForce, Harmless;
+    /// Freezes something; answers what is frozen then.
+    freeze = Freeze(request: Freeze) -> Frozen, Harmless;
+    /// Thaws something; answers what is frozen then.
+    thaw = Thaw(request: Thaw) -> Frozen, Harmless;
+    /// What is frozen.
+    frozen = Frozen(request: ReadFrozen) -> Frozen, Harmless;
     /// Has the guard forget a group.
     reset_guard = ResetGuard(request: ResetGuard) -> GuardReset, Harmless;
 }

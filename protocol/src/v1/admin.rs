@@ -301,6 +301,65 @@ pub struct PoliciesInForce {
     pub count: u32,
 }
 
+/// What can be frozen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FreezeTarget {
+    /// Everything.
+    All,
+    /// All that is a user's.
+    User(u32),
+    /// All that is an app's, of whichever user.
+    App(String),
+    /// An identity.
+    Identity {
+        /// Whose.
+        owner: Owner,
+        /// Its name.
+        name: String,
+    },
+    /// All that is on a device.
+    Device(String),
+}
+
+impl std::fmt::Display for FreezeTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str("everything"),
+            Self::User(uid) => write!(f, "user {uid}"),
+            Self::App(name) => write!(f, "app {name:?}"),
+            Self::Identity { owner, name } => write!(f, "identity {name:?} of {owner}"),
+            Self::Device(name) => write!(f, "device {name:?}"),
+        }
+    }
+}
+
+/// Has nothing signed, opened or made for something until it is thawed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// What.
+    pub target: FreezeTarget,
+    /// Why, for whoever is refused: at most 500 bytes, may be empty.
+    pub reason: String,
+}
+
+/// Thaws something that was frozen by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thaw {
+    /// What.
+    pub target: FreezeTarget,
+}
+
+/// Looks at what is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadFrozen {}
+
+/// What is frozen now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Each with its reason.
+    pub frozen: Vec<Freeze>,
+}
+
 /// Has the guard forget what an identity signed in a group, so that it can sign there in
 /// whatever epoch its app is in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -459,6 +518,12 @@ pub trait Admin {
         options: CallOptions,
         request: ReloadPolicies,
     ) -> Outcome<PoliciesInForce>;
+    /// Freezes something; answers what is frozen then.
+    async fn freeze(options: CallOptions, request: Freeze) -> Outcome<Frozen>;
+    /// Thaws something; answers what is frozen then.
+    async fn thaw(options: CallOptions, request: Thaw) -> Outcome<Frozen>;
+    /// What is frozen.
+    async fn frozen(options: CallOptions, request: ReadFrozen) -> Outcome<Frozen>;
     /// Has the guard forget a group.
     async fn reset_guard(options: CallOptions, request: ResetGuard) -> Outcome<GuardReset>;
 }

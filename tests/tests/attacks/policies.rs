@@ -272,3 +272,73 @@ fn a_client_that_starts_up_is_refused_nothing() {
         |record: &&mlskeyd::audit::Record| matches!(record.outcome, AuditOutcome::Denied { .. });
     assert_eq!(records.iter().filter(is_denied).count(), 0);
 }
+
+#[test]
+fn what_is_frozen_is_refused_at_once_and_after_a_restart() {
+    let mut house = House::new("");
+    let mallory = App::new(&house, SUITE, "mallory");
+    let honest = App::new(&house, SUITE, "alice");
+    let (init, leaf) = (mallory.generate(), mallory.generate());
+    mallory.key_package(&init, &leaf, ALWAYS, false);
+    let owner = house.keys()[0].owner.clone();
+    let freeze = |house: &House, target: &FreezeTarget| {
+        let request = Freeze {
+            target: target.clone(),
+            reason: "an incident".to_owned(),
+        };
+        let now = house.admin().freeze(request, &Call::default()).unwrap();
+        assert_eq!(now.frozen.len(), 1);
+    };
+    let thaw = |house: &House, target: &FreezeTarget| {
+        let request = Thaw {
+            target: target.clone(),
+        };
+        house.admin().thaw(request, &Call::default())
+    };
+    let targets = [
+        FreezeTarget::Identity {
+            owner: owner.clone(),
+            name: "mallory".to_owned(),
+        },
+        FreezeTarget::User(owner.uid),
+        FreezeTarget::App(owner.app.clone()),
+        FreezeTarget::Device("software".to_owned()),
+        FreezeTarget::All,
+    ];
+    for target in targets {
+        freeze(&house, &target);
+        let failure = mallory.sign(&text(1)).unwrap_err();
+        assert!(failure.message.contains("an incident"), "{failure:?}");
+        assert_eq!(failure.policy.as_deref(), Some("rule/frozen"), "{target}");
+        let is_one = matches!(target, FreezeTarget::Identity { .. });
+        assert_eq!(honest.sign(&text(1)).is_ok(), is_one, "{target}");
+        if !is_one {
+            let opened = mallory.open(&init, &labelled("Welcome", b""), b"");
+            assert_eq!(opened.unwrap_err().policy.as_deref(), Some("rule/frozen"));
+        }
+        // To look is no harm.
+        mallory.client.identities(&Call::default()).unwrap();
+
+        house.stop();
+        house.start("");
+        assert_eq!(refused_by(&mallory, &text(1)), "rule/frozen");
+        assert_eq!(thaw(&house, &target).unwrap().frozen, []);
+        let CallError::Failure(failure) = thaw(&house, &target).unwrap_err() else {
+            panic!("not from the daemon")
+        };
+        assert_eq!(failure.code, FailureCode::NotFound);
+        mallory.sign(&text(1)).unwrap();
+    }
+    let actions: Vec<_> = house
+        .records()
+        .iter()
+        .map(|it| it.action.to_string())
+        .collect();
+    for action in ["Freeze", "Frozen", "Thaw", "Thawed"] {
+        assert_eq!(
+            actions.iter().filter(|it| *it == action).count(),
+            if action == "Thaw" { 10 } else { 5 },
+            "{action}"
+        );
+    }
+}
