@@ -197,6 +197,7 @@ async fn serve_with_clock(
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
     let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
+    let watch = tokio::spawn(Arc::clone(&custody).run_policy_watch());
     let socket = Socket::bind(&config.socket)?;
     ready(Controls(Arc::clone(&custody)));
 
@@ -209,6 +210,7 @@ async fn serve_with_clock(
     .await;
     lifecycle.abort();
     scrub.abort();
+    watch.abort();
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.

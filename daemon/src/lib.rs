@@ -21,6 +21,7 @@ pub mod hpke;
 pub mod ipc;
 pub mod mls;
 pub mod policy_files;
+mod policy_watch;
 mod private_file;
 pub mod store;
 pub mod store_key;

@@ -11,12 +11,14 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hmac::{Hmac, Mac};
 use mlskeyd_policies::{DEFAULT, Problem, Set};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::policy_watch::PolicyWatch;
 use crate::private_file;
 use crate::store_key::Subkey;
 
@@ -186,6 +188,8 @@ pub struct PolicyStore {
     dirs: PolicyDirs,
     kept: PathBuf,
     key: Subkey,
+    /// What was read the last time, good or bad.
+    read: Mutex<Option<PolicyFiles>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,7 +203,12 @@ impl PolicyStore {
     /// key that is the daemon's own.
     #[must_use]
     pub const fn new(dirs: PolicyDirs, kept: PathBuf, key: Subkey) -> Self {
-        Self { dirs, kept, key }
+        Self {
+            dirs,
+            kept,
+            key,
+            read: Mutex::new(None),
+        }
     }
 
     /// What is in force from the start.
@@ -224,11 +233,28 @@ impl PolicyStore {
     /// What is wrong with it.
     pub(crate) fn load(&self) -> Result<Set, PolicyError> {
         let files = PolicyFiles::read(&self.dirs)?;
+        self.read().replace(files.clone());
         let set = files.set()?;
         if let Err(error) = self.keep(&files) {
             tracing::error!(%error, "the policies are in force, and could not be kept for a start with bad ones");
         }
         Ok(set)
+    }
+
+    /// Are they other ones than were read the last time?
+    pub(crate) fn has_changed(&self) -> bool {
+        // What cannot be read is told when it is loaded.
+        let now = PolicyFiles::read(&self.dirs).ok();
+        now.is_none() || *self.read() != now
+    }
+
+    /// Is told when they may have changed.
+    pub(crate) fn watch(&self) -> notify::Result<PolicyWatch> {
+        PolicyWatch::new(vec![self.dirs.vendor.clone(), self.dirs.local.clone()])
+    }
+
+    fn read(&self) -> MutexGuard<'_, Option<PolicyFiles>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(&self, files: &PolicyFiles) -> io::Result<()> {

@@ -374,7 +374,7 @@ fn who_writes_policies_reads_what_is_wrong_and_what_they_answer() {
 }
 
 #[test]
-fn a_signal_has_the_policies_read_again() {
+fn policies_are_read_again_on_a_signal_and_when_they_change() {
     let stage = Stage::new(programs!());
     let dir = stage.path("policies");
     std::fs::create_dir(&dir).unwrap();
@@ -392,14 +392,25 @@ fn a_signal_has_the_policies_read_again() {
         client.generate_hpke(request, &Call::default())
     };
     generate().unwrap();
-    let policy = "@id(\"company/none\") @reason(\"none today\") forbid(principal, action == Action::\"GenerateHpke\", resource);";
+    let policy = "@id(\"company/none\") @reason(\"none today\") forbid(principal, action == Action::\"Look\", resource);";
     std::fs::write(dir.join("90.cedar"), policy).unwrap();
     kill_process(daemon.pid(), Signal::HUP).unwrap();
-    let refused = loop {
-        match generate() {
-            Ok(_) => std::thread::yield_now(),
-            Err(refused) => break refused.to_string(),
+    let await_refusal = |why: &str| {
+        loop {
+            match client.status(&Call::default()) {
+                Err(refused) if refused.to_string().contains(why) => return,
+                _ => std::thread::yield_now(),
+            }
         }
     };
-    assert!(refused.contains("none today"), "{refused}");
+    await_refusal("none today");
+    generate().unwrap();
+
+    std::fs::write(dir.join("91.new"), policy.replace("none", "nobody")).unwrap();
+    std::fs::rename(dir.join("91.new"), dir.join("90.cedar")).unwrap();
+    await_refusal("nobody today");
+    std::fs::remove_file(dir.join("90.cedar")).unwrap();
+    while client.status(&Call::default()).is_err() {
+        std::thread::yield_now();
+    }
 }

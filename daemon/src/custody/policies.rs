@@ -44,6 +44,31 @@ impl Custody {
     }
 }
 
+impl Custody {
+    /// Loads the policies whenever their files change.
+    pub(crate) async fn run_policy_watch(self: Arc<Self>) {
+        let mut watch = match self.policies.watch() {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::warn!(%error, "policies are not loaded by themselves when their files change: SIGHUP, or `mlskeyctl policy reload`");
+                return;
+            }
+        };
+        loop {
+            watch.changed().await;
+            let custody = Arc::clone(&self);
+            let changed = tokio::task::spawn_blocking(move || custody.policies.has_changed());
+            if !changed.await.unwrap_or(true) {
+                continue;
+            }
+            match self.reload_policies("a change of their files").await {
+                Ok(count) => tracing::info!(count, "the policies are loaded"),
+                Err(error) => tracing::error!(%error, "the policies of before stay in force"),
+            }
+        }
+    }
+}
+
 /// Longest note of what is wrong with policies, in characters: the whole is in the log.
 const MAX_NOTE: usize = 1000;
 
