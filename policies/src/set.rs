@@ -14,8 +14,10 @@ use crate::problem::{Place, Problem};
 use crate::schema::{self, Parties};
 use crate::{Action, Unfit};
 
-/// So many different callers, resources and actions are kept prepared.
-const MAX_PREPARED: usize = 4096;
+/// So many different callers, resources and actions are kept prepared, and so many
+/// different selections of policies that can apply to them.
+const MAX_PREPARED: usize = 2048;
+const MAX_SLICES: usize = 256;
 
 /// Policies that were checked, and what is prepared for asking them.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub struct Set {
     rules: Vec<Rule>,
     authorizer: Authorizer,
     prepared: Mutex<HashMap<Subject, Arc<Prepared>>>,
+    /// By the places of their rules: most subjects have the same.
+    slices: Mutex<HashMap<Vec<usize>, Arc<Slice>>>,
 }
 
 /// One policy.
@@ -60,6 +64,12 @@ struct Prepared {
     principal: EntityUid,
     resource: EntityUid,
     entities: Entities,
+    slice: Arc<Slice>,
+}
+
+/// Policies that can apply, without their scopes.
+#[derive(Debug)]
+struct Slice {
     /// Does any policy ask for the moment?
     with_moment: bool,
     enforced: PolicySet,
@@ -151,6 +161,7 @@ impl Set {
             rules,
             authorizer: Authorizer::new(),
             prepared: Mutex::default(),
+            slices: Mutex::default(),
         })
     }
 
@@ -183,6 +194,7 @@ impl Set {
             rules: rules.cloned().collect(),
             authorizer: Authorizer::new(),
             prepared: Mutex::default(),
+            slices: Mutex::default(),
         }
     }
 
@@ -203,7 +215,8 @@ impl Set {
 
     fn try_to_decide(&self, facts: &Facts<'_>) -> Result<Answer, Unfit> {
         let prepared = self.prepared(facts)?;
-        let with_moment = prepared.with_moment || cfg!(debug_assertions);
+        let slice = &prepared.slice;
+        let with_moment = slice.with_moment || cfg!(debug_assertions);
         let context = schema::context(facts.action, facts.context, with_moment)?;
         // Tests check that what is built here is as the schema has it.
         let schema = if cfg!(debug_assertions) {
@@ -227,9 +240,9 @@ impl Set {
             let has_failed = response.diagnostics().errors().next().is_some();
             if has_failed { Err(Unfit) } else { Ok(response) }
         };
-        let response = ask(&prepared.enforced)?;
+        let response = ask(&slice.enforced)?;
         let is_permit = response.decision() == Decision::Allow;
-        let by = match decisive(&response, &prepared.enforced) {
+        let by = match decisive(&response, &slice.enforced) {
             Some(policy) => said(policy),
             None => Said {
                 policy: "rule/not-permitted".to_owned(),
@@ -237,15 +250,15 @@ impl Set {
                 advice: None,
             },
         };
-        let consent = if is_permit && !prepared.consent.is_empty() {
-            decisive(&ask(&prepared.consent)?, &prepared.consent).map(said)
+        let consent = if is_permit && !slice.consent.is_empty() {
+            decisive(&ask(&slice.consent)?, &slice.consent).map(said)
         } else {
             None
         };
-        let would_deny = if prepared.report.is_empty() {
+        let would_deny = if slice.report.is_empty() {
             Vec::new()
         } else {
-            let response = ask(&prepared.report)?;
+            let response = ask(&slice.report)?;
             let ids = response.diagnostics().reason();
             let mut ids: Vec<String> = ids.map(ToString::to_string).collect();
             ids.sort();
@@ -320,24 +333,43 @@ impl Set {
                     }
                 }
         };
-        let rules = self.rules.iter().filter(|rule| applies(&rule.policy));
+        let places = self.rules.iter().enumerate();
+        let places = places.filter(|(_, rule)| applies(&rule.policy));
+        let slice = self.slice(places.map(|(place, _)| place).collect())?;
+        Ok(Prepared {
+            principal: parties.principal,
+            resource: parties.resource,
+            action,
+            entities,
+            slice,
+        })
+    }
+
+    /// The rules at these places.
+    fn slice(&self, places: Vec<usize>) -> Result<Arc<Slice>, Unfit> {
+        let mut known = self.slices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slice) = known.get(&places) {
+            return Ok(Arc::clone(slice));
+        }
+        let rules = places.iter().filter_map(|place| self.rules.get(*place));
         let rules: Vec<&Rule> = rules.collect();
-        let slice = |mode| {
+        let of = |mode| {
             let rules = rules.iter().filter(|rule| rule.mode == mode);
             let policies = rules.map(|rule| without_scope(&rule.policy));
             let policies = policies.collect::<Result<Vec<_>, _>>()?;
             PolicySet::from_policies(policies).map_err(|_| Unfit)
         };
-        Ok(Prepared {
+        let slice = Arc::new(Slice {
             with_moment: rules.iter().any(|rule| rule.text.contains("time")),
-            enforced: slice(Mode::Enforced)?,
-            consent: slice(Mode::Consent)?,
-            report: slice(Mode::Report)?,
-            principal: parties.principal,
-            resource: parties.resource,
-            action,
-            entities,
-        })
+            enforced: of(Mode::Enforced)?,
+            consent: of(Mode::Consent)?,
+            report: of(Mode::Report)?,
+        });
+        if known.len() >= MAX_SLICES {
+            known.clear();
+        }
+        known.insert(places, Arc::clone(&slice));
+        Ok(slice)
     }
 }
 
