@@ -8,6 +8,8 @@ use cedar_policy::{
     PrincipalConstraint, Request, ResourceConstraint, Response,
 };
 
+use serde::Serialize;
+
 use crate::check;
 use crate::facts::{CallerFacts, ContextFacts, ResourceFacts};
 use crate::problem::{Place, Problem};
@@ -77,8 +79,8 @@ struct Slice {
     report: PolicySet,
 }
 
-/// What a request is, to policies.
-#[derive(Clone, Copy, Debug)]
+/// What a request is, to policies. As JSON it is a case, but for what is expected.
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Facts<'a> {
     /// What it does.
     pub action: Action,
@@ -108,6 +110,8 @@ pub struct Answer {
     pub is_permit: bool,
     /// That policy; the first by its id, of several.
     pub by: Said,
+    /// The ids of all policies that apply and say so.
+    pub all: Vec<String>,
     /// The policy for which it takes a person's consent.
     pub consent: Option<Said>,
     /// Policies that are only reported, and would refuse it.
@@ -157,12 +161,7 @@ impl Set {
             problems.sort();
             return Err(problems);
         }
-        Ok(Self {
-            rules,
-            authorizer: Authorizer::new(),
-            prepared: Mutex::default(),
-            slices: Mutex::default(),
-        })
+        Ok(Self::of(rules))
     }
 
     /// How many policies there are.
@@ -190,12 +189,7 @@ impl Set {
     #[must_use]
     pub fn without(&self, policy: &str) -> Self {
         let rules = self.rules.iter().filter(|rule| id(&rule.policy) != policy);
-        Self {
-            rules: rules.cloned().collect(),
-            authorizer: Authorizer::new(),
-            prepared: Mutex::default(),
-            slices: Mutex::default(),
-        }
+        Self::of(rules.cloned().collect())
     }
 
     /// Decides. Equal facts have equal answers.
@@ -208,9 +202,33 @@ impl Set {
                 reason: "the policies could not be asked".to_owned(),
                 advice: Some("tell the administrator: the daemon's log says more".to_owned()),
             },
+            all: Vec::new(),
             consent: None,
             would_deny: Vec::new(),
         })
+    }
+
+    /// What would permit a request that is refused, if the policies did not apply that refuse
+    /// it. `None`: no policy would.
+    #[must_use]
+    pub fn else_permitted_by(&self, facts: &Facts<'_>) -> Option<String> {
+        let answer = self.decide(facts);
+        let refusing = answer.all;
+        let rules = self.rules.iter().filter(|rule| {
+            let id = id(&rule.policy);
+            !refusing.iter().any(|refusing| refusing == id)
+        });
+        let others = Self::of(rules.cloned().collect()).decide(facts);
+        others.is_permit.then_some(others.by.policy)
+    }
+
+    fn of(rules: Vec<Rule>) -> Self {
+        Self {
+            rules,
+            authorizer: Authorizer::new(),
+            prepared: Mutex::default(),
+            slices: Mutex::default(),
+        }
     }
 
     fn try_to_decide(&self, facts: &Facts<'_>) -> Result<Answer, Unfit> {
@@ -258,15 +276,13 @@ impl Set {
         let would_deny = if slice.report.is_empty() {
             Vec::new()
         } else {
-            let response = ask(&slice.report)?;
-            let ids = response.diagnostics().reason();
-            let mut ids: Vec<String> = ids.map(ToString::to_string).collect();
-            ids.sort();
-            ids
+            ids(&ask(&slice.report)?)
         };
+        let all = ids(&response);
         Ok(Answer {
             is_permit,
             by,
+            all,
             consent,
             would_deny,
         })
@@ -394,6 +410,14 @@ fn mode(policy: &Policy) -> Mode {
 
 pub(crate) fn id(policy: &Policy) -> &str {
     policy.id().as_ref()
+}
+
+/// Those that decided, by their ids.
+fn ids(response: &Response) -> Vec<String> {
+    let ids = response.diagnostics().reason();
+    let mut ids: Vec<String> = ids.map(ToString::to_string).collect();
+    ids.sort();
+    ids
 }
 
 /// The first, by its id, of those that decided.

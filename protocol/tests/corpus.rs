@@ -488,6 +488,10 @@ fn admin_requests() -> Vec<AdminRequest> {
             options,
             request: ReloadPolicies {},
         },
+        R::Refusals {
+            options,
+            request: ReadRefusals {},
+        },
         R::Freeze {
             options,
             request: Freeze {
@@ -605,6 +609,17 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::ApproveMeasurements(Ok(measurements(true))),
         R::LockDevice(Ok(device)),
         R::ReloadPolicies(Ok(PoliciesInForce { count: 17 })),
+        R::Refusals(Ok(Refusals {
+            refusals: vec![Refusal {
+                time: 1_700_000_000,
+                action: "SignCommit".into(),
+                policy: "no-rollback".into(),
+                reason: "this group is in a newer epoch".into(),
+                policies: vec!["no-rollback".into()],
+                permitted_by: Some("own-messages".into()),
+                facts: "{}".into(),
+            }],
+        })),
         R::Freeze(Ok(Frozen { frozen: Vec::new() })),
         R::Thaw(Ok(Frozen { frozen: Vec::new() })),
         R::Frozen(Ok(Frozen {

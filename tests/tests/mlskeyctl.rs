@@ -405,6 +405,13 @@ fn policies_are_read_again_on_a_signal_and_when_they_change() {
     };
     await_refusal("none today");
     generate().unwrap();
+    let explained = daemon.ctl(&["policy", "explain"]).unwrap();
+    let explained = &explained[0];
+    assert_eq!(explained["policy"], "company/none");
+    assert_eq!(explained["policies"], serde_json::json!(["company/none"]));
+    assert_eq!(explained["permitted_by"], "attend");
+    assert_eq!(explained["facts"]["action"], "Look");
+    assert_eq!(explained["facts"]["caller"]["app"], "default");
 
     std::fs::write(dir.join("91.new"), policy.replace("none", "nobody")).unwrap();
     std::fs::rename(dir.join("91.new"), dir.join("90.cedar")).unwrap();

@@ -61,6 +61,8 @@ JSON (with --json; fields are only ever added):
   lock            DEVICE
   policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
                     whole, \"level\": \"error|lint\", \"message\"}]}
+  policy explain  [{\"time\": seconds since 1970, \"action\", \"policy\", \"reason\",
+                    \"policies\": [text], \"permitted_by\": text or null, \"facts\": object}]
   policy reload   {\"policies\": number}
   policy test     {\"passed\", \"failed\", \"cases\": [{\"name\", \"passed\", \"why\": text or null}]}
   unlock          DEVICE and \"pin_tried\"
@@ -558,6 +560,15 @@ pub(super) enum PolicyCommand {
         /// The vendor's policies; those that mlskeyctl was built with if it is not there
         #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
         vendor: PathBuf,
+    },
+    /// Say of the last refusals what was refused, by which policies, and why
+    ///
+    /// And what would permit it: by the policies that are in force now. The facts are what
+    /// policies knew of the request, as in a case.
+    Explain {
+        /// All that are remembered, and not the last one alone
+        #[arg(long)]
+        all: bool,
     },
     /// Have the daemon read its policies again
     ///

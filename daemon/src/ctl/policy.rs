@@ -1,15 +1,17 @@
-//! Policies, for those who write them: what is wrong with them, and what they answer. It takes
-//! no daemon.
+//! Policies, for those who write them: what is wrong with them, what they answer, and what
+//! they refused.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mlskeyd_policies::cases::{self, Case};
 use mlskeyd_policies::{Problem, Set};
+use mlskeyd_protocol::v1::Refusals;
 use nix::unistd::{Group, User};
 use serde_json::{Value, json};
 
 use super::CtlError;
+use super::table::{date, printable};
 use crate::policy_files::{PolicyDirs, PolicyError, PolicyFiles};
 
 /// What was looked at: JSON, text, and whether it is as it should be.
@@ -84,6 +86,54 @@ fn tell(set: &Set, cases: &[Case]) -> Shown {
         json: json!({ "passed": passed, "failed": failed, "cases": listed }),
         text,
         is_good: failed == 0,
+    }
+}
+
+/// The last refusal, or all that are remembered.
+pub(super) fn explain(refusals: &Refusals, all: bool) -> Shown {
+    let count = if all { refusals.refusals.len() } else { 1 };
+    let shown: Vec<_> = refusals.refusals.iter().take(count).collect();
+    let mut text = String::new();
+    for refusal in &shown {
+        let facts: Value = serde_json::from_str(&refusal.facts).unwrap_or(Value::Null);
+        let policies = refusal.policies.join(", ");
+        let now = match (policies.as_str(), &refusal.permitted_by) {
+            ("", Some(policy)) => format!("permitted now, by {policy}"),
+            ("", None) => "no policy permits it".to_owned(),
+            (policies, Some(policy)) => {
+                format!("refused now by {policies}; without them it is permitted by {policy}")
+            }
+            (policies, None) => {
+                format!("refused now by {policies}; without them no policy permits it")
+            }
+        };
+        let _ = writeln!(
+            text,
+            "{}  {}\n  refused by {}: {}\n  {now}\n{facts:#}",
+            date(refusal.time),
+            printable(&refusal.action),
+            printable(&refusal.policy),
+            printable(&refusal.reason),
+        );
+    }
+    if shown.is_empty() {
+        text.push_str("nothing was refused since the daemon started\n");
+    }
+    let json = shown.iter().map(|refusal| {
+        json!({
+            "time": refusal.time,
+            "action": refusal.action,
+            "policy": refusal.policy,
+            "reason": refusal.reason,
+            "policies": refusal.policies,
+            "permitted_by": refusal.permitted_by,
+            "facts": serde_json::from_str::<Value>(&refusal.facts).unwrap_or(Value::Null),
+        })
+    });
+    Shown {
+        json: json.collect(),
+        text,
+        is_good: true,
     }
 }
 

@@ -7,8 +7,8 @@ use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
     DaemonStatus, Freeze, FreezeTarget, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin,
     KeyQuery, LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen,
-    ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept, Thaw, Tier,
-    Unlock, UnlockIdentity, Unlocked,
+    ReadRefusals, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
+    Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
@@ -258,6 +258,9 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             let shown = match command {
                 PolicyCommand::Check { dir, vendor } => policy::check(vendor, dir)?,
                 PolicyCommand::Test { dir, vendor } => policy::test(vendor, dir.as_deref())?,
+                PolicyCommand::Explain { all } => {
+                    policy::explain(&client.refusals(ReadRefusals {}, &call)?, *all)
+                }
                 PolicyCommand::Reload => {
                     let now = client.reload_policies(ReloadPolicies {}, &call)?;
                     policy::Shown {

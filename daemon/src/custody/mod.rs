@@ -31,6 +31,7 @@ mod policies;
 mod prompted;
 mod prompts;
 mod rates;
+mod refusals;
 mod request;
 mod rotate;
 mod scrub;
@@ -69,6 +70,7 @@ use crate::policy_files::PolicyStore;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::{Guard, Seen};
 use rates::{Counted, Rates};
+use refusals::Refusals;
 use subject::Subject;
 
 /// Most requests of one owner that are on their way at once, on all of its
@@ -84,6 +86,7 @@ pub struct Custody {
     frozen: Frozen,
     guard: Guard,
     rates: Rates,
+    refusals: Refusals,
     audit: AuditLog,
     settings: Settings,
     /// One portion of a sweep at a time: a second one would meet keys that the
@@ -147,6 +150,7 @@ impl Custody {
         Arc::new(Self {
             guard: Guard::new(registry.clone()),
             rates: Rates::default(),
+            refusals: Refusals::default(),
             registry,
             devices,
             policy,
@@ -230,6 +234,7 @@ impl Custody {
                     reason,
                     advice,
                 } => {
+                    self.refusals.remember(&facts, &policy, &reason);
                     self.tell_of_refusal(caller, action, &reason);
                     let failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
                         .by_policy(policy.clone());

@@ -9,9 +9,9 @@ use mlskeyd_protocol::v1::{
     CreateIdentityFor, Custody, DaemonStatus, DeviceInfo, Failure, FailureCode, Freeze, Frozen,
     GenerateHpke, GeneratedHpke, GuardReset, Housekeeping, IdentityInfo, KeyInfo, KeyQuery,
     LeaveCustody, LockDevice, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity,
-    OwnedKey, Owner, PoliciesInForce, Prompts, ReadFrozen, ReadMeasurements, ReloadPolicies,
-    Report, ResetGuard, RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, StorageInfo,
-    Swept, Thaw, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
+    OwnedKey, Owner, PoliciesInForce, Prompts, ReadFrozen, ReadMeasurements, ReadRefusals,
+    Refusals, ReloadPolicies, Report, ResetGuard, RotateIdentity, SecretBytes, ServiceStatus,
+    Settle, Sign, StorageInfo, Swept, Thaw, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
 };
 use tarpc::context::Context;
 
@@ -374,6 +374,15 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: ReloadPolicies,
     ) -> Outcome<PoliciesInForce> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn refusals(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ReadRefusals,
+    ) -> Outcome<Refusals> {
         self.0.go(context, options, request).await
     }
 

@@ -241,6 +241,8 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     lock_device = LockDevice(request: LockDevice) -> DeviceInfo, Harmless;
     /// Has the policies read again.
     reload_policies = ReloadPolicies(request: ReloadPolicies) -> PoliciesInForce, Harmless;
+    /// The last refusals by policies.
+    refusals = Refusals(request: ReadRefusals) -> Refusals, Harmless;
     /// Freezes something; answers what is frozen then.
     freeze = Freeze(request: Freeze) -> Frozen, Harmless;
     /// Thaws something; answers what is frozen then.

@@ -301,6 +301,37 @@ pub struct PoliciesInForce {
     pub count: u32,
 }
 
+/// Looks at the last refusals by policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadRefusals {}
+
+/// The last refusals, the newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusals {
+    /// At most 32.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A refusal, and what the policies say of it that are in force now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The action.
+    pub action: String,
+    /// The policy, or rule, that refused it.
+    pub policy: String,
+    /// Its reason.
+    pub reason: String,
+    /// All policies that refuse it now.
+    pub policies: Vec<String>,
+    /// The policy that permits it now, or would if those did not refuse it; `None`: none
+    /// would.
+    pub permitted_by: Option<String>,
+    /// What policies knew of it: JSON.
+    pub facts: String,
+}
+
 /// What can be frozen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FreezeTarget {
@@ -518,6 +549,8 @@ pub trait Admin {
         options: CallOptions,
         request: ReloadPolicies,
     ) -> Outcome<PoliciesInForce>;
+    /// The last refusals by policies.
+    async fn refusals(options: CallOptions, request: ReadRefusals) -> Outcome<Refusals>;
     /// Freezes something; answers what is frozen then.
     async fn freeze(options: CallOptions, request: Freeze) -> Outcome<Frozen>;
     /// Thaws something; answers what is frozen then.
