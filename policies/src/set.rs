@@ -21,6 +21,9 @@ use crate::{Action, Unfit};
 const MAX_PREPARED: usize = 2048;
 const MAX_SLICES: usize = 256;
 
+/// What refuses a request for which a policy has an error.
+const UNDECIDABLE: &str = "rule/undecidable";
+
 /// Policies that were checked, and what is prepared for asking them.
 #[derive(Debug)]
 pub struct Set {
@@ -106,9 +109,9 @@ pub struct Said {
 /// What a set answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The policy that permits or refuses it.
+    /// Is the request permitted?
     pub is_permit: bool,
-    /// That policy; the first by its id, of several.
+    /// The policy that permits or refuses it; of several the first, by its id.
     pub by: Said,
     /// The ids of all policies that apply and say so.
     pub all: Vec<String>,
@@ -198,9 +201,12 @@ impl Set {
         self.try_to_decide(facts).unwrap_or_else(|Unfit| Answer {
             is_permit: false,
             by: Said {
-                policy: "rule/undecidable".to_owned(),
-                reason: "the policies could not be asked".to_owned(),
-                advice: Some("tell the administrator: the daemon's log says more".to_owned()),
+                policy: UNDECIDABLE.to_owned(),
+                reason: "a policy has an error with this request".to_owned(),
+                advice: Some(
+                    "tell the administrator: `mlskeyctl policy explain` shows what was asked"
+                        .to_owned(),
+                ),
             },
             all: Vec::new(),
             consent: None,
@@ -276,7 +282,8 @@ impl Set {
         let would_deny = if slice.report.is_empty() {
             Vec::new()
         } else {
-            ids(&ask(&slice.report)?)
+            // What is only reported refuses nothing, also by an error.
+            ask(&slice.report).map_or_else(|Unfit| vec![UNDECIDABLE.to_owned()], |it| ids(&it))
         };
         let all = ids(&response);
         Ok(Answer {

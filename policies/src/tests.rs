@@ -285,10 +285,10 @@ fn every_action_is_asked_as_the_schema_has_it() {
 #[test]
 fn an_evaluation_that_fails_refuses() {
     // Numbers of Cedar have 64 bits, and to go beyond them is an error.
-    let set = set(&[
-        PERMIT,
-        "@id(\"b\") @reason(\"x\") forbid(principal, action == Action::\"SignApplicationMessage\", resource) when { context.epoch * 4 == 0 };",
-    ]);
+    let overflow = "@id(\"b\") @reason(\"x\") forbid(principal, action == Action::\"SignApplicationMessage\", resource) when { context.epoch * 4 == 0 };";
+    let enforced = set(&[PERMIT, overflow]);
+    let reported = overflow.replace("@reason", "@mode(\"report\") @reason");
+    let reported = set(&[PERMIT, &reported]);
     let (caller, resource, mut context) = message(CallerFacts::default(), ContextFacts::default());
     context.epoch = u64::MAX;
     let facts = Facts {
@@ -297,11 +297,14 @@ fn an_evaluation_that_fails_refuses() {
         resource: &resource,
         context: &context,
     };
-    let answer = set.decide(&facts);
+    let answer = enforced.decide(&facts);
     assert_eq!(
         (answer.is_permit, answer.by.policy.as_str()),
         (false, "rule/undecidable")
     );
+    let answer = reported.decide(&facts);
+    assert!(answer.is_permit);
+    assert_eq!(answer.would_deny, ["rule/undecidable"]);
 }
 
 #[test]
