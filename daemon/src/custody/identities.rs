@@ -124,10 +124,11 @@ impl Session {
         let known = known.map_err(failure::of_store)?;
         let others = known.iter().filter(|known| known.name != request.name);
         let (kind, name) = facts::of_credential(&request.credential);
+        let user = self.facts().await;
         let context = &mut subject.context;
         context.others = u64::try_from(others.count()).unwrap_or(u64::MAX);
         kind.clone_into(&mut context.credential_type);
-        context.credential_forbidden = !custody.settings.lets_have(&caller.facts, name.as_deref());
+        context.credential_forbidden = !custody.settings.lets_have(&user, name.as_deref());
         context.credential = name;
         Ok(())
     }

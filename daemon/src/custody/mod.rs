@@ -58,9 +58,9 @@ pub use storages::Attach;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mlskeyd_policies::{Action, Decision, Facts, Policy, Question};
+use mlskeyd_policies::{Action, CallerFacts, Decision, Facts, Policy, Question};
 use mlskeyd_protocol::v1::{Failure, FailureCode, KeyId, Owner};
 use tokio::sync::{Notify, Semaphore};
 
@@ -76,6 +76,12 @@ use subject::Subject;
 /// Most requests of one owner that are on their way at once, on all of its
 /// connections: the registry and the making of generations know no owners.
 const TURNS_PER_OWNER: usize = 64;
+
+/// So long the names of a caller's user and groups are taken for what they are.
+const NAMES_LAST: Duration = Duration::from_secs(300);
+
+/// So long a request waits for them to be looked up again.
+const NAMES_WAIT: Duration = Duration::from_secs(1);
 
 /// All keys in custody, and what stands between them and a caller.
 pub struct Custody {
@@ -130,6 +136,8 @@ pub struct Session(Arc<Connection>);
 struct Connection {
     custody: Arc<Custody>,
     caller: Caller,
+    /// What policies may know of the caller, and since when that is known.
+    facts: Mutex<(Instant, Arc<CallerFacts>)>,
     id: ConnectionId,
     /// The turns of all the owner's connections together.
     turns: Arc<Semaphore>,
@@ -179,6 +187,7 @@ impl Custody {
         Session(Arc::new(Connection {
             custody: Arc::clone(self),
             turns: self.turns_of(&caller.owner),
+            facts: Mutex::new((Instant::now(), Arc::clone(&caller.facts))),
             caller,
             id,
         }))
@@ -198,7 +207,8 @@ impl Custody {
 
     /// The policy's answer to everything that the subject does: the first
     /// action that is refused decides. What the guard knew is needed to reserve.
-    async fn permit(&self, caller: &Caller, subject: &mut Subject) -> Result<Seen, Failure> {
+    async fn permit(&self, session: &Session, subject: &mut Subject) -> Result<Seen, Failure> {
+        let (caller, caller_facts) = (session.caller(), session.facts().await);
         self.frozen.check(caller, subject)?;
         let (guard, seen) = self.guard.find(subject).await?;
         let resource = facts::resource(subject, self.devices.kind(subject.device.as_deref()));
@@ -218,7 +228,7 @@ impl Custody {
             };
             let facts = Facts {
                 action,
-                caller: &caller.facts,
+                caller: &caller_facts,
                 resource: &resource,
                 context: &context,
             };
@@ -339,13 +349,13 @@ impl Session {
         let custody = self.custody();
         custody.can_record()?;
         let mut read = request.read(self, call, subject).await?;
-        let mut seen = custody.permit(self.caller(), subject).await?;
+        let mut seen = custody.permit(self, subject).await?;
         request.check(&mut read, subject)?;
         request.ready(self, call, subject).await?;
         let content = request.consents_to(&read)?;
         self.consent(content, call, subject).await?;
         while !custody.guard.reserve(subject, &seen).await? {
-            seen = custody.permit(self.caller(), subject).await?;
+            seen = custody.permit(self, subject).await?;
         }
         if let Some(counted) = Counted::of(subject.action) {
             let owner = &self.caller().owner;
@@ -377,6 +387,29 @@ impl Session {
 
     pub(crate) fn caller(&self) -> &Caller {
         &self.0.caller
+    }
+
+    /// What policies may know of the caller: who joins or leaves a group of the system is
+    /// noticed also on a connection that lasts.
+    async fn facts(&self) -> Arc<CallerFacts> {
+        let known = || self.0.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut known = known();
+            if known.0.elapsed() <= NAMES_LAST {
+                return Arc::clone(&known.1);
+            }
+            known.0 = Instant::now();
+        }
+        let connection = Arc::clone(&self.0);
+        let look = tokio::task::spawn_blocking(move || {
+            let Caller { owner, pid, .. } = &connection.caller;
+            let now = Caller::looked_up(owner.uid, *pid).facts;
+            let known = connection.facts.lock();
+            known.unwrap_or_else(PoisonError::into_inner).1 = now;
+        });
+        // Should the company's directory not answer, they are for now what they were.
+        let _ = tokio::time::timeout(NAMES_WAIT, look).await;
+        Arc::clone(&known().1)
     }
 
     fn connection(&self) -> ConnectionId {
