@@ -3,7 +3,7 @@
 use crate::cargo;
 use crate::steps::Steps;
 
-/// Both benchmarks, one of them where the kernel lets processes run anywhere, and on one core:
+/// All benchmarks, one of them where the kernel lets processes run anywhere, and on one core:
 /// that decides most. `docs/performance.md` says what their tables mean.
 pub(crate) fn run() -> Result<(), String> {
     let bench = |benches: &[&str], after: &[&str]| {
@@ -18,5 +18,7 @@ pub(crate) fn run() -> Result<(), String> {
         bench(&request, &["--", "--pinned"]),
     );
     steps.command("keys", bench(&registry, &[]));
+    let decide = ["bench", "-p", "mlskeyd-policies", "--bench", "decide"];
+    steps.command("decisions", cargo(&decide));
     steps.finish()
 }
