@@ -29,6 +29,10 @@ use parts::Loaded;
 /// Threads that serve requests. Devices and the audit log have their own.
 const WORKERS: usize = 2;
 
+/// Threads that look up names of users, and read policies: they end when nothing is to be
+/// done.
+pub const LOOKING_UP: usize = 16;
+
 /// What the registry's key is derived under.
 const REGISTRY_LABEL: &str = "mlskeyd v1 registry";
 
@@ -259,6 +263,7 @@ fn connection_bounds(config: &Config) -> ipc::Bounds {
 pub fn runtime() -> Result<Runtime, StartError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .max_blocking_threads(LOOKING_UP)
         .thread_name("mlskeyd-worker")
         .enable_all()
         .build()

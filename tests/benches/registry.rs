@@ -11,7 +11,7 @@ use mlskeyd_tests::member::{Member, Seat, client};
 use mlskeyd_tests::numbers::{Spread, median};
 use mlskeyd_tests::planted_keys::plant;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
+use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage, section_without_rates};
 use mlskeyd_tests::vitals::{Vitals, memory};
 
 const FEW: usize = 100;
@@ -93,7 +93,7 @@ impl House {
         let softhsm = SoftHsm::new(&stage);
         softhsm.add_token("bench");
         let options = Options {
-            extra: softhsm.device("hsm", "bench"),
+            extra: softhsm.device("hsm", "bench") + &section_without_rates(&stage.path("")),
             ..Options::default()
         };
         let mut daemon = Daemon::start(&stage, &options);

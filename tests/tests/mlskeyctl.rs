@@ -11,7 +11,7 @@ use mlskeyd_protocol::v1::{GenerateHpke, Kem, Placement};
 use mlskeyd_provider::testing::TestDaemon;
 use mlskeyd_tests::member::client;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage};
+use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage, without_rates};
 use rustix::process::{Pid, Signal, kill_process};
 
 const WRONG_USAGE: i32 = 2;
@@ -241,7 +241,11 @@ fn exit_codes_are_those_of_the_help() {
 /// A daemon with so many keys that are due, of which its own timer knows nothing;
 /// and who made them, and lives on without a claim.
 fn with_due_keys(count: usize) -> (TestDaemon, Client) {
-    let daemon = TestDaemon::start().unwrap();
+    let daemon = TestDaemon::start_with(|config| {
+        let directory = config.socket.parent().unwrap();
+        config.policy.dirs.local = without_rates(directory);
+    });
+    let daemon = daemon.unwrap();
     let client = client(daemon.socket());
     for _ in 0..count {
         let request = GenerateHpke {

@@ -23,7 +23,7 @@ use clients::Clients;
 use direct::Token;
 use mlskeyd_tests::numbers::Spread;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage, Swtpm};
+use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage, Swtpm, section_without_rates};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The token's label.
@@ -72,7 +72,9 @@ fn measure(pinned: bool) {
     // One each: without a resource manager a TPM has room for one user's keys.
     let [tpm, direct_tpm] = ["tpm", "direct-tpm"].map(|name| Swtpm::named(&stage, name));
     let options = Options {
-        extra: softhsm.device(DEVICE, TOKEN) + &tpm.device(TPM),
+        extra: softhsm.device(DEVICE, TOKEN)
+            + &tpm.device(TPM)
+            + &section_without_rates(&stage.path("")),
         ..Options::default()
     };
     let daemon = Daemon::start(&stage, &options);

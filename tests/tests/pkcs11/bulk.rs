@@ -9,7 +9,7 @@ use mlskeyd_protocol::v1::{GeneratedHpke, KeyQuery};
 use mlskeyd_tests::forge::labelled;
 use mlskeyd_tests::member::{Member, client, keep};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage};
+use mlskeyd_tests::rig::{Daemon, Options, SoftHsm, Stage, section_without_rates};
 use mlskeyd_tests::suite::{SUITE_2, sealed};
 use mlskeyd_tests::vitals::Vitals;
 
@@ -40,7 +40,7 @@ impl Scene {
         let softhsm = SoftHsm::new(&stage);
         softhsm.add_token("mlskeyd");
         let options = Options {
-            extra: softhsm.device("hsm", "mlskeyd"),
+            extra: softhsm.device("hsm", "mlskeyd") + &section_without_rates(&stage.path("")),
             ..Options::default()
         };
         Self {
