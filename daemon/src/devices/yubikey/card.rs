@@ -65,7 +65,13 @@ impl Cards {
             Ok(alone) => {
                 let card = OnCard::new(alone);
                 let done = work(&card);
-                if card.lock_again().is_err() {
+                // One that does not answer is gone, with what was unlocked in it. To reset
+                // it would hit the one that is there next: pcscd 1.9 takes a card for
+                // away for good that comes back before it has looked (every 0.4 s).
+                if matches!(
+                    card.lock_again(),
+                    Err(CardError::NoPiv | CardError::Malformed(_))
+                ) {
                     left = Disposition::ResetCard;
                 }
                 done
