@@ -354,8 +354,15 @@ impl Session {
         request.ready(self, call, subject).await?;
         let content = request.consents_to(&read)?;
         self.consent(content, call, subject).await?;
+        let mut consented = subject.takes_consent;
         while !custody.guard.reserve(subject, &seen).await? {
             seen = custody.permit(self, subject).await?;
+            // What the guard knows now may take a consent that it did not take before.
+            if subject.takes_consent && !consented {
+                let content = request.consents_to(&read)?;
+                self.consent(content, call, subject).await?;
+                consented = true;
+            }
         }
         if let Some(counted) = Counted::of(subject.action) {
             let owner = &self.caller().owner;

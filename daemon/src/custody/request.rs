@@ -101,7 +101,8 @@ pub trait Request: Send + Sync + 'static {
     /// None that a caller can bring about.
     fn consents_to(&self, read: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
         let _ = read;
-        Ok(None)
+        // The action alone: what policies mark is never served without a consent.
+        Ok(Some(Vec::new()))
     }
 
     /// Does it, with a device where it needs one.

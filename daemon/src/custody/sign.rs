@@ -79,6 +79,11 @@ impl Request for Sign {
         Ok(())
     }
 
+    fn consents_to(&self, _: &SignRead) -> Result<Option<Vec<u8>>, Failure> {
+        let content = Sha256::digest(self.content.expose());
+        Ok(Some([self.key.as_bytes().as_slice(), &content].concat()))
+    }
+
     /// Before the guard counts a signature, and anything is bound to one, that may never
     /// come.
     async fn ready(

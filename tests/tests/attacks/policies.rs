@@ -342,3 +342,33 @@ fn what_is_frozen_is_refused_at_once_and_after_a_restart() {
         );
     }
 }
+
+/// Without a device to consent with nothing is served that takes a consent.
+#[test]
+fn what_takes_a_consent_is_not_served_without_one() {
+    for action in ["SignApplicationMessage", "GenerateHpke", "OpenWelcome"] {
+        let (house, file) = company("");
+        let app = App::new(&house, SUITE, "mallory");
+        let (init, leaf) = (app.generate(), app.generate());
+        app.key_package(&init, &leaf, ALWAYS, false);
+        let policy = format!(
+            "@id(\"c\") @reason(\"x\") @consent forbid(principal, action == Action::\"{action}\", resource);"
+        );
+        std::fs::write(&file, policy).unwrap();
+        let reload = house
+            .admin()
+            .reload_policies(ReloadPolicies {}, &Call::default());
+        reload.unwrap();
+        let hpke = GenerateHpke {
+            kem: SUITE.kem,
+            placement: Placement::default(),
+        };
+        let welcome = labelled("Welcome", b"");
+        let served = match action {
+            "SignApplicationMessage" => app.sign(&text(1)).is_ok(),
+            "GenerateHpke" => app.client.generate_hpke(hpke, &Call::default()).is_ok(),
+            _ => app.open(&init, &welcome, &SUITE.group_secrets()).is_ok(),
+        };
+        assert!(!served, "{action}");
+    }
+}
