@@ -89,6 +89,9 @@ pub struct Custody {
     devices: Devices,
     policy: Policy,
     policies: PolicyStore,
+    /// One at a time reads the policies and puts them in force: else older ones could be
+    /// in force last.
+    loading: Mutex<()>,
     frozen: Frozen,
     guard: Guard,
     rates: Rates,
@@ -163,6 +166,7 @@ impl Custody {
             devices,
             policy,
             policies,
+            loading: Mutex::default(),
             frozen,
             audit,
             settings,

@@ -1,7 +1,7 @@
 //! What administrators do to policies and to the guard.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_GROUP_ID;
@@ -23,6 +23,8 @@ impl Custody {
     pub(crate) async fn reload_policies(self: &Arc<Self>, by: &str) -> Result<usize, PolicyError> {
         let custody = Arc::clone(self);
         let loaded = tokio::task::spawn_blocking(move || {
+            let turn = custody.loading.lock();
+            let _turn = turn.unwrap_or_else(PoisonError::into_inner);
             let set = custody.policies.load()?;
             let count = set.len();
             custody.policy.exchange(set);
