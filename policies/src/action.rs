@@ -26,6 +26,11 @@ pub enum Action {
     SignProposalGroupContextExtensions,
     /// A SelfRemove proposal.
     SignProposalSelfRemove,
+    /// Signs a proposal of a type for private use that the configuration knows (RFC 9420,
+    /// 17.4), or a commit with one inline.
+    SignProposalPrivateUse,
+    /// Signs a TargetedMessageTBS (draft-ietf-mls-targeted-messages).
+    SignTargetedMessage,
     /// Signs a KeyPackageTBS (RFC 9420, 10).
     SignKeyPackage,
     /// Signs a LeafNodeTBS (RFC 9420, 7.2).
@@ -54,6 +59,10 @@ pub enum Action {
     Look,
     /// Gives an identity a new signature key in the place of the one before.
     RotateIdentity,
+    /// Gives an identity another credential: the certificate that was issued for its key.
+    UpdateCredential,
+    /// Signs a request for a certificate (RFC 2986) with an identity's key.
+    SignCsr,
     /// Makes an identity of a signature key that is on a device already.
     AdoptIdentity,
     /// Makes an identity with a signature key for another owner.
@@ -88,7 +97,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 42] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -99,6 +108,8 @@ impl Action {
         Self::SignProposalExternalInit,
         Self::SignProposalGroupContextExtensions,
         Self::SignProposalSelfRemove,
+        Self::SignProposalPrivateUse,
+        Self::SignTargetedMessage,
         Self::SignKeyPackage,
         Self::SignLeafNode,
         Self::SignGroupInfo,
@@ -113,6 +124,8 @@ impl Action {
         Self::ManageStorage,
         Self::Look,
         Self::RotateIdentity,
+        Self::UpdateCredential,
+        Self::SignCsr,
         Self::AdoptIdentity,
         Self::CreateIdentityFor,
         Self::UnlockIdentity,
@@ -143,6 +156,8 @@ impl Action {
             Self::SignProposalExternalInit => "SignProposalExternalInit",
             Self::SignProposalGroupContextExtensions => "SignProposalGroupContextExtensions",
             Self::SignProposalSelfRemove => "SignProposalSelfRemove",
+            Self::SignProposalPrivateUse => "SignProposalPrivateUse",
+            Self::SignTargetedMessage => "SignTargetedMessage",
             Self::SignKeyPackage => "SignKeyPackage",
             Self::SignLeafNode => "SignLeafNode",
             Self::SignGroupInfo => "SignGroupInfo",
@@ -157,6 +172,8 @@ impl Action {
             Self::ManageStorage => "ManageStorage",
             Self::Look => "Look",
             Self::RotateIdentity => "RotateIdentity",
+            Self::UpdateCredential => "UpdateCredential",
+            Self::SignCsr => "SignCsr",
             Self::AdoptIdentity => "AdoptIdentity",
             Self::CreateIdentityFor => "CreateIdentityFor",
             Self::UnlockIdentity => "UnlockIdentity",

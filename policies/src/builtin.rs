@@ -107,6 +107,8 @@ const fn needs(action: Action) -> Needs {
         | Action::SignProposalExternalInit
         | Action::SignProposalGroupContextExtensions
         | Action::SignProposalSelfRemove
+        | Action::SignProposalPrivateUse
+        | Action::SignTargetedMessage
         | Action::SignKeyPackage
         | Action::SignLeafNode
         | Action::SignGroupInfo
@@ -120,6 +122,8 @@ const fn needs(action: Action) -> Needs {
         | Action::AnswerPrompt => Needs::OwnIfAny,
         Action::LeaveCustody => Needs::LeaveAllowed,
         Action::RotateIdentity
+        | Action::UpdateCredential
+        | Action::SignCsr
         | Action::AdoptIdentity
         | Action::CreateIdentityFor
         | Action::UnlockIdentity
@@ -193,8 +197,10 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 14] = [
+    const ADMINISTRATORS: [Action; 16] = [
         Action::RotateIdentity,
+        Action::UpdateCredential,
+        Action::SignCsr,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,
         Action::UnlockIdentity,

@@ -67,6 +67,12 @@ pub struct ResourceFacts {
     pub algorithm: String,
     /// Its tier.
     pub tier: String,
+    /// Is it kept as what its device has wrapped?
+    pub wrapped: bool,
+    /// How many whole days ago it was made.
+    pub age_days: u64,
+    /// Was evidence made that it is in hardware?
+    pub attested: bool,
     /// The device's name.
     pub device: String,
     /// The device's kind.
@@ -100,7 +106,9 @@ pub struct ContextFacts {
     pub in_commit: bool,
     /// The names of the actions of a commit's proposals.
     pub proposals: BTreeSet<String>,
-    /// How many proposals it names by reference.
+    /// The types of those among them that are for private use.
+    pub private_proposals: BTreeSet<u16>,
+    /// How many proposals it names by reference of which nothing is known.
     pub unresolved_references: u64,
     /// How many members are added.
     pub members_added: u64,
@@ -108,8 +116,16 @@ pub struct ContextFacts {
     pub added_names: BTreeSet<String>,
     /// How many are removed.
     pub members_removed: u64,
+    /// The leaf indices of those removed.
+    pub removed_leaves: BTreeSet<u32>,
     /// Is there a pre-shared key?
     pub uses_psk: bool,
+    /// The sender's leaf index, if it has one.
+    pub sender_leaf: Option<u32>,
+    /// The leaf index of the one that a targeted message is for.
+    pub recipient_leaf: u32,
+    /// What members of the group have to be capable of.
+    pub required_capabilities: Option<RequiredCapabilities>,
     /// How a leaf comes into its tree.
     pub source: String,
     /// How many days a leaf or KeyPackage lasts from now, rounded up.
@@ -130,8 +146,22 @@ pub struct ContextFacts {
     pub credential_type: String,
     /// The name in its credential.
     pub credential: Option<String>,
-    /// Does the configuration let the user have it?
+    /// Does the configuration not let the user have it?
     pub credential_forbidden: bool,
+    /// Is the credential of a leaf another one than the identity's own?
+    pub credential_differs: bool,
+}
+
+/// What members of a group have to be capable of (RFC 9420, 11.1), as the numbers of types.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequiredCapabilities {
+    /// Extensions.
+    pub extensions: BTreeSet<u16>,
+    /// Proposals.
+    pub proposals: BTreeSet<u16>,
+    /// Credentials.
+    pub credentials: BTreeSet<u16>,
 }
 
 /// A moment, in the time zone of the machine.
@@ -189,6 +219,8 @@ pub struct GuardFacts {
     pub epochs_ahead: u64,
     /// Other commits that were signed in this epoch.
     pub commits: u64,
+    /// Was the registry restored from a copy since something was signed here?
+    pub restored: bool,
 }
 
 /// Who sends a message (RFC 9420, 6).

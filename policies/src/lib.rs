@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 mod action;
+mod asked;
 mod builtin;
 pub mod cases;
 mod check;
@@ -30,7 +31,8 @@ pub use action::Action;
 pub use builtin::{Rules, Settings};
 pub use default::DEFAULT;
 pub use facts::{
-    CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, ResourceFacts, SenderKind,
+    CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, RequiredCapabilities,
+    ResourceFacts, SenderKind,
 };
 pub use lint::Names;
 pub use policy::{Decided, Policy};
