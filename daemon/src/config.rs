@@ -6,6 +6,7 @@ mod pcrs;
 mod slot;
 mod tcti;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use self::devices::{
 pub use self::pcrs::Pcrs;
 pub use self::slot::{NoSlot, Slot};
 pub use self::tcti::Tcti;
+use crate::mls::FIRST_PRIVATE_USE;
 use crate::policy_files::PolicyDirs;
 
 /// Longest configuration file, in bytes.
@@ -122,6 +124,8 @@ pub struct PolicyConfig {
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
+    /// The types of proposals for private use that apps may have signed.
+    pub private_proposals: BTreeSet<u16>,
 }
 
 /// What takes a person's consent.
@@ -154,6 +158,7 @@ struct PolicyTable {
     #[serde(deserialize_with = "path")]
     local_dir: PathBuf,
     credentials: Option<Vec<String>>,
+    private_proposals: Option<Spanned<BTreeSet<u16>>>,
 }
 
 impl Default for PolicyTable {
@@ -165,6 +170,7 @@ impl Default for PolicyTable {
             vendor_dir: "/usr/lib/mlskeyd/policies.d".into(),
             local_dir: "/etc/mlskeyd/policies.d".into(),
             credentials: None,
+            private_proposals: None,
         }
     }
 }
@@ -197,9 +203,19 @@ impl PolicyTable {
                 })
             }
         };
+        let private = self
+            .private_proposals
+            .unwrap_or_else(|| Spanned::new(0..0, BTreeSet::new()));
+        if private.get_ref().iter().any(|it| *it < FIRST_PRIVATE_USE) {
+            return Err(Mistake::new(
+                private.span(),
+                "types for private use are 0xf000 to 0xffff (RFC 9420, 17.4)",
+            ));
+        }
         Ok(PolicyConfig {
             allow_leave: self.allow_leave,
             consent,
+            private_proposals: private.into_inner(),
             dirs: PolicyDirs {
                 vendor: self.vendor_dir,
                 local: self.local_dir,

@@ -157,13 +157,41 @@ async fn serve_with_clock(
     let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
 
-    let (audit, _) = AuditLog::open(&config.state_dir)?;
+    let (audit, opened) = AuditLog::open(&config.state_dir)?;
+    let forgotten = match registry.read_only_reason() {
+        None => {
+            custody::recall(
+                &registry,
+                &config.state_dir.join(audit::FILE_NAME),
+                opened.end,
+            )
+            .await?
+        }
+        Some(_) => 0,
+    };
     let note = AuditOutcome::Noted {
         note: concat!("version ", env!("CARGO_PKG_VERSION")).into(),
     };
     audit
         .append(audit::Record::new("DaemonStarted", note), Durability::Now)
         .await?;
+
+    if forgotten > 0 {
+        tracing::error!(
+            groups = forgotten,
+            "an older copy of the registry was put back: the guard refuses what is not entered again (docs/policies.md)"
+        );
+        let note = AuditOutcome::Noted {
+            note: format!("more was signed in {forgotten} groups than the registry knows of")
+                .into(),
+        };
+        audit
+            .append(
+                audit::Record::new("RegistryRestored", note),
+                Durability::Now,
+            )
+            .await?;
+    }
 
     let devices = threads.iter().map(|(name, thread)| {
         let mut listed = config.devices.iter();
@@ -192,6 +220,7 @@ async fn serve_with_clock(
         audit,
         custody::Settings {
             credentials: config.policy.credentials.clone(),
+            private_proposals: config.policy.private_proposals.clone(),
             consent_device: consent.map(|consent| consent.device.clone()),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),

@@ -85,6 +85,8 @@ pub enum Action {
     ApproveMeasurements,
     /// Locks a device.
     LockDevice,
+    /// Has the guard forget a group of an identity.
+    ResetGuard,
     /// Freezes a user, an app, an identity, a device, or all.
     Freeze,
     /// Thaws what was frozen.
@@ -97,7 +99,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -136,6 +138,7 @@ impl Action {
         Self::AnswerChallenge,
         Self::ApproveMeasurements,
         Self::LockDevice,
+        Self::ResetGuard,
         Self::Freeze,
         Self::Thaw,
         Self::AnswerPrompt,
@@ -184,6 +187,7 @@ impl Action {
             Self::AnswerChallenge => "AnswerChallenge",
             Self::ApproveMeasurements => "ApproveMeasurements",
             Self::LockDevice => "LockDevice",
+            Self::ResetGuard => "ResetGuard",
             Self::Freeze => "Freeze",
             Self::Thaw => "Thaw",
             Self::AnswerPrompt => "AnswerPrompt",

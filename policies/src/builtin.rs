@@ -67,7 +67,7 @@ impl Rules {
             Needs::Never => deny(
                 "builtin/unknown-structure",
                 "this is no MLS structure that mlskeyd can read to its last byte",
-                "if it is honest MLS content, check that this version of mlskeyd knows the extension or message type",
+                "if it is honest MLS content, check that this version of mlskeyd knows the message type, and that the configuration has the proposal's under private_proposals",
             ),
             Needs::Administrator => {
                 let uid = question.caller.uid;
@@ -134,6 +134,7 @@ const fn needs(action: Action) -> Needs {
         | Action::AnswerChallenge
         | Action::ApproveMeasurements
         | Action::LockDevice
+        | Action::ResetGuard
         | Action::Freeze
         | Action::Thaw
         | Action::Administer => Needs::Administrator,
@@ -197,7 +198,7 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 16] = [
+    const ADMINISTRATORS: [Action; 17] = [
         Action::RotateIdentity,
         Action::UpdateCredential,
         Action::SignCsr,
@@ -211,6 +212,7 @@ mod tests {
         Action::AnswerChallenge,
         Action::ApproveMeasurements,
         Action::LockDevice,
+        Action::ResetGuard,
         Action::Freeze,
         Action::Thaw,
         Action::Administer,

@@ -31,6 +31,8 @@ mod policies;
 mod prompted;
 mod prompts;
 mod rates;
+mod recall;
+mod references;
 mod refusals;
 mod request;
 mod rotate;
@@ -52,6 +54,7 @@ pub(crate) use freeze::{FILE as FROZEN_FILE, LABEL as FROZEN_LABEL};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use prompted::{Declined, LookForPrompts};
+pub(crate) use recall::recall;
 pub use request::{Asker, Call, RegistryRequest, Request};
 pub use storages::Attach;
 
@@ -70,6 +73,7 @@ use crate::policy_files::PolicyStore;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::{Guard, Seen};
 use rates::{Counted, Rates};
+use references::References;
 use refusals::Refusals;
 use subject::Subject;
 
@@ -95,6 +99,7 @@ pub struct Custody {
     frozen: Frozen,
     guard: Guard,
     rates: Rates,
+    references: References,
     refusals: Refusals,
     audit: AuditLog,
     settings: Settings,
@@ -124,6 +129,8 @@ pub struct Settings {
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
+    /// The types of proposals for private use that apps may have signed.
+    pub private_proposals: BTreeSet<u16>,
     /// How long new HPKE keys go under one generation, in seconds.
     pub generation_age: u64,
     /// How long a signature key goes on when its identity got another one, in
@@ -161,6 +168,7 @@ impl Custody {
         Arc::new(Self {
             guard: Guard::new(registry.clone()),
             rates: Rates::default(),
+            references: References::default(),
             refusals: Refusals::default(),
             registry,
             devices,

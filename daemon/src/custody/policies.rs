@@ -108,7 +108,7 @@ impl Request for ReloadPolicies {
 impl Request for ResetGuard {
     type Reply = GuardReset;
     type Read = GuardId;
-    const ACTION: Action = Action::Administer;
+    const ACTION: Action = Action::ResetGuard;
     const LEAVES_TRACES: bool = true;
 
     async fn read(
@@ -149,8 +149,14 @@ impl Request for ResetGuard {
         _: &Call,
         subject: &mut Subject,
     ) -> Result<GuardReset, Failure> {
-        let forget = |_: Option<&GuardMark>| Ok::<_, Infallible>(GuardMark::default());
         let registry = &session.custody().registry;
+        let restores = registry.restores();
+        let forget = move |_: Option<&GuardMark>| {
+            Ok::<_, Infallible>(GuardMark {
+                restores,
+                ..GuardMark::default()
+            })
+        };
         let Ok(_) = registry
             .update_guard(id, forget)
             .await

@@ -342,6 +342,7 @@ impl Bench {
         let policies = PolicyStore::new(dirs, dir.path().join("policies.last"), key);
         let policy = Policy::new(rules, policies.at_start().unwrap());
         let settings = Settings {
+            private_proposals: BTreeSet::new(),
             credentials: None,
             consent_device: None,
             generation_age: 86_400,

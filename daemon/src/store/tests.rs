@@ -683,6 +683,7 @@ async fn the_guard_advances_durably_and_never_by_a_refusal() {
         epoch,
         leaf_index: Some(3),
         commits: vec![[1; 32]],
+        restores: 0,
     };
     assert_eq!(bench.store.guard_mark(&guard_id(1)).await.unwrap(), None);
     let raised = bench

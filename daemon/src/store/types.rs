@@ -217,6 +217,8 @@ pub struct KeyRecord {
     pub adopted: bool,
     /// Has it a PIN of its own?
     pub pin: bool,
+    /// Was evidence made for a verifier that it is in hardware?
+    pub attested: bool,
     /// Of a signature key that retires: when it ends, in observed seconds.
     /// Claims do not matter to it.
     pub(super) ends: Option<u64>,
@@ -463,6 +465,9 @@ pub struct GuardMark {
     /// SHA-256 of the distinct commits reserved in this epoch: at most
     /// [`MAX_COMMITS`].
     pub commits: Vec<[u8; 32]>,
+    /// How often the registry had been restored when the member last entered the group,
+    /// as [`Registry::restores`](super::Registry::restores) has it.
+    pub restores: u64,
 }
 
 /// Most distinct commits of one epoch that a guard mark holds.

@@ -83,6 +83,14 @@ impl House {
         AdminClient::new(ClientConfig::new(self.socket(), "attacks"))
     }
 
+    /// Has the policies read again.
+    pub fn reload(&self) {
+        let call = Call::default();
+        self.admin()
+            .reload_policies(ReloadPolicies {}, &call)
+            .unwrap();
+    }
+
     /// All keys as the daemon knows them.
     pub fn keys(&self) -> Vec<OwnedKey> {
         let query = KeyQuery {
