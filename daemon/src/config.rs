@@ -159,6 +159,8 @@ struct PolicyTable {
     local_dir: PathBuf,
     credentials: Option<Vec<String>>,
     private_proposals: Option<Spanned<BTreeSet<u16>>>,
+    #[serde(deserialize_with = "optional_path")]
+    candidate_dir: Option<PathBuf>,
 }
 
 impl Default for PolicyTable {
@@ -171,6 +173,7 @@ impl Default for PolicyTable {
             local_dir: "/etc/mlskeyd/policies.d".into(),
             credentials: None,
             private_proposals: None,
+            candidate_dir: None,
         }
     }
 }
@@ -219,6 +222,7 @@ impl PolicyTable {
             dirs: PolicyDirs {
                 vendor: self.vendor_dir,
                 local: self.local_dir,
+                candidate: self.candidate_dir,
             },
             credentials: self.credentials,
         })

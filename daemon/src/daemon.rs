@@ -226,6 +226,7 @@ async fn serve_with_clock(
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
         },
     );
+    custody.compare_candidate();
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());

@@ -42,6 +42,8 @@ pub struct PolicyDirs {
     pub vendor: PathBuf,
     /// The company's; none if it is not there.
     pub local: PathBuf,
+    /// What may be the company's one day: it is asked beside them, and decides nothing.
+    pub candidate: Option<PathBuf>,
 }
 
 /// Files of policies: their names, and their texts.
@@ -190,6 +192,12 @@ pub struct PolicyStore {
     key: Subkey,
     /// What was read the last time, good or bad.
     read: Mutex<Option<PolicyFiles>>,
+    /// The same of the candidate.
+    read_candidate: Mutex<Option<PolicyFiles>>,
+}
+
+fn lock(read: &Mutex<Option<PolicyFiles>>) -> MutexGuard<'_, Option<PolicyFiles>> {
+    read.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -208,6 +216,7 @@ impl PolicyStore {
             kept,
             key,
             read: Mutex::new(None),
+            read_candidate: Mutex::new(None),
         }
     }
 
@@ -233,7 +242,7 @@ impl PolicyStore {
     /// What is wrong with it.
     pub(crate) fn load(&self) -> Result<Set, PolicyError> {
         let files = PolicyFiles::read(&self.dirs)?;
-        self.read().replace(files.clone());
+        lock(&self.read).replace(files.clone());
         let set = files.set()?;
         if let Err(error) = self.keep(&files) {
             tracing::error!(%error, "the policies are in force, and could not be kept for a start with bad ones");
@@ -241,20 +250,46 @@ impl PolicyStore {
         Ok(set)
     }
 
+    /// What the candidate has now, with the vendor's; `None`: there is none.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn candidate(&self) -> Result<Option<Set>, PolicyError> {
+        let files = self.candidate_files()?;
+        *lock(&self.read_candidate) = files.clone();
+        files.map(|files| files.set()).transpose()
+    }
+
+    fn candidate_files(&self) -> Result<Option<PolicyFiles>, PolicyError> {
+        let Some(local) = &self.dirs.candidate else {
+            return Ok(None);
+        };
+        let dirs = PolicyDirs {
+            local: local.clone(),
+            ..self.dirs.clone()
+        };
+        PolicyFiles::read(&dirs).map(Some)
+    }
+
     /// Are they other ones than were read the last time?
     pub(crate) fn has_changed(&self) -> bool {
         // What cannot be read is told when it is loaded.
         let now = PolicyFiles::read(&self.dirs).ok();
-        now.is_none() || *self.read() != now
+        let candidate = self.candidate_files();
+        now.is_none()
+            || *lock(&self.read) != now
+            || candidate.map_or(true, |now| *lock(&self.read_candidate) != now)
     }
 
     /// Is told when they may have changed.
     pub(crate) fn watch(&self) -> notify::Result<PolicyWatch> {
-        PolicyWatch::new(vec![self.dirs.vendor.clone(), self.dirs.local.clone()])
-    }
-
-    fn read(&self) -> MutexGuard<'_, Option<PolicyFiles>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+        let PolicyDirs {
+            vendor,
+            local,
+            candidate,
+        } = self.dirs.clone();
+        let all = [Some(vendor), Some(local), candidate];
+        PolicyWatch::new(all.into_iter().flatten().collect())
     }
 
     fn keep(&self, files: &PolicyFiles) -> io::Result<()> {
@@ -320,6 +355,7 @@ mod tests {
             let dirs = PolicyDirs {
                 vendor: self.dir.path().join("vendor"),
                 local: self.dir.path().join("local"),
+                candidate: None,
             };
             let key = StoreKey::new(SecretBox::new(Box::new([key; KEY_LEN])));
             let key = key.subkey(LABEL).unwrap();

@@ -21,6 +21,7 @@ mod problem;
 mod question;
 #[cfg(test)]
 mod reference;
+pub mod replay;
 mod schema;
 mod set;
 mod statement;
@@ -39,7 +40,7 @@ pub use policy::{Decided, Policy};
 pub use problem::Problem;
 pub use question::{Decision, KeyFacts, Question};
 pub use schema::SCHEMA;
-pub use set::{Answer, Facts, Said, Set};
+pub use set::{Answer, Facts, NOT_PERMITTED, Said, Set};
 
 /// Facts that the schema has no place for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -25,6 +25,9 @@ const MAX_SLICES: usize = 256;
 /// What refuses a request for which a policy has an error.
 const UNDECIDABLE: &str = "rule/undecidable";
 
+/// What refuses a request that no policy permits.
+pub const NOT_PERMITTED: &str = "rule/not-permitted";
+
 /// Policies that were checked, and what is prepared for asking them.
 #[derive(Debug)]
 pub struct Set {
@@ -271,7 +274,7 @@ impl Set {
         let by = match decisive(&response, &slice.enforced) {
             Some(policy) => said(policy),
             None => Said {
-                policy: "rule/not-permitted".to_owned(),
+                policy: NOT_PERMITTED.to_owned(),
                 reason: "no policy permits this".to_owned(),
                 advice: None,
             },

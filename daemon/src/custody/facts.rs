@@ -1,8 +1,12 @@
 //! What policies may know of a request.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use mlskeyd_policies::{ContextFacts, Moment, RequiredCapabilities, ResourceFacts, SenderKind};
+use mlskeyd_policies::replay;
+use mlskeyd_policies::{
+    CallerFacts, ContextFacts, Moment, RequiredCapabilities, ResourceFacts, SenderKind,
+};
 use mlskeyd_protocol::v1::{Algorithm, Credential, Tier};
 
 use super::subject::Subject;
@@ -14,6 +18,9 @@ use crate::mls::{
 use crate::store::KeyRecord;
 
 const DAY: u64 = 24 * 60 * 60;
+
+/// Longest facts on record, in bytes: a record has bounds.
+const MAX_FACTS: usize = 8 * 1024;
 
 /// `external_pub` (RFC 9420, 12.4.3.2): with it others can enter.
 const EXTERNAL_PUB: ExtensionType = ExtensionType(0x0004);
@@ -47,6 +54,25 @@ pub(super) fn resource(subject: &Subject, kind: &str) -> ResourceFacts {
         facts.attested = key.attested;
     }
     facts
+}
+
+/// As they go on record. Who adds a thousand members adds them without their names.
+pub(super) fn on_record(
+    caller: &CallerFacts,
+    resource: &ResourceFacts,
+    context: &ContextFacts,
+) -> Option<String> {
+    let fits = |facts: &String| facts.len() <= MAX_FACTS;
+    let whole = replay::to_record(caller, resource, context);
+    if fits(&whole) {
+        return Some(whole);
+    }
+    let context = ContextFacts {
+        added_names: BTreeSet::new(),
+        removed_leaves: BTreeSet::new(),
+        ..context.clone()
+    };
+    Some(replay::to_record(caller, resource, &context)).filter(fits)
 }
 
 /// Is the key a blob that its device has wrapped? The objects of a token and of a YubiKey are

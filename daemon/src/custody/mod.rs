@@ -266,6 +266,9 @@ impl Custody {
                 }
             }
         }
+        if subject.durability.is_some() || refused.is_some() {
+            subject.facts = facts::on_record(&caller_facts, &resource, &context);
+        }
         // It is asked for again if the guard moved on meanwhile.
         subject.context = context;
         refused.map_or(Ok(seen), Err)

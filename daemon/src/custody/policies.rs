@@ -28,6 +28,7 @@ impl Custody {
             let set = custody.policies.load()?;
             let count = set.len();
             custody.policy.exchange(set);
+            custody.compare_candidate();
             Ok(count)
         });
         let loaded = loaded
@@ -47,6 +48,15 @@ impl Custody {
 }
 
 impl Custody {
+    /// Has the candidate, if there is one, be asked from now on; a bad one is not.
+    pub(crate) fn compare_candidate(&self) {
+        let candidate = self.policies.candidate().unwrap_or_else(|error| {
+            tracing::error!(%error, "the candidate for policies is not asked");
+            None
+        });
+        self.policy.compare(candidate);
+    }
+
     /// Loads the policies whenever their files change.
     pub(crate) async fn run_policy_watch(self: Arc<Self>) {
         let mut watch = match self.policies.watch() {
