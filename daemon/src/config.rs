@@ -6,7 +6,7 @@ mod pcrs;
 mod slot;
 mod tcti;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -124,6 +124,10 @@ pub struct PolicyConfig {
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
+    /// The names of those users who may have other ones.
+    pub users: BTreeMap<String, Vec<String>>,
+    /// The file with the issuers of certificates in credentials, in PEM.
+    pub certificate_issuers: Option<PathBuf>,
     /// The types of proposals for private use that apps may have signed.
     pub private_proposals: BTreeSet<u16>,
 }
@@ -161,6 +165,16 @@ struct PolicyTable {
     private_proposals: Option<Spanned<BTreeSet<u16>>>,
     #[serde(deserialize_with = "optional_path")]
     candidate_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "optional_path")]
+    certificate_issuers: Option<PathBuf>,
+    users: BTreeMap<String, UserTable>,
+}
+
+/// What there is to say of one user.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserTable {
+    credentials: Vec<String>,
 }
 
 impl Default for PolicyTable {
@@ -174,6 +188,8 @@ impl Default for PolicyTable {
             credentials: None,
             private_proposals: None,
             candidate_dir: None,
+            certificate_issuers: None,
+            users: BTreeMap::new(),
         }
     }
 }
@@ -219,6 +235,10 @@ impl PolicyTable {
             allow_leave: self.allow_leave,
             consent,
             private_proposals: private.into_inner(),
+            certificate_issuers: self.certificate_issuers,
+            users: (self.users.into_iter())
+                .map(|(user, table)| (user, table.credentials))
+                .collect(),
             dirs: PolicyDirs {
                 vendor: self.vendor_dir,
                 local: self.local_dir,

@@ -61,6 +61,14 @@ pub enum StartError {
     /// There are no policies, so nothing could be decided.
     #[error(transparent)]
     Policies(#[from] PolicyError),
+    /// The issuers of certificates cannot be read.
+    #[error("the issuers of certificates in {} cannot be used: {why}", path.display())]
+    Issuers {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The registry does not open.
     #[error(transparent)]
     Registry(#[from] store::OpenError),
@@ -154,6 +162,7 @@ async fn serve_with_clock(
         config.state_dir.join(custody::FROZEN_FILE),
         key.subkey(custody::FROZEN_LABEL)?,
     );
+    let issuers = parts::issuers(&config)?;
     let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
 
@@ -220,6 +229,8 @@ async fn serve_with_clock(
         audit,
         custody::Settings {
             credentials: config.policy.credentials.clone(),
+            users: config.policy.users.clone(),
+            issuers,
             private_proposals: config.policy.private_proposals.clone(),
             consent_device: consent.map(|consent| consent.device.clone()),
             generation_age: config.lifetimes.generation.as_secs(),
@@ -227,6 +238,7 @@ async fn serve_with_clock(
         },
     );
     custody.compare_candidate();
+    custody.warn_of_certificates().await;
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());

@@ -12,6 +12,7 @@
 pub mod attest;
 pub mod audit;
 pub mod caller;
+mod certificates;
 pub mod config;
 pub mod ctl;
 pub mod custody;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, CallerFacts, ContextFacts, Facts, ResourceFacts, Set, schema};
+use crate::{Action, Answer, CallerFacts, ContextFacts, Facts, ResourceFacts, Set, schema};
 
 /// A request, as it is on record.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -41,6 +41,22 @@ pub enum Replayed {
     Refused(String),
 }
 
+/// What a set has to say of a request on record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// The policies that permit it, or that refuse it.
+    pub policies: Vec<String>,
+    /// If they refuse it.
+    pub refused: Option<Refused>,
+}
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The policy that would permit it without them.
+    pub else_permitted_by: Option<String>,
+}
+
 impl Recorded {
     /// Reads what [`to_record`] wrote, also if an earlier version did.
     #[must_use]
@@ -51,6 +67,27 @@ impl Recorded {
     /// What a set decides on a request by this action. `None`: policies do not decide on it.
     #[must_use]
     pub fn replay(&self, action: &str, set: &Set) -> Option<Replayed> {
+        let (answer, _) = self.decide(action, set)?;
+        Some(if answer.is_permit {
+            Replayed::Permitted
+        } else {
+            Replayed::Refused(answer.by.policy)
+        })
+    }
+
+    /// The same, with all policies that decide it, and what would be without them.
+    #[must_use]
+    pub fn explain(&self, action: &str, set: &Set) -> Option<Explained> {
+        let (answer, else_permitted_by) = self.decide(action, set)?;
+        Some(Explained {
+            policies: answer.all,
+            refused: (!answer.is_permit).then_some(Refused { else_permitted_by }),
+        })
+    }
+
+    /// What the set answers to the first of the actions that it refuses, and what would
+    /// permit that; else to the request's own.
+    fn decide(&self, action: &str, set: &Set) -> Option<(Answer, Option<String>)> {
         let known = |name: &str| {
             let mut all = Action::ALL.into_iter();
             all.find(|it| it.name() == name && schema::is_known(*it))
@@ -59,19 +96,23 @@ impl Recorded {
         let mut context = self.context.clone();
         // A commit takes the permits of its proposals, too.
         let inner = self.context.proposals.iter().filter_map(|it| known(it));
+        let mut permitted = None;
         for one in std::iter::once(action).chain(inner) {
             context.in_commit = action == Action::SignCommit && one != action;
-            let answer = set.decide(&Facts {
+            let facts = Facts {
                 action: one,
                 caller: &self.caller,
                 resource: &self.resource,
                 context: &context,
-            });
+            };
+            let answer = set.decide(&facts);
             if !answer.is_permit {
-                return Some(Replayed::Refused(answer.by.policy));
+                let else_permitted_by = set.else_permitted_by(&facts);
+                return Some((answer, else_permitted_by));
             }
+            permitted.get_or_insert(answer);
         }
-        Some(Replayed::Permitted)
+        Some((permitted?, None))
     }
 }
 

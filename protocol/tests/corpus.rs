@@ -520,6 +520,31 @@ fn admin_requests() -> Vec<AdminRequest> {
                 group: bytes("a group"),
             },
         },
+        R::RegistryRestored {
+            options,
+            request: RegistryRestored {},
+        },
+        R::SignCsr {
+            options,
+            request: SignCsr {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                certified: "alice@example.com".into(),
+                new_key: Some(Placement {
+                    device: Some("token".into()),
+                    tier: Some(Tier::Hardware),
+                }),
+            },
+        },
+        R::UpdateCredential {
+            options,
+            request: UpdateCredential {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                credential: Credential::X509(vec![bytes("a certificate")]),
+                grace: Some(60),
+            },
+        },
     ]
 }
 
@@ -635,6 +660,12 @@ fn admin_responses() -> Vec<AdminResponse> {
             .into(),
         })),
         R::ResetGuard(Ok(GuardReset { epoch: 9 })),
+        R::RegistryRestored(Ok(())),
+        R::SignCsr(Ok(SignedCsr {
+            key: key(7),
+            request: bytes("a request"),
+        })),
+        R::UpdateCredential(Ok(identity())),
     ]
 }
 

@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, SignatureScheme, Tier};
 
+use super::certificates::{CredentialArgs, CsrArgs, ImportArgs};
 use crate::attest::is_nonce;
 use crate::config::parse_duration;
 #[cfg(feature = "yubikey")]
@@ -24,7 +25,7 @@ Exit codes:
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
-neither do `policy check` and `policy test`.";
+neither do `policy check`, `policy test` and `policy replay`.";
 
 const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -45,6 +46,7 @@ JSON (with --json; fields are only ever added):
                   {\"device\", \"registers\": [{\"pcr\", \"sha256\": hex}],
                    \"to_sign\": hex, \"approved\"}
   IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
+            \"certificate_ends\": seconds or null,
             \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
             \"pin\": \"none|locked|unlocked\": of the key's own PIN,
             \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\", \"pin\",
@@ -54,6 +56,8 @@ JSON (with --json; fields are only ever added):
   identities unlock  IDENTITY and \"pin_tried\"
   identities lock    IDENTITY
   identities rotate  IDENTITY
+  identities csr     {\"key\", \"request\": PEM}
+  identities import, identities credential  IDENTITY
   identities adopt   IDENTITY
   freeze, thaw, frozen
                   [{\"target\": text, \"reason\": text}]: what is frozen then
@@ -345,6 +349,18 @@ pub(super) enum IdentitiesCommand {
         #[arg(long, conflicts_with = "pin")]
         no_pin: bool,
     },
+    /// Have an identity's key sign a request for a certificate (PKCS#10), as PEM
+    ///
+    /// The daemon builds it, and signs nothing else for it.
+    Csr(CsrArgs),
+    /// Pin the certificate that was issued as an identity's credential
+    ///
+    /// It has to lead to an issuer that the configuration pins, to be for the identity's own
+    /// key, or for the new one that was asked for last, and to have only names that the user
+    /// may have. The app takes it into its groups with its next commit.
+    Import(ImportArgs),
+    /// Pin another basic credential to an identity
+    Credential(CredentialArgs),
     /// Make an identity whose signature key is on a device already
     ///
     /// The device's own object is not changed. When the key ends here, as by
@@ -495,7 +511,7 @@ pub(super) enum StorageCommand {
     },
 }
 
-fn tier() -> impl TypedValueParser<Value = Tier> {
+pub(super) fn tier() -> impl TypedValueParser<Value = Tier> {
     PossibleValuesParser::new(["hardware", "sealed", "software"]).map(|text| match text.as_str() {
         "hardware" => Tier::Hardware,
         "sealed" => Tier::Sealed,
@@ -526,7 +542,7 @@ fn scheme() -> impl TypedValueParser<Value = SignatureScheme> {
     })
 }
 
-fn grace(text: &str) -> Result<u64, String> {
+pub(super) fn grace(text: &str) -> Result<u64, String> {
     let duration = parse_duration(text).ok_or(
         "a duration is a number and a unit, as in 30s, 15m, 24h or 90d (10 years at most)",
     )?;
@@ -564,11 +580,27 @@ pub(super) enum PolicyCommand {
     /// Say of the last refusals what was refused, by which policies, and why
     ///
     /// And what would permit it: by the policies that are in force now. The facts are what
-    /// policies knew of the request, as in a case.
+    /// policies knew of the request, as in a case; what is 0, false or empty is left out.
     Explain {
         /// All that are remembered, and not the last one alone
         #[arg(long)]
         all: bool,
+    },
+    /// Say which decisions on record would be others by other policies; takes no daemon
+    ///
+    /// The last line is `N decisions, N would change`. Requests that were refused by a rule
+    /// that no policy lifts, or that no policy was asked about, are left out.
+    Replay {
+        /// The audit log
+        audit: PathBuf,
+        /// The company's policies
+        dir: PathBuf,
+        /// The vendor's policies; those that mlskeyctl was built with if it is not there
+        #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
+        vendor: PathBuf,
+        /// Explain this record alone: what was asked, and what these policies say to it
+        #[arg(long, value_name = "NUMBER")]
+        record: Option<u64>,
     },
     /// Have the daemon read its policies again
     ///
@@ -607,6 +639,12 @@ pub(super) enum TargetCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum GuardCommand {
+    /// Say that the state directory was put back from a copy
+    ///
+    /// The daemon finds out by itself if the registry alone was, by the audit log beside
+    /// it; of a whole machine that was put back it cannot know. All groups of before are
+    /// refused then until they are entered again, or reset.
+    Restored,
     /// Have the guard forget what an identity signed in a group
     ///
     /// For an app whose storage was restored from a copy, if it is really to go on from
@@ -643,7 +681,7 @@ fn key_id(text: &str) -> Result<KeyId, String> {
     Ok(KeyId::from_bytes(id))
 }
 
-fn owner(text: &str) -> Result<Owner, String> {
+pub(super) fn owner(text: &str) -> Result<Owner, String> {
     let wrong = || "an owner is a user id, a slash, an app's name, as in 1000/default".to_owned();
     let (uid, app) = text.split_once('/').ok_or_else(wrong)?;
     if app.is_empty() {

@@ -6,7 +6,7 @@ use mlskeyd_protocol::v1::{
 };
 use serde_json::{Map, Value, json};
 
-use super::suites;
+use super::{certificates, suites};
 
 pub(super) fn status(status: &DaemonStatus) -> Value {
     json!({
@@ -77,6 +77,7 @@ pub(super) fn identity(owned: &OwnedIdentity) -> Value {
         "owner": owner(&owned.owner),
         "name": identity.name,
         "credential": credential,
+        "certificate_ends": certificates::ends(&identity.credential),
         "key": identity.key.to_string(),
         "algorithm": Algorithm::Signature(identity.scheme).to_string(),
         "public_key": hex::encode(&identity.public_key.0),

@@ -11,6 +11,7 @@ mod agent;
 mod args;
 mod attest;
 mod attested;
+mod certificates;
 mod devices;
 mod files;
 mod json;
@@ -20,6 +21,7 @@ mod policy;
 mod progress;
 #[cfg(feature = "yubikey")]
 mod provision;
+mod replay;
 mod run;
 mod suites;
 mod table;

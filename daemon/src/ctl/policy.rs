@@ -1,20 +1,17 @@
 //! Policies, for those who write them: what is wrong with them, what they answer, and what
 //! they refused.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mlskeyd_policies::cases::{self, Case};
-use mlskeyd_policies::replay::{Recorded, Replayed};
-use mlskeyd_policies::{NOT_PERMITTED, Problem, Set};
+use mlskeyd_policies::{Problem, Set};
 use mlskeyd_protocol::v1::Refusals;
 use nix::unistd::{Group, User};
 use serde_json::{Value, json};
 
 use super::CtlError;
 use super::table::{date, printable};
-use crate::audit::{AuditOutcome, Entries, ReadError, Record};
 use crate::policy_files::{PolicyDirs, PolicyError, PolicyFiles};
 
 /// What was looked at: JSON, text, and whether it is as it should be.
@@ -92,107 +89,6 @@ fn tell(set: &Set, cases: &[Case]) -> Shown {
     }
 }
 
-/// What policies would have decided otherwise on what is on record.
-pub(super) fn replay(log: &Path, vendor: &Path, local: &Path) -> Result<Shown, CtlError> {
-    let set = read(vendor, local)?.set().map_err(CtlError::Policies)?;
-    let unreadable = |error: ReadError| CtlError::File {
-        path: log.to_owned(),
-        why: error.to_string(),
-    };
-    let mut changes: BTreeMap<Change, Counted> = BTreeMap::new();
-    let (mut asked, mut changed) = (0_u64, 0_u64);
-    for entry in Entries::open(log).map_err(unreadable)? {
-        let entry = entry.map_err(unreadable)?;
-        let Some((before, now)) = decided_again(&entry.record, &set) else {
-            continue;
-        };
-        asked = asked.saturating_add(1);
-        if before == now {
-            continue;
-        }
-        changed = changed.saturating_add(1);
-        let change = Change {
-            action: entry.record.action.into_owned(),
-            before,
-            now,
-        };
-        let counted = changes.entry(change).or_insert(Counted {
-            count: 0,
-            first: entry.sequence,
-        });
-        counted.count = counted.count.saturating_add(1);
-    }
-    let mut text = String::new();
-    let mut listed = Vec::new();
-    for (change, counted) in &changes {
-        let verb = |refused: &Option<String>| match refused {
-            None => "permitted".to_owned(),
-            Some(policy) => format!("refused by {}", printable(policy)),
-        };
-        let _ = writeln!(
-            text,
-            "{} times {}: was {}, would be {} (first: record {})",
-            counted.count,
-            printable(&change.action),
-            verb(&change.before),
-            verb(&change.now),
-            counted.first
-        );
-        listed.push(json!({
-            "action": change.action,
-            "refused_by": change.before,
-            "would_be_refused_by": change.now,
-            "count": counted.count,
-            "first": counted.first,
-        }));
-    }
-    let _ = writeln!(text, "{asked} decisions, {changed} would change");
-    Ok(Shown {
-        json: json!({ "decisions": asked, "changed": changed, "changes": listed }),
-        text,
-        is_good: true,
-    })
-}
-
-/// A decision that would be another one: by whom it was, and would be, refused.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Change {
-    action: String,
-    before: Option<String>,
-    now: Option<String>,
-}
-
-/// How often, and the number of the first record.
-struct Counted {
-    count: u64,
-    first: u64,
-}
-
-/// What was decided, and would be. `None`: policies were not asked, or a rule decided that
-/// no policy can lift. A refusal by another policy is none that changed.
-fn decided_again(record: &Record, set: &Set) -> Option<(Option<String>, Option<String>)> {
-    let recorded = Recorded::read(record.facts.as_deref()?)?;
-    let before = match &record.outcome {
-        AuditOutcome::Served { .. } | AuditOutcome::Failed { .. } => None,
-        AuditOutcome::Denied { policy, .. } => Some(policy.as_ref()),
-        AuditOutcome::Noted { .. } => return None,
-    };
-    let is_rule = |policy: &str| {
-        policy != NOT_PERMITTED && (policy.starts_with("rule/") || policy.starts_with("builtin/"))
-    };
-    if before.is_some_and(is_rule) {
-        return None;
-    }
-    let now = match recorded.replay(&record.action, set)? {
-        Replayed::Permitted => None,
-        Replayed::Refused(policy) => Some(policy),
-    };
-    match (before, now) {
-        (Some(_), Some(now)) => Some((Some(now.clone()), Some(now))),
-        (before, now) => Some((before.map(str::to_owned), now)),
-    }
-}
-
 /// The last refusal, or all that are remembered.
 pub(super) fn explain(refusals: &Refusals, all: bool) -> Shown {
     let count = if all { refusals.refusals.len() } else { 1 };
@@ -241,7 +137,7 @@ pub(super) fn explain(refusals: &Refusals, all: bool) -> Shown {
     }
 }
 
-fn read(vendor: &Path, local: &Path) -> Result<PolicyFiles, CtlError> {
+pub(super) fn read(vendor: &Path, local: &Path) -> Result<PolicyFiles, CtlError> {
     let dirs = PolicyDirs {
         vendor: vendor.to_owned(),
         local: local.to_owned(),

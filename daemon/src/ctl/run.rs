@@ -7,8 +7,8 @@ use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
     DaemonStatus, Freeze, FreezeTarget, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin,
     KeyQuery, LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen,
-    ReadRefusals, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
-    Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
+    ReadRefusals, RegistryRestored, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes,
+    StorageInfo, Swept, Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
@@ -20,7 +20,10 @@ use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
-use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin, policy};
+use super::{
+    CtlError, agent, attest, certificates, confirm, devices, json, measurements, pin, policy,
+    replay,
+};
 
 /// What is frozen, in JSON or as text.
 fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
@@ -219,6 +222,24 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             show(json::identity(&owned), identity_text(&owned))
         }
         Command::Identities {
+            command: Some(IdentitiesCommand::Csr(args)),
+        } => {
+            let (json, text) = certificates::csr(args, &client, &call)?;
+            show(json, text)
+        }
+        Command::Identities {
+            command: Some(IdentitiesCommand::Import(args)),
+        } => {
+            let owned = certificates::import(args, &client, &call)?;
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command: Some(IdentitiesCommand::Credential(args)),
+        } => {
+            let owned = certificates::credential(args, &client, &call)?;
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
             command:
                 Some(IdentitiesCommand::Adopt {
                     owner,
@@ -261,6 +282,15 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                 PolicyCommand::Explain { all } => {
                     policy::explain(&client.refusals(ReadRefusals {}, &call)?, *all)
                 }
+                PolicyCommand::Replay {
+                    audit,
+                    dir,
+                    vendor,
+                    record,
+                } => match record {
+                    None => replay::all(audit, vendor, dir)?,
+                    Some(number) => replay::one(audit, *number, vendor, dir)?,
+                },
                 PolicyCommand::Reload => {
                     let now = client.reload_policies(ReloadPolicies {}, &call)?;
                     policy::Shown {
@@ -285,6 +315,13 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             frozen(&client.thaw(Thaw { target }, &call)?, show)
         }
         Command::Frozen => frozen(&client.frozen(ReadFrozen {}, &call)?, show),
+        Command::Guard {
+            command: GuardCommand::Restored,
+        } => {
+            client.registry_restored(RegistryRestored {}, &call)?;
+            let text = "all groups of before are to be entered again, or reset\n";
+            show(serde_json::json!({ "restored": true }), text.to_owned())
+        }
         Command::Guard {
             command:
                 GuardCommand::Reset {
@@ -424,6 +461,8 @@ fn identity_text(owned: &OwnedIdentity) -> String {
     for key in &identity.retiring {
         text.push_str(&format!("key {} is {}\n", key.id, state_text(key)));
     }
+    let credential = certificates::shown(&identity.credential);
+    text.push_str(&format!("its credential: {credential}\n"));
     text
 }
 
@@ -548,7 +587,11 @@ fn identities_text(identities: &[OwnedIdentity]) -> String {
             &identity.device,
             identity.tier,
             identity.key,
-            format!("current{}", pin_text(identity.pin)),
+            format!(
+                "current{}{}",
+                pin_text(identity.pin),
+                certificates::state(&identity.credential)
+            ),
         );
         let before = identity.retiring.iter();
         let before = before.map(|key| row(&key.device, key.tier, key.id, state_text(key)));

@@ -14,6 +14,7 @@ mod adopt;
 mod approve;
 mod attest;
 mod bindings;
+mod certify;
 mod consent;
 mod devices;
 mod facts;
@@ -58,7 +59,7 @@ pub(crate) use recall::recall;
 pub use request::{Asker, Call, RegistryRequest, Request};
 pub use storages::Attach;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -67,6 +68,7 @@ use mlskeyd_policies::{Action, CallerFacts, Decision, Facts, Policy, Question};
 use mlskeyd_protocol::v1::{Failure, FailureCode, KeyId, Owner};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::attest::Roots;
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
 use crate::caller::Caller;
 use crate::policy_files::PolicyStore;
@@ -129,6 +131,10 @@ pub struct Settings {
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
+    /// The names of those users who may have other ones.
+    pub users: BTreeMap<String, Vec<String>>,
+    /// The issuers of certificates in credentials; `None`: there are no such credentials.
+    pub issuers: Option<Roots>,
     /// The types of proposals for private use that apps may have signed.
     pub private_proposals: BTreeSet<u16>,
     /// How long new HPKE keys go under one generation, in seconds.

@@ -6,12 +6,12 @@ use std::sync::{Arc, PoisonError};
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_GROUP_ID;
 use mlskeyd_protocol::v1::{
-    Failure, FailureCode, GuardReset, PoliciesInForce, ReloadPolicies, ResetGuard,
+    Failure, FailureCode, GuardReset, PoliciesInForce, RegistryRestored, ReloadPolicies, ResetGuard,
 };
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Custody, Request, Session, failure};
+use super::{Call, Custody, RegistryRequest, Request, Session, failure};
 use crate::policy_files::PolicyError;
 use crate::store::{GuardId, GuardMark};
 
@@ -112,6 +112,22 @@ impl Request for ReloadPolicies {
         Ok(PoliciesInForce {
             count: u32::try_from(count).unwrap_or(u32::MAX),
         })
+    }
+}
+
+impl RegistryRequest for RegistryRestored {
+    type Reply = ();
+    const ACTION: Action = Action::ResetGuard;
+    const RECORDED: bool = true;
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let custody = session.custody();
+        let compared = custody.registry.compared(None, true).await;
+        compared.map_err(failure::of_store)?;
+        custody
+            .note("RegistryRestored", "an administrator says so")
+            .await;
+        Ok(())
     }
 }
 

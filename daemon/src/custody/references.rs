@@ -9,7 +9,9 @@ use mlskeyd_protocol::v1::Owner;
 use sha2::{Digest, Sha256, Sha384};
 
 use super::facts::Effects;
-use crate::mls::{Body, FramedContent, ProposalOrRef, Signable, proposal_reference_content};
+use crate::mls::{
+    Body, FramedContent, ProposalOrRef, RawContent, Signable, proposal_reference_content,
+};
 
 /// So many proposals of each owner are remembered, and of so many owners.
 const MAX_PROPOSALS: usize = 256;
@@ -62,14 +64,14 @@ impl Proposed {
             group: content.group_id.to_vec(),
             epoch: content.epoch,
             cipher_suite,
-            raw: content.raw.to_vec(),
+            raw: content.raw.0.to_vec(),
             action: proposal.action(),
             effects: Effects::of(proposal),
         })
     }
 
     fn signed(self, signature: &[u8]) -> Option<(Vec<u8>, Known)> {
-        let hashed = proposal_reference_content(&self.raw, signature)?;
+        let hashed = proposal_reference_content(RawContent(&self.raw), signature)?;
         // RFC 9420, 17.1: the hash of the cipher suite.
         let reference = match self.cipher_suite {
             1..=3 => Sha256::digest(&hashed).to_vec(),

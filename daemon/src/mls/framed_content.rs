@@ -84,7 +84,17 @@ pub struct FramedContent<'a> {
     pub body: Body<'a>,
     /// The wire format and the FramedContent as they are encoded: what the signature and a
     /// proposal's reference (RFC 9420 section 5.2) are over.
-    pub raw: &'a [u8],
+    pub raw: RawContent<'a>,
+}
+
+/// A message as it is encoded, with its plaintext: its `Debug`, too, shows only the length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RawContent<'a>(pub &'a [u8]);
+
+impl fmt::Debug for RawContent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RawContent({} bytes)", self.0.len())
+    }
 }
 
 /// The sender as it is encoded, before the GroupContext at the end of the structure is read.
@@ -180,7 +190,7 @@ impl<'a> FramedContent<'a> {
             sender: parts.sender.with_context(reader)?,
             authenticated_data: parts.authenticated_data,
             body: parts.body,
-            raw,
+            raw: RawContent(raw),
         };
         content.check_framing()?;
         content.check_group_context()?;

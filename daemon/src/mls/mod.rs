@@ -20,7 +20,7 @@ mod verify;
 
 pub use extension::{Extension, ExtensionType, Extensions, RequiredCapabilities};
 pub use framed_content::{
-    ApplicationData, Body, Commit, FramedContent, ProposalOrRef, Sender, UpdatePath,
+    ApplicationData, Body, Commit, FramedContent, ProposalOrRef, RawContent, Sender, UpdatePath,
     UpdatePathNode, WireFormat,
 };
 pub use group::{GroupContext, GroupInfoTbs};

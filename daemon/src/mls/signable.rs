@@ -1,6 +1,6 @@
 //! What a Signer is given: SignContent (RFC 9420 section 5.1.2) and the structure within it.
 
-use super::framed_content::{Body, FramedContent, Sender};
+use super::framed_content::{Body, FramedContent, RawContent, Sender};
 use super::group::GroupInfoTbs;
 use super::key_package::{KeyPackage, KeyPackageTbs};
 use super::leaf_node::{LeafNode, LeafNodeTbs};
@@ -248,8 +248,8 @@ impl<'s, 'a> OwnLeaf<'s, 'a> {
 
 /// What a ProposalRef is the hash of (RFC 9420 section 5.2): RefHashInput with the AuthenticatedContent of a proposal,
 /// `raw` being [`FramedContent::raw`]. `None` if it is too long to be encoded.
-pub fn proposal_reference_content(raw: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
-    let mut content = raw.to_vec();
+pub fn proposal_reference_content(raw: RawContent<'_>, signature: &[u8]) -> Option<Vec<u8>> {
+    let mut content = raw.0.to_vec();
     write_opaque(&mut content, signature)?;
     sign_content(PROPOSAL_REFERENCE_LABEL, &content)
 }

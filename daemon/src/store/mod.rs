@@ -46,7 +46,7 @@ pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
     Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
     GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MAX_GROUPS, MadeKey, NewKey,
-    Pending, Rebind, Rotation, Settings, Under,
+    Pending, Rebind, Recredential, Rotation, Settings, Under,
 };
 
 use cache::Cache;
@@ -506,6 +506,35 @@ impl Registry {
             .await?;
         failpoint::hit("store.rotate_identity.after_commit");
         Ok(rotated)
+    }
+
+    /// Makes a journalled signature key the one that an identity has once its certificate
+    /// is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: the new key stays journalled, and is to be destroyed and
+    /// abandoned.
+    pub async fn prepare_key(
+        &self,
+        owner: Owner,
+        name: String,
+        made: MadeKey,
+    ) -> Result<Arc<KeyRecord>, StoreError> {
+        self.write(move |tx| identities::prepare(tx, &owner, &name, made))
+            .await
+    }
+
+    /// Pins another credential to an identity.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it has another credential, or no such key, by now;
+    /// [`StoreError::Limit`] if too many of its keys retire already.
+    pub async fn recredential(
+        &self,
+        update: Recredential,
+    ) -> Result<(IdentityRecord, Arc<KeyRecord>), StoreError> {
+        self.write(move |tx| identities::recredential(tx, update))
+            .await
     }
 
     /// The owner's identity of this name.

@@ -221,6 +221,7 @@ impl Bench {
             scheme,
             key,
             retiring: Vec::new(),
+            next: None,
         };
         (identity, made(key), generation)
     }

@@ -437,6 +437,8 @@ pub struct IdentityRecord {
     /// oldest first: at most
     /// [`MAX_RETIRING`](mlskeyd_protocol::limits::MAX_RETIRING).
     pub retiring: Vec<KeyId>,
+    /// The key that is the identity's own once its certificate is.
+    pub next: Option<KeyId>,
 }
 
 /// A journalled key takes the place of an identity's signature key.
@@ -451,6 +453,23 @@ pub struct Rotation {
     /// The key that it has from now on.
     pub to: MadeKey,
     /// How long the old one goes on, in observed time.
+    pub grace: Duration,
+}
+
+/// Another credential for an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recredential {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// The credential that it has had so far.
+    pub from: Credential,
+    /// The one that it has from now on.
+    pub to: Credential,
+    /// The key that it has with that: its own, or the one that was prepared.
+    pub key: KeyId,
+    /// How long a key that is replaced goes on, in observed time.
     pub grace: Duration,
 }
 
