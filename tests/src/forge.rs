@@ -279,3 +279,9 @@ pub fn targeted_message(group: &str, epoch: u64, sender: u32, recipient: u32) ->
     .concat();
     labelled("TargetedMessageTBS", &content)
 }
+
+/// A credential of certificates.
+pub fn certificates<'c>(chain: impl Iterator<Item = &'c [u8]>) -> Vec<u8> {
+    let chain: Vec<u8> = chain.flat_map(opaque).collect();
+    [vec![0, 2], opaque(&chain)].concat()
+}

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bounds;
 mod callers;
+mod certificates;
 mod house;
 mod leave;
 mod open;
