@@ -4,6 +4,7 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 mod bad_input;
+mod beside_a_chat;
 mod bounds;
 mod callers;
 mod certificates;
