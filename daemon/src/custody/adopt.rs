@@ -81,6 +81,7 @@ impl Request for AdoptIdentity {
         let record = IdentityRecord {
             owner: self.owner,
             name: self.name,
+            made_with: self.credential.clone(),
             credential: self.credential,
             scheme: self.scheme,
             key: adopted.id,

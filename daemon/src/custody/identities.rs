@@ -44,7 +44,8 @@ impl Request for CreateIdentity {
         session.describe_identity(self, subject).await?;
         match session.identity(&self.name).await? {
             Some((record, key)) => {
-                if record.credential != self.credential || record.scheme != self.scheme {
+                let asked = [&record.credential, &record.made_with];
+                if !asked.contains(&&self.credential) || record.scheme != self.scheme {
                     return Err(conflict(&self.name));
                 }
                 subject.about_key(key.clone());
@@ -98,6 +99,7 @@ impl Request for CreateIdentity {
         let record = IdentityRecord {
             owner: session.caller().owner.clone(),
             name: self.name.clone(),
+            made_with: self.credential.clone(),
             credential: self.credential,
             scheme: self.scheme,
             key: made.id,

@@ -68,6 +68,7 @@ impl Request for CreateIdentityFor {
         let record = IdentityRecord {
             owner: self.owner,
             name: self.name.clone(),
+            made_with: self.credential.clone(),
             credential: self.credential,
             scheme: self.scheme,
             key: made.id,

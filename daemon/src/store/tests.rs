@@ -217,6 +217,7 @@ impl Bench {
         let identity = IdentityRecord {
             owner: alice(),
             name: name.into(),
+            made_with: credential.clone(),
             credential,
             scheme,
             key,

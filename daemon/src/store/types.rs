@@ -439,6 +439,8 @@ pub struct IdentityRecord {
     pub retiring: Vec<KeyId>,
     /// The key that is the identity's own once its certificate is.
     pub next: Option<KeyId>,
+    /// The credential that it was made with: its app asks for it by that.
+    pub made_with: Credential,
 }
 
 /// A journalled key takes the place of an identity's signature key.
