@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod devices;
 pub mod hpke;
 pub mod ipc;
+mod mac_file;
 pub mod mls;
 pub mod policy_files;
 mod policy_watch;

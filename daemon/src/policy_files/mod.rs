@@ -13,13 +13,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hmac::{Hmac, Mac};
 use mlskeyd_policies::{DEFAULT, Problem, Set};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 
+use crate::mac_file::MacFile;
 use crate::policy_watch::PolicyWatch;
-use crate::private_file;
 use crate::store_key::Subkey;
 
 /// Longest file, in bytes, and most files, of one directory.
@@ -27,7 +25,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 const MAX_FILES: usize = 1000;
 
 /// Longest last good set, in bytes.
-const MAX_KEPT: u64 = 64 * 1024 * 1024;
+const MAX_KEPT: usize = 64 * 1024 * 1024;
 
 /// The file in the state directory.
 pub(crate) const LAST_GOOD: &str = "policies.last";
@@ -186,16 +184,9 @@ fn read_file(path: &Path) -> Result<String, PolicyError> {
 /// The policies of the directories, and the last good set.
 pub struct PolicyStore {
     dirs: PolicyDirs,
-    kept: PathBuf,
-    key: Subkey,
+    kept: MacFile,
     /// What was read the last time, good or bad.
     read: Mutex<Option<PolicyFiles>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    files: Vec<u8>,
-    mac: [u8; 32],
 }
 
 impl PolicyStore {
@@ -205,8 +196,7 @@ impl PolicyStore {
     pub const fn new(dirs: PolicyDirs, kept: PathBuf, key: Subkey) -> Self {
         Self {
             dirs,
-            kept,
-            key,
+            kept: MacFile::new(kept, key, MAX_KEPT),
             read: Mutex::new(None),
         }
     }
@@ -259,29 +249,17 @@ impl PolicyStore {
 
     fn keep(&self, files: &PolicyFiles) -> io::Result<()> {
         let files = postcard::to_stdvec(files).map_err(io::Error::other)?;
-        let mac = self.mac(&files)?.finalize().into_bytes().into();
-        let kept = postcard::to_stdvec(&Kept { files, mac }).map_err(io::Error::other)?;
-        if fs::read(&self.kept).is_ok_and(|before| before == kept) {
+        if matches!(self.kept.read(), Ok(Some(before)) if before == files) {
             return Ok(());
         }
-        private_file::replace(&self.kept, &kept)
+        self.kept.replace(&files)
     }
 
     /// The set of the last time, if it is whole.
     fn last_good(&self) -> Option<Set> {
-        let mut kept = Vec::new();
-        let file = fs::File::open(&self.kept).ok()?;
-        file.take(MAX_KEPT).read_to_end(&mut kept).ok()?;
-        let kept: Kept = postcard::from_bytes(&kept).ok()?;
-        self.mac(&kept.files).ok()?.verify_slice(&kept.mac).ok()?;
-        let files: PolicyFiles = postcard::from_bytes(&kept.files).ok()?;
+        let kept = self.kept.read().ok()??;
+        let files: PolicyFiles = postcard::from_bytes(&kept).ok()?;
         files.set().ok()
-    }
-
-    fn mac(&self, files: &[u8]) -> io::Result<Hmac<Sha256>> {
-        let mac = <Hmac<Sha256> as Mac>::new_from_slice(self.key.expose());
-        mac.map(|mac| mac.chain_update(files))
-            .map_err(io::Error::other)
     }
 }
 
