@@ -24,6 +24,7 @@ pub use self::pcrs::Pcrs;
 pub use self::slot::{NoSlot, Slot};
 pub use self::tcti::Tcti;
 use crate::policy_files::PolicyDirs;
+use crate::signers::Signers;
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -119,6 +120,8 @@ pub struct PolicyConfig {
     pub consent: Option<ConsentConfig>,
     /// Where the policies are.
     pub dirs: PolicyDirs,
+    /// Who has to have signed the company's; `None`: nobody.
+    pub signers: Option<Signers>,
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
@@ -153,6 +156,7 @@ struct PolicyTable {
     vendor_dir: PathBuf,
     #[serde(deserialize_with = "path")]
     local_dir: PathBuf,
+    signers: Option<Spanned<Vec<String>>>,
     credentials: Option<Vec<String>>,
 }
 
@@ -164,6 +168,7 @@ impl Default for PolicyTable {
             consent: None,
             vendor_dir: "/usr/lib/mlskeyd/policies.d".into(),
             local_dir: "/etc/mlskeyd/policies.d".into(),
+            signers: None,
             credentials: None,
         }
     }
@@ -197,6 +202,10 @@ impl PolicyTable {
                 })
             }
         };
+        let signers = self.signers.map(|lines| {
+            Signers::parse(lines.get_ref().iter().map(String::as_str))
+                .map_err(|why| Mistake::new(lines.span(), format!("`signers`: {why}")))
+        });
         Ok(PolicyConfig {
             allow_leave: self.allow_leave,
             consent,
@@ -204,6 +213,7 @@ impl PolicyTable {
                 vendor: self.vendor_dir,
                 local: self.local_dir,
             },
+            signers: signers.transpose()?,
             credentials: self.credentials,
         })
     }

@@ -98,7 +98,7 @@ impl Controls {
     /// those of before are, and the log says why.
     pub async fn reload_policies(&self) {
         match self.0.reload_policies("a signal").await {
-            Ok(count) => tracing::info!(count, "the policies are loaded"),
+            Ok(now) => tracing::info!(count = now.count(), "the policies are loaded"),
             Err(error) => tracing::error!(%error, "the policies of before stay in force"),
         }
     }
@@ -146,10 +146,11 @@ async fn serve_with_clock(
     };
     let policies = PolicyStore::new(
         config.policy.dirs.clone(),
+        config.policy.signers.clone(),
         config.state_dir.join(policy_files::LAST_GOOD),
         key.subkey(policy_files::LABEL)?,
     );
-    let set = policies.at_start()?;
+    let in_force = policies.at_start()?;
     let frozen = custody::Frozen::open(
         config.state_dir.join(custody::FROZEN_FILE),
         key.subkey(custody::FROZEN_LABEL)?,
@@ -185,7 +186,7 @@ async fn serve_with_clock(
                 consent: consent.map_or_else(Vec::new, |consent| consent.requests.clone()),
                 daemon_uid: rustix::process::geteuid().as_raw(),
             }),
-            set,
+            in_force.set,
         ),
         policies,
         frozen,
@@ -197,6 +198,7 @@ async fn serve_with_clock(
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
         },
     );
+    custody.tell_of_policies(&in_force.about).await;
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());

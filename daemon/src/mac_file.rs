@@ -75,6 +75,11 @@ impl MacFile {
         private_file::replace(&self.path, &[tag.as_slice(), content].concat())
     }
 
+    /// Makes durable what is there: who wrote it may have failed to.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        private_file::sync_directory(self.path.parent().unwrap_or(Path::new("/")))
+    }
+
     fn mac(&self, content: &[u8]) -> io::Result<Hmac<Sha256>> {
         let mac = <Hmac<Sha256> as Mac>::new_from_slice(self.key.expose());
         mac.map(|mac| mac.chain_update(content))

@@ -558,6 +558,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             keys: 100,
             read_only: None,
             audit_sequence: 12,
+            policies: policies(),
             devices: vec![device.clone()],
         })),
         R::Devices(Ok(vec![device.clone()])),
@@ -608,7 +609,7 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::ReadMeasurements(Ok(measurements(false))),
         R::ApproveMeasurements(Ok(measurements(true))),
         R::LockDevice(Ok(device)),
-        R::ReloadPolicies(Ok(PoliciesInForce { count: 17 })),
+        R::ReloadPolicies(Ok(policies())),
         R::Refusals(Ok(Refusals {
             refusals: vec![Refusal {
                 time: 1_700_000_000,
@@ -636,6 +637,18 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::ResetGuard(Ok(GuardReset { epoch: 9 })),
     ]
+}
+
+fn policies() -> PoliciesInForce {
+    PoliciesInForce {
+        count: 17,
+        signed: Some(SignedPolicies {
+            serial: 7,
+            signer: "security@bank (SHA256:abc)".into(),
+            expires: Some(1_798_761_600),
+        }),
+        warnings: vec!["they expired".into()],
+    }
 }
 
 fn measurements(approved: bool) -> Measurements {

@@ -38,7 +38,8 @@ JSON (with --json; fields are only ever added):
             \"suites\": [{\"suite\", \"tier\": as above where an app names none, or null
                         if not possible, \"why\": [text]}]}
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
-                   \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
+                   \"read_only\": text or null, \"audit_sequence\",
+                   \"policies\": as of policy reload, \"devices\": [DEVICE]}
   devices list    [DEVICE]
   devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
   devices measurements, devices approve
@@ -63,7 +64,10 @@ JSON (with --json; fields are only ever added):
                     whole, \"level\": \"error|lint\", \"message\"}]}
   policy explain  [{\"time\": seconds since 1970, \"action\", \"policy\", \"reason\",
                     \"policies\": [text], \"permitted_by\": text or null, \"facts\": object}]
-  policy reload   {\"policies\": number}
+  policy reload   {\"policies\": number,
+                   \"signed\": null, or {\"serial\", \"signer\": text,
+                              \"expires\": seconds since 1970 or null},
+                   \"warnings\": [text]}
   policy test     {\"passed\", \"failed\", \"cases\": [{\"name\", \"passed\", \"why\": text or null}]}
   unlock          DEVICE and \"pin_tried\"
   keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",

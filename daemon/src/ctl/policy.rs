@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mlskeyd_policies::cases::{self, Case};
 use mlskeyd_policies::{Problem, Set};
-use mlskeyd_protocol::v1::Refusals;
+use mlskeyd_protocol::v1::{PoliciesInForce, Refusals};
 use nix::unistd::{Group, User};
 use serde_json::{Value, json};
 
@@ -19,6 +19,20 @@ pub(super) struct Shown {
     pub(super) json: Value,
     pub(super) text: String,
     pub(super) is_good: bool,
+}
+
+/// What is in force, and what somebody should see to.
+pub(super) fn in_force(now: &PoliciesInForce) -> String {
+    let mut text = format!("{} policies are in force", now.count);
+    if let Some(signed) = &now.signed {
+        let signer = printable(&signed.signer);
+        let _ = write!(text, ", serial {}, signed by {signer}", signed.serial);
+    }
+    text.push('\n');
+    for warning in &now.warnings {
+        let _ = writeln!(text, "WARNING: {}", printable(warning));
+    }
+    text
 }
 
 /// Checks the policies of a directory, together with the vendor's.

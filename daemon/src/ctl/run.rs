@@ -264,8 +264,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                 PolicyCommand::Reload => {
                     let now = client.reload_policies(ReloadPolicies {}, &call)?;
                     policy::Shown {
-                        json: serde_json::json!({ "policies": now.count }),
-                        text: format!("{} policies are in force\n", now.count),
+                        json: json::policies(&now),
+                        text: policy::in_force(&now),
                         is_good: true,
                     }
                 }
@@ -512,6 +512,7 @@ fn status_text(status: &DaemonStatus) -> String {
     if let Some(reason) = &status.read_only {
         text.push_str(&format!("READ-ONLY: {}\n", printable(reason)));
     }
+    text.push_str(&policy::in_force(&status.policies));
     text.push('\n');
     text.push_str(&or_none(
         &status.devices,

@@ -4,28 +4,31 @@
 //! place of the vendor's of the same name, also one that is empty. Where the vendor's
 //! directory is not, the policies that mlskeyd was built with are in its place. A set that is
 //! in force is kept in the state directory, under a MAC: should the files be bad when the
-//! daemon starts again, that one is in force.
+//! daemon starts again, that one is in force. Where the configuration names signers, the
+//! company's count only if one of them has signed their manifest.
+
+pub(crate) mod manifest;
+mod store;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_policies::{DEFAULT, Problem, Set};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::mac_file::MacFile;
-use crate::policy_watch::PolicyWatch;
-use crate::store_key::Subkey;
+use crate::signers::MAX_SIGNATURE;
+use manifest::{MANIFEST, SIGNATURE};
+pub(crate) use store::InForce;
+pub use store::PolicyStore;
 
-/// Longest file, in bytes, and most files, of one directory.
+/// Longest file, in bytes; most files of one directory, and most bytes of all of them.
 const MAX_FILE: u64 = 1024 * 1024;
 const MAX_FILES: usize = 1000;
-
-/// Longest last good set, in bytes.
-const MAX_KEPT: usize = 64 * 1024 * 1024;
+const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The file in the state directory.
 pub(crate) const LAST_GOOD: &str = "policies.last";
@@ -57,6 +60,23 @@ pub enum PolicyError {
         /// Why.
         why: String,
     },
+    /// They are none that somebody signed who may, or older ones.
+    #[error("the signed policies are refused: {}: {why}", path.display())]
+    Unsigned {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// What was in force cannot be told, or not be kept, so no signed set can be put in
+    /// force: it could be an older one, now or at the next start.
+    #[error("no signed policies can be put in force: {} cannot be used: {why}; see to the state directory and the store key. If that file is lost, move it away: then the next signed set is taken, whatever its serial", path.display())]
+    Kept {
+        /// The file in the state directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Something is wrong with them.
     #[error("the policies are refused:\n{}", list(.0))]
     Refused(Vec<Problem>),
@@ -68,16 +88,19 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl PolicyFiles {
-    /// Reads both directories.
+    /// Reads both directories, whoever signed them.
     ///
     /// # Errors
     /// [`PolicyError::Io`].
     pub fn read(dirs: &PolicyDirs) -> Result<Self, PolicyError> {
-        let vendor = match Self::of_directory(&dirs.vendor)? {
-            Some(files) => files,
-            None => Self::built_in(),
-        };
-        Ok(vendor.overridden(Self::of_directory(&dirs.local)?.unwrap_or_default()))
+        let local = Self::of_directory(&dirs.local)?.unwrap_or_default();
+        Ok(Self::vendors(dirs)?.overridden(local))
+    }
+
+    /// The vendor's.
+    fn vendors(dirs: &PolicyDirs) -> Result<Self, PolicyError> {
+        let files = Self::of_directory(&dirs.vendor)?;
+        Ok(files.unwrap_or_else(Self::built_in))
     }
 
     /// Those that mlskeyd was built with.
@@ -99,30 +122,8 @@ impl PolicyFiles {
     /// # Errors
     /// [`PolicyError::Io`].
     pub fn of_directory(path: &Path) -> Result<Option<Self>, PolicyError> {
-        let failed = |why: String| PolicyError::Io {
-            path: path.to_owned(),
-            why,
-        };
-        let io = |error: io::Error| failed(error.to_string());
-        let entries = match fs::read_dir(path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(error)),
-        };
-        check_owner(path, &fs::metadata(path).map_err(io)?)?;
-        let mut files = BTreeMap::new();
-        for entry in entries {
-            let file = entry.map_err(io)?.path();
-            let name = file.file_name().and_then(|name| name.to_str());
-            let Some(name) = name.filter(|name| is_policy_file(name)) else {
-                continue;
-            };
-            if files.len() >= MAX_FILES {
-                return Err(failed(format!("there are more than {MAX_FILES} files")));
-            }
-            files.insert(name.to_owned(), read_file(&file)?);
-        }
-        Ok(Some(Self(files)))
+        let directory = Directory::read(path, false)?;
+        Ok(directory.map(|directory| directory.files))
     }
 
     /// The set that they are.
@@ -136,13 +137,65 @@ impl PolicyFiles {
     }
 }
 
+/// What a directory has, read once: what is judged is what is put in force.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Directory {
+    pub(crate) files: PolicyFiles,
+    pub(crate) manifest: Option<Vec<u8>>,
+    pub(crate) signature: Option<Vec<u8>>,
+}
+
+impl Directory {
+    /// Reads one; `None` if it is not there.
+    pub(crate) fn read(path: &Path, with_manifest: bool) -> Result<Option<Self>, PolicyError> {
+        let failed = |why: String| PolicyError::Io {
+            path: path.to_owned(),
+            why,
+        };
+        let io = |error: io::Error| failed(error.to_string());
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
+        check_owner(path, &fs::metadata(path).map_err(io)?)?;
+        let mut files = BTreeMap::new();
+        let mut bytes: usize = 0;
+        for entry in entries {
+            let file = entry.map_err(io)?.path();
+            let name = file.file_name().and_then(|name| name.to_str());
+            let Some(name) = name.filter(|name| is_policy_file(name)) else {
+                continue;
+            };
+            if files.len() >= MAX_FILES {
+                return Err(failed(format!("there are more than {MAX_FILES} files")));
+            }
+            let text = read_text(&file)?;
+            bytes = bytes.saturating_add(text.len());
+            if bytes > MAX_BYTES {
+                return Err(failed("its files have more than 16 MiB".to_owned()));
+            }
+            files.insert(name.to_owned(), text);
+        }
+        let beside = |name: &str, most: u64| {
+            let wanted = with_manifest.then(|| read_owned(&path.join(name), most));
+            wanted.transpose().map(Option::flatten)
+        };
+        Ok(Some(Self {
+            files: PolicyFiles(files),
+            manifest: beside(MANIFEST, MAX_FILE)?,
+            signature: beside(SIGNATURE, MAX_SIGNATURE)?,
+        }))
+    }
+}
+
 /// Not what an editor leaves behind.
 fn is_policy_file(name: &str) -> bool {
     name.ends_with(".cedar") && !name.starts_with('.')
 }
 
 /// Others than root and the daemon's user must not write what decides.
-fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), PolicyError> {
+pub(crate) fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), PolicyError> {
     let own = rustix::process::geteuid().as_raw();
     let why = if metadata.uid() != 0 && metadata.uid() != own {
         format!("it belongs to user {}, not to root", metadata.uid())
@@ -160,201 +213,40 @@ fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), PolicyError> 
     })
 }
 
-fn read_file(path: &Path) -> Result<String, PolicyError> {
+/// Reads a file that nobody else may write; `None` if it is not there.
+pub(crate) fn read_owned(path: &Path, most: u64) -> Result<Option<Vec<u8>>, PolicyError> {
     let failed = |why: String| PolicyError::Io {
         path: path.to_owned(),
         why,
     };
     let io = |error: io::Error| failed(error.to_string());
-    let file = fs::File::open(path).map_err(io)?;
+    // Opening a pipe must not wait for its writer.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = fs::OpenOptions::new();
+    let file = match options.read(true).custom_flags(nonblocking).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(io)?,
+    };
     let metadata = file.metadata().map_err(io)?;
     if !metadata.is_file() {
         return Err(failed("it is no file".to_owned()));
     }
     check_owner(path, &metadata)?;
-    let mut text = String::new();
-    let mut bounded = file.take(MAX_FILE.saturating_add(1));
-    bounded.read_to_string(&mut text).map_err(io)?;
-    if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE {
-        return Err(failed("it is longer than 1 MiB".to_owned()));
+    let mut bytes = Vec::new();
+    let mut bounded = file.take(most.saturating_add(1));
+    bounded.read_to_end(&mut bytes).map_err(io)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > most {
+        return Err(failed(format!("it is longer than {} KiB", most / 1024)));
     }
-    Ok(text)
+    Ok(Some(bytes))
 }
 
-/// The policies of the directories, and the last good set.
-pub struct PolicyStore {
-    dirs: PolicyDirs,
-    kept: MacFile,
-    /// What was read the last time, good or bad.
-    read: Mutex<Option<PolicyFiles>>,
-}
-
-impl PolicyStore {
-    /// Those of these directories, with the last good set in the state directory, under a
-    /// key that is the daemon's own.
-    #[must_use]
-    pub const fn new(dirs: PolicyDirs, kept: PathBuf, key: Subkey) -> Self {
-        Self {
-            dirs,
-            kept: MacFile::new(kept, key, MAX_KEPT),
-            read: Mutex::new(None),
-        }
-    }
-
-    /// What is in force from the start.
-    ///
-    /// # Errors
-    /// What is wrong with the files, if there is no last good set either.
-    pub(crate) fn at_start(&self) -> Result<Set, PolicyError> {
-        let error = match self.load() {
-            Ok(set) => return Ok(set),
-            Err(error) => error,
-        };
-        let Some(last) = self.last_good() else {
-            return Err(error);
-        };
-        tracing::error!(%error, "the policies of the last start stay in force");
-        Ok(last)
-    }
-
-    /// What the directories have now; kept as the last good set.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub(crate) fn load(&self) -> Result<Set, PolicyError> {
-        let files = PolicyFiles::read(&self.dirs)?;
-        self.read().replace(files.clone());
-        let set = files.set()?;
-        if let Err(error) = self.keep(&files) {
-            tracing::error!(%error, "the policies are in force, and could not be kept for a start with bad ones");
-        }
-        Ok(set)
-    }
-
-    /// Are they other ones than were read the last time?
-    pub(crate) fn has_changed(&self) -> bool {
-        // What cannot be read is told when it is loaded.
-        let now = PolicyFiles::read(&self.dirs).ok();
-        now.is_none() || *self.read() != now
-    }
-
-    /// Is told when they may have changed.
-    pub(crate) fn watch(&self) -> notify::Result<PolicyWatch> {
-        PolicyWatch::new(vec![self.dirs.vendor.clone(), self.dirs.local.clone()])
-    }
-
-    fn read(&self) -> MutexGuard<'_, Option<PolicyFiles>> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep(&self, files: &PolicyFiles) -> io::Result<()> {
-        let files = postcard::to_stdvec(files).map_err(io::Error::other)?;
-        if matches!(self.kept.read(), Ok(Some(before)) if before == files) {
-            return Ok(());
-        }
-        self.kept.replace(&files)
-    }
-
-    /// The set of the last time, if it is whole.
-    fn last_good(&self) -> Option<Set> {
-        let kept = self.kept.read().ok()??;
-        let files: PolicyFiles = postcard::from_bytes(&kept).ok()?;
-        files.set().ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use secrecy::SecretBox;
-
-    use super::*;
-    use crate::store_key::{KEY_LEN, StoreKey};
-
-    const PERMIT: &str = "@id(\"all\") @reason(\"x\") permit(principal, action, resource);";
-
-    struct Bench {
-        dir: tempfile::TempDir,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            for name in ["vendor", "local", "state"] {
-                fs::create_dir(dir.path().join(name)).unwrap();
-            }
-            Self { dir }
-        }
-
-        fn write(&self, name: &str, text: &str) -> PathBuf {
-            let path = self.dir.path().join(name);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-            path
-        }
-
-        fn store(&self, key: u8) -> PolicyStore {
-            let dirs = PolicyDirs {
-                vendor: self.dir.path().join("vendor"),
-                local: self.dir.path().join("local"),
-            };
-            let key = StoreKey::new(SecretBox::new(Box::new([key; KEY_LEN])));
-            let key = key.subkey(LABEL).unwrap();
-            PolicyStore::new(dirs, self.dir.path().join("state/policies.last"), key)
-        }
-    }
-
-    fn ids(set: &Set) -> Vec<&str> {
-        set.ids().collect()
-    }
-
-    #[test]
-    fn a_file_of_the_company_takes_the_place_of_the_vendors() {
-        let bench = Bench::new();
-        bench.write("vendor/10.cedar", PERMIT);
-        bench.write("vendor/20.cedar", &PERMIT.replace("all", "other"));
-        bench.write("vendor/30.txt", "no policy");
-        bench.write("local/20.cedar", "");
-        bench.write("local/40.cedar", &PERMIT.replace("all", "own"));
-        bench.write("local/.50.cedar", "of an editor");
-        assert_eq!(ids(&bench.store(1).load().unwrap()), ["all", "own"]);
-    }
-
-    #[test]
-    fn without_the_vendors_directory_there_is_what_is_built_in() {
-        let bench = Bench::new();
-        fs::remove_dir(bench.dir.path().join("vendor")).unwrap();
-        fs::remove_dir(bench.dir.path().join("local")).unwrap();
-        let set = bench.store(1).load().unwrap();
-        assert!(ids(&set).contains(&"no-rollback"));
-    }
-
-    #[test]
-    fn what_others_may_write_is_refused() {
-        let bench = Bench::new();
-        let path = bench.write("vendor/10.cedar", PERMIT);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
-        let error = bench.store(1).load().unwrap_err().to_string();
-        assert!(error.contains("0664"), "{error}");
-    }
-
-    #[test]
-    fn with_bad_files_the_last_good_set_is_in_force() {
-        let bench = Bench::new();
-        bench.write("vendor/10.cedar", PERMIT);
-        let store = bench.store(1);
-        store.at_start().unwrap();
-        bench.write("vendor/10.cedar", "permit(");
-        let error = store.load().unwrap_err().to_string();
-        assert!(error.contains("10.cedar:1"), "{error}");
-        assert_eq!(ids(&store.at_start().unwrap()), ["all"]);
-        // Not one that somebody else wrote.
-        bench.store(2).at_start().unwrap_err();
-        let kept = bench.dir.path().join("state/policies.last");
-        let mut bytes = fs::read(&kept).unwrap();
-        bytes[20] ^= 1;
-        fs::write(&kept, bytes).unwrap();
-        store.at_start().unwrap_err();
-    }
+fn read_text(path: &Path) -> Result<String, PolicyError> {
+    let failed = |why: &str| PolicyError::Io {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    };
+    let bytes = read_owned(path, MAX_FILE)?;
+    let bytes = bytes.ok_or_else(|| failed("it is not there any more"))?;
+    String::from_utf8(bytes).map_err(|_| failed("it is no text in UTF-8"))
 }
