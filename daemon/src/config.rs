@@ -122,6 +122,8 @@ pub struct PolicyConfig {
     pub dirs: PolicyDirs,
     /// Who has to have signed the company's; `None`: nobody.
     pub signers: Option<Signers>,
+    /// Where files are that freeze and thaw, if one of the signers has signed them.
+    pub freeze_dir: PathBuf,
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
@@ -157,6 +159,8 @@ struct PolicyTable {
     #[serde(deserialize_with = "path")]
     local_dir: PathBuf,
     signers: Option<Spanned<Vec<String>>>,
+    #[serde(deserialize_with = "path")]
+    freeze_dir: PathBuf,
     credentials: Option<Vec<String>>,
 }
 
@@ -169,6 +173,7 @@ impl Default for PolicyTable {
             vendor_dir: "/usr/lib/mlskeyd/policies.d".into(),
             local_dir: "/etc/mlskeyd/policies.d".into(),
             signers: None,
+            freeze_dir: "/etc/mlskeyd/freeze.d".into(),
             credentials: None,
         }
     }
@@ -214,6 +219,7 @@ impl PolicyTable {
                 local: self.local_dir,
             },
             signers: signers.transpose()?,
+            freeze_dir: self.freeze_dir,
             credentials: self.credentials,
         })
     }

@@ -94,9 +94,10 @@ pub enum StartError {
 pub struct Controls(Arc<Custody>);
 
 impl Controls {
-    /// Reads the policies again. If they are good they are in force from now on; if not,
+    /// Reads the policies again, and the files that freeze. If they are good they are in force from now on; if not,
     /// those of before are, and the log says why.
     pub async fn reload_policies(&self) {
+        self.0.look_at_freeze_files().await;
         match self.0.reload_policies("a signal").await {
             Ok(now) => tracing::info!(count = now.count(), "the policies are loaded"),
             Err(error) => tracing::error!(%error, "the policies of before stay in force"),
@@ -154,6 +155,10 @@ async fn serve_with_clock(
     let frozen = custody::Frozen::open(
         config.state_dir.join(custody::FROZEN_FILE),
         key.subkey(custody::FROZEN_LABEL)?,
+    )
+    .with_files(
+        config.policy.freeze_dir.clone(),
+        config.policy.signers.clone(),
     );
     let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
@@ -199,11 +204,13 @@ async fn serve_with_clock(
         },
     );
     custody.tell_of_policies(&in_force.about).await;
+    custody.look_at_freeze_files().await;
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
     let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
     let watch = tokio::spawn(Arc::clone(&custody).run_policy_watch());
+    let freeze_watch = tokio::spawn(Arc::clone(&custody).run_freeze_watch());
     let socket = Socket::bind(&config.socket)?;
     ready(Controls(Arc::clone(&custody)));
 
@@ -217,6 +224,7 @@ async fn serve_with_clock(
     lifecycle.abort();
     scrub.abort();
     watch.abort();
+    freeze_watch.abort();
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.

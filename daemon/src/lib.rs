@@ -17,6 +17,7 @@ pub mod ctl;
 pub mod custody;
 pub mod daemon;
 pub mod devices;
+mod freeze_target;
 pub mod hpke;
 pub mod ipc;
 mod mac_file;

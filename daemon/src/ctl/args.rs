@@ -10,6 +10,7 @@ use crate::attest::is_nonce;
 use crate::config::parse_duration;
 #[cfg(feature = "yubikey")]
 use crate::config::{NoSlot, Slot};
+use crate::freeze_target::{TargetCommand, owner};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -581,35 +582,6 @@ pub(super) enum PolicyCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum TargetCommand {
-    /// Everything
-    All,
-    /// All that is a user's
-    User {
-        /// The user id
-        uid: u32,
-    },
-    /// All that is an app's, of whichever user
-    App {
-        /// The app's name
-        name: String,
-    },
-    /// One identity
-    Identity {
-        /// As `identities` shows it: uid/app
-        #[arg(value_parser = owner)]
-        owner: Owner,
-        /// The identity's name
-        name: String,
-    },
-    /// All that is on a device
-    Device {
-        /// The device's name
-        name: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum GuardCommand {
     /// Have the guard forget what an identity signed in a group
     ///
@@ -645,18 +617,6 @@ fn key_id(text: &str) -> Result<KeyId, String> {
     hex::decode_to_slice(text, &mut id)
         .map_err(|_| format!("a key's name has {} hexadecimal digits", 2 * KeyId::LEN))?;
     Ok(KeyId::from_bytes(id))
-}
-
-fn owner(text: &str) -> Result<Owner, String> {
-    let wrong = || "an owner is a user id, a slash, an app's name, as in 1000/default".to_owned();
-    let (uid, app) = text.split_once('/').ok_or_else(wrong)?;
-    if app.is_empty() {
-        return Err(wrong());
-    }
-    Ok(Owner {
-        uid: uid.parse().map_err(|_| wrong())?,
-        app: app.to_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -709,18 +669,6 @@ mod tests {
             "x".repeat(32),
         ] {
             assert!(given(&wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn an_owner_reads_as_it_is_shown() {
-        let shown = Owner {
-            uid: 1000,
-            app: "a/b".to_owned(),
-        };
-        assert_eq!(owner(&shown.to_string()), Ok(shown));
-        for wrong in ["1000", "/app", "1000/", "-1/app", "alice/app"] {
-            assert!(owner(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -5,16 +5,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
-    DaemonStatus, Freeze, FreezeTarget, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin,
-    KeyQuery, LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen,
-    ReadRefusals, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
-    Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
+    DaemonStatus, Freeze, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery,
+    LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen, ReadRefusals,
+    ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept, Thaw, Tier,
+    Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
 use super::args::{
     Args, Command, DevicesCommand, GuardCommand, IdentitiesCommand, KeysCommand, PolicyCommand,
-    StorageCommand, TargetCommand,
+    StorageCommand,
 };
 use super::progress::Progress;
 #[cfg(feature = "yubikey")]
@@ -37,19 +37,6 @@ fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
         json::list(&now.frozen, json),
         or_none(&now.frozen, text, "nothing is frozen\n"),
     )
-}
-
-fn freeze_target(target: &TargetCommand) -> FreezeTarget {
-    match target {
-        TargetCommand::All => FreezeTarget::All,
-        TargetCommand::User { uid } => FreezeTarget::User(*uid),
-        TargetCommand::App { name } => FreezeTarget::App(name.clone()),
-        TargetCommand::Identity { owner, name } => FreezeTarget::Identity {
-            owner: owner.clone(),
-            name: name.clone(),
-        },
-        TargetCommand::Device { name } => FreezeTarget::Device(name.clone()),
-    }
 }
 
 const NO_DEVICES: &str = "no devices\n";
@@ -275,13 +262,13 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Freeze { target, reason } => {
             let request = Freeze {
-                target: freeze_target(target),
+                target: target.target(),
                 reason: reason.clone(),
             };
             frozen(&client.freeze(request, &call)?, show)
         }
         Command::Thaw { target } => {
-            let target = freeze_target(target);
+            let target = target.target();
             frozen(&client.thaw(Thaw { target }, &call)?, show)
         }
         Command::Frozen => frozen(&client.frozen(ReadFrozen {}, &call)?, show),

@@ -102,6 +102,7 @@ impl Request for ReloadPolicies {
         _: &Call,
         _: &mut Subject,
     ) -> Result<PoliciesInForce, Failure> {
+        session.custody().look_at_freeze_files().await;
         let loaded = session.custody().reload_policies("an administrator").await;
         let now = loaded.map_err(|error| {
             Failure::new(

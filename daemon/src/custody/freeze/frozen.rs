@@ -1,19 +1,21 @@
 //! The list of what is frozen: in memory for each request, and in a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{Failure, FailureCode, Freeze, FreezeTarget, Frozen as FrozenNow};
+use serde::{Deserialize, Serialize};
 
+use super::files::{Files, Obeyed, Order, Word};
 use crate::caller::Caller;
 use crate::custody::failure;
 use crate::custody::rates::Counted;
 use crate::custody::subject::Subject;
 use crate::mac_file::{MacFile, MacFileError};
+use crate::signers::Signers;
 use crate::store_key::Subkey;
-
-use mlskeyd_policies::Action;
 
 /// The file in the state directory.
 pub(crate) const FILE: &str = "frozen";
@@ -23,6 +25,10 @@ pub(crate) const LABEL: &str = "mlskeyd v1 frozen";
 
 /// Most things that are frozen at a time.
 const MAX_FROZEN: usize = 1000;
+
+/// Most targets of which the newest file is remembered: more than may be frozen and files
+/// may lie there.
+const MAX_OBEYED: usize = 4096;
 
 /// Longest file, in bytes: so many of the longest names and reasons fit.
 const MAX_FILE: usize = 8 * 1024 * 1024;
@@ -35,12 +41,34 @@ pub struct Frozen {
     file: MacFile,
     /// What each request looks at: held for a moment, and never while the file is
     /// written.
-    now: Mutex<Arc<Targets>>,
-    /// One change at a time, so that the last one is also the last on disk.
-    changing: Mutex<()>,
+    now: Mutex<Arc<List>>,
+    /// One change at a time, so that the last one is also the last on disk. Is that
+    /// behind, since it could not be written?
+    changing: Mutex<bool>,
+    /// The files that security teams roll out, if anybody's signature counts.
+    pub(super) files: Option<Files>,
 }
 
-type Targets = BTreeMap<FreezeTarget, String>;
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct List {
+    frozen: BTreeMap<FreezeTarget, Entry>,
+    /// The newest file of each target that was obeyed.
+    obeyed: BTreeMap<FreezeTarget, Newest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    reason: String,
+    /// By nobody but files? Then a file thaws it, too. What an administrator of this
+    /// machine has frozen no file thaws: somebody may have held an old one back.
+    by_file: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Newest {
+    serial: u64,
+    digest: [u8; 32],
+}
 
 impl Frozen {
     /// What was frozen before. If that cannot be read everything is: who damages the file
@@ -51,68 +79,110 @@ impl Frozen {
             file: MacFile::new(path, key, MAX_FILE),
             now: Mutex::default(),
             changing: Mutex::default(),
+            files: None,
         };
-        let targets = frozen.read().unwrap_or_else(|error| {
+        let list = frozen.read().unwrap_or_else(|error| {
             tracing::error!(%error, path = %frozen.file.path().display(), "the file of what is frozen is damaged: everything is frozen until `mlskeyctl thaw all`");
-            let why = "the list of what is frozen is damaged".to_owned();
-            Targets::from([(FreezeTarget::All, why)])
+            let entry = Entry {
+                reason: "the list of what is frozen is damaged".to_owned(),
+                by_file: false,
+            };
+            List {
+                frozen: [(FreezeTarget::All, entry)].into(),
+                obeyed: BTreeMap::new(),
+            }
         });
-        frozen.set(targets);
+        frozen.set(list);
         frozen
     }
 
-    fn read(&self) -> Result<Targets, MacFileError> {
+    /// Also by the files of a directory that one of these has signed.
+    #[must_use]
+    pub fn with_files(self, directory: PathBuf, signers: Option<Signers>) -> Self {
+        let files = signers.map(|signers| Files::new(directory, signers));
+        Self { files, ..self }
+    }
+
+    fn read(&self) -> Result<List, MacFileError> {
         let Some(content) = self.file.read()? else {
-            return Ok(Targets::new());
+            return Ok(List::default());
         };
         postcard::from_bytes(&content).map_err(|_| MacFileError::Damaged)
     }
 
-    fn now(&self) -> Arc<Targets> {
+    fn now(&self) -> Arc<List> {
         Arc::clone(&self.now.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set(&self, targets: Targets) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(targets);
+    fn set(&self, list: List) {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
     }
 
     /// Is it frozen by itself?
     pub(super) fn has(&self, target: &FreezeTarget) -> bool {
-        self.now().contains_key(target)
+        self.now().frozen.contains_key(target)
     }
 
-    /// Freezes: in force at once, and on disk before this is answered.
+    /// Freezes, as an administrator: in force at once, and on disk before this is answered.
     pub(super) fn freeze(&self, target: FreezeTarget, reason: String) -> Result<(), Failure> {
-        self.change(|now| drop(now.insert(target, reason)))
+        self.change(|list| {
+            if list.frozen.len() >= MAX_FROZEN && !list.frozen.contains_key(&target) {
+                return Err(failure::too_much("what is frozen", MAX_FROZEN));
+            }
+            let entry = Entry {
+                reason,
+                by_file: false,
+            };
+            list.frozen.insert(target, entry);
+            Ok(())
+        })
     }
 
-    /// Thaws, once that is on disk.
+    /// Thaws, as an administrator, once that is on disk.
     pub(super) fn thaw(&self, target: &FreezeTarget) -> Result<(), Failure> {
-        self.change(|now| drop(now.remove(target)))
+        self.change(|list| {
+            list.frozen.remove(target);
+            Ok(())
+        })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Targets)) -> Result<(), Failure> {
+    /// Does what files say, one after the other. Answers what came of each.
+    pub(super) fn obey(&self, orders: &[Order]) -> Result<Vec<Obeyed>, Failure> {
+        self.change(|list| {
+            let obeyed = orders.iter().map(|order| list.obey(order)).collect();
+            list.forget(orders);
+            Ok(obeyed)
+        })
+    }
+
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut List) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let turn = self.changing.lock();
-        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+        let mut is_behind = turn.unwrap_or_else(PoisonError::into_inner);
         let before = self.now();
-        let mut after = Targets::clone(&before);
-        change(&mut after);
-        if after.len() > MAX_FROZEN {
-            return Err(failure::too_much("what is frozen", MAX_FROZEN));
+        let mut after = List::clone(&before);
+        let answer = change(&mut after)?;
+        if after == *before && !*is_behind {
+            return Ok(answer);
         }
         // While it is written, and for good if it cannot be: what was frozen stays so, and
-        // what is to be is. So nothing is thawed that the next start would freeze again.
-        let mut either = Targets::clone(&before);
-        either.extend(after.clone());
+        // what is to be is. So nothing is thawed that the next start would freeze again;
+        // and files are obeyed again.
+        let mut either = List::clone(&before);
+        either.frozen.extend(after.frozen.clone());
         self.set(either);
+        *is_behind = true;
         self.keep(&after).map_err(|error| not_written(&error))?;
+        *is_behind = false;
         self.set(after);
-        Ok(())
+        Ok(answer)
     }
 
-    fn keep(&self, targets: &Targets) -> std::io::Result<()> {
-        let targets = postcard::to_stdvec(targets).map_err(std::io::Error::other)?;
-        self.file.replace(&targets)
+    fn keep(&self, list: &List) -> std::io::Result<()> {
+        let list = postcard::to_stdvec(list).map_err(std::io::Error::other)?;
+        self.file.replace(&list)
     }
 
     /// Refuses what is frozen. To look, and to keep storages in step, stays possible.
@@ -124,7 +194,7 @@ impl Frozen {
         let is_watched =
             Counted::of(subject.action).is_some() || subject.action == Action::LeaveCustody;
         let now = self.now();
-        if now.is_empty() || !is_watched {
+        if now.frozen.is_empty() || !is_watched {
             return Ok(());
         }
         let owner = subject.owner.as_ref().unwrap_or(&caller.owner);
@@ -138,9 +208,10 @@ impl Frozen {
             owner: owner.clone(),
             name,
         }));
-        let Some((target, reason)) = about.iter().find_map(|it| now.get_key_value(it)) else {
+        let Some((target, entry)) = about.iter().find_map(|it| now.frozen.get_key_value(it)) else {
             return Ok(());
         };
+        let reason = &entry.reason;
         let message = if reason.is_empty() {
             format!("{target} is frozen")
         } else {
@@ -153,12 +224,78 @@ impl Frozen {
 
     pub(super) fn listed(&self) -> FrozenNow {
         let now = self.now();
-        let frozen = now.iter().map(|(target, reason)| Freeze {
+        let frozen = now.frozen.iter().map(|(target, entry)| Freeze {
             target: target.clone(),
-            reason: reason.clone(),
+            reason: entry.reason.clone(),
         });
         FrozenNow {
             frozen: frozen.collect(),
+        }
+    }
+}
+
+impl List {
+    fn obey(&mut self, order: &Order) -> Obeyed {
+        let target = &order.target;
+        if let Some(newest) = self.obeyed.get(target) {
+            if newest.serial > order.serial || newest.digest == order.digest {
+                return Obeyed::Before;
+            }
+            if newest.serial == order.serial {
+                return Obeyed::No(
+                    "another file about this had the same serial: give it a higher one",
+                );
+            }
+        }
+        let by_file = self.frozen.get(target).map(|entry| entry.by_file);
+        let obeyed = match (order.word, by_file) {
+            // What an administrator has frozen stays his.
+            (Word::Freeze, Some(false)) => Obeyed::Yes,
+            (Word::Freeze, None) if self.frozen.len() >= MAX_FROZEN => {
+                return Obeyed::No("too much is frozen: thaw some, or freeze all");
+            }
+            (Word::Freeze, _) => {
+                let entry = Entry {
+                    reason: order.reason.clone(),
+                    by_file: true,
+                };
+                self.frozen.insert(target.clone(), entry);
+                Obeyed::Yes
+            }
+            (Word::Thaw, Some(true)) => {
+                self.frozen.remove(target);
+                Obeyed::Yes
+            }
+            (Word::Thaw, Some(false)) => Obeyed::No(
+                "an administrator of this machine froze it, who can thaw it (`mlskeyctl thaw`)",
+            ),
+            (Word::Thaw, None) => Obeyed::No("it is not frozen"),
+        };
+        let newest = Newest {
+            serial: order.serial,
+            digest: order.digest,
+        };
+        self.obeyed.insert(target.clone(), newest);
+        obeyed
+    }
+
+    /// Only so many targets are remembered: never fewer than are frozen, of which an older
+    /// file must not say anything, nor than have a file that lies there.
+    fn forget(&mut self, orders: &[Order]) {
+        let excess = self.obeyed.len().saturating_sub(MAX_OBEYED);
+        if excess == 0 {
+            return;
+        }
+        let lie_there: BTreeSet<_> = orders.iter().map(|order| &order.target).collect();
+        let mut rest: Vec<_> = self
+            .obeyed
+            .iter()
+            .filter(|(target, _)| !lie_there.contains(target) && !self.frozen.contains_key(target))
+            .map(|(target, newest)| (newest.serial, target.clone()))
+            .collect();
+        rest.sort();
+        for (_, target) in rest.into_iter().take(excess) {
+            self.obeyed.remove(&target);
         }
     }
 }
@@ -188,18 +325,18 @@ mod tests {
     fn what_is_frozen_stays_so_and_damage_thaws_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let frozen = open(dir.path());
-        assert!(frozen.now().is_empty());
+        assert!(frozen.now().frozen.is_empty());
         let target = FreezeTarget::Device("token".to_owned());
         frozen.freeze(target.clone(), "lost".to_owned()).unwrap();
-        assert_eq!(open(dir.path()).now()[&target], "lost");
+        assert_eq!(open(dir.path()).now().frozen[&target].reason, "lost");
         let path = dir.path().join(FILE);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[3] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let damaged = open(dir.path());
-        assert!(damaged.now().contains_key(&FreezeTarget::All));
+        assert!(damaged.has(&FreezeTarget::All));
         damaged.thaw(&FreezeTarget::All).unwrap();
-        assert!(open(dir.path()).now().is_empty());
+        assert!(open(dir.path()).now().frozen.is_empty());
     }
 
     #[test]
@@ -210,9 +347,13 @@ mod tests {
         std::fs::create_dir_all(dir.path().join(FILE).join("x")).unwrap();
         let target = FreezeTarget::User(1);
         frozen.freeze(target.clone(), String::new()).unwrap_err();
-        assert!(frozen.now().contains_key(&target));
+        assert!(frozen.has(&target));
         frozen.thaw(&target).unwrap_err();
-        assert!(frozen.now().contains_key(&target));
+        assert!(frozen.has(&target));
+        // Who repeats it when there is room has it on disk.
+        std::fs::remove_dir_all(dir.path().join(FILE)).unwrap();
+        frozen.freeze(target.clone(), String::new()).unwrap();
+        assert!(open(dir.path()).has(&target));
     }
 
     #[test]
@@ -234,7 +375,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(frozen.now().len(), 20);
+        assert_eq!(frozen.now().frozen.len(), 20);
         assert_eq!(open(dir.path()).now(), frozen.now());
     }
 
@@ -242,7 +383,7 @@ mod tests {
     fn who_asks_waits_for_no_change() {
         let dir = tempfile::tempdir().unwrap();
         let frozen = open(dir.path());
-        let look = |_: &mut Targets| assert!(!frozen.has(&FreezeTarget::All));
-        frozen.change(look).unwrap();
+        let look = |_: &mut List| Ok(frozen.has(&FreezeTarget::All));
+        assert!(!frozen.change(look).unwrap());
     }
 }

@@ -1,6 +1,7 @@
 //! What administrators have frozen: nothing is signed, opened or made for it, whatever the
 //! policies say, until somebody thaws it.
 
+mod files;
 mod frozen;
 
 use std::sync::Arc;
@@ -51,6 +52,13 @@ fn check_target(target: &FreezeTarget, subject: &mut Subject) -> Result<(), Fail
     }
 }
 
+fn check_reason(reason: &str) -> Result<(), Failure> {
+    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(failure::too_much("the reason", MAX_REASON));
+    }
+    Ok(())
+}
+
 impl Request for Freeze {
     type Reply = FrozenNow;
     type Read = ();
@@ -59,10 +67,7 @@ impl Request for Freeze {
 
     async fn read(&self, _: &Session, _: &Call, subject: &mut Subject) -> Result<(), Failure> {
         check_target(&self.target, subject)?;
-        if self.reason.len() > MAX_REASON || self.reason.chars().any(char::is_control) {
-            return Err(failure::too_much("the reason", MAX_REASON));
-        }
-        Ok(())
+        check_reason(&self.reason)
     }
 
     async fn perform(
