@@ -4,6 +4,7 @@
 //! it there, or brings an old one, freezes or thaws nothing again.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,24 @@ pub(super) struct Order {
     /// The file's name, and who signed it.
     file: String,
     signer: String,
+}
+
+/// As it goes on record.
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            target,
+            reason,
+            file,
+            serial,
+            signer,
+            ..
+        } = self;
+        write!(
+            f,
+            "{target}: {reason}; by {file}, serial {serial}, signed by {signer}"
+        )
+    }
 }
 
 /// What came of an order.
@@ -232,12 +251,7 @@ impl Frozen {
         let Some(files) = &self.files else {
             return Vec::new();
         };
-        let (orders, refused) = files.read();
-        let mut notes = Vec::new();
-        for Refused { name, why, .. } in files.news(refused) {
-            tracing::error!(name, why, "a file that freezes or thaws is refused");
-            notes.push(("FreezeFileRefused", format!("{name}: {why}")));
-        }
+        let (orders, mut refused) = files.read();
         let obeyed = self.obey(&orders).unwrap_or_else(|failure| {
             // What is to be frozen is, for now; the next look tries again.
             tracing::error!(
@@ -246,26 +260,21 @@ impl Frozen {
             );
             Vec::new()
         });
+        let mut notes = Vec::new();
         for (order, obeyed) in orders.iter().zip(obeyed) {
-            let Order {
-                target,
-                reason,
-                file,
-                serial,
-                signer,
-                ..
-            } = order;
-            let note =
-                format!("{target}: {reason}; by {file}, serial {serial}, signed by {signer}");
             match (obeyed, order.word) {
                 (Obeyed::Before, _) => {}
-                (Obeyed::Yes, Word::Freeze) => notes.push(("Frozen", note)),
-                (Obeyed::Yes, Word::Thaw) => notes.push(("Thawed", note)),
+                (Obeyed::Yes, Word::Freeze) => notes.push(("Frozen", order.to_string())),
+                (Obeyed::Yes, Word::Thaw) => notes.push(("Thawed", order.to_string())),
                 (Obeyed::No(why), _) => {
-                    tracing::warn!(file, why, "a file that freezes or thaws changes nothing");
-                    notes.push(("FreezeFileRefused", format!("{note}: {why}")));
+                    let why = format!("{order}: {why}");
+                    refused.push(Refused::new(order.file.clone(), &[&order.digest], why));
                 }
             }
+        }
+        for Refused { name, why, .. } in files.news(refused) {
+            tracing::error!(name, why, "a file that freezes or thaws is refused");
+            notes.push(("FreezeFileRefused", format!("{name}: {why}")));
         }
         notes
     }

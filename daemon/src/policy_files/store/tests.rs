@@ -323,3 +323,15 @@ fn who_else_may_write_the_manifest_signs_nothing() {
         assert!(error.contains("it is longer than"), "{error}");
     }
 }
+
+#[test]
+fn a_directory_is_bounded() {
+    let (bench, _, store) = signed();
+    let most = " ".repeat(1024 * 1024);
+    for file in 0..17 {
+        store.load().unwrap();
+        bench.write(&format!("local/{file}.cedar"), &most);
+    }
+    let error = failed(store.load());
+    assert!(error.contains("more than 16 MiB"), "{error}");
+}

@@ -116,6 +116,7 @@ fn the_newest_file_counts_in_whichever_order_they_come() {
     assert_eq!(actions(&frozen), [""; 0]);
     bench.order("f.toml", "user 1000", 3, "thaw");
     assert_eq!(actions(&frozen), ["FreezeFileRefused"]);
+    assert_eq!(actions(&frozen), [""; 0]);
     assert!(frozen.has(&USER));
     bench.order("f.toml", "user 1000", 4, "thaw");
     bench.order("g.toml", "app other", 1, "freeze");
