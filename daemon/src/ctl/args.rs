@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use jiff::Timestamp;
 use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, SignatureScheme, Tier};
 
 use crate::attest::is_nonce;
@@ -25,7 +26,7 @@ Exit codes:
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
-neither do `policy check` and `policy test`.";
+neither do `policy check`, `policy manifest` and `policy test`.";
 
 const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -63,6 +64,10 @@ JSON (with --json; fields are only ever added):
   lock            DEVICE
   policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
                     whole, \"level\": \"error|lint\", \"message\"}]}
+                   and \"manifest\": null if there is none, or {\"serial\": number or null,
+                    \"signer\": text or null if that was not looked at,
+                    \"expires\": seconds since 1970 or null, \"why\": text or null}
+  policy manifest {\"manifest\": path, \"serial\", \"policy_files\": number, \"sign\": text}
   policy explain  [{\"time\": seconds since 1970, \"action\", \"policy\", \"reason\",
                     \"policies\": [text], \"permitted_by\": text or null, \"facts\": object}]
   policy reload   {\"policies\": number,
@@ -531,6 +536,15 @@ fn scheme() -> impl TypedValueParser<Value = SignatureScheme> {
     })
 }
 
+/// Higher numbers TOML does not have.
+const MAX_SERIAL: u64 = i64::MAX.unsigned_abs();
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let day = format!("{text}T00:00:00Z");
+    let moment = text.parse().or_else(|_| day.parse());
+    moment.map_err(|_| "a date is as in 2027-01-01, or 2027-01-01T08:00:00Z".to_owned())
+}
+
 fn grace(text: &str) -> Result<u64, String> {
     let duration = parse_duration(text).ok_or(
         "a duration is a number and a unit, as in 30s, 15m, 24h or 90d (10 years at most)",
@@ -554,6 +568,30 @@ pub(super) enum PolicyCommand {
         /// The vendor's policies; those that mlskeyctl was built with if it is not there
         #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
         vendor: PathBuf,
+        /// Public keys that may have signed the directory's manifest, each a line, as in
+        /// *.pub [default: the `signers` of --config]
+        #[arg(long, value_name = "FILE")]
+        signer: Option<PathBuf>,
+        /// The daemon's configuration [default: /etc/mlskeyd/mlskeyd.toml, if that can be
+        /// read]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Write the manifest of a set of policies, to be signed; takes no daemon
+    ///
+    /// It goes to manifest.toml in the directory, and what signs it is printed: a daemon
+    /// whose configuration names `signers` takes the set then, if the serial is higher than
+    /// that of each set that it had so far.
+    Manifest {
+        /// The company's policies
+        dir: PathBuf,
+        /// A number that grows with each set that is rolled out
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MAX_SERIAL))]
+        serial: u64,
+        /// When a newer set is to be there, as in 2027-01-01 or 2027-01-01T08:00:00Z: after
+        /// that it stays in force, and the daemon warns
+        #[arg(long, value_name = "DATE", value_parser = moment)]
+        expires: Option<Timestamp>,
     },
     /// Ask policies what their cases say; takes no daemon
     ///

@@ -14,6 +14,7 @@ mod attested;
 mod devices;
 mod files;
 mod json;
+mod manifest;
 mod measurements;
 mod pin;
 mod policy;

@@ -20,7 +20,7 @@ use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
-use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin, policy};
+use super::{CtlError, agent, attest, confirm, devices, json, manifest, measurements, pin, policy};
 
 /// What is frozen, in JSON or as text.
 fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
@@ -243,7 +243,20 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Policy { command } => {
             let shown = match command {
-                PolicyCommand::Check { dir, vendor } => policy::check(vendor, dir)?,
+                PolicyCommand::Check {
+                    dir,
+                    vendor,
+                    signer,
+                    config,
+                } => {
+                    let signers = manifest::signers(signer.as_deref(), config.as_deref())?;
+                    policy::check(vendor, dir, signers.as_ref())?
+                }
+                PolicyCommand::Manifest {
+                    dir,
+                    serial,
+                    expires,
+                } => manifest::write(dir, *serial, *expires)?,
                 PolicyCommand::Test { dir, vendor } => policy::test(vendor, dir.as_deref())?,
                 PolicyCommand::Explain { all } => {
                     policy::explain(&client.refusals(ReadRefusals {}, &call)?, *all)

@@ -126,6 +126,11 @@ impl PolicyFiles {
         Ok(directory.map(|directory| directory.files))
     }
 
+    /// How many they are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The set that they are.
     ///
     /// # Errors
