@@ -14,6 +14,7 @@ mod policies;
 mod races;
 mod scene;
 mod sign;
+mod signed_policies;
 mod suite;
 
 use mlskeyd_tests::forge;
