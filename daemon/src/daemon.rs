@@ -204,13 +204,15 @@ async fn serve_with_clock(
         },
     );
     custody.tell_of_policies(&in_force.about).await;
+    // Before anybody is served.
+    let freeze_watch = custody.watch_freeze_files();
     custody.look_at_freeze_files().await;
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
     let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
     let watch = tokio::spawn(Arc::clone(&custody).run_policy_watch());
-    let freeze_watch = tokio::spawn(Arc::clone(&custody).run_freeze_watch());
+    let freeze_watch = tokio::spawn(Arc::clone(&custody).run_freeze_watch(freeze_watch));
     let socket = Socket::bind(&config.socket)?;
     ready(Controls(Arc::clone(&custody)));
 

@@ -473,4 +473,22 @@ fn without_signers_signatures_are_not_looked_at() {
     company.order_signed("all.toml", "all", 1, "freeze");
     company.reload().unwrap();
     assert_eq!(company.frozen(), 0);
+
+    // Once they are, what was in force without them is not any more.
+    company.restart();
+    let warnings = company.in_force().warnings;
+    assert!(
+        warnings[0].contains("the vendor's policies alone"),
+        "{warnings:?}"
+    );
+    assert!(
+        warnings[1].contains("91.cedar: the manifest does not list it"),
+        "{warnings:?}"
+    );
+    assert_eq!(company.frozen(), 1);
+    let thaw = Thaw {
+        target: FreezeTarget::All,
+    };
+    company.house.admin().thaw(thaw, &Call::default()).unwrap();
+    app.sign(&text()).unwrap();
 }

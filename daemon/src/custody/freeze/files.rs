@@ -290,22 +290,24 @@ impl Custody {
         }
     }
 
-    /// Does so whenever the files change.
-    pub(crate) async fn run_freeze_watch(self: Arc<Self>) {
-        let Some(files) = &self.frozen.files else {
-            return;
-        };
-        let mut watch = match PolicyWatch::new(vec![files.directory.clone()]) {
-            Ok(watch) => watch,
-            Err(error) => {
+    /// Is told when the files may have changed. To be had before they are looked at for the
+    /// first time: then none comes between.
+    pub(crate) fn watch_freeze_files(&self) -> Option<PolicyWatch> {
+        let files = self.frozen.files.as_ref()?;
+        let watch = PolicyWatch::new(vec![files.directory.clone()]);
+        watch
+            .inspect_err(|error| {
                 tracing::warn!(%error, "files that freeze are not looked at when they change: SIGHUP, or `mlskeyctl policy reload`");
-                return;
-            }
-        };
+            })
+            .ok()
+    }
+
+    /// Obeys the files whenever they change.
+    pub(crate) async fn run_freeze_watch(self: Arc<Self>, watch: Option<PolicyWatch>) {
+        let Some(mut watch) = watch else { return };
         loop {
-            // First for those that came before they were watched.
-            self.look_at_freeze_files().await;
             watch.changed().await;
+            self.look_at_freeze_files().await;
         }
     }
 }
