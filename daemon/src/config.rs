@@ -26,6 +26,7 @@ pub use self::slot::{NoSlot, Slot};
 pub use self::tcti::Tcti;
 use crate::mls::FIRST_PRIVATE_USE;
 use crate::policy_files::PolicyDirs;
+use crate::signers::Signers;
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -121,6 +122,10 @@ pub struct PolicyConfig {
     pub consent: Option<ConsentConfig>,
     /// Where the policies are.
     pub dirs: PolicyDirs,
+    /// Who has to have signed the company's; `None`: nobody.
+    pub signers: Option<Signers>,
+    /// Where files are that freeze and thaw, if one of the signers has signed them.
+    pub freeze_dir: PathBuf,
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
@@ -161,6 +166,9 @@ struct PolicyTable {
     vendor_dir: PathBuf,
     #[serde(deserialize_with = "path")]
     local_dir: PathBuf,
+    signers: Option<Spanned<Vec<String>>>,
+    #[serde(deserialize_with = "path")]
+    freeze_dir: PathBuf,
     credentials: Option<Vec<String>>,
     private_proposals: Option<Spanned<BTreeSet<u16>>>,
     #[serde(deserialize_with = "optional_path")]
@@ -185,6 +193,8 @@ impl Default for PolicyTable {
             consent: None,
             vendor_dir: "/usr/lib/mlskeyd/policies.d".into(),
             local_dir: "/etc/mlskeyd/policies.d".into(),
+            signers: None,
+            freeze_dir: "/etc/mlskeyd/freeze.d".into(),
             credentials: None,
             private_proposals: None,
             candidate_dir: None,
@@ -231,6 +241,10 @@ impl PolicyTable {
                 "types for private use are 0xf000 to 0xffff (RFC 9420, 17.4)",
             ));
         }
+        let signers = self.signers.map(|lines| {
+            Signers::parse(lines.get_ref().iter().map(String::as_str))
+                .map_err(|why| Mistake::new(lines.span(), format!("`signers`: {why}")))
+        });
         Ok(PolicyConfig {
             allow_leave: self.allow_leave,
             consent,
@@ -244,6 +258,8 @@ impl PolicyTable {
                 local: self.local_dir,
                 candidate: self.candidate_dir,
             },
+            signers: signers.transpose()?,
+            freeze_dir: self.freeze_dir,
             credentials: self.credentials,
         })
     }

@@ -102,11 +102,12 @@ pub enum StartError {
 pub struct Controls(Arc<Custody>);
 
 impl Controls {
-    /// Reads the policies again. If they are good they are in force from now on; if not,
+    /// Reads the policies again, and the files that freeze. If they are good they are in force from now on; if not,
     /// those of before are, and the log says why.
     pub async fn reload_policies(&self) {
+        self.0.look_at_freeze_files().await;
         match self.0.reload_policies("a signal").await {
-            Ok(count) => tracing::info!(count, "the policies are loaded"),
+            Ok(now) => tracing::info!(count = now.count(), "the policies are loaded"),
             Err(error) => tracing::error!(%error, "the policies of before stay in force"),
         }
     }
@@ -154,13 +155,18 @@ async fn serve_with_clock(
     };
     let policies = PolicyStore::new(
         config.policy.dirs.clone(),
+        config.policy.signers.clone(),
         config.state_dir.join(policy_files::LAST_GOOD),
         key.subkey(policy_files::LABEL)?,
     );
-    let set = policies.at_start()?;
+    let in_force = policies.at_start()?;
     let frozen = custody::Frozen::open(
         config.state_dir.join(custody::FROZEN_FILE),
         key.subkey(custody::FROZEN_LABEL)?,
+    )
+    .with_files(
+        config.policy.freeze_dir.clone(),
+        config.policy.signers.clone(),
     );
     let issuers = parts::issuers(&config)?;
     let threads = parts::devices(&config, &key, &fresh)?;
@@ -222,7 +228,7 @@ async fn serve_with_clock(
                 consent: consent.map_or_else(Vec::new, |consent| consent.requests.clone()),
                 daemon_uid: rustix::process::geteuid().as_raw(),
             }),
-            set,
+            in_force.set,
         ),
         policies,
         frozen,
@@ -239,11 +245,16 @@ async fn serve_with_clock(
     );
     custody.compare_candidate();
     custody.warn_of_certificates().await;
+    custody.tell_of_policies(&in_force.about).await;
+    // Before anybody is served.
+    let freeze_watch = custody.watch_freeze_files();
+    custody.look_at_freeze_files().await;
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
     let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
     let watch = tokio::spawn(Arc::clone(&custody).run_policy_watch());
+    let freeze_watch = tokio::spawn(Arc::clone(&custody).run_freeze_watch(freeze_watch));
     let socket = Socket::bind(&config.socket)?;
     ready(Controls(Arc::clone(&custody)));
 
@@ -257,6 +268,7 @@ async fn serve_with_clock(
     lifecycle.abort();
     scrub.abort();
     watch.abort();
+    freeze_watch.abort();
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.

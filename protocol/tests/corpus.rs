@@ -583,6 +583,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             keys: 100,
             read_only: None,
             audit_sequence: 12,
+            policies: policies(),
             devices: vec![device.clone()],
         })),
         R::Devices(Ok(vec![device.clone()])),
@@ -633,7 +634,7 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::ReadMeasurements(Ok(measurements(false))),
         R::ApproveMeasurements(Ok(measurements(true))),
         R::LockDevice(Ok(device)),
-        R::ReloadPolicies(Ok(PoliciesInForce { count: 17 })),
+        R::ReloadPolicies(Ok(policies())),
         R::Refusals(Ok(Refusals {
             refusals: vec![Refusal {
                 time: 1_700_000_000,
@@ -667,6 +668,18 @@ fn admin_responses() -> Vec<AdminResponse> {
         })),
         R::UpdateCredential(Ok(identity())),
     ]
+}
+
+fn policies() -> PoliciesInForce {
+    PoliciesInForce {
+        count: 17,
+        signed: Some(SignedPolicies {
+            serial: 7,
+            signer: "security@bank (SHA256:abc)".into(),
+            expires: Some(1_798_761_600),
+        }),
+        warnings: vec!["they expired".into()],
+    }
 }
 
 fn measurements(approved: bool) -> Measurements {

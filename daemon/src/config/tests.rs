@@ -113,6 +113,28 @@ fn values_are_taken() {
 }
 
 #[test]
+fn signers_are_public_keys() {
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti security@bank";
+    let config = parse(&format!("[policy]\nsigners = [{key:?}, {key:?}]")).unwrap();
+    assert!(config.policy.signers.is_some());
+    assert!(parse("").unwrap().policy.signers.is_none());
+    for (signers, why) in [
+        ("[]".to_owned(), "nobody could sign"),
+        ("[\"alice\"]".to_owned(), "is no public key"),
+        (
+            format!("[{key:?}, {:?}]", key.replace("ssh-", "x-")),
+            "is no public key",
+        ),
+    ] {
+        let message = refused(&format!("[policy]\nsigners = {signers}"));
+        assert!(
+            message.contains(why) && message.starts_with("mlskeyd.toml:2:"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn a_tier_of_hpke_keys_is_of_one_device() {
     let token = "kind = \"pkcs11\"\nmodule = \"/m.so\"";
     let text = format!(

@@ -14,10 +14,11 @@ use pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use super::CtlError;
-use super::args::{grace, owner, tier};
+use super::args::{grace, tier};
 use super::files;
 use super::table::{date, printable};
 use crate::certificates::{self, RENEW_WITHIN};
+use crate::freeze_target::owner;
 
 /// Of `identities csr`.
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use mlskeyd_protocol::v1::{
     AcceptedDevice, Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey,
-    Owner, StorageInfo, Swept, Unlocked,
+    Owner, PoliciesInForce, StorageInfo, Swept, Unlocked,
 };
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,20 @@ pub(super) fn status(status: &DaemonStatus) -> Value {
         "keys": status.keys,
         "read_only": status.read_only,
         "audit_sequence": status.audit_sequence,
+        "policies": policies(&status.policies),
         "devices": list(&status.devices, device),
+    })
+}
+
+pub(super) fn policies(now: &PoliciesInForce) -> Value {
+    json!({
+        "policies": now.count,
+        "signed": now.signed.as_ref().map(|signed| json!({
+            "serial": signed.serial,
+            "signer": signed.signer,
+            "expires": signed.expires,
+        })),
+        "warnings": now.warnings,
     })
 }
 

@@ -15,6 +15,7 @@ mod certificates;
 mod devices;
 mod files;
 mod json;
+mod manifest;
 mod measurements;
 mod pin;
 mod policy;

@@ -5,24 +5,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
-    DaemonStatus, Freeze, FreezeTarget, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin,
-    KeyQuery, LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen,
-    ReadRefusals, RegistryRestored, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes,
-    StorageInfo, Swept, Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
+    DaemonStatus, Freeze, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery,
+    LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen, ReadRefusals,
+    RegistryRestored, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
+    Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
 use super::args::{
     Args, Command, DevicesCommand, GuardCommand, IdentitiesCommand, KeysCommand, PolicyCommand,
-    StorageCommand, TargetCommand,
+    StorageCommand,
 };
 use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
 use super::{
-    CtlError, agent, attest, certificates, confirm, devices, json, measurements, pin, policy,
-    replay,
+    CtlError, agent, attest, certificates, confirm, devices, json, manifest, measurements, pin,
+    policy, replay,
 };
 
 /// What is frozen, in JSON or as text.
@@ -40,19 +40,6 @@ fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
         json::list(&now.frozen, json),
         or_none(&now.frozen, text, "nothing is frozen\n"),
     )
-}
-
-fn freeze_target(target: &TargetCommand) -> FreezeTarget {
-    match target {
-        TargetCommand::All => FreezeTarget::All,
-        TargetCommand::User { uid } => FreezeTarget::User(*uid),
-        TargetCommand::App { name } => FreezeTarget::App(name.clone()),
-        TargetCommand::Identity { owner, name } => FreezeTarget::Identity {
-            owner: owner.clone(),
-            name: name.clone(),
-        },
-        TargetCommand::Device { name } => FreezeTarget::Device(name.clone()),
-    }
 }
 
 const NO_DEVICES: &str = "no devices\n";
@@ -277,7 +264,20 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Policy { command } => {
             let shown = match command {
-                PolicyCommand::Check { dir, vendor } => policy::check(vendor, dir)?,
+                PolicyCommand::Check {
+                    dir,
+                    vendor,
+                    signer,
+                    config,
+                } => {
+                    let signers = manifest::signers(signer.as_deref(), config.as_deref())?;
+                    policy::check(vendor, dir, signers.as_ref())?
+                }
+                PolicyCommand::Manifest {
+                    dir,
+                    serial,
+                    expires,
+                } => manifest::write(dir, *serial, *expires)?,
                 PolicyCommand::Test { dir, vendor } => policy::test(vendor, dir.as_deref())?,
                 PolicyCommand::Explain { all } => {
                     policy::explain(&client.refusals(ReadRefusals {}, &call)?, *all)
@@ -294,8 +294,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                 PolicyCommand::Reload => {
                     let now = client.reload_policies(ReloadPolicies {}, &call)?;
                     policy::Shown {
-                        json: serde_json::json!({ "policies": now.count }),
-                        text: format!("{} policies are in force\n", now.count),
+                        json: json::policies(&now),
+                        text: policy::in_force(&now),
                         is_good: true,
                     }
                 }
@@ -305,13 +305,13 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Freeze { target, reason } => {
             let request = Freeze {
-                target: freeze_target(target),
+                target: target.target(),
                 reason: reason.clone(),
             };
             frozen(&client.freeze(request, &call)?, show)
         }
         Command::Thaw { target } => {
-            let target = freeze_target(target);
+            let target = target.target();
             frozen(&client.thaw(Thaw { target }, &call)?, show)
         }
         Command::Frozen => frozen(&client.frozen(ReadFrozen {}, &call)?, show),
@@ -551,6 +551,7 @@ fn status_text(status: &DaemonStatus) -> String {
     if let Some(reason) = &status.read_only {
         text.push_str(&format!("READ-ONLY: {}\n", printable(reason)));
     }
+    text.push_str(&policy::in_force(&status.policies));
     text.push('\n');
     text.push_str(&or_none(
         &status.devices,

@@ -353,8 +353,8 @@ impl Bench {
             key.subkey(FROZEN_LABEL).unwrap(),
         );
         let key = key.subkey(policy_files::LABEL).unwrap();
-        let policies = PolicyStore::new(dirs, dir.path().join("policies.last"), key);
-        let policy = Policy::new(rules, policies.at_start().unwrap());
+        let policies = PolicyStore::new(dirs, None, dir.path().join("policies.last"), key);
+        let policy = Policy::new(rules, policies.at_start().unwrap().set);
         let settings = Settings {
             private_proposals: BTreeSet::new(),
             users: BTreeMap::new(),

@@ -39,6 +39,8 @@ pub struct DaemonStatus {
     pub read_only: Option<String>,
     /// Number of the last audit record.
     pub audit_sequence: u64,
+    /// The policies.
+    pub policies: PoliciesInForce,
     /// The devices.
     pub devices: Vec<DeviceInfo>,
 }
@@ -336,10 +338,26 @@ pub struct LockDevice {
 pub struct ReloadPolicies {}
 
 /// What is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoliciesInForce {
     /// How many policies.
     pub count: u32,
+    /// Which signed set the company's own are; `None`: none.
+    pub signed: Option<SignedPolicies>,
+    /// What somebody should see to, each for a person to read: a set that has expired, or
+    /// one that is there and was refused.
+    pub warnings: Vec<String>,
+}
+
+/// A set of policies that somebody signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedPolicies {
+    /// A newer set has a higher one.
+    pub serial: u64,
+    /// Who signed it: the key's comment and fingerprint.
+    pub signer: String,
+    /// When it is to be replaced by a newer one, in seconds since 1970, if it says so.
+    pub expires: Option<i64>,
 }
 
 /// Looks at the last refusals by policies.

@@ -18,6 +18,7 @@ mod races;
 mod restored;
 mod scene;
 mod sign;
+mod signed_policies;
 mod suite;
 
 use mlskeyd_tests::forge;
