@@ -389,6 +389,9 @@ fn a_signed_file_freezes_at_once_and_until_somebody_thaws() {
     assert_eq!(refused_by(&app), "rule/frozen");
 }
 
+/// Signs a file that freezes or thaws, or does not.
+type Signing = fn(&Company, &PathBuf);
+
 #[test]
 fn a_file_that_nobody_signed_freezes_and_thaws_nothing() {
     let company = Company::new("ed25519");
@@ -396,7 +399,7 @@ fn a_file_that_nobody_signed_freezes_and_thaws_nothing() {
     company.order_signed("device.toml", "device other", 1, "freeze");
     until(|| company.frozen() == 1);
     for (action, target) in [("freeze", "all"), ("thaw", "device other")] {
-        let sign: [(&str, fn(&Company, &PathBuf)); 4] = [
+        let sign: [(&str, Signing); 4] = [
             (
                 "there is no it.toml.sig; sign it with `ssh-keygen",
                 |_, _| {},
