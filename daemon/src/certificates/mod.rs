@@ -67,6 +67,9 @@ pub(crate) enum CertificateError {
     /// It is not for signatures.
     #[error("the certificate's key usage does not say digitalSignature")]
     Usage,
+    /// It has alternative names of other kinds.
+    #[error("the certificate has alternative names that are no address, host or URI")]
+    Kind,
     /// There is no name in it, or one that cannot be one.
     #[error("the certificate has no name, or one that is no text of 1 to {MAX_CERTIFIED} bytes")]
     Name,
@@ -107,7 +110,11 @@ pub(crate) fn read(der: &[u8]) -> Result<Issued, CertificateError> {
     }
     let alternative: Option<(bool, SubjectAltName)> = tbs.get().map_err(unreadable)?;
     let names: Vec<String> = match alternative {
-        Some((_, SubjectAltName(names))) => names.iter().filter_map(alternative_name).collect(),
+        // A name of another kind may be whoever's: nobody here could judge it.
+        Some((_, SubjectAltName(names))) => {
+            let names = names.iter().map(alternative_name);
+            names.collect::<Option<_>>().ok_or(CertificateError::Kind)?
+        }
         None => common_names(&certificate).collect(),
     };
     let fits = |name: &String| !name.is_empty() && name.len() <= MAX_CERTIFIED;

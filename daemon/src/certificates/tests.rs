@@ -122,6 +122,14 @@ fn what_is_no_certificate_for_signatures_is_refused() {
         CertificateError::Name
     );
     assert_eq!(
+        refused(&|tbs| {
+            let mail = GeneralName::Rfc822Name(Ia5String::new(NAME).unwrap());
+            let id = GeneralName::RegisteredId(ECDSA_OF_NOBODY);
+            tbs.extensions = Some(vec![extension(&SubjectAltName(vec![mail, id]))]);
+        }),
+        CertificateError::Kind
+    );
+    assert_eq!(
         refused(&|tbs| tbs.subject_public_key_info.algorithm.oid = ECDSA_OF_NOBODY),
         CertificateError::Key
     );
