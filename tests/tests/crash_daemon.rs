@@ -36,6 +36,8 @@ const CREATE: &[&str] = &[
     "store.finish_create.after_commit",
     "store.rotate_identity.before_commit",
     "store.rotate_identity.after_commit",
+    "store.recredential.before_commit",
+    "store.recredential.after_commit",
 ];
 
 const USE: &[&str] = &[
@@ -369,8 +371,8 @@ impl Story {
         }
     }
 
-    /// Somebody makes an identity and a KeyPackage, gets another signature key, and
-    /// loses the database.
+    /// Somebody makes an identity and a KeyPackage, gets another signature key and
+    /// credential, and loses the database.
     fn newcomer(&mut self, n: usize) {
         let name = format!("carol{n}");
         let mut carol = Chat::start(&self.stage, &self.daemon, &self.hub, &name, 2);
@@ -378,6 +380,8 @@ impl Story {
         carol.kill();
         let owner = format!("{}/default", rustix::process::geteuid().as_raw());
         self.ctl(&["identities", "rotate", &owner, &name]);
+        let credential = format!("{name}@bank.example");
+        self.ctl(&["identities", "credential", &owner, &name, &credential]);
         let storage = format!("chat/{name}");
         let is_listed = |storages: &serde_json::Value| {
             let mut all = storages.as_array().expect("a list").iter();

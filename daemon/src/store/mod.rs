@@ -533,8 +533,11 @@ impl Registry {
         &self,
         update: Recredential,
     ) -> Result<(IdentityRecord, Arc<KeyRecord>), StoreError> {
-        self.write(move |tx| identities::recredential(tx, update))
-            .await
+        let pinned = self
+            .write(move |tx| identities::recredential(tx, update))
+            .await?;
+        failpoint::hit("store.recredential.after_commit");
+        Ok(pinned)
     }
 
     /// The owner's identity of this name.
