@@ -116,6 +116,7 @@ check_test() {
     { has yubico-piv-tool && ykcs11; } || need "yubico-piv-tool and ykcs11 (Yubico's programs on a YubiKey)" \
         "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
     has dbus-daemon || need "dbus-daemon (tests have buses of their own)" dbus-daemon dbus-daemon dbus dbus-1
+    has ssh-keygen || need "ssh-keygen (it signs policies)" openssh-client openssh openssh openssh-clients
     installs_python || need "Python with venv and its headers (ykman, Yubico's program on a YubiKey, is installed into one, and built)" \
         "python3-venv python3-dev" "python3 python3-devel" python "python3 python3-devel"
     has openssl || need "openssl (it signs for a recovery key, and verifies what devices sign)" openssl openssl openssl openssl

@@ -6,6 +6,7 @@ mod pcrs;
 mod slot;
 mod tcti;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,9 @@ pub use self::devices::{
 pub use self::pcrs::Pcrs;
 pub use self::slot::{NoSlot, Slot};
 pub use self::tcti::Tcti;
+use crate::mls::FIRST_PRIVATE_USE;
 use crate::policy_files::PolicyDirs;
+use crate::signers::Signers;
 
 /// Longest configuration file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -119,9 +122,19 @@ pub struct PolicyConfig {
     pub consent: Option<ConsentConfig>,
     /// Where the policies are.
     pub dirs: PolicyDirs,
+    /// Who has to have signed the company's; `None`: nobody.
+    pub signers: Option<Signers>,
+    /// Where files are that freeze and thaw, if one of the signers has signed them.
+    pub freeze_dir: PathBuf,
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
+    /// The names of those users who may have other ones.
+    pub users: BTreeMap<String, Vec<String>>,
+    /// The file with the issuers of certificates in credentials, in PEM.
+    pub certificate_issuers: Option<PathBuf>,
+    /// The types of proposals for private use that apps may have signed.
+    pub private_proposals: BTreeSet<u16>,
 }
 
 /// What takes a person's consent.
@@ -153,7 +166,23 @@ struct PolicyTable {
     vendor_dir: PathBuf,
     #[serde(deserialize_with = "path")]
     local_dir: PathBuf,
+    signers: Option<Spanned<Vec<String>>>,
+    #[serde(deserialize_with = "path")]
+    freeze_dir: PathBuf,
     credentials: Option<Vec<String>>,
+    private_proposals: Option<Spanned<BTreeSet<u16>>>,
+    #[serde(deserialize_with = "optional_path")]
+    candidate_dir: Option<PathBuf>,
+    #[serde(deserialize_with = "optional_path")]
+    certificate_issuers: Option<PathBuf>,
+    users: BTreeMap<String, UserTable>,
+}
+
+/// What there is to say of one user.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserTable {
+    credentials: Vec<String>,
 }
 
 impl Default for PolicyTable {
@@ -164,7 +193,13 @@ impl Default for PolicyTable {
             consent: None,
             vendor_dir: "/usr/lib/mlskeyd/policies.d".into(),
             local_dir: "/etc/mlskeyd/policies.d".into(),
+            signers: None,
+            freeze_dir: "/etc/mlskeyd/freeze.d".into(),
             credentials: None,
+            private_proposals: None,
+            candidate_dir: None,
+            certificate_issuers: None,
+            users: BTreeMap::new(),
         }
     }
 }
@@ -197,13 +232,34 @@ impl PolicyTable {
                 })
             }
         };
+        let private = self
+            .private_proposals
+            .unwrap_or_else(|| Spanned::new(0..0, BTreeSet::new()));
+        if private.get_ref().iter().any(|it| *it < FIRST_PRIVATE_USE) {
+            return Err(Mistake::new(
+                private.span(),
+                "types for private use are 0xf000 to 0xffff (RFC 9420, 17.4)",
+            ));
+        }
+        let signers = self.signers.map(|lines| {
+            Signers::parse(lines.get_ref().iter().map(String::as_str))
+                .map_err(|why| Mistake::new(lines.span(), format!("`signers`: {why}")))
+        });
         Ok(PolicyConfig {
             allow_leave: self.allow_leave,
             consent,
+            private_proposals: private.into_inner(),
+            certificate_issuers: self.certificate_issuers,
+            users: (self.users.into_iter())
+                .map(|(user, table)| (user, table.credentials))
+                .collect(),
             dirs: PolicyDirs {
                 vendor: self.vendor_dir,
                 local: self.local_dir,
+                candidate: self.candidate_dir,
             },
+            signers: signers.transpose()?,
+            freeze_dir: self.freeze_dir,
             credentials: self.credentials,
         })
     }

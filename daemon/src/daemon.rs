@@ -61,6 +61,14 @@ pub enum StartError {
     /// There are no policies, so nothing could be decided.
     #[error(transparent)]
     Policies(#[from] PolicyError),
+    /// The issuers of certificates cannot be read.
+    #[error("the issuers of certificates in {} cannot be used: {why}", path.display())]
+    Issuers {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The registry does not open.
     #[error(transparent)]
     Registry(#[from] store::OpenError),
@@ -94,11 +102,12 @@ pub enum StartError {
 pub struct Controls(Arc<Custody>);
 
 impl Controls {
-    /// Reads the policies again. If they are good they are in force from now on; if not,
+    /// Reads the policies again, and the files that freeze. If they are good they are in force from now on; if not,
     /// those of before are, and the log says why.
     pub async fn reload_policies(&self) {
+        self.0.look_at_freeze_files().await;
         match self.0.reload_policies("a signal").await {
-            Ok(count) => tracing::info!(count, "the policies are loaded"),
+            Ok(now) => tracing::info!(count = now.count(), "the policies are loaded"),
             Err(error) => tracing::error!(%error, "the policies of before stay in force"),
         }
     }
@@ -146,24 +155,58 @@ async fn serve_with_clock(
     };
     let policies = PolicyStore::new(
         config.policy.dirs.clone(),
+        config.policy.signers.clone(),
         config.state_dir.join(policy_files::LAST_GOOD),
         key.subkey(policy_files::LABEL)?,
     );
-    let set = policies.at_start()?;
+    let in_force = policies.at_start()?;
     let frozen = custody::Frozen::open(
         config.state_dir.join(custody::FROZEN_FILE),
         key.subkey(custody::FROZEN_LABEL)?,
+    )
+    .with_files(
+        config.policy.freeze_dir.clone(),
+        config.policy.signers.clone(),
     );
+    let issuers = parts::issuers(&config)?;
     let threads = parts::devices(&config, &key, &fresh)?;
     drop(key);
 
-    let (audit, _) = AuditLog::open(&config.state_dir)?;
+    let (audit, opened) = AuditLog::open(&config.state_dir)?;
+    let forgotten = match registry.read_only_reason() {
+        None => {
+            custody::recall(
+                &registry,
+                &config.state_dir.join(audit::FILE_NAME),
+                opened.end,
+            )
+            .await?
+        }
+        Some(_) => 0,
+    };
     let note = AuditOutcome::Noted {
         note: concat!("version ", env!("CARGO_PKG_VERSION")).into(),
     };
     audit
         .append(audit::Record::new("DaemonStarted", note), Durability::Now)
         .await?;
+
+    if forgotten > 0 {
+        tracing::error!(
+            groups = forgotten,
+            "an older copy of the registry was put back: the guard refuses what is not entered again (docs/policies.md)"
+        );
+        let note = AuditOutcome::Noted {
+            note: format!("more was signed in {forgotten} groups than the registry knows of")
+                .into(),
+        };
+        audit
+            .append(
+                audit::Record::new("RegistryRestored", note),
+                Durability::Now,
+            )
+            .await?;
+    }
 
     let devices = threads.iter().map(|(name, thread)| {
         let mut listed = config.devices.iter();
@@ -185,23 +228,33 @@ async fn serve_with_clock(
                 consent: consent.map_or_else(Vec::new, |consent| consent.requests.clone()),
                 daemon_uid: rustix::process::geteuid().as_raw(),
             }),
-            set,
+            in_force.set,
         ),
         policies,
         frozen,
         audit,
         custody::Settings {
             credentials: config.policy.credentials.clone(),
+            users: config.policy.users.clone(),
+            issuers,
+            private_proposals: config.policy.private_proposals.clone(),
             consent_device: consent.map(|consent| consent.device.clone()),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
         },
     );
+    custody.compare_candidate();
+    custody.warn_of_certificates().await;
+    custody.tell_of_policies(&in_force.about).await;
+    // Before anybody is served.
+    let freeze_watch = custody.watch_freeze_files();
+    custody.look_at_freeze_files().await;
     let repaired = custody.repair().await.map_err(StartError::Repair)?;
     tracing::debug!(?repaired, "what the last stop left unfinished is finished");
     let lifecycle = tokio::spawn(Arc::clone(&custody).run_lifecycle());
     let scrub = tokio::spawn(Arc::clone(&custody).run_scrub());
     let watch = tokio::spawn(Arc::clone(&custody).run_policy_watch());
+    let freeze_watch = tokio::spawn(Arc::clone(&custody).run_freeze_watch(freeze_watch));
     let socket = Socket::bind(&config.socket)?;
     ready(Controls(Arc::clone(&custody)));
 
@@ -215,6 +268,7 @@ async fn serve_with_clock(
     lifecycle.abort();
     scrub.abort();
     watch.abort();
+    freeze_watch.abort();
     custody.note("DaemonStopped", "as it was told").await;
     registry.close().await;
     // The device threads end last: requests that were under way needed them.

@@ -6,23 +6,27 @@
 //! [`custody`] (the one path, the life of keys, the guard), [`devices`] and
 //! [`hpke`] (where keys work), [`store`] (the registry), [`audit`] (what goes
 //! on record). Beside them, [`attest`] is what others believe of it, and [`policy_files`]
-//! where the company's policies come from.
+//! where the company's policies come from, [`signers`] who may sign them.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod attest;
 pub mod audit;
 pub mod caller;
+mod certificates;
 pub mod config;
 pub mod ctl;
 pub mod custody;
 pub mod daemon;
 pub mod devices;
+mod freeze_target;
 pub mod hpke;
 pub mod ipc;
+mod mac_file;
 pub mod mls;
 pub mod policy_files;
 mod policy_watch;
 mod private_file;
+pub mod signers;
 pub mod store;
 pub mod store_key;
 

@@ -112,6 +112,17 @@ pub(super) fn signable<'s, 'a>(signable: &'s Signable<'a>) -> Encoded<'s, 'a> {
             write(out, tbs.confirmation_tag);
             out.extend(tbs.signer.to_be_bytes());
         }
+        Signable::TargetedMessage(message) => {
+            number(out, 1);
+            number(out, 6);
+            write(out, message.group_id);
+            out.extend(message.epoch.to_be_bytes());
+            out.extend(message.recipient_leaf_index.to_be_bytes());
+            write(out, message.authenticated_data);
+            out.extend(message.sender_leaf_index.to_be_bytes());
+            write(out, message.kem_output);
+            write(out, message.ciphertext_hash);
+        }
         Signable::Unknown(_) => {}
     }
     encoded
@@ -222,6 +233,14 @@ fn proposal(out: &mut Vec<u8>, proposal: &Proposal<'_>) {
             extensions(out, inner);
         }
         Proposal::SelfRemove => number(out, 0x000a),
+        Proposal::PrivateUse {
+            proposal_type,
+            content,
+        } => {
+            assert!(*proposal_type >= 0xf000);
+            number(out, *proposal_type);
+            write(out, content);
+        }
     }
 }
 

@@ -26,6 +26,11 @@ pub enum Action {
     SignProposalGroupContextExtensions,
     /// A SelfRemove proposal.
     SignProposalSelfRemove,
+    /// Signs a proposal of a type for private use that the configuration knows (RFC 9420,
+    /// 17.4), or a commit with one inline.
+    SignProposalPrivateUse,
+    /// Signs a TargetedMessageTBS (draft-ietf-mls-targeted-messages).
+    SignTargetedMessage,
     /// Signs a KeyPackageTBS (RFC 9420, 10).
     SignKeyPackage,
     /// Signs a LeafNodeTBS (RFC 9420, 7.2).
@@ -54,6 +59,10 @@ pub enum Action {
     Look,
     /// Gives an identity a new signature key in the place of the one before.
     RotateIdentity,
+    /// Gives an identity another credential: the certificate that was issued for its key.
+    UpdateCredential,
+    /// Signs a request for a certificate (RFC 2986) with an identity's key.
+    SignCsr,
     /// Makes an identity of a signature key that is on a device already.
     AdoptIdentity,
     /// Makes an identity with a signature key for another owner.
@@ -76,6 +85,8 @@ pub enum Action {
     ApproveMeasurements,
     /// Locks a device.
     LockDevice,
+    /// Has the guard forget a group of an identity.
+    ResetGuard,
     /// Freezes a user, an app, an identity, a device, or all.
     Freeze,
     /// Thaws what was frozen.
@@ -88,7 +99,7 @@ pub enum Action {
 
 impl Action {
     /// All actions.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 43] = [
         Self::SignApplicationMessage,
         Self::SignCommit,
         Self::SignProposalAdd,
@@ -99,6 +110,8 @@ impl Action {
         Self::SignProposalExternalInit,
         Self::SignProposalGroupContextExtensions,
         Self::SignProposalSelfRemove,
+        Self::SignProposalPrivateUse,
+        Self::SignTargetedMessage,
         Self::SignKeyPackage,
         Self::SignLeafNode,
         Self::SignGroupInfo,
@@ -113,6 +126,8 @@ impl Action {
         Self::ManageStorage,
         Self::Look,
         Self::RotateIdentity,
+        Self::UpdateCredential,
+        Self::SignCsr,
         Self::AdoptIdentity,
         Self::CreateIdentityFor,
         Self::UnlockIdentity,
@@ -123,6 +138,7 @@ impl Action {
         Self::AnswerChallenge,
         Self::ApproveMeasurements,
         Self::LockDevice,
+        Self::ResetGuard,
         Self::Freeze,
         Self::Thaw,
         Self::AnswerPrompt,
@@ -143,6 +159,8 @@ impl Action {
             Self::SignProposalExternalInit => "SignProposalExternalInit",
             Self::SignProposalGroupContextExtensions => "SignProposalGroupContextExtensions",
             Self::SignProposalSelfRemove => "SignProposalSelfRemove",
+            Self::SignProposalPrivateUse => "SignProposalPrivateUse",
+            Self::SignTargetedMessage => "SignTargetedMessage",
             Self::SignKeyPackage => "SignKeyPackage",
             Self::SignLeafNode => "SignLeafNode",
             Self::SignGroupInfo => "SignGroupInfo",
@@ -157,6 +175,8 @@ impl Action {
             Self::ManageStorage => "ManageStorage",
             Self::Look => "Look",
             Self::RotateIdentity => "RotateIdentity",
+            Self::UpdateCredential => "UpdateCredential",
+            Self::SignCsr => "SignCsr",
             Self::AdoptIdentity => "AdoptIdentity",
             Self::CreateIdentityFor => "CreateIdentityFor",
             Self::UnlockIdentity => "UnlockIdentity",
@@ -167,6 +187,7 @@ impl Action {
             Self::AnswerChallenge => "AnswerChallenge",
             Self::ApproveMeasurements => "ApproveMeasurements",
             Self::LockDevice => "LockDevice",
+            Self::ResetGuard => "ResetGuard",
             Self::Freeze => "Freeze",
             Self::Thaw => "Thaw",
             Self::AnswerPrompt => "AnswerPrompt",

@@ -67,7 +67,7 @@ impl Rules {
             Needs::Never => deny(
                 "builtin/unknown-structure",
                 "this is no MLS structure that mlskeyd can read to its last byte",
-                "if it is honest MLS content, check that this version of mlskeyd knows the extension or message type",
+                "if it is honest MLS content, check that this version of mlskeyd knows the message type, and that the configuration has the proposal's under private_proposals",
             ),
             Needs::Administrator => {
                 let uid = question.caller.uid;
@@ -107,6 +107,8 @@ const fn needs(action: Action) -> Needs {
         | Action::SignProposalExternalInit
         | Action::SignProposalGroupContextExtensions
         | Action::SignProposalSelfRemove
+        | Action::SignProposalPrivateUse
+        | Action::SignTargetedMessage
         | Action::SignKeyPackage
         | Action::SignLeafNode
         | Action::SignGroupInfo
@@ -120,6 +122,8 @@ const fn needs(action: Action) -> Needs {
         | Action::AnswerPrompt => Needs::OwnIfAny,
         Action::LeaveCustody => Needs::LeaveAllowed,
         Action::RotateIdentity
+        | Action::UpdateCredential
+        | Action::SignCsr
         | Action::AdoptIdentity
         | Action::CreateIdentityFor
         | Action::UnlockIdentity
@@ -130,6 +134,7 @@ const fn needs(action: Action) -> Needs {
         | Action::AnswerChallenge
         | Action::ApproveMeasurements
         | Action::LockDevice
+        | Action::ResetGuard
         | Action::Freeze
         | Action::Thaw
         | Action::Administer => Needs::Administrator,
@@ -193,8 +198,10 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 14] = [
+    const ADMINISTRATORS: [Action; 17] = [
         Action::RotateIdentity,
+        Action::UpdateCredential,
+        Action::SignCsr,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,
         Action::UnlockIdentity,
@@ -205,6 +212,7 @@ mod tests {
         Action::AnswerChallenge,
         Action::ApproveMeasurements,
         Action::LockDevice,
+        Action::ResetGuard,
         Action::Freeze,
         Action::Thaw,
         Action::Administer,

@@ -142,6 +142,7 @@ fn honest(action: Action) -> (ResourceFacts, ContextFacts) {
         device: "token".to_owned(),
         device_kind: "pkcs11".to_owned(),
         identity: Some("alice".to_owned()),
+        ..ResourceFacts::default()
     };
     let context = ContextFacts {
         group: Some("67726f7570".to_owned()),

@@ -1,8 +1,14 @@
 //! What policies may know of a request: `schema.cedarschema` says what each of it is.
+//!
+//! As JSON, what is 0, false or empty is left out: so it is on record with each request.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+
+fn is_default<T: Default + PartialEq>(field: &T) -> bool {
+    *field == T::default()
+}
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -13,10 +19,12 @@ pub struct CallerFacts {
     /// The user's name.
     pub user: String,
     /// The names of the user's groups.
+    #[serde(skip_serializing_if = "is_default")]
     pub groups: BTreeSet<String>,
     /// The app's name.
     pub app: String,
     /// How well the app is known.
+    #[serde(skip_serializing_if = "is_default")]
     pub identified: Identified,
 }
 
@@ -60,18 +68,34 @@ impl Identified {
 #[serde(default, deny_unknown_fields)]
 pub struct ResourceFacts {
     /// The key's id, in hexadecimal.
+    #[serde(skip_serializing_if = "is_default")]
     pub key: String,
     /// What it is for.
+    #[serde(skip_serializing_if = "is_default")]
     pub purpose: String,
     /// Its algorithm.
+    #[serde(skip_serializing_if = "is_default")]
     pub algorithm: String,
     /// Its tier.
+    #[serde(skip_serializing_if = "is_default")]
     pub tier: String,
+    /// Is it kept as what its device has wrapped?
+    #[serde(skip_serializing_if = "is_default")]
+    pub wrapped: bool,
+    /// How many whole days ago it was made.
+    #[serde(skip_serializing_if = "is_default")]
+    pub age_days: u64,
+    /// Was evidence made that it is in hardware?
+    #[serde(skip_serializing_if = "is_default")]
+    pub attested: bool,
     /// The device's name.
+    #[serde(skip_serializing_if = "is_default")]
     pub device: String,
     /// The device's kind.
+    #[serde(skip_serializing_if = "is_default")]
     pub device_kind: String,
     /// The name of the identity.
+    #[serde(skip_serializing_if = "is_default")]
     pub identity: Option<String>,
 }
 
@@ -83,55 +107,113 @@ pub struct ContextFacts {
     /// The time.
     pub now: Moment,
     /// What the caller was permitted before.
+    #[serde(skip_serializing_if = "is_default")]
     pub rates: Rates,
     /// What the guard knows.
+    #[serde(skip_serializing_if = "is_default")]
     pub guard: GuardFacts,
     /// The MLS group's id, in hexadecimal.
+    #[serde(skip_serializing_if = "is_default")]
     pub group: Option<String>,
     /// The epoch.
+    #[serde(skip_serializing_if = "is_default")]
     pub epoch: u64,
     /// Who sends a message.
+    #[serde(skip_serializing_if = "is_default")]
     pub sender: SenderKind,
     /// Will it be encrypted?
+    #[serde(skip_serializing_if = "is_default")]
     pub encrypted: bool,
     /// The number of the cipher suite.
+    #[serde(skip_serializing_if = "is_default")]
     pub cipher_suite: Option<u16>,
     /// Is the action one that a commit spells out?
+    #[serde(skip_serializing_if = "is_default")]
     pub in_commit: bool,
     /// The names of the actions of a commit's proposals.
+    #[serde(skip_serializing_if = "is_default")]
     pub proposals: BTreeSet<String>,
-    /// How many proposals it names by reference.
+    /// The types of those among them that are for private use.
+    #[serde(skip_serializing_if = "is_default")]
+    pub private_proposals: BTreeSet<u16>,
+    /// How many proposals it names by reference of which nothing is known.
+    #[serde(skip_serializing_if = "is_default")]
     pub unresolved_references: u64,
     /// How many members are added.
+    #[serde(skip_serializing_if = "is_default")]
     pub members_added: u64,
     /// The names of those added.
+    #[serde(skip_serializing_if = "is_default")]
     pub added_names: BTreeSet<String>,
     /// How many are removed.
+    #[serde(skip_serializing_if = "is_default")]
     pub members_removed: u64,
+    /// The leaf indices of those removed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub removed_leaves: BTreeSet<u32>,
     /// Is there a pre-shared key?
+    #[serde(skip_serializing_if = "is_default")]
     pub uses_psk: bool,
+    /// The sender's leaf index, if it has one.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sender_leaf: Option<u32>,
+    /// The leaf index of the one that a targeted message is for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub recipient_leaf: u32,
+    /// What members of the group have to be capable of.
+    #[serde(skip_serializing_if = "is_default")]
+    pub required_capabilities: Option<RequiredCapabilities>,
     /// How a leaf comes into its tree.
+    #[serde(skip_serializing_if = "is_default")]
     pub source: String,
     /// How many days a leaf or KeyPackage lasts from now, rounded up.
+    #[serde(skip_serializing_if = "is_default")]
     pub lifetime_days: Option<u64>,
     /// Is a KeyPackage one of last resort?
+    #[serde(skip_serializing_if = "is_default")]
     pub last_resort: bool,
     /// Does a GroupInfo let others enter?
+    #[serde(skip_serializing_if = "is_default")]
     pub lets_join: bool,
     /// The algorithm of a key that is to be made.
+    #[serde(skip_serializing_if = "is_default")]
     pub algorithm: String,
     /// Its tier.
+    #[serde(skip_serializing_if = "is_default")]
     pub tier: String,
     /// Is an identity there already?
+    #[serde(skip_serializing_if = "is_default")]
     pub exists: bool,
     /// How many others the caller has.
+    #[serde(skip_serializing_if = "is_default")]
     pub others: u64,
     /// The kind of its credential.
+    #[serde(skip_serializing_if = "is_default")]
     pub credential_type: String,
     /// The name in its credential.
+    #[serde(skip_serializing_if = "is_default")]
     pub credential: Option<String>,
-    /// Does the configuration let the user have it?
+    /// Does the configuration not let the user have it?
+    #[serde(skip_serializing_if = "is_default")]
     pub credential_forbidden: bool,
+    /// Is the credential of a leaf another one than the identity's own?
+    #[serde(skip_serializing_if = "is_default")]
+    pub credential_differs: bool,
+}
+
+/// What members of a group have to be capable of (RFC 9420, 11.1), as the numbers of types.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RequiredCapabilities {
+    /// Extensions.
+    #[serde(skip_serializing_if = "is_default")]
+    pub extensions: BTreeSet<u16>,
+    /// Proposals.
+    #[serde(skip_serializing_if = "is_default")]
+    pub proposals: BTreeSet<u16>,
+    /// Credentials.
+    #[serde(skip_serializing_if = "is_default")]
+    pub credentials: BTreeSet<u16>,
 }
 
 /// A moment, in the time zone of the machine.
@@ -164,16 +246,22 @@ impl Default for Moment {
 #[serde(default, deny_unknown_fields)]
 pub struct Rates {
     /// Signatures in the last minute.
+    #[serde(skip_serializing_if = "is_default")]
     pub signatures_minute: u64,
     /// Signatures in the last hour.
+    #[serde(skip_serializing_if = "is_default")]
     pub signatures_hour: u64,
     /// Ciphertexts opened in the last minute.
+    #[serde(skip_serializing_if = "is_default")]
     pub opens_minute: u64,
     /// Ciphertexts opened in the last hour.
+    #[serde(skip_serializing_if = "is_default")]
     pub opens_hour: u64,
     /// Keys made in the last minute.
+    #[serde(skip_serializing_if = "is_default")]
     pub keys_minute: u64,
     /// Keys made in the last hour.
+    #[serde(skip_serializing_if = "is_default")]
     pub keys_hour: u64,
 }
 
@@ -182,13 +270,20 @@ pub struct Rates {
 #[serde(default, deny_unknown_fields)]
 pub struct GuardFacts {
     /// Was anything signed in the group before?
+    #[serde(skip_serializing_if = "is_default")]
     pub known: bool,
     /// How far this is behind the newest epoch.
+    #[serde(skip_serializing_if = "is_default")]
     pub epochs_behind: u64,
     /// How far it is ahead of it.
+    #[serde(skip_serializing_if = "is_default")]
     pub epochs_ahead: u64,
     /// Other commits that were signed in this epoch.
+    #[serde(skip_serializing_if = "is_default")]
     pub commits: u64,
+    /// Was the registry restored from a copy since something was signed here?
+    #[serde(skip_serializing_if = "is_default")]
+    pub restored: bool,
 }
 
 /// Who sends a message (RFC 9420, 6).

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 mod action;
+mod asked;
 mod builtin;
 pub mod cases;
 mod check;
@@ -20,6 +21,7 @@ mod problem;
 mod question;
 #[cfg(test)]
 mod reference;
+pub mod replay;
 mod schema;
 mod set;
 mod statement;
@@ -30,14 +32,15 @@ pub use action::Action;
 pub use builtin::{Rules, Settings};
 pub use default::DEFAULT;
 pub use facts::{
-    CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, ResourceFacts, SenderKind,
+    CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, RequiredCapabilities,
+    ResourceFacts, SenderKind,
 };
 pub use lint::Names;
 pub use policy::{Decided, Policy};
 pub use problem::Problem;
 pub use question::{Decision, KeyFacts, Question};
 pub use schema::SCHEMA;
-pub use set::{Answer, Facts, Said, Set};
+pub use set::{Answer, Facts, NOT_PERMITTED, Said, Set};
 
 /// Facts that the schema has no place for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,12 +6,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::schema;
 use crate::{Decision, Facts, Question, Rules, Set};
 
+/// Before the ids of policies that are not in force yet.
+const CANDIDATE: &str = "candidate/";
+
 /// What decides on requests: the rules that are built in, and the company's policies, which
 /// can be exchanged while requests are decided on.
 #[derive(Debug)]
 pub struct Policy {
     rules: Rules,
     set: RwLock<Arc<Set>>,
+    /// What may come in force one day: it is asked, and decides nothing.
+    candidate: RwLock<Option<Arc<Set>>>,
 }
 
 /// What was decided, and what would have been.
@@ -30,6 +35,7 @@ impl Policy {
         Self {
             rules,
             set: RwLock::new(Arc::new(set)),
+            candidate: RwLock::default(),
         }
     }
 
@@ -44,7 +50,16 @@ impl Policy {
             Decision::Permit { consent, .. } if schema::is_known(question.action) => consent,
             decision => return by_rule(decision),
         };
-        let answer = self.set().decide(facts);
+        let mut answer = self.set().decide(facts);
+        if answer.is_permit
+            && let Some(candidate) = self.candidate()
+        {
+            let other = candidate.decide(facts);
+            if !other.is_permit {
+                let policy = other.by.policy;
+                answer.would_deny.push(format!("{CANDIDATE}{policy}"));
+            }
+        }
         let decision = if answer.is_permit {
             Decision::Permit {
                 policy: Cow::Owned(answer.by.policy),
@@ -70,6 +85,22 @@ impl Policy {
     #[must_use]
     pub fn set(&self) -> Arc<Set> {
         Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The policies that are only asked, and decide nothing.
+    fn candidate(&self) -> Option<Arc<Set>> {
+        let candidate = self.candidate.read();
+        candidate.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has other policies be asked beside those in force: what they would refuse is reported,
+    /// by their ids after `candidate/`.
+    pub fn compare(&self, candidate: Option<Set>) {
+        let mut now = self
+            .candidate
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *now = candidate.map(Arc::new);
     }
 
     /// Puts other policies in force. Requests that are decided on just now still are by

@@ -1,13 +1,16 @@
 //! The schema, and facts as it has them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::LazyLock;
 
 use cedar_policy::{
     Context, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value, Schema,
 };
 
-use crate::facts::{CallerFacts, ContextFacts, GuardFacts, Moment, Rates, ResourceFacts};
+use crate::asked::Asked;
+use crate::facts::{
+    CallerFacts, ContextFacts, GuardFacts, Moment, Rates, ResourceFacts, SenderKind,
+};
 use crate::{Action, Unfit};
 
 /// The schema's text, which policies are checked against.
@@ -58,6 +61,7 @@ enum Uses {
 enum Kind {
     Plain,
     Message,
+    TargetedMessage,
     Leaf,
     KeyPackage,
     GroupInfo,
@@ -77,7 +81,9 @@ const fn kind(action: Action) -> Option<(Uses, Kind)> {
         | A::SignProposalReInit
         | A::SignProposalExternalInit
         | A::SignProposalGroupContextExtensions
-        | A::SignProposalSelfRemove => (Uses::Key, Kind::Message),
+        | A::SignProposalSelfRemove
+        | A::SignProposalPrivateUse => (Uses::Key, Kind::Message),
+        A::SignTargetedMessage => (Uses::Key, Kind::TargetedMessage),
         A::SignLeafNode => (Uses::Key, Kind::Leaf),
         A::SignKeyPackage => (Uses::Key, Kind::KeyPackage),
         A::SignGroupInfo => (Uses::Key, Kind::GroupInfo),
@@ -184,6 +190,9 @@ fn key(resource: &ResourceFacts, entities: &mut Vec<Entity>) -> Result<EntityUid
         ("purpose", text(&resource.purpose)),
         ("algorithm", text(&resource.algorithm)),
         ("tier", text(&resource.tier)),
+        ("wrapped", Value::new_bool(resource.wrapped)),
+        ("age_days", number(resource.age_days)),
+        ("attested", Value::new_bool(resource.attested)),
         ("device", Value::new_entity_uid(device)),
     ];
     entities.push(entity(key.clone(), attributes, parents)?);
@@ -199,140 +208,186 @@ fn entity<const N: usize>(
     Entity::new(uid, attributes.into_iter().collect(), parents).map_err(|_| Unfit)
 }
 
-/// The context of a request. To make the moment costs as much as all else together, so it is
-/// left out if no policy asks for it.
+/// The context of a request, as far as policies ask for it.
 pub(crate) fn context(
     action: Action,
     facts: &ContextFacts,
-    with_moment: bool,
+    asked: &Asked,
 ) -> Result<Context, Unfit> {
     let (_, kind) = kind(action).ok_or(Unfit)?;
-    let group = facts.group.as_deref();
-    let mut all = vec![
-        ("now", now(&facts.now, with_moment)?),
-        ("rates", rates(&facts.rates)?),
-    ];
+    let mut all = Fields {
+        asked,
+        fields: Vec::new(),
+    };
+    all.record("now", |out| now(&facts.now, out))?;
+    all.record("rates", |out| rates(&facts.rates, out))?;
+    let is_watched = matches!(
+        kind,
+        Kind::Message | Kind::TargetedMessage | Kind::GroupInfo
+    );
+    if is_watched {
+        all.record("guard", |out| guard(&facts.guard, out))?;
+        let group = facts.group.as_deref().ok_or(Unfit)?;
+        all.put("group", || text(group));
+        all.put("epoch", || number(facts.epoch));
+    }
     match kind {
         Kind::Plain => {}
-        Kind::Message => {
-            let proposals = facts.proposals.iter().map(|name| text(name));
-            let added = facts.added_names.iter().map(|name| text(name));
-            let joins = facts.sender == crate::SenderKind::NewMemberCommit;
-            all.extend([
-                ("guard", guard(&facts.guard)?),
-                ("group", text(group.ok_or(Unfit)?)),
-                ("epoch", number(facts.epoch)),
-                ("sender", text(facts.sender.name())),
-                ("external_join", Value::new_bool(joins)),
-                ("encrypted", Value::new_bool(facts.encrypted)),
-                ("in_commit", Value::new_bool(facts.in_commit)),
-                ("proposals", Value::new_set(proposals)),
-                ("unresolved_references", number(facts.unresolved_references)),
-                ("members_added", number(facts.members_added)),
-                ("added_names", Value::new_set(added)),
-                ("members_removed", number(facts.members_removed)),
-                ("uses_psk", Value::new_bool(facts.uses_psk)),
-            ]);
-            all.extend(suite(facts));
+        Kind::Message => message(facts, &mut all)?,
+        Kind::TargetedMessage => {
+            all.put("recipient_leaf", || number(facts.recipient_leaf.into()));
         }
         Kind::Leaf => {
-            all.push(("source", text(&facts.source)));
-            all.extend(
-                facts
-                    .lifetime_days
-                    .map(|days| ("lifetime_days", number(days))),
-            );
-            all.extend(group.map(|group| ("group", text(group))));
+            all.put("source", || text(&facts.source));
+            all.put_if("lifetime_days", facts.lifetime_days, number);
+            all.put_if("group", facts.group.as_deref(), text);
+            leaf(facts, &mut all);
         }
         Kind::KeyPackage => {
-            all.extend(suite(facts));
-            all.push(("lifetime_days", number(facts.lifetime_days.ok_or(Unfit)?)));
-            all.push(("last_resort", Value::new_bool(facts.last_resort)));
+            all.put_if("cipher_suite", facts.cipher_suite, small);
+            let days = facts.lifetime_days.ok_or(Unfit)?;
+            all.put("lifetime_days", || number(days));
+            all.put("last_resort", || Value::new_bool(facts.last_resort));
+            leaf(facts, &mut all);
         }
         Kind::GroupInfo => {
-            all.extend([
-                ("guard", guard(&facts.guard)?),
-                ("group", text(group.ok_or(Unfit)?)),
-                ("epoch", number(facts.epoch)),
-                ("lets_join", Value::new_bool(facts.lets_join)),
-            ]);
-            all.extend(suite(facts));
+            all.put_if("cipher_suite", facts.cipher_suite, small);
+            all.put("lets_join", || Value::new_bool(facts.lets_join));
+            required(facts, &mut all)?;
         }
-        Kind::NewKey => all.extend(new_key(facts)),
+        Kind::NewKey => new_key(facts, &mut all),
         Kind::NewIdentity => {
-            all.extend(new_key(facts));
-            all.extend([
-                ("exists", Value::new_bool(facts.exists)),
-                ("others", number(facts.others)),
-                ("credential_type", text(&facts.credential_type)),
-                (
-                    "credential_permitted",
-                    Value::new_bool(!facts.credential_forbidden),
-                ),
-            ]);
-            all.extend(
-                facts
-                    .credential
-                    .as_deref()
-                    .map(|name| ("credential", text(name))),
-            );
+            new_key(facts, &mut all);
+            credential(facts, &mut all);
+            all.put("exists", || Value::new_bool(facts.exists));
+            all.put("others", || number(facts.others));
+            all.put("credential_permitted", || {
+                Value::new_bool(!facts.credential_forbidden)
+            });
         }
     }
-    let all = all
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value));
-    Context::from_pairs(all).map_err(|_| Unfit)
+    Context::from_pairs(all.fields).map_err(|_| Unfit)
 }
 
-fn new_key(facts: &ContextFacts) -> [(&'static str, Value); 2] {
-    [
-        ("algorithm", text(&facts.algorithm)),
-        ("tier", text(&facts.tier)),
-    ]
+/// Fields of the context, or of a record in it: only those are made that are asked for.
+struct Fields<'a> {
+    asked: &'a Asked,
+    fields: Vec<(String, Value)>,
 }
 
-fn suite(facts: &ContextFacts) -> Option<(&'static str, Value)> {
-    let number = facts
-        .cipher_suite
-        .map(|number| Value::new_long(number.into()));
-    number.map(|number| ("cipher_suite", number))
-}
-
-fn now(now: &Moment, with_moment: bool) -> Result<Value, Unfit> {
-    let mut fields = vec![
-        ("hour".to_owned(), Value::new_long(now.hour.into())),
-        ("minute".to_owned(), Value::new_long(now.minute.into())),
-        ("weekday".to_owned(), Value::new_long(now.weekday.into())),
-    ];
-    if with_moment {
-        fields.push(("time".to_owned(), Value::new_datetime(&now.time)));
+impl Fields<'_> {
+    fn put(&mut self, name: &str, value: impl FnOnce() -> Value) {
+        if self.asked.has(name) {
+            self.fields.push((name.to_owned(), value()));
+        }
     }
-    Value::new_record(fields).map_err(|_| Unfit)
+
+    fn put_if<T>(&mut self, name: &str, field: Option<T>, value: impl FnOnce(T) -> Value) {
+        if let Some(field) = field {
+            self.put(name, || value(field));
+        }
+    }
+
+    fn record(&mut self, name: &str, fill: impl FnOnce(&mut Fields<'_>)) -> Result<(), Unfit> {
+        if self.asked.has(name) {
+            let mut inner = Fields {
+                asked: self.asked,
+                fields: Vec::new(),
+            };
+            fill(&mut inner);
+            let record = Value::new_record(inner.fields).map_err(|_| Unfit)?;
+            self.fields.push((name.to_owned(), record));
+        }
+        Ok(())
+    }
 }
 
-fn rates(rates: &Rates) -> Result<Value, Unfit> {
-    record([
-        ("signatures_minute", number(rates.signatures_minute)),
-        ("signatures_hour", number(rates.signatures_hour)),
-        ("opens_minute", number(rates.opens_minute)),
-        ("opens_hour", number(rates.opens_hour)),
-        ("keys_minute", number(rates.keys_minute)),
-        ("keys_hour", number(rates.keys_hour)),
-    ])
+fn message(facts: &ContextFacts, all: &mut Fields<'_>) -> Result<(), Unfit> {
+    let joins = facts.sender == SenderKind::NewMemberCommit;
+    all.put("sender", || text(facts.sender.name()));
+    all.put_if("sender_leaf", facts.sender_leaf, |leaf| number(leaf.into()));
+    all.put("external_join", || Value::new_bool(joins));
+    all.put("encrypted", || Value::new_bool(facts.encrypted));
+    all.put_if("cipher_suite", facts.cipher_suite, small);
+    all.put("in_commit", || Value::new_bool(facts.in_commit));
+    all.put("proposals", || texts(&facts.proposals));
+    all.put("private_proposals", || numbers(&facts.private_proposals));
+    all.put("unresolved_references", || {
+        number(facts.unresolved_references)
+    });
+    all.put("members_added", || number(facts.members_added));
+    all.put("added_names", || texts(&facts.added_names));
+    all.put("members_removed", || number(facts.members_removed));
+    all.put("removed_leaves", || {
+        let leaves = facts.removed_leaves.iter();
+        Value::new_set(leaves.map(|leaf| number((*leaf).into())))
+    });
+    all.put("uses_psk", || Value::new_bool(facts.uses_psk));
+    required(facts, all)
 }
 
-fn guard(guard: &GuardFacts) -> Result<Value, Unfit> {
-    record([
-        ("known", Value::new_bool(guard.known)),
-        ("epochs_behind", number(guard.epochs_behind)),
-        ("epochs_ahead", number(guard.epochs_ahead)),
-        ("commits", number(guard.commits)),
-    ])
+fn required(facts: &ContextFacts, all: &mut Fields<'_>) -> Result<(), Unfit> {
+    let Some(required) = &facts.required_capabilities else {
+        return Ok(());
+    };
+    all.record("required_capabilities", |out| {
+        out.put("extensions", || numbers(&required.extensions));
+        out.put("proposals", || numbers(&required.proposals));
+        out.put("credentials", || numbers(&required.credentials));
+    })
 }
 
-fn record<const N: usize>(fields: [(&str, Value); N]) -> Result<Value, Unfit> {
-    let fields = fields.map(|(name, value)| (name.to_owned(), value));
-    Value::new_record(fields).map_err(|_| Unfit)
+fn leaf(facts: &ContextFacts, all: &mut Fields<'_>) {
+    credential(facts, all);
+    all.put("credential_matches", || {
+        Value::new_bool(!facts.credential_differs)
+    });
+}
+
+fn credential(facts: &ContextFacts, all: &mut Fields<'_>) {
+    all.put("credential_type", || text(&facts.credential_type));
+    all.put_if("credential", facts.credential.as_deref(), text);
+}
+
+fn new_key(facts: &ContextFacts, all: &mut Fields<'_>) {
+    all.put("algorithm", || text(&facts.algorithm));
+    all.put("tier", || text(&facts.tier));
+}
+
+fn now(now: &Moment, out: &mut Fields<'_>) {
+    out.put("hour", || small(now.hour.into()));
+    out.put("minute", || small(now.minute.into()));
+    out.put("weekday", || small(now.weekday.into()));
+    out.put("time", || Value::new_datetime(&now.time));
+}
+
+fn rates(rates: &Rates, out: &mut Fields<'_>) {
+    out.put("signatures_minute", || number(rates.signatures_minute));
+    out.put("signatures_hour", || number(rates.signatures_hour));
+    out.put("opens_minute", || number(rates.opens_minute));
+    out.put("opens_hour", || number(rates.opens_hour));
+    out.put("keys_minute", || number(rates.keys_minute));
+    out.put("keys_hour", || number(rates.keys_hour));
+}
+
+fn guard(guard: &GuardFacts, out: &mut Fields<'_>) {
+    out.put("known", || Value::new_bool(guard.known));
+    out.put("epochs_behind", || number(guard.epochs_behind));
+    out.put("epochs_ahead", || number(guard.epochs_ahead));
+    out.put("commits", || number(guard.commits));
+    out.put("restored", || Value::new_bool(guard.restored));
+}
+
+fn texts(texts: &BTreeSet<String>) -> Value {
+    Value::new_set(texts.iter().map(|one| text(one)))
+}
+
+fn numbers(numbers: &BTreeSet<u16>) -> Value {
+    Value::new_set(numbers.iter().map(|number| small(*number)))
+}
+
+fn small(number: u16) -> Value {
+    Value::new_long(number.into())
 }
 
 fn text(text: &str) -> Value {

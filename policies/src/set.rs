@@ -10,6 +10,7 @@ use cedar_policy::{
 
 use serde::Serialize;
 
+use crate::asked::Asked;
 use crate::check;
 use crate::facts::{CallerFacts, ContextFacts, ResourceFacts};
 use crate::problem::{Place, Problem};
@@ -23,6 +24,9 @@ const MAX_SLICES: usize = 256;
 
 /// What refuses a request for which a policy has an error.
 const UNDECIDABLE: &str = "rule/undecidable";
+
+/// What refuses a request that no policy permits.
+pub const NOT_PERMITTED: &str = "rule/not-permitted";
 
 /// Policies that were checked, and what is prepared for asking them.
 #[derive(Debug)]
@@ -75,8 +79,8 @@ struct Prepared {
 /// Policies that can apply, without their scopes.
 #[derive(Debug)]
 struct Slice {
-    /// Does any policy ask for the moment?
-    with_moment: bool,
+    /// What they ask for.
+    asked: Asked,
     enforced: PolicySet,
     consent: PolicySet,
     report: PolicySet,
@@ -240,22 +244,23 @@ impl Set {
     fn try_to_decide(&self, facts: &Facts<'_>) -> Result<Answer, Unfit> {
         let prepared = self.prepared(facts)?;
         let slice = &prepared.slice;
-        let with_moment = slice.with_moment || cfg!(debug_assertions);
-        let context = schema::context(facts.action, facts.context, with_moment)?;
-        // Tests check that what is built here is as the schema has it.
-        let schema = if cfg!(debug_assertions) {
-            Some(schema::PARSED.as_ref().ok_or(Unfit)?)
-        } else {
-            None
+        let request = |asked, schema| {
+            let context = schema::context(facts.action, facts.context, asked)?;
+            let request = Request::new(
+                prepared.principal.clone(),
+                prepared.action.clone(),
+                prepared.resource.clone(),
+                context,
+                schema,
+            );
+            request.map_err(|_| Unfit)
         };
-        let request = Request::new(
-            prepared.principal.clone(),
-            prepared.action.clone(),
-            prepared.resource.clone(),
-            context,
-            schema,
-        );
-        let request = request.map_err(|_| Unfit)?;
+        if cfg!(debug_assertions) {
+            // Tests check that what is built here is as the schema has it.
+            let schema = schema::PARSED.as_ref().ok_or(Unfit)?;
+            request(&Asked::All, Some(schema))?;
+        }
+        let request = request(&slice.asked, None)?;
         let ask = |policies: &PolicySet| {
             let response = self
                 .authorizer
@@ -269,7 +274,7 @@ impl Set {
         let by = match decisive(&response, &slice.enforced) {
             Some(policy) => said(policy),
             None => Said {
-                policy: "rule/not-permitted".to_owned(),
+                policy: NOT_PERMITTED.to_owned(),
                 reason: "no policy permits this".to_owned(),
                 advice: None,
             },
@@ -383,7 +388,7 @@ impl Set {
             PolicySet::from_policies(policies).map_err(|_| Unfit)
         };
         let slice = Arc::new(Slice {
-            with_moment: rules.iter().any(|rule| rule.text.contains("time")),
+            asked: Asked::by(rules.iter().map(|rule| &rule.policy))?,
             enforced: of(Mode::Enforced)?,
             consent: of(Mode::Consent)?,
             report: of(Mode::Report)?,

@@ -520,6 +520,31 @@ fn admin_requests() -> Vec<AdminRequest> {
                 group: bytes("a group"),
             },
         },
+        R::RegistryRestored {
+            options,
+            request: RegistryRestored {},
+        },
+        R::SignCsr {
+            options,
+            request: SignCsr {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                certified: "alice@example.com".into(),
+                new_key: Some(Placement {
+                    device: Some("token".into()),
+                    tier: Some(Tier::Hardware),
+                }),
+            },
+        },
+        R::UpdateCredential {
+            options,
+            request: UpdateCredential {
+                owner: owner(),
+                name: "alice@example.com".into(),
+                credential: Credential::X509(vec![bytes("a certificate")]),
+                grace: Some(60),
+            },
+        },
     ]
 }
 
@@ -558,6 +583,7 @@ fn admin_responses() -> Vec<AdminResponse> {
             keys: 100,
             read_only: None,
             audit_sequence: 12,
+            policies: policies(),
             devices: vec![device.clone()],
         })),
         R::Devices(Ok(vec![device.clone()])),
@@ -608,7 +634,7 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::ReadMeasurements(Ok(measurements(false))),
         R::ApproveMeasurements(Ok(measurements(true))),
         R::LockDevice(Ok(device)),
-        R::ReloadPolicies(Ok(PoliciesInForce { count: 17 })),
+        R::ReloadPolicies(Ok(policies())),
         R::Refusals(Ok(Refusals {
             refusals: vec![Refusal {
                 time: 1_700_000_000,
@@ -635,7 +661,25 @@ fn admin_responses() -> Vec<AdminResponse> {
             .into(),
         })),
         R::ResetGuard(Ok(GuardReset { epoch: 9 })),
+        R::RegistryRestored(Ok(())),
+        R::SignCsr(Ok(SignedCsr {
+            key: key(7),
+            request: bytes("a request"),
+        })),
+        R::UpdateCredential(Ok(identity())),
     ]
+}
+
+fn policies() -> PoliciesInForce {
+    PoliciesInForce {
+        count: 17,
+        signed: Some(SignedPolicies {
+            serial: 7,
+            signer: "security@bank (SHA256:abc)".into(),
+            expires: Some(1_798_761_600),
+        }),
+        warnings: vec!["they expired".into()],
+    }
 }
 
 fn measurements(approved: bool) -> Measurements {

@@ -36,14 +36,15 @@ impl CustodyIdentity {
         &self.info.name
     }
 
-    /// Asks the daemon again, and answers whether the identity has another key
-    /// than before: [`signer`](Self::signer) and
+    /// Asks the daemon again, and answers whether the identity has another key or
+    /// credential than before: [`signer`](Self::signer) and
     /// [`credential_with_key`](Self::credential_with_key) are then those of the
-    /// new one. Groups go on with the old one until they are moved, see
+    /// new one. Groups go on with the old key until they are moved, see
     /// [`follow_rotation`](crate::follow_rotation).
     ///
     /// Call it when the app starts, and once a day: the old key ends, by default
-    /// 30 days after an administrator made the new one.
+    /// 30 days after an administrator made the new one, and the old credential at
+    /// once: messages are signed in a group that has it, and no new leaf with it.
     ///
     /// # Errors
     /// [`ProviderError::NoIdentity`] if it is not there any more; or the daemon
@@ -51,7 +52,7 @@ impl CustodyIdentity {
     pub fn refresh(&mut self) -> Result<bool, ProviderError> {
         let found = self.link.identity(&self.info.name)?;
         let before = std::mem::replace(&mut self.info, found);
-        Ok(before.key != self.info.key)
+        Ok(before.key != self.info.key || before.credential != self.info.credential)
     }
 
     /// The keys before the present one that still sign, the oldest first, each

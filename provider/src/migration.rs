@@ -126,12 +126,12 @@ where
     }
 }
 
-/// Moves the own member of `group` to the present key of `identity`, if an
-/// administrator has given it another one since: makes a commit that replaces the
-/// signature key, signed with the old one, and the leaf's key by a new one. It
-/// commits the pending proposals, too.
+/// Moves the own member of `group` to the present key and credential of `identity`, if
+/// an administrator has given it other ones since: makes a commit that replaces them,
+/// signed with the old key, and the leaf's key by a new one. It commits the pending
+/// proposals, too. With a new credential no other commit with a path is signed any more.
 ///
-/// [`CustodyIdentity::refresh`] tells that there is a new key. Do this for every
+/// [`CustodyIdentity::refresh`] tells that there are new ones. Do this for every
 /// group before the old one [ends](mlskeyd_protocol::v1::KeyInfo::ends), and until
 /// then use [`CustodyIdentity::signer_for`]. KeyPackages with the old key are of no
 /// use once it has ended: replace them by [`replace_key_packages`].
@@ -244,16 +244,16 @@ where
 
 /// What a move needs next.
 enum Step {
-    /// A commit with a new signature key and a new leaf key.
+    /// A commit with a new signature key or credential, and a new leaf key.
     Rotate,
-    /// A commit with a new leaf key: the signature key is the new one already.
+    /// A commit with a new leaf key: signature key and credential are the new ones already.
     Refresh,
     /// The commit's fate.
     Wait,
     Nothing,
 }
 
-/// Reads from the group what a move to the signature key of `new` needs next;
+/// Reads from the group what a move to the signature key and credential of `new` needs next;
 /// `arrived` tells whether a leaf's encryption key is where it should be.
 fn next_step<S, C>(
     provider: &CustodyProvider<S, C>,
@@ -264,16 +264,18 @@ fn next_step<S, C>(
 where
     S: StorageProvider<1>,
 {
-    let has_new_key = |leaf: &LeafNode| *leaf.signature_key() == new.signature_key;
+    let is_new = |leaf: &LeafNode| {
+        *leaf.signature_key() == new.signature_key && *leaf.credential() == new.credential
+    };
     if let Some(commit) = group.pending_commit() {
-        return if commit.update_path_leaf_node().is_some_and(has_new_key) {
+        return if commit.update_path_leaf_node().is_some_and(is_new) {
             Ok(Step::Wait)
         } else {
             Err(MigrationError::OtherCommitPending)
         };
     }
     let own = group.own_leaf_node().ok_or(MigrationError::NoLeaf)?;
-    if !has_new_key(own) {
+    if !is_new(own) {
         return Ok(Step::Rotate);
     }
     let custody = look_up_leaves(provider.link(), &[own])?;
@@ -281,7 +283,7 @@ where
     Ok(if done { Step::Nothing } else { Step::Refresh })
 }
 
-/// Makes the commit that brings a new signature key and a new leaf key.
+/// Makes the commit that brings a new signature key or credential, and a new leaf key.
 fn rotate<S, C>(
     provider: &CustodyProvider<S, C>,
     group: &mut MlsGroup,

@@ -96,8 +96,8 @@ impl<S: StorageProvider<1>, C> CustodyProvider<S, C> {
     }
 
     /// Makes an identity with a new signature key in custody, or answers the
-    /// one that is there if its credential and scheme are the same, with the key
-    /// that it has now.
+    /// one that is there if it was made with the same credential and scheme, with the key
+    /// and the credential that it has now.
     ///
     /// `name` is the app's own for it: unique for this app and user, 1 to 255
     /// bytes of UTF-8. `credential` is basic or X.509 and is pinned: the daemon

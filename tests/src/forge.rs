@@ -3,6 +3,8 @@
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
+use sha2::{Digest, Sha256};
+
 use crate::suite::Suite;
 
 /// `opaque value<V>`: a length of one, two or four bytes, then the value.
@@ -226,4 +228,60 @@ pub fn commit(signed_leaf: &[u8]) -> Vec<u8> {
 pub fn external_commit(kem_output: &[u8], signed_leaf: &[u8]) -> Vec<u8> {
     let init = [vec![1, 0, 6], opaque(kem_output)].concat();
     [&[3], &*opaque(&init), &[1], signed_leaf, &[0]].concat()
+}
+
+/// A Remove proposal, as it stands within a commit.
+pub fn remove(leaf_index: u32) -> Vec<u8> {
+    [&[0, 3], &leaf_index.to_be_bytes()[..]].concat()
+}
+
+/// A proposal of a type for private use, as it stands within a commit.
+pub fn private_use(proposal_type: u16, content: &[u8]) -> Vec<u8> {
+    [&proposal_type.to_be_bytes(), &*opaque(content)].concat()
+}
+
+/// A message with this proposal.
+pub fn proposal(proposal: &[u8]) -> Vec<u8> {
+    [&[2], proposal].concat()
+}
+
+/// A commit of these proposals and references, with a path with this leaf.
+pub fn commit_of(proposals: &[&[u8]], references: &[&[u8]], signed_leaf: &[u8]) -> Vec<u8> {
+    let spelt_out = proposals.iter().map(|it| [&[1], *it].concat());
+    let named = references.iter().map(|it| [&[2], &*opaque(it)].concat());
+    let all: Vec<u8> = spelt_out.chain(named).flatten().collect();
+    [&[3], &*opaque(&all), &[1], signed_leaf, &[0]].concat()
+}
+
+/// The ProposalRef (RFC 9420, 5.2) of what [`message`] made for a member, once it is signed.
+pub fn proposal_reference(content: &[u8], context: &[u8], signature: &[u8]) -> Vec<u8> {
+    let label = opaque(b"MLS 1.0 FramedContentTBS").len();
+    let tbs = &content[label..];
+    let length_of_length = 1 << (tbs[0] >> 6);
+    // Neither the version nor the GroupContext is part of what is hashed.
+    let version = length_of_length + 2;
+    let authenticated = [&tbs[version..tbs.len() - context.len()], &opaque(signature)].concat();
+    Sha256::digest(labelled("Proposal Reference", &authenticated)).to_vec()
+}
+
+/// TargetedMessageTBS, with a ciphertext that nobody has.
+pub fn targeted_message(group: &str, epoch: u64, sender: u32, recipient: u32) -> Vec<u8> {
+    let content = [
+        &[0, 1, 0, 6],
+        &*opaque(group.as_bytes()),
+        &epoch.to_be_bytes(),
+        &recipient.to_be_bytes(),
+        &[0],
+        &sender.to_be_bytes(),
+        &opaque(b"encapsulated"),
+        &opaque(&[7; 32]),
+    ]
+    .concat();
+    labelled("TargetedMessageTBS", &content)
+}
+
+/// A credential of certificates.
+pub fn certificates<'c>(chain: impl Iterator<Item = &'c [u8]>) -> Vec<u8> {
+    let chain: Vec<u8> = chain.flat_map(opaque).collect();
+    [vec![0, 2], opaque(&chain)].concat()
 }

@@ -6,7 +6,10 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use mlskeyd::mls::binding;
-use mlskeyd::mls::{Openable, Signable, Unknown, scheme_of_cipher_suite};
+use mlskeyd::mls::{
+    Body, Openable, ProposalOrRef, Signable, Unknown, proposal_reference_content,
+    scheme_of_cipher_suite,
+};
 use mlskeyd_policies::Action;
 use mlskeyd_tests::captures::{
     self, KINDS_OF_OWN_LEAVES, Registry, kind_of, only_whole, opens_only_whole, own_leaf_is_signed,
@@ -22,6 +25,7 @@ use openmls_traits::signatures::{Signer, SignerError};
 use openmls_traits::types::SignatureScheme;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use sha2::{Digest, Sha256, Sha384};
 
 struct RecordingProvider {
     inner: OpenMlsRustCrypto,
@@ -53,10 +57,11 @@ impl OpenMlsProvider for RecordingProvider {
     }
 }
 
-/// A payload that was signed, and the public key of the key that did.
+/// A payload that was signed, the public key of the key that did, and what it made.
 struct Signed {
     payload: Vec<u8>,
     public_key: Vec<u8>,
+    signature: Vec<u8>,
 }
 
 /// One app: its provider, its identity, and all that it had signed, in order.
@@ -76,11 +81,13 @@ struct Key<'a> {
 
 impl Signer for Key<'_> {
     fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
+        let signature = self.pair.sign(payload)?;
         self.app.signed.borrow_mut().push(Signed {
             payload: payload.to_vec(),
             public_key: self.pair.public().to_vec(),
+            signature: signature.clone(),
         });
-        self.pair.sign(payload)
+        Ok(signature)
     }
     fn signature_scheme(&self) -> SignatureScheme {
         self.pair.signature_scheme()
@@ -427,6 +434,41 @@ fn binding_refuses_nothing_that_is_honest_and_learns_each_key_once() {
             );
         }
     }
+}
+
+#[test]
+fn what_a_commit_names_is_a_proposal_that_was_signed() {
+    let apps = all_lives();
+    let mut known = BTreeSet::new();
+    for app in &apps {
+        for signed in app.signed.borrow().iter() {
+            let Signable::FramedContent(content) = Signable::parse(&signed.payload) else {
+                continue;
+            };
+            let hashed = proposal_reference_content(content.raw, &signed.signature).unwrap();
+            // RFC 9420, 17.1: the hash of the cipher suite.
+            known.insert(Sha256::digest(&hashed).to_vec());
+            known.insert(Sha384::digest(&hashed).to_vec());
+        }
+    }
+    let mut named = 0;
+    for app in &apps {
+        for signed in app.signed.borrow().iter() {
+            let Signable::FramedContent(content) = Signable::parse(&signed.payload) else {
+                continue;
+            };
+            let Body::Commit(commit) = &content.body else {
+                continue;
+            };
+            for proposal in &commit.proposals {
+                if let ProposalOrRef::Reference(reference) = proposal {
+                    assert!(known.contains(*reference));
+                    named += 1;
+                }
+            }
+        }
+    }
+    assert!(named >= 6, "{named}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use mlskeyd_protocol::v1::{GenerateHpke, Kem, Placement};
 use mlskeyd_provider::testing::TestDaemon;
 use mlskeyd_tests::member::client;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage, without_rates};
+use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, SshKey, Stage, without_rates};
 use rustix::process::{Pid, Signal, kill_process};
 
 const WRONG_USAGE: i32 = 2;
@@ -375,6 +375,149 @@ fn who_writes_policies_reads_what_is_wrong_and_what_they_answer() {
     assert_eq!(json["good"], false);
     assert_eq!(json["problems"][0]["level"], "error");
     assert_eq!(json["problems"][0]["file"], "90.cedar");
+}
+
+#[test]
+fn who_rolls_policies_out_writes_a_manifest_and_checks_its_signature() {
+    let stage = Stage::new(programs!());
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(&stage.programs().ctl);
+        let output = command.args(arguments).output().unwrap();
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        (output.status.code().unwrap(), text, stderr(&output))
+    };
+    let dir = stage.path("policies");
+    std::fs::create_dir(&dir).unwrap();
+    let path = dir.display().to_string();
+    let policy = "@id(\"company/none\") @reason(\"none today\") forbid(principal, action == Action::\"Look\", resource);";
+    std::fs::write(dir.join("90.cedar"), policy).unwrap();
+    let key = SshKey::new(&stage.path(""), "security", "ed25519");
+    let public = stage.path("security.pub").display().to_string();
+
+    let (code, text, _) = run(&["policy", "manifest", &path, "--serial", "7"]);
+    assert_eq!(code, 0);
+    let sign = format!("ssh-keygen -Y sign -f KEY -n policies@mlskeyd {path}/manifest.toml");
+    assert!(
+        text.contains("lists 1 files, serial 7") && text.contains(&sign),
+        "{text}"
+    );
+    let check = |arguments: &[&str]| run(&[&["policy", "check", &path], arguments].concat());
+    let (code, text, _) = check(&[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("serial 7; who signed it is not looked at"),
+        "{text}"
+    );
+    let (code, text, _) = check(&["--signer", &public]);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("manifest.toml.sig: it is not there; sign"),
+        "{text}"
+    );
+    key.sign("policies@mlskeyd", &dir.join("manifest.toml"));
+    let (code, text, _) = check(&["--signer", &public]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("serial 7, signed by security@bank (SHA256:"),
+        "{text}"
+    );
+    // As the daemon would.
+    let config = stage.path("mlskeyd.toml");
+    std::fs::write(&config, format!("[policy]\nsigners = [{:?}]", key.public())).unwrap();
+    let config = config.display().to_string();
+    std::fs::write(dir.join("90.cedar"), "").unwrap();
+    let (code, text, _) = check(&["--json", "--config", &config]);
+    assert_eq!(code, 1);
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&json["good"], &json["manifest"]["serial"]),
+        (&false.into(), &().into())
+    );
+    let why = json["manifest"]["why"].as_str().unwrap();
+    assert!(
+        why.contains("90.cedar: it is not as the manifest has it"),
+        "{why}"
+    );
+
+    // The signature of the one before is none of the next one.
+    let expires = ["--expires", "2020-01-01"];
+    let next = |serial: &str| {
+        run(&[
+            &["policy", "manifest", &path, "--serial", serial],
+            &expires[..],
+        ]
+        .concat())
+    };
+    let (code, _, error) = next("6");
+    assert_eq!(code, 1);
+    assert!(error.contains("it has serial 7 already"), "{error}");
+    assert_eq!(next("8").0, 0);
+    assert!(!dir.join("manifest.toml.sig").exists());
+    key.sign("policies@mlskeyd", &dir.join("manifest.toml"));
+    let (code, text, _) = check(&["--signer", &public]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains("WARNING: it EXPIRED at 2020-01-01T00:00:00Z"),
+        "{text}"
+    );
+    for (arguments, status) in [
+        (&["policy", "manifest", &path][..], WRONG_USAGE),
+        (&["policy", "manifest", &path, "--serial", "x"], WRONG_USAGE),
+        (
+            &[
+                "policy",
+                "manifest",
+                &path,
+                "--serial",
+                "9",
+                "--expires",
+                "soon",
+            ],
+            WRONG_USAGE,
+        ),
+        (&["policy", "manifest", "/nonexistent", "--serial", "9"], 1),
+        (&["policy", "check", &path, "--signer", "/nonexistent"], 1),
+        (&["policy", "check", &path, "--config", "/nonexistent"], 1),
+    ] {
+        assert_eq!(run(arguments).0, status, "{arguments:?}");
+    }
+
+    // And what a daemon says of it.
+    let options = Options {
+        extra: format!(
+            "[policy]\nlocal_dir = {path:?}\nsigners = [{:?}]",
+            key.public()
+        ),
+        ..Options::default()
+    };
+    let daemon = Daemon::start(&stage, &options);
+    let status = daemon.ctl(&["status"]).unwrap();
+    assert_eq!(status["policies"]["signed"]["serial"], 8);
+    let told = daemon
+        .ctl_for_people(&["policy", "reload"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains("policies are in force, serial 8, signed by security@bank"),
+        "{told}"
+    );
+    assert!(
+        told.contains("WARNING: the policies of serial 8 EXPIRED"),
+        "{told}"
+    );
+    std::fs::remove_file(dir.join("manifest.toml.sig")).unwrap();
+    let refused = daemon.ctl(&["policy", "reload"]).unwrap_err();
+    assert!(
+        refused.contains("manifest.toml.sig: it is not there"),
+        "{refused}"
+    );
+    let told = daemon.ctl_for_people(&["status"]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(
+        told.contains("WARNING: what the directories have is not in force"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -112,6 +112,11 @@ impl Scene {
         self.ctl(&[&["identities", "rotate", &owner, "alice"], more].concat())
     }
 
+    fn pin(&self, credential: &str) {
+        let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+        self.ctl(&["identities", "credential", &owner, "alice", credential]);
+    }
+
     /// Alice says something, and Bob reads it.
     fn says(&mut self, signer: &CustodySigner) {
         let text = b"hello".as_slice();
@@ -151,6 +156,13 @@ impl Scene {
         let mut members = self.his.members();
         let alice = members.find(|member| member.index == self.hers.own_leaf_index());
         hex::encode(alice.unwrap().signature_key)
+    }
+
+    /// The credential that Bob knows Alice by.
+    fn name_known_to_bob(&self) -> Vec<u8> {
+        let mut members = self.his.members();
+        let alice = members.find(|member| member.index == self.hers.own_leaf_index());
+        alice.unwrap().credential.serialized_content().to_vec()
     }
 
     /// Alice's commits to the group's new key; answers whether there was one.
@@ -217,6 +229,42 @@ fn receive<P: openmls::storage::OpenMlsProvider>(
         _ => panic!("neither text nor commit"),
     }
     None
+}
+
+/// An administrator pins another credential: the app goes on, and brings it into its groups.
+#[test]
+fn an_app_keeps_its_group_through_a_new_credential() {
+    for suite in SUITES {
+        let mut scene = Scene::new(suite);
+        let mut alice = identity(&scene.provider, suite);
+        scene.pin("a.smith@bank.example");
+        // Messages name no credential; a leaf with the old one is not signed any more.
+        scene.says(&alice.signer());
+        let parameters = LeafNodeParameters::default();
+        let refused = scene
+            .hers
+            .self_update(&scene.provider, &alice.signer(), parameters);
+        refused.unwrap_err();
+        // The app is started again, and asks for its identity as it always did.
+        let started_again = identity(&scene.provider, suite);
+        assert_eq!(started_again.info().key, alice.info().key);
+
+        assert!(alice.refresh().unwrap());
+        assert!(!alice.refresh().unwrap());
+        assert_eq!(scene.name_known_to_bob(), b"alice");
+        assert!(scene.moves(&alice));
+        assert_eq!(scene.name_known_to_bob(), b"a.smith@bank.example");
+        assert!(!scene.moves(&alice));
+        scene.says(&alice.signer());
+        scene.bob_commits();
+        // With both at once there is one move.
+        scene.pin("alice@bank.example");
+        scene.rotate(&[]);
+        alice.refresh().unwrap();
+        assert!(scene.moves(&alice));
+        assert!(!scene.moves(&alice));
+        scene.says(&alice.signer());
+    }
 }
 
 #[test]

@@ -104,7 +104,7 @@ mod tests {
     }
 
     const FINE: &str = "exit 0";
-    const TOOLS: [&str; 14] = [
+    const TOOLS: [&str; 15] = [
         "git",
         "softhsm2-util",
         "pkcs11-tool",
@@ -119,6 +119,7 @@ mod tests {
         "yubico-piv-tool",
         "python3",
         "dbus-daemon",
+        "ssh-keygen",
     ];
     const ROOT: (&str, &str) = ("id", "echo 0");
     const USER: (&str, &str) = ("id", "echo 1000");

@@ -195,6 +195,21 @@ pub(super) fn verify_end(
     Ok(())
 }
 
+/// The same for a certificate that is no chip's.
+pub(crate) fn verify_chain(
+    certificate: &[u8],
+    intermediates: &[&[u8]],
+    roots: &Roots,
+    now: UnixTime,
+) -> Result<(), String> {
+    let verified = verify_end(certificate, intermediates, roots, now);
+    verified.map_err(|error| match error {
+        ChainError::Unreadable(why) | ChainError::NoWay(why) => why,
+        ChainError::Validity(why) => why.to_owned(),
+        ChainError::Usage => "it is for another use".to_owned(),
+    })
+}
+
 fn read<'a>(certificate: &'a CertificateDer<'_>) -> Result<EndEntityCert<'a>, ChainError> {
     EndEntityCert::try_from(certificate).map_err(|error| ChainError::Unreadable(error.to_string()))
 }

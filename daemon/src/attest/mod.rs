@@ -18,6 +18,7 @@ pub mod tpm;
 mod transcript;
 pub mod yubikey;
 
+pub(crate) use chain::verify_chain;
 pub use chain::{MAX_INTERMEDIATES, Roots, RootsError};
 pub use challenge::{Challenge, DeviceChallenge, Response, Secret};
 pub use document::{DocumentError, MAX_DOCUMENT};

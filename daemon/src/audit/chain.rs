@@ -15,6 +15,7 @@
 use std::io::{self, ErrorKind, Read};
 
 use rand_core::{OsRng, RngCore};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::record::{Entry, MAX_RECORD, decode};
@@ -27,13 +28,13 @@ pub(super) const TAIL_LEN: usize = 36;
 const MAGIC: [u8; 16] = *b"mlskeyd-audit-1\n";
 
 /// A place in the file between two entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tip {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tip {
     /// Bytes before it.
     pub(super) offset: u64,
     /// Number of the entry before it; 0: there is none.
     pub(super) sequence: u64,
-    /// Hash of the entry before it.
+    /// Hash of the entry before it, and so of all before that.
     pub(super) hash: Hash,
 }
 

@@ -64,8 +64,8 @@ pub enum OpenError {
 /// What was found when the log was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
-    /// Number of the last entry.
-    pub sequence: u64,
+    /// The place after the last entry.
+    pub end: Tip,
     /// Bytes of an unfinished last entry that a power cut left; they were cut
     /// off, and that is recorded.
     pub torn: u64,
@@ -188,13 +188,7 @@ pub(super) fn open(path: &Path) -> Result<(Log<File>, Opened), OpenError> {
     if torn > 0 {
         cut_torn(&mut log, torn).map_err(io)?;
     }
-    Ok((
-        log,
-        Opened {
-            sequence: tip.sequence,
-            torn,
-        },
-    ))
+    Ok((log, Opened { end: tip, torn }))
 }
 
 fn open_file(path: &Path) -> Result<File, OpenError> {

@@ -36,6 +36,8 @@ pub struct Record {
     pub content: Option<[u8; 32]>,
     /// Policies that are only reported, and would have refused it.
     pub would_deny: Vec<String>,
+    /// What policies knew of it, as JSON, if they were asked.
+    pub facts: Option<String>,
     /// How long it took, in microseconds.
     pub duration: u64,
     /// How many more requests, equal to the last one recorded of this caller,
@@ -96,6 +98,7 @@ impl Record {
             content: None,
             duration: 0,
             would_deny: Vec::new(),
+            facts: None,
             repeated: 0,
         }
     }

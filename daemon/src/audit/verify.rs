@@ -84,6 +84,35 @@ impl Entries {
         Self::of(File::open(path)?)
     }
 
+    /// The same from a place on where the log ended before. `None`: this is another log, or
+    /// a shorter one.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLog`], [`ReadError::Io`].
+    pub fn after(path: &Path, place: Tip) -> Result<Option<Self>, ReadError> {
+        let mut entries = Self::open(path)?;
+        let length = entries.file.get_ref().metadata()?.len();
+        let begins = entries.tip;
+        if place.sequence == 0 {
+            return Ok((place == begins).then_some(entries));
+        }
+        // The hash before the place is in the file, too.
+        let Some(hash_at) = place
+            .offset
+            .checked_sub(u64::try_from(place.hash.len()).unwrap_or(0))
+        else {
+            return Ok(None);
+        };
+        if place.offset > length {
+            return Ok(None);
+        }
+        entries.file.seek(SeekFrom::Start(hash_at))?;
+        let mut hash = place.hash;
+        entries.file.read_exact(&mut hash)?;
+        entries.tip = place;
+        Ok((hash == place.hash).then_some(entries))
+    }
+
     pub(super) fn of(file: File) -> Result<Self, ReadError> {
         let mut file = BufReader::new(file);
         file.seek(SeekFrom::Start(0))?;

@@ -37,7 +37,11 @@ fn the_sample_has_every_key() {
             let key_line = |line: &str| {
                 let line = line.trim_start_matches("# ");
                 line.starts_with(&format!("{key} = "))
-                    || line.trim_matches(['[', ']']) == key && line.starts_with('[')
+                    || line.starts_with('[')
+                        && line
+                            .trim_matches(['[', ']'])
+                            .split('.')
+                            .any(|part| part == key)
             };
             assert!(SAMPLE.lines().any(key_line), "{table} {key}");
         }
@@ -106,6 +110,28 @@ fn values_are_taken() {
             create: true
         }
     );
+}
+
+#[test]
+fn signers_are_public_keys() {
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti security@bank";
+    let config = parse(&format!("[policy]\nsigners = [{key:?}, {key:?}]")).unwrap();
+    assert!(config.policy.signers.is_some());
+    assert!(parse("").unwrap().policy.signers.is_none());
+    for (signers, why) in [
+        ("[]".to_owned(), "nobody could sign"),
+        ("[\"alice\"]".to_owned(), "is no public key"),
+        (
+            format!("[{key:?}, {:?}]", key.replace("ssh-", "x-")),
+            "is no public key",
+        ),
+    ] {
+        let message = refused(&format!("[policy]\nsigners = {signers}"));
+        assert!(
+            message.contains(why) && message.starts_with("mlskeyd.toml:2:"),
+            "{message}"
+        );
+    }
 }
 
 #[test]

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+use jiff::Timestamp;
 use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, SignatureScheme, Tier};
 
+use super::certificates::{CredentialArgs, CsrArgs, ImportArgs};
 use crate::attest::is_nonce;
 use crate::config::parse_duration;
 #[cfg(feature = "yubikey")]
 use crate::config::{NoSlot, Slot};
+use crate::freeze_target::{TargetCommand, owner};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -24,7 +27,7 @@ Exit codes:
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
-neither do `policy check` and `policy test`.";
+neither do `policy check`, `policy manifest`, `policy test` and `policy replay`.";
 
 const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -38,13 +41,15 @@ JSON (with --json; fields are only ever added):
             \"suites\": [{\"suite\", \"tier\": as above where an app names none, or null
                         if not possible, \"why\": [text]}]}
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
-                   \"read_only\": text or null, \"audit_sequence\", \"devices\": [DEVICE]}
+                   \"read_only\": text or null, \"audit_sequence\",
+                   \"policies\": as of policy reload, \"devices\": [DEVICE]}
   devices list    [DEVICE]
   devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
   devices measurements, devices approve
                   {\"device\", \"registers\": [{\"pcr\", \"sha256\": hex}],
                    \"to_sign\": hex, \"approved\"}
   IDENTITY {\"owner\": OWNER, \"name\", \"credential\": {\"basic\": hex} or {\"x509\": [hex]},
+            \"certificate_ends\": seconds or null,
             \"key\", \"algorithm\", \"public_key\": hex, \"device\", \"tier\",
             \"pin\": \"none|locked|unlocked\": of the key's own PIN,
             \"retiring\": [{\"key\", \"public_key\": hex, \"device\", \"tier\", \"pin\",
@@ -54,6 +59,8 @@ JSON (with --json; fields are only ever added):
   identities unlock  IDENTITY and \"pin_tried\"
   identities lock    IDENTITY
   identities rotate  IDENTITY
+  identities csr     {\"key\", \"request\": PEM}
+  identities import, identities credential  IDENTITY
   identities adopt   IDENTITY
   freeze, thaw, frozen
                   [{\"target\": text, \"reason\": text}]: what is frozen then
@@ -61,9 +68,16 @@ JSON (with --json; fields are only ever added):
   lock            DEVICE
   policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
                     whole, \"level\": \"error|lint\", \"message\"}]}
+                   and \"manifest\": null if there is none, or {\"serial\": number or null,
+                    \"signer\": text or null if that was not looked at,
+                    \"expires\": seconds since 1970 or null, \"why\": text or null}
+  policy manifest {\"manifest\": path, \"serial\", \"policy_files\": number, \"sign\": text}
   policy explain  [{\"time\": seconds since 1970, \"action\", \"policy\", \"reason\",
                     \"policies\": [text], \"permitted_by\": text or null, \"facts\": object}]
-  policy reload   {\"policies\": number}
+  policy reload   {\"policies\": number,
+                   \"signed\": null, or {\"serial\", \"signer\": text,
+                              \"expires\": seconds since 1970 or null},
+                   \"warnings\": [text]}
   policy test     {\"passed\", \"failed\", \"cases\": [{\"name\", \"passed\", \"why\": text or null}]}
   unlock          DEVICE and \"pin_tried\"
   keys list       [{\"owner\": OWNER, \"id\", \"algorithm\", \"purpose\": \"signature|hpke|init|leaf\",
@@ -345,6 +359,18 @@ pub(super) enum IdentitiesCommand {
         #[arg(long, conflicts_with = "pin")]
         no_pin: bool,
     },
+    /// Have an identity's key sign a request for a certificate (PKCS#10), as PEM
+    ///
+    /// The daemon builds it, and signs nothing else for it.
+    Csr(CsrArgs),
+    /// Pin the certificate that was issued as an identity's credential
+    ///
+    /// It has to lead to an issuer that the configuration pins, to be for the identity's own
+    /// key, or for the new one that was asked for last, and to have only names that the user
+    /// may have. The app takes it into its groups with its next commit.
+    Import(ImportArgs),
+    /// Pin another basic credential to an identity
+    Credential(CredentialArgs),
     /// Make an identity whose signature key is on a device already
     ///
     /// The device's own object is not changed. When the key ends here, as by
@@ -495,7 +521,7 @@ pub(super) enum StorageCommand {
     },
 }
 
-fn tier() -> impl TypedValueParser<Value = Tier> {
+pub(super) fn tier() -> impl TypedValueParser<Value = Tier> {
     PossibleValuesParser::new(["hardware", "sealed", "software"]).map(|text| match text.as_str() {
         "hardware" => Tier::Hardware,
         "sealed" => Tier::Sealed,
@@ -526,7 +552,16 @@ fn scheme() -> impl TypedValueParser<Value = SignatureScheme> {
     })
 }
 
-fn grace(text: &str) -> Result<u64, String> {
+/// Higher numbers TOML does not have.
+const MAX_SERIAL: u64 = i64::MAX.unsigned_abs();
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let day = format!("{text}T00:00:00Z");
+    let moment = text.parse().or_else(|_| day.parse());
+    moment.map_err(|_| "a date is as in 2027-01-01, or 2027-01-01T08:00:00Z".to_owned())
+}
+
+pub(super) fn grace(text: &str) -> Result<u64, String> {
     let duration = parse_duration(text).ok_or(
         "a duration is a number and a unit, as in 30s, 15m, 24h or 90d (10 years at most)",
     )?;
@@ -549,6 +584,30 @@ pub(super) enum PolicyCommand {
         /// The vendor's policies; those that mlskeyctl was built with if it is not there
         #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
         vendor: PathBuf,
+        /// Public keys that may have signed the directory's manifest, each a line, as in
+        /// *.pub [default: the `signers` of --config]
+        #[arg(long, value_name = "FILE")]
+        signer: Option<PathBuf>,
+        /// The daemon's configuration [default: /etc/mlskeyd/mlskeyd.toml, if that can be
+        /// read]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Write the manifest of a set of policies, to be signed; takes no daemon
+    ///
+    /// It goes to manifest.toml in the directory, and what signs it is printed: a daemon
+    /// whose configuration names `signers` takes the set then, if the serial is higher than
+    /// that of each set that it had so far.
+    Manifest {
+        /// The company's policies
+        dir: PathBuf,
+        /// A number that grows with each set that is rolled out
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MAX_SERIAL))]
+        serial: u64,
+        /// When a newer set is to be there, as in 2027-01-01 or 2027-01-01T08:00:00Z: after
+        /// that it stays in force, and the daemon warns
+        #[arg(long, value_name = "DATE", value_parser = moment)]
+        expires: Option<Timestamp>,
     },
     /// Ask policies what their cases say; takes no daemon
     ///
@@ -564,11 +623,27 @@ pub(super) enum PolicyCommand {
     /// Say of the last refusals what was refused, by which policies, and why
     ///
     /// And what would permit it: by the policies that are in force now. The facts are what
-    /// policies knew of the request, as in a case.
+    /// policies knew of the request, as in a case; what is 0, false or empty is left out.
     Explain {
         /// All that are remembered, and not the last one alone
         #[arg(long)]
         all: bool,
+    },
+    /// Say which decisions on record would be others by other policies; takes no daemon
+    ///
+    /// The last line is `N decisions, N would change`. Requests that were refused by a rule
+    /// that no policy lifts, or that no policy was asked about, are left out.
+    Replay {
+        /// The audit log
+        audit: PathBuf,
+        /// The company's policies
+        dir: PathBuf,
+        /// The vendor's policies; those that mlskeyctl was built with if it is not there
+        #[arg(long, default_value = "/usr/lib/mlskeyd/policies.d")]
+        vendor: PathBuf,
+        /// Explain this record alone: what was asked, and what these policies say to it
+        #[arg(long, value_name = "NUMBER")]
+        record: Option<u64>,
     },
     /// Have the daemon read its policies again
     ///
@@ -577,36 +652,13 @@ pub(super) enum PolicyCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum TargetCommand {
-    /// Everything
-    All,
-    /// All that is a user's
-    User {
-        /// The user id
-        uid: u32,
-    },
-    /// All that is an app's, of whichever user
-    App {
-        /// The app's name
-        name: String,
-    },
-    /// One identity
-    Identity {
-        /// As `identities` shows it: uid/app
-        #[arg(value_parser = owner)]
-        owner: Owner,
-        /// The identity's name
-        name: String,
-    },
-    /// All that is on a device
-    Device {
-        /// The device's name
-        name: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum GuardCommand {
+    /// Say that the state directory was put back from a copy
+    ///
+    /// The daemon finds out by itself if the registry alone was, by the audit log beside
+    /// it; of a whole machine that was put back it cannot know. All groups of before are
+    /// refused then until they are entered again, or reset.
+    Restored,
     /// Have the guard forget what an identity signed in a group
     ///
     /// For an app whose storage was restored from a copy, if it is really to go on from
@@ -641,18 +693,6 @@ fn key_id(text: &str) -> Result<KeyId, String> {
     hex::decode_to_slice(text, &mut id)
         .map_err(|_| format!("a key's name has {} hexadecimal digits", 2 * KeyId::LEN))?;
     Ok(KeyId::from_bytes(id))
-}
-
-fn owner(text: &str) -> Result<Owner, String> {
-    let wrong = || "an owner is a user id, a slash, an app's name, as in 1000/default".to_owned();
-    let (uid, app) = text.split_once('/').ok_or_else(wrong)?;
-    if app.is_empty() {
-        return Err(wrong());
-    }
-    Ok(Owner {
-        uid: uid.parse().map_err(|_| wrong())?,
-        app: app.to_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -705,18 +745,6 @@ mod tests {
             "x".repeat(32),
         ] {
             assert!(given(&wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn an_owner_reads_as_it_is_shown() {
-        let shown = Owner {
-            uid: 1000,
-            app: "a/b".to_owned(),
-        };
-        assert_eq!(owner(&shown.to_string()), Ok(shown));
-        for wrong in ["1000", "/app", "1000/", "-1/app", "alice/app"] {
-            assert!(owner(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use mlskeyd_protocol::v1::{
     AcceptedDevice, Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey,
-    Owner, StorageInfo, Swept, Unlocked,
+    Owner, PoliciesInForce, StorageInfo, Swept, Unlocked,
 };
 use serde_json::{Map, Value, json};
 
-use super::suites;
+use super::{certificates, suites};
 
 pub(super) fn status(status: &DaemonStatus) -> Value {
     json!({
@@ -17,7 +17,20 @@ pub(super) fn status(status: &DaemonStatus) -> Value {
         "keys": status.keys,
         "read_only": status.read_only,
         "audit_sequence": status.audit_sequence,
+        "policies": policies(&status.policies),
         "devices": list(&status.devices, device),
+    })
+}
+
+pub(super) fn policies(now: &PoliciesInForce) -> Value {
+    json!({
+        "policies": now.count,
+        "signed": now.signed.as_ref().map(|signed| json!({
+            "serial": signed.serial,
+            "signer": signed.signer,
+            "expires": signed.expires,
+        })),
+        "warnings": now.warnings,
     })
 }
 
@@ -77,6 +90,7 @@ pub(super) fn identity(owned: &OwnedIdentity) -> Value {
         "owner": owner(&owned.owner),
         "name": identity.name,
         "credential": credential,
+        "certificate_ends": certificates::ends(&identity.credential),
         "key": identity.key.to_string(),
         "algorithm": Algorithm::Signature(identity.scheme).to_string(),
         "public_key": hex::encode(&identity.public_key.0),

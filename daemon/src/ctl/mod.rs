@@ -11,15 +11,18 @@ mod agent;
 mod args;
 mod attest;
 mod attested;
+mod certificates;
 mod devices;
 mod files;
 mod json;
+mod manifest;
 mod measurements;
 mod pin;
 mod policy;
 mod progress;
 #[cfg(feature = "yubikey")]
 mod provision;
+mod replay;
 mod run;
 mod suites;
 mod table;

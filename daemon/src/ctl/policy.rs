@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use mlskeyd_policies::cases::{self, Case};
 use mlskeyd_policies::{Problem, Set};
-use mlskeyd_protocol::v1::Refusals;
+use mlskeyd_protocol::v1::{PoliciesInForce, Refusals};
 use nix::unistd::{Group, User};
 use serde_json::{Value, json};
 
-use super::CtlError;
 use super::table::{date, printable};
+use super::{CtlError, manifest};
+use crate::policy_files::manifest::MANIFEST;
 use crate::policy_files::{PolicyDirs, PolicyError, PolicyFiles};
+use crate::signers::Signers;
 
 /// What was looked at: JSON, text, and whether it is as it should be.
 pub(super) struct Shown {
@@ -21,15 +23,38 @@ pub(super) struct Shown {
     pub(super) is_good: bool,
 }
 
-/// Checks the policies of a directory, together with the vendor's.
-pub(super) fn check(vendor: &Path, local: &Path) -> Result<Shown, CtlError> {
+/// What is in force, and what somebody should see to.
+pub(super) fn in_force(now: &PoliciesInForce) -> String {
+    let mut text = format!("{} policies are in force", now.count);
+    if let Some(signed) = &now.signed {
+        let signer = printable(&signed.signer);
+        let _ = write!(text, ", serial {}, signed by {signer}", signed.serial);
+    }
+    text.push('\n');
+    for warning in &now.warnings {
+        let _ = writeln!(text, "WARNING: {}", printable(warning));
+    }
+    text
+}
+
+/// Checks the policies of a directory, together with the vendor's, and its manifest if it
+/// has one.
+pub(super) fn check(
+    vendor: &Path,
+    local: &Path,
+    signers: Option<&Signers>,
+) -> Result<Shown, CtlError> {
+    let manifest = manifest::check(local, signers)?;
     let (count, problems) = match read(vendor, local)?.set() {
         Ok(set) => (set.len(), set.lint(&is_there)),
         Err(PolicyError::Refused(problems)) => (0, problems),
         Err(error) => return Err(CtlError::Policies(error)),
     };
-    let is_good = !problems.iter().any(|problem| problem.is_error);
-    let mut text = String::new();
+    let is_good = !problems.iter().any(|problem| problem.is_error)
+        && manifest.as_ref().is_none_or(|it| it.is_good);
+    let mut text = manifest
+        .as_ref()
+        .map_or_else(String::new, |it| it.text.clone());
     for problem in &problems {
         let _ = writeln!(text, "{problem}");
     }
@@ -41,7 +66,8 @@ pub(super) fn check(vendor: &Path, local: &Path) -> Result<Shown, CtlError> {
     let _ = writeln!(text, "{last}");
     let listed: Vec<Value> = problems.iter().map(to_json).collect();
     Ok(Shown {
-        json: json!({ "good": is_good, "policies": count, "problems": listed }),
+        json: json!({ "good": is_good, "policies": count, "problems": listed,
+                      "manifest": manifest.map(|it| it.json) }),
         text,
         is_good,
     })
@@ -137,10 +163,11 @@ pub(super) fn explain(refusals: &Refusals, all: bool) -> Shown {
     }
 }
 
-fn read(vendor: &Path, local: &Path) -> Result<PolicyFiles, CtlError> {
+pub(super) fn read(vendor: &Path, local: &Path) -> Result<PolicyFiles, CtlError> {
     let dirs = PolicyDirs {
         vendor: vendor.to_owned(),
         local: local.to_owned(),
+        candidate: None,
     };
     PolicyFiles::read(&dirs).map_err(CtlError::Policies)
 }
@@ -154,7 +181,8 @@ fn cases_of(dir: &Path) -> Result<Vec<Case>, CtlError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|end| end == "toml") {
+        let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST);
+        if path.extension().is_some_and(|end| end == "toml") && !is_manifest {
             paths.push(path);
         }
     }

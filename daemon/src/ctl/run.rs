@@ -5,22 +5,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
-    DaemonStatus, Freeze, FreezeTarget, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin,
-    KeyQuery, LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen,
-    ReadRefusals, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
+    DaemonStatus, Freeze, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery,
+    LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen, ReadRefusals,
+    RegistryRestored, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
     Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
 use super::args::{
     Args, Command, DevicesCommand, GuardCommand, IdentitiesCommand, KeysCommand, PolicyCommand,
-    StorageCommand, TargetCommand,
+    StorageCommand,
 };
 use super::progress::Progress;
 #[cfg(feature = "yubikey")]
 use super::provision;
 use super::table::{date, duration, printable, table, terminal_width};
-use super::{CtlError, agent, attest, confirm, devices, json, measurements, pin, policy};
+use super::{
+    CtlError, agent, attest, certificates, confirm, devices, json, manifest, measurements, pin,
+    policy, replay,
+};
 
 /// What is frozen, in JSON or as text.
 fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
@@ -37,19 +40,6 @@ fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
         json::list(&now.frozen, json),
         or_none(&now.frozen, text, "nothing is frozen\n"),
     )
-}
-
-fn freeze_target(target: &TargetCommand) -> FreezeTarget {
-    match target {
-        TargetCommand::All => FreezeTarget::All,
-        TargetCommand::User { uid } => FreezeTarget::User(*uid),
-        TargetCommand::App { name } => FreezeTarget::App(name.clone()),
-        TargetCommand::Identity { owner, name } => FreezeTarget::Identity {
-            owner: owner.clone(),
-            name: name.clone(),
-        },
-        TargetCommand::Device { name } => FreezeTarget::Device(name.clone()),
-    }
 }
 
 const NO_DEVICES: &str = "no devices\n";
@@ -219,6 +209,24 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             show(json::identity(&owned), identity_text(&owned))
         }
         Command::Identities {
+            command: Some(IdentitiesCommand::Csr(args)),
+        } => {
+            let (json, text) = certificates::csr(args, &client, &call)?;
+            show(json, text)
+        }
+        Command::Identities {
+            command: Some(IdentitiesCommand::Import(args)),
+        } => {
+            let owned = certificates::import(args, &client, &call)?;
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
+            command: Some(IdentitiesCommand::Credential(args)),
+        } => {
+            let owned = certificates::credential(args, &client, &call)?;
+            show(json::identity(&owned), identity_text(&owned))
+        }
+        Command::Identities {
             command:
                 Some(IdentitiesCommand::Adopt {
                     owner,
@@ -256,16 +264,38 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Policy { command } => {
             let shown = match command {
-                PolicyCommand::Check { dir, vendor } => policy::check(vendor, dir)?,
+                PolicyCommand::Check {
+                    dir,
+                    vendor,
+                    signer,
+                    config,
+                } => {
+                    let signers = manifest::signers(signer.as_deref(), config.as_deref())?;
+                    policy::check(vendor, dir, signers.as_ref())?
+                }
+                PolicyCommand::Manifest {
+                    dir,
+                    serial,
+                    expires,
+                } => manifest::write(dir, *serial, *expires)?,
                 PolicyCommand::Test { dir, vendor } => policy::test(vendor, dir.as_deref())?,
                 PolicyCommand::Explain { all } => {
                     policy::explain(&client.refusals(ReadRefusals {}, &call)?, *all)
                 }
+                PolicyCommand::Replay {
+                    audit,
+                    dir,
+                    vendor,
+                    record,
+                } => match record {
+                    None => replay::all(audit, vendor, dir)?,
+                    Some(number) => replay::one(audit, *number, vendor, dir)?,
+                },
                 PolicyCommand::Reload => {
                     let now = client.reload_policies(ReloadPolicies {}, &call)?;
                     policy::Shown {
-                        json: serde_json::json!({ "policies": now.count }),
-                        text: format!("{} policies are in force\n", now.count),
+                        json: json::policies(&now),
+                        text: policy::in_force(&now),
                         is_good: true,
                     }
                 }
@@ -275,16 +305,23 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Freeze { target, reason } => {
             let request = Freeze {
-                target: freeze_target(target),
+                target: target.target(),
                 reason: reason.clone(),
             };
             frozen(&client.freeze(request, &call)?, show)
         }
         Command::Thaw { target } => {
-            let target = freeze_target(target);
+            let target = target.target();
             frozen(&client.thaw(Thaw { target }, &call)?, show)
         }
         Command::Frozen => frozen(&client.frozen(ReadFrozen {}, &call)?, show),
+        Command::Guard {
+            command: GuardCommand::Restored,
+        } => {
+            client.registry_restored(RegistryRestored {}, &call)?;
+            let text = "all groups of before are to be entered again, or reset\n";
+            show(serde_json::json!({ "restored": true }), text.to_owned())
+        }
         Command::Guard {
             command:
                 GuardCommand::Reset {
@@ -424,6 +461,8 @@ fn identity_text(owned: &OwnedIdentity) -> String {
     for key in &identity.retiring {
         text.push_str(&format!("key {} is {}\n", key.id, state_text(key)));
     }
+    let credential = certificates::shown(&identity.credential);
+    text.push_str(&format!("its credential: {credential}\n"));
     text
 }
 
@@ -512,6 +551,7 @@ fn status_text(status: &DaemonStatus) -> String {
     if let Some(reason) = &status.read_only {
         text.push_str(&format!("READ-ONLY: {}\n", printable(reason)));
     }
+    text.push_str(&policy::in_force(&status.policies));
     text.push('\n');
     text.push_str(&or_none(
         &status.devices,
@@ -548,7 +588,11 @@ fn identities_text(identities: &[OwnedIdentity]) -> String {
             &identity.device,
             identity.tier,
             identity.key,
-            format!("current{}", pin_text(identity.pin)),
+            format!(
+                "current{}{}",
+                pin_text(identity.pin),
+                certificates::state(&identity.credential)
+            ),
         );
         let before = identity.retiring.iter();
         let before = before.map(|key| row(&key.device, key.tier, key.id, state_text(key)));

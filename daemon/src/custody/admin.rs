@@ -189,6 +189,7 @@ impl Custody {
             keys: counts.keys,
             read_only: self.registry.read_only_reason().map(str::to_owned),
             audit_sequence: self.audit.sequence(),
+            policies: self.policies.in_force(),
             devices: self.device_infos().collect(),
         })
     }

@@ -4,8 +4,11 @@
 //! made or changed, and at the key's end here nothing is destroyed there.
 
 use mlskeyd_policies::Action;
-use mlskeyd_protocol::v1::{AdoptIdentity, Algorithm, Failure, FailureCode, IdentityInfo, Tier};
+use mlskeyd_protocol::v1::{
+    AdoptIdentity, Algorithm, Credential, Failure, FailureCode, IdentityInfo, Tier,
+};
 
+use super::certify::{another_key, user_of};
 use super::generate::{Place, check_name};
 use super::lifecycle::Order;
 use super::request::encoded;
@@ -62,15 +65,29 @@ impl Request for AdoptIdentity {
             .adopt_key(&order, self.scheme, self.label, call)
             .await?;
         subject.made = Some(adopted.id);
+        let custody = session.custody();
+        if let Credential::X509(chain) = &self.credential {
+            let user = user_of(&self.owner).await;
+            let issued = custody.certified(chain, &user, &self.owner);
+            let fits = issued.and_then(|issued| {
+                let fits = *adopted.public_key == *issued.public_key;
+                fits.then_some(()).ok_or_else(another_key)
+            });
+            if let Err(failure) = fits {
+                custody.undo_creation(adopted.id).await;
+                return Err(failure);
+            }
+        }
         let record = IdentityRecord {
             owner: self.owner,
             name: self.name,
+            made_with: self.credential.clone(),
             credential: self.credential,
             scheme: self.scheme,
             key: adopted.id,
             retiring: Vec::new(),
+            next: None,
         };
-        let custody = session.custody();
         let finished = custody.finish_identity(record, adopted).await;
         finished.map_err(|error| match error {
             StoreError::Conflict(_) => in_use(),

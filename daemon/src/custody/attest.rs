@@ -21,7 +21,7 @@ impl Request for AttestIdentity {
     type Reply = Bytes;
     type Read = Arc<KeyRecord>;
     const ACTION: Action = Action::AttestIdentity;
-    const LEAVES_TRACES: bool = false;
+    const LEAVES_TRACES: bool = true;
 
     async fn read(
         &self,
@@ -75,6 +75,8 @@ impl Request for AttestIdentity {
         };
         let owner = &session.caller().owner;
         let envelope = devices.run_with_key(&key, owner, call, attest).await?;
+        let registry = &session.custody().registry;
+        registry.attested(key.id).await.map_err(failure::of_store)?;
         subject.content = Some(envelope.digest());
         let document = envelope.write().into_bytes();
         if document.len() > MAX_DOCUMENT {

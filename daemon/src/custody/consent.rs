@@ -37,7 +37,14 @@ impl Session {
         };
         let custody = self.custody();
         let device = custody.settings.consent_device.clone();
-        let device = device.ok_or_else(failure::internal)?;
+        let Some(device) = device else {
+            let failure = Failure::new(
+                FailureCode::Denied,
+                "a policy takes a person's consent for this, and there is no key to consent with",
+                "have the administrator name a `consent_device` under [policy]",
+            );
+            return Err(subject.refuse(RULE, failure));
+        };
         if call.options.interaction == Interaction::Never {
             let failure = Failure::new(
                 FailureCode::InteractionRequired,

@@ -3,16 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use mlskeyd_policies::{ContextFacts, Moment, ResourceFacts, SenderKind};
-use mlskeyd_protocol::v1::Credential;
+use mlskeyd_policies::replay;
+use mlskeyd_policies::{
+    CallerFacts, ContextFacts, Moment, RequiredCapabilities, ResourceFacts, SenderKind,
+};
+use mlskeyd_protocol::v1::{Algorithm, Credential, Tier};
 
 use super::subject::Subject;
 use crate::mls::{
-    Body, CredentialBody, ExtensionType, FramedContent, GroupInfoTbs, KeyPackageTbs,
-    LeafNodePayload, LeafNodeSource, LeafNodeTbs, Proposal, Sender, Signable, WireFormat,
+    self, Body, CredentialBody, ExtensionType, Extensions, FramedContent, GroupInfoTbs,
+    KeyPackageTbs, LeafNodePayload, LeafNodeSource, LeafNodeTbs, Proposal, Sender, Signable,
+    TargetedMessageTbs, WireFormat,
 };
+use crate::store::KeyRecord;
 
 const DAY: u64 = 24 * 60 * 60;
+
+/// Longest facts on record, in bytes: a record has bounds.
+const MAX_FACTS: usize = 8 * 1024;
 
 /// `external_pub` (RFC 9420, 12.4.3.2): with it others can enter.
 const EXTERNAL_PUB: ExtensionType = ExtensionType(0x0004);
@@ -41,8 +49,44 @@ pub(super) fn resource(subject: &Subject, kind: &str) -> ResourceFacts {
         facts.purpose = key.purpose().to_string();
         facts.algorithm = key.algorithm.to_string();
         facts.tier = key.tier.to_string();
+        facts.wrapped = is_wrapped(key, kind);
+        facts.age_days = now().saturating_sub(key.created) / DAY;
+        facts.attested = key.attested;
     }
     facts
+}
+
+/// As they go on record. Who adds a thousand members adds them without their names.
+pub(super) fn on_record(
+    caller: &CallerFacts,
+    resource: &ResourceFacts,
+    context: &ContextFacts,
+) -> Option<String> {
+    let fits = |facts: &String| facts.len() <= MAX_FACTS;
+    let whole = replay::to_record(caller, resource, context);
+    if fits(&whole) {
+        return Some(whole);
+    }
+    let context = ContextFacts {
+        added_names: BTreeSet::new(),
+        removed_leaves: BTreeSet::new(),
+        ..context.clone()
+    };
+    Some(replay::to_record(caller, resource, &context)).filter(fits)
+}
+
+/// Is the key a blob that its device has wrapped? The objects of a token and of a YubiKey are
+/// none, but for the HPKE keys that a token keeps outside of itself.
+fn is_wrapped(key: &KeyRecord, kind: &str) -> bool {
+    match key.tier {
+        Tier::Software => false,
+        Tier::Sealed => true,
+        Tier::Hardware => match kind {
+            "tpm2" => true,
+            "pkcs11" => matches!(key.algorithm, Algorithm::Hpke(_)),
+            _ => false,
+        },
+    }
 }
 
 /// What a structure that is to be signed says.
@@ -52,6 +96,7 @@ pub(super) fn of_signable(signable: &Signable<'_>) -> ContextFacts {
         Signable::LeafNode(leaf) => of_leaf(leaf),
         Signable::KeyPackage(package) => of_key_package(package),
         Signable::GroupInfo(info) => of_group_info(info),
+        Signable::TargetedMessage(message) => of_targeted_message(message),
         Signable::Unknown(_) => ContextFacts::default(),
     }
 }
@@ -66,28 +111,83 @@ fn of_message(content: &FramedContent<'_>) -> ContextFacts {
             Sender::NewMemberProposal => SenderKind::NewMemberProposal,
             Sender::NewMemberCommit { .. } => SenderKind::NewMemberCommit,
         },
+        sender_leaf: match content.sender {
+            Sender::Member { leaf_index, .. } => Some(leaf_index),
+            _ => None,
+        },
         encrypted: content.wire_format == WireFormat::Private,
+        required_capabilities: content
+            .group_context()
+            .and_then(|context| required_capabilities(&context.extensions)),
         ..ContextFacts::default()
     };
-    if let Body::Commit(commit) = &content.body {
-        let spelt_out = commit.inline_proposals();
-        facts.proposals = spelt_out.map(|it| it.action().name().to_owned()).collect();
-        let references = commit
-            .proposals
-            .len()
-            .saturating_sub(commit.inline_proposals().count());
-        facts.unresolved_references = count(references);
+    let is_commit = matches!(content.body, Body::Commit(_));
+    for proposal in content.proposals() {
+        if is_commit {
+            let action = proposal.action().name();
+            facts.proposals.insert(action.to_owned());
+        }
+        Effects::of(proposal).add_to(&mut facts);
     }
-    facts.members_added = count(content.added().count());
-    facts.added_names = content
-        .added()
-        .filter_map(|added| name(&added.tbs.leaf_node.payload))
-        .collect::<BTreeSet<_>>();
-    let is_removal = |proposal: &&Proposal<'_>| matches!(proposal, Proposal::Remove { .. });
-    facts.members_removed = count(content.proposals().filter(is_removal).count());
-    let is_psk = |proposal: &Proposal<'_>| matches!(proposal, Proposal::PreSharedKey(_));
-    facts.uses_psk = content.proposals().any(is_psk);
     facts
+}
+
+/// What a proposal would do, as far as policies want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effects {
+    /// A member is added, whose name is this if it has a basic credential that is text.
+    Adds(Option<String>),
+    /// The member at this leaf index is removed.
+    Removes(u32),
+    /// A pre-shared key is mixed in.
+    UsesPsk,
+    /// Something that was agreed on for this type.
+    PrivateUse(u16),
+    /// What its action says.
+    Others,
+}
+
+impl Effects {
+    pub(super) fn of(proposal: &Proposal<'_>) -> Self {
+        match proposal {
+            Proposal::Add(added) => Self::Adds(name(&added.tbs.leaf_node.payload)),
+            Proposal::Remove { removed } => Self::Removes(*removed),
+            Proposal::PreSharedKey(_) => Self::UsesPsk,
+            Proposal::PrivateUse { proposal_type, .. } => Self::PrivateUse(*proposal_type),
+            Proposal::Update(_)
+            | Proposal::ReInit { .. }
+            | Proposal::ExternalInit { .. }
+            | Proposal::GroupContextExtensions(_)
+            | Proposal::SelfRemove => Self::Others,
+        }
+    }
+
+    pub(super) fn add_to(&self, facts: &mut ContextFacts) {
+        match self {
+            Self::Adds(name) => {
+                facts.members_added = facts.members_added.saturating_add(1);
+                facts.added_names.extend(name.clone());
+            }
+            Self::Removes(leaf) => {
+                facts.members_removed = facts.members_removed.saturating_add(1);
+                facts.removed_leaves.insert(*leaf);
+            }
+            Self::UsesPsk => facts.uses_psk = true,
+            Self::PrivateUse(number) => {
+                facts.private_proposals.insert(*number);
+            }
+            Self::Others => {}
+        }
+    }
+}
+
+fn of_targeted_message(message: &TargetedMessageTbs<'_>) -> ContextFacts {
+    ContextFacts {
+        group: Some(hex::encode(message.group_id)),
+        epoch: message.epoch,
+        recipient_leaf: message.recipient_leaf_index,
+        ..ContextFacts::default()
+    }
 }
 
 fn of_leaf(leaf: &LeafNodeTbs<'_>) -> ContextFacts {
@@ -102,6 +202,8 @@ fn of_leaf(leaf: &LeafNodeTbs<'_>) -> ContextFacts {
         group: leaf.position.map(|position| hex::encode(position.group_id)),
         source: source.to_owned(),
         lifetime_days,
+        credential_type: credential_type(&leaf.payload).to_owned(),
+        credential: name(&leaf.payload),
         ..ContextFacts::default()
     }
 }
@@ -118,6 +220,8 @@ fn of_key_package(package: &KeyPackageTbs<'_>) -> ContextFacts {
             .extensions
             .extension(ExtensionType::LAST_RESORT)
             .is_some(),
+        credential_type: credential_type(&package.leaf_node.payload).to_owned(),
+        credential: name(&package.leaf_node.payload),
         ..ContextFacts::default()
     }
 }
@@ -127,7 +231,27 @@ fn of_group_info(info: &GroupInfoTbs<'_>) -> ContextFacts {
         group: Some(hex::encode(info.group_context.group_id)),
         epoch: info.group_context.epoch,
         lets_join: info.extensions.extension(EXTERNAL_PUB).is_some(),
+        required_capabilities: required_capabilities(&info.group_context.extensions),
         ..ContextFacts::default()
+    }
+}
+
+/// What the extension says, if it is there and is one: a group whose members could not read
+/// it would have none.
+fn required_capabilities(extensions: &Extensions<'_>) -> Option<RequiredCapabilities> {
+    let data = extensions.extension(ExtensionType::REQUIRED_CAPABILITIES)?;
+    let required = mls::RequiredCapabilities::parse(data).ok()?;
+    Some(RequiredCapabilities {
+        extensions: required.extensions.into_iter().collect(),
+        proposals: required.proposals.into_iter().collect(),
+        credentials: required.credentials.into_iter().collect(),
+    })
+}
+
+fn credential_type(leaf: &LeafNodePayload<'_>) -> &'static str {
+    match leaf.credential.body {
+        CredentialBody::Basic { .. } => "basic",
+        CredentialBody::X509 { .. } => "x509",
     }
 }
 
@@ -153,11 +277,11 @@ fn text(bytes: &[u8]) -> Option<String> {
 
 /// How many days there are until then, in seconds since 1970: begun ones count.
 fn days_until(second: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let now = now.map_or(0, |now| now.as_secs());
-    second.saturating_sub(now).div_ceil(DAY)
+    second.saturating_sub(now()).div_ceil(DAY)
 }
 
-fn count(number: usize) -> u64 {
-    u64::try_from(number).unwrap_or(u64::MAX)
+/// Seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }

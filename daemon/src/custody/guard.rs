@@ -21,6 +21,8 @@ pub(super) struct Mark {
     pub(super) leaf_index: Option<u32>,
     /// SHA-256 of a commit.
     pub(super) commit: Option<[u8; 32]>,
+    /// Does the sender enter the group by it?
+    pub(super) joins: bool,
 }
 
 /// What the guard remembered when policies were asked.
@@ -39,14 +41,19 @@ impl Guard {
 
     /// What there is to say of a message to a group, or of a GroupInfo.
     pub(super) async fn find(&self, subject: &Subject) -> Result<(GuardFacts, Seen), Failure> {
-        let is_watched = subject.mark.is_some() || subject.action == Action::SignGroupInfo;
+        let is_watched = subject.mark.is_some()
+            || matches!(
+                subject.action,
+                Action::SignGroupInfo | Action::SignTargetedMessage
+            );
         let (Some(id), Some(epoch), true) = (id_of(subject), subject.epoch, is_watched) else {
             return Ok((GuardFacts::default(), Seen::default()));
         };
         let known = self.registry.guard_mark(&id).await;
         let known = known.map_err(failure::of_store)?;
         let content = subject.mark.and_then(|mark| mark.commit);
-        let facts = found(known.as_deref(), epoch, content);
+        let restores = self.registry.restores();
+        let facts = found(known.as_deref(), epoch, content, restores);
         Ok((facts, Seen(known)))
     }
 
@@ -62,7 +69,8 @@ impl Guard {
             return Ok(true);
         };
         let seen = seen.0.as_deref();
-        if raised(seen, mark).is_none() {
+        let restores = self.registry.restores();
+        if raised(seen, mark, restores).is_none() {
             return Ok(true);
         }
         let before = seen.cloned();
@@ -70,7 +78,7 @@ impl Guard {
             if known != before.as_ref() {
                 return Err(());
             }
-            Ok(raised(known, mark).unwrap_or_default())
+            Ok(raised(known, mark, restores).unwrap_or_default())
         };
         let reserved = self.registry.update_guard(id, add).await;
         // What moves the guard is on disk before the reply, whatever it is.
@@ -89,8 +97,14 @@ fn id_of(subject: &Subject) -> Option<GuardId> {
     })
 }
 
-/// What a mark says of an epoch, and of a commit in it.
-fn found(known: Option<&GuardMark>, epoch: u64, content: Option<[u8; 32]>) -> GuardFacts {
+/// What a mark says of an epoch, and of a commit in it; `restores`: how often the registry was
+/// restored by now.
+fn found(
+    known: Option<&GuardMark>,
+    epoch: u64,
+    content: Option<[u8; 32]>,
+    restores: u64,
+) -> GuardFacts {
     let newest = known.map_or(0, |mark| mark.epoch);
     let commits = known.filter(|mark| mark.epoch == epoch);
     let commits = commits.map(|mark| mark.commits.iter());
@@ -101,18 +115,24 @@ fn found(known: Option<&GuardMark>, epoch: u64, content: Option<[u8; 32]>) -> Gu
         epochs_behind: newest.saturating_sub(epoch),
         epochs_ahead: epoch.saturating_sub(newest),
         commits: u64::try_from(others).unwrap_or(u64::MAX),
+        restored: known.is_some_and(|mark| mark.restores < restores),
     }
 }
 
 /// The mark with the signature added; `None` if that changes nothing.
-fn raised(known: Option<&GuardMark>, mark: Mark) -> Option<GuardMark> {
+fn raised(known: Option<&GuardMark>, mark: Mark, restores: u64) -> Option<GuardMark> {
     let mut next = known.cloned().unwrap_or_default();
     if known.is_none() || mark.epoch > next.epoch {
         next = GuardMark {
             epoch: mark.epoch,
             leaf_index: mark.leaf_index,
             commits: Vec::new(),
+            restores: next.restores,
         };
+    }
+    // Who enters a group has its newest epoch from the group itself.
+    if known.is_none() || mark.joins {
+        next.restores = restores;
     }
     if mark.epoch == next.epoch {
         next.leaf_index = mark.leaf_index.or(next.leaf_index);
@@ -141,6 +161,7 @@ mod tests {
                 Some(byte) => Some([byte; 32]),
                 None => None,
             },
+            joins: false,
         }
     }
 
@@ -150,9 +171,10 @@ mod tests {
             epoch: 7,
             leaf_index: None,
             commits: vec![[1; 32], [2; 32]],
+            restores: 0,
         };
         let found = |epoch, commit: Option<u8>| {
-            let facts = found(Some(&known), epoch, commit.map(|byte| [byte; 32]));
+            let facts = found(Some(&known), epoch, commit.map(|byte| [byte; 32]), 0);
             (facts.epochs_behind, facts.epochs_ahead, facts.commits)
         };
         assert_eq!(found(7, None), (0, 0, 2));
@@ -160,27 +182,30 @@ mod tests {
         assert_eq!(found(7, Some(1)), (0, 0, 1));
         assert_eq!(found(5, Some(3)), (2, 0, 0));
         assert_eq!(found(u64::MAX, None), (0, u64::MAX - 7, 0));
-        let none = super::found(None, 9, None);
-        assert_eq!((none.known, none.epochs_ahead), (false, 9));
+        let none = super::found(None, 9, None, 3);
+        assert_eq!(
+            (none.known, none.epochs_ahead, none.restored),
+            (false, 9, false)
+        );
     }
 
     #[test]
     fn the_first_signature_of_an_epoch_raises_the_mark_and_the_next_does_not() {
-        let first = raised(None, mark(3, None)).unwrap();
+        let first = raised(None, mark(3, None), 0).unwrap();
         assert_eq!(first.epoch, 3);
-        assert_eq!(raised(Some(&first), mark(3, None)), None);
-        assert_eq!(raised(Some(&first), mark(2, None)), None);
-        assert_eq!(raised(Some(&first), mark(4, None)).unwrap().epoch, 4);
+        assert_eq!(raised(Some(&first), mark(3, None), 0), None);
+        assert_eq!(raised(Some(&first), mark(2, None), 0), None);
+        assert_eq!(raised(Some(&first), mark(4, None), 0).unwrap().epoch, 4);
     }
 
     #[test]
     fn each_distinct_commit_of_an_epoch_is_counted_once() {
-        let first = raised(None, mark(3, Some(1))).unwrap();
-        assert_eq!(raised(Some(&first), mark(3, Some(1))), None);
-        let second = raised(Some(&first), mark(3, Some(2))).unwrap();
+        let first = raised(None, mark(3, Some(1)), 0).unwrap();
+        assert_eq!(raised(Some(&first), mark(3, Some(1)), 0), None);
+        let second = raised(Some(&first), mark(3, Some(2)), 0).unwrap();
         assert_eq!(second.commits.len(), 2);
         assert!(
-            raised(Some(&second), mark(4, None))
+            raised(Some(&second), mark(4, None), 0)
                 .unwrap()
                 .commits
                 .is_empty()
@@ -191,11 +216,27 @@ mod tests {
     fn a_commit_beyond_the_bound_is_reserved_in_the_place_of_the_oldest() {
         let mut known = None;
         for commit in 0..=u8::try_from(MAX_COMMITS).unwrap() {
-            known = raised(known.as_ref(), mark(3, Some(commit)));
+            known = raised(known.as_ref(), mark(3, Some(commit)), 0);
         }
         let known = known.unwrap();
         assert_eq!(known.commits.len(), MAX_COMMITS);
         assert!(!known.commits.contains(&[0; 32]));
         assert_eq!(known.commits.last(), Some(&[64; 32]));
+    }
+
+    #[test]
+    fn a_mark_of_before_the_registry_was_restored_is_so_until_the_group_is_entered_again() {
+        let before = raised(None, mark(3, None), 0).unwrap();
+        assert!(!found(Some(&before), 3, None, 0).restored);
+        assert!(found(Some(&before), 3, None, 1).restored);
+        let spoken = raised(Some(&before), mark(4, None), 1).unwrap();
+        assert!(found(Some(&spoken), 4, None, 1).restored);
+        let commit = Mark {
+            joins: true,
+            leaf_index: None,
+            ..mark(4, Some(1))
+        };
+        let entered = raised(Some(&spoken), commit, 1).unwrap();
+        assert!(!found(Some(&entered), 4, None, 1).restored);
     }
 }

@@ -44,7 +44,8 @@ impl Request for CreateIdentity {
         session.describe_identity(self, subject).await?;
         match session.identity(&self.name).await? {
             Some((record, key)) => {
-                if record.credential != self.credential || record.scheme != self.scheme {
+                let asked = [&record.credential, &record.made_with];
+                if !asked.contains(&&self.credential) || record.scheme != self.scheme {
                     return Err(conflict(&self.name));
                 }
                 subject.about_key(key.clone());
@@ -54,6 +55,7 @@ impl Request for CreateIdentity {
                 let info = session.custody().identity_info(&record, &key).await;
                 Ok(Identity::Known(Box::new(info)))
             }
+            None if matches!(self.credential, Credential::X509(_)) => Err(for_no_key()),
             None => {
                 let registry = &session.custody().registry;
                 let room = registry.check_takes_identity(&session.caller().owner);
@@ -97,10 +99,12 @@ impl Request for CreateIdentity {
         let record = IdentityRecord {
             owner: session.caller().owner.clone(),
             name: self.name.clone(),
+            made_with: self.credential.clone(),
             credential: self.credential,
             scheme: self.scheme,
             key: made.id,
             retiring: Vec::new(),
+            next: None,
         };
         let finished = session.custody().finish_identity(record, made).await;
         // Of two requests at once that make the same identity one wins: the
@@ -136,7 +140,10 @@ impl Session {
 
 impl Settings {
     /// May a user have a credential with this name? `None`: it has none.
-    fn lets_have(&self, user: &CallerFacts, name: Option<&str>) -> bool {
+    pub(super) fn lets_have(&self, user: &CallerFacts, name: Option<&str>) -> bool {
+        if let Some(own) = self.users.get(&user.user) {
+            return own.iter().any(|own| Some(own.as_str()) == name);
+        }
         let Some(credentials) = &self.credentials else {
             return true;
         };
@@ -293,7 +300,7 @@ impl Custody {
     }
 }
 
-fn check_credential(credential: &Credential) -> Result<(), Failure> {
+pub(super) fn check_credential(credential: &Credential) -> Result<(), Failure> {
     let length = match credential {
         Credential::Basic(identity) => identity.len(),
         Credential::X509(chain) => {
@@ -316,6 +323,14 @@ fn no_such_identity(owner: &Owner, name: &str) -> Failure {
         FailureCode::NotFound,
         format!("{owner} has no identity {name:?}"),
         "`mlskeyctl identities` shows those that are there",
+    )
+}
+
+/// A key that is still to be made has no certificate.
+pub(super) fn for_no_key() -> Failure {
+    failure::bad_request(
+        "a certificate is for a key that is there already",
+        "make the identity with its name as a basic credential; the administrator has it certified then (`mlskeyctl identities csr`)",
     )
 }
 

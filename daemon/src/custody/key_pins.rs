@@ -6,12 +6,12 @@ use std::sync::Arc;
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_PIN;
 use mlskeyd_protocol::v1::{
-    Algorithm, CreateIdentityFor, Failure, FailureCode, IdentityInfo, LockIdentity, SecretBytes,
-    UnlockIdentity, UnlockedIdentity,
+    Algorithm, CreateIdentityFor, Credential, Failure, FailureCode, IdentityInfo, LockIdentity,
+    SecretBytes, UnlockIdentity, UnlockedIdentity,
 };
 
 use super::generate::{Place, read_place};
-use super::identities::conflict;
+use super::identities::{conflict, for_no_key};
 use super::lifecycle::{NO_KEY_PINS, Order};
 use super::request::encoded;
 use super::subject::Subject;
@@ -33,6 +33,9 @@ impl Request for CreateIdentityFor {
     ) -> Result<Place, Failure> {
         if let Some(pin) = &self.pin {
             check_pin(pin)?;
+        }
+        if matches!(self.credential, Credential::X509(_)) {
+            return Err(for_no_key());
         }
         let custody = session.custody();
         custody
@@ -65,10 +68,12 @@ impl Request for CreateIdentityFor {
         let record = IdentityRecord {
             owner: self.owner,
             name: self.name.clone(),
+            made_with: self.credential.clone(),
             credential: self.credential,
             scheme: self.scheme,
             key: made.id,
             retiring: Vec::new(),
+            next: None,
         };
         let finished = session.custody().finish_identity(record, made).await;
         finished.map_err(|error| match error {

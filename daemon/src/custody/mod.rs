@@ -14,6 +14,7 @@ mod adopt;
 mod approve;
 mod attest;
 mod bindings;
+mod certify;
 mod consent;
 mod devices;
 mod facts;
@@ -31,6 +32,8 @@ mod policies;
 mod prompted;
 mod prompts;
 mod rates;
+mod recall;
+mod references;
 mod refusals;
 mod request;
 mod rotate;
@@ -52,10 +55,11 @@ pub(crate) use freeze::{FILE as FROZEN_FILE, LABEL as FROZEN_LABEL};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use prompted::{Declined, LookForPrompts};
+pub(crate) use recall::recall;
 pub use request::{Asker, Call, RegistryRequest, Request};
 pub use storages::Attach;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -64,12 +68,14 @@ use mlskeyd_policies::{Action, CallerFacts, Decision, Facts, Policy, Question};
 use mlskeyd_protocol::v1::{Failure, FailureCode, KeyId, Owner};
 use tokio::sync::{Notify, Semaphore};
 
+use crate::attest::Roots;
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
 use crate::caller::Caller;
 use crate::policy_files::PolicyStore;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::{Guard, Seen};
 use rates::{Counted, Rates};
+use references::References;
 use refusals::Refusals;
 use subject::Subject;
 
@@ -95,6 +101,7 @@ pub struct Custody {
     frozen: Frozen,
     guard: Guard,
     rates: Rates,
+    references: References,
     refusals: Refusals,
     audit: AuditLog,
     settings: Settings,
@@ -124,6 +131,12 @@ pub struct Settings {
     /// The names that users may have in credentials, in which `{user}` stands for their
     /// own; `None`: any.
     pub credentials: Option<Vec<String>>,
+    /// The names of those users who may have other ones.
+    pub users: BTreeMap<String, Vec<String>>,
+    /// The issuers of certificates in credentials; `None`: there are no such credentials.
+    pub issuers: Option<Roots>,
+    /// The types of proposals for private use that apps may have signed.
+    pub private_proposals: BTreeSet<u16>,
     /// How long new HPKE keys go under one generation, in seconds.
     pub generation_age: u64,
     /// How long a signature key goes on when its identity got another one, in
@@ -161,6 +174,7 @@ impl Custody {
         Arc::new(Self {
             guard: Guard::new(registry.clone()),
             rates: Rates::default(),
+            references: References::default(),
             refusals: Refusals::default(),
             registry,
             devices,
@@ -257,6 +271,9 @@ impl Custody {
                     break;
                 }
             }
+        }
+        if subject.durability.is_some() || refused.is_some() {
+            subject.facts = facts::on_record(&caller_facts, &resource, &context);
         }
         // It is asked for again if the guard moved on meanwhile.
         subject.context = context;

@@ -6,13 +6,13 @@ use std::sync::{Arc, PoisonError};
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_GROUP_ID;
 use mlskeyd_protocol::v1::{
-    Failure, FailureCode, GuardReset, PoliciesInForce, ReloadPolicies, ResetGuard,
+    Failure, FailureCode, GuardReset, PoliciesInForce, RegistryRestored, ReloadPolicies, ResetGuard,
 };
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Custody, Request, Session, failure};
-use crate::policy_files::PolicyError;
+use super::{Call, Custody, RegistryRequest, Request, Session, failure};
+use crate::policy_files::{InForce, PolicyError};
 use crate::store::{GuardId, GuardMark};
 
 impl Custody {
@@ -20,33 +20,54 @@ impl Custody {
     ///
     /// # Errors
     /// What is wrong with them; those of before stay in force.
-    pub(crate) async fn reload_policies(self: &Arc<Self>, by: &str) -> Result<usize, PolicyError> {
+    pub(crate) async fn reload_policies(
+        self: &Arc<Self>,
+        by: &str,
+    ) -> Result<InForce, PolicyError> {
         let custody = Arc::clone(self);
         let loaded = tokio::task::spawn_blocking(move || {
             let turn = custody.loading.lock();
             let _turn = turn.unwrap_or_else(PoisonError::into_inner);
-            let set = custody.policies.load()?;
-            let count = set.len();
-            custody.policy.exchange(set);
-            Ok(count)
+            let loaded = custody.policies.load()?;
+            custody.policy.exchange(loaded.set);
+            custody.compare_candidate();
+            Ok(loaded.about)
         });
         let loaded = loaded
             .await
             .unwrap_or_else(|_| Err(PolicyError::Refused(Vec::new())));
         let note = match &loaded {
-            Ok(count) => format!("{count} policies, by {by}"),
+            Ok(now) => format!("by {by}: {}", now.note()),
             Err(error) => format!("refused, by {by}: {error}"),
         };
-        self.note(
-            "PoliciesLoaded",
-            note.chars().take(MAX_NOTE).collect::<String>(),
-        )
-        .await;
+        self.note_policies(&note).await;
         loaded
+    }
+
+    /// Puts on record what is in force from the start, if that does not go without saying.
+    pub(crate) async fn tell_of_policies(&self, now: &InForce) {
+        if self.policies.is_to_be_told() {
+            self.note_policies(&format!("at the start: {}", now.note()))
+                .await;
+        }
+    }
+
+    async fn note_policies(&self, note: &str) {
+        let note: String = note.chars().take(MAX_NOTE).collect();
+        self.note("PoliciesLoaded", note).await;
     }
 }
 
 impl Custody {
+    /// Has the candidate, if there is one, be asked from now on; a bad one is not.
+    pub(crate) fn compare_candidate(&self) {
+        let candidate = self.policies.candidate().unwrap_or_else(|error| {
+            tracing::error!(%error, "the candidate for policies is not asked");
+            None
+        });
+        self.policy.compare(candidate);
+    }
+
     /// Loads the policies whenever their files change.
     pub(crate) async fn run_policy_watch(self: Arc<Self>) {
         let mut watch = match self.policies.watch() {
@@ -64,7 +85,7 @@ impl Custody {
                 continue;
             }
             match self.reload_policies("a change of their files").await {
-                Ok(count) => tracing::info!(count, "the policies are loaded"),
+                Ok(now) => tracing::info!(count = now.count(), "the policies are loaded"),
                 Err(error) => tracing::error!(%error, "the policies of before stay in force"),
             }
         }
@@ -91,24 +112,39 @@ impl Request for ReloadPolicies {
         _: &Call,
         _: &mut Subject,
     ) -> Result<PoliciesInForce, Failure> {
+        session.custody().look_at_freeze_files().await;
         let loaded = session.custody().reload_policies("an administrator").await;
-        let count = loaded.map_err(|error| {
+        let now = loaded.map_err(|error| {
             Failure::new(
                 FailureCode::BadRequest,
                 error.to_string(),
                 "correct the files, look with `mlskeyctl policy check`, and load them again: until then those of before are in force",
             )
         })?;
-        Ok(PoliciesInForce {
-            count: u32::try_from(count).unwrap_or(u32::MAX),
-        })
+        Ok(now.for_administrators())
+    }
+}
+
+impl RegistryRequest for RegistryRestored {
+    type Reply = ();
+    const ACTION: Action = Action::ResetGuard;
+    const RECORDED: bool = true;
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let custody = session.custody();
+        let compared = custody.registry.compared(None, true).await;
+        compared.map_err(failure::of_store)?;
+        custody
+            .note("RegistryRestored", "an administrator says so")
+            .await;
+        Ok(())
     }
 }
 
 impl Request for ResetGuard {
     type Reply = GuardReset;
     type Read = GuardId;
-    const ACTION: Action = Action::Administer;
+    const ACTION: Action = Action::ResetGuard;
     const LEAVES_TRACES: bool = true;
 
     async fn read(
@@ -149,8 +185,14 @@ impl Request for ResetGuard {
         _: &Call,
         subject: &mut Subject,
     ) -> Result<GuardReset, Failure> {
-        let forget = |_: Option<&GuardMark>| Ok::<_, Infallible>(GuardMark::default());
         let registry = &session.custody().registry;
+        let restores = registry.restores();
+        let forget = move |_: Option<&GuardMark>| {
+            Ok::<_, Infallible>(GuardMark {
+                restores,
+                ..GuardMark::default()
+            })
+        };
         let Ok(_) = registry
             .update_guard(id, forget)
             .await

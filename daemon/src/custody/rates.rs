@@ -35,6 +35,8 @@ impl Counted {
             | A::SignProposalExternalInit
             | A::SignProposalGroupContextExtensions
             | A::SignProposalSelfRemove
+            | A::SignProposalPrivateUse
+            | A::SignTargetedMessage
             | A::SignLeafNode
             | A::SignKeyPackage
             | A::SignGroupInfo => Some(Self::Signatures),

@@ -225,8 +225,7 @@ fn no_entry(name: &str) -> Failure {
 fn in_a_certificate(name: &str) -> Failure {
     failure::bad_request(
         format!("the credential of {name:?} is a certificate, which is for its present key alone"),
-        "have the app make another identity when there is a certificate for a new key; \
-         a certificate cannot be replaced yet",
+        "ask for one for a new key: `mlskeyctl identities csr --new-key`, then import it",
     )
 }
 

@@ -7,12 +7,13 @@ use sha2::{Digest, Sha256};
 
 use super::bindings::{Known, Leaving};
 use super::guard::Mark;
+use super::references::Proposed;
 use super::subject::Subject;
 use super::{Call, Request, Session, facts, failure};
 use crate::audit::Durability;
 use crate::devices::DeviceError;
 use crate::mls::binding::{self, BindingError};
-use crate::mls::{Body, FramedContent, Sender, Signable};
+use crate::mls::{Body, FramedContent, LeafNodePayload, Sender, Signable};
 use crate::store::{KeyRecord, Rebind};
 
 /// What was read from a [`Sign`] request.
@@ -21,6 +22,8 @@ pub struct SignRead {
     known: Known,
     /// What the signature would teach about HPKE keys.
     rebinds: Vec<Rebind>,
+    /// A proposal that a commit may name later.
+    proposed: Option<Proposed>,
 }
 
 impl Request for Sign {
@@ -45,12 +48,15 @@ impl Request for Sign {
         }
         subject.content = Some(Sha256::digest(content).into());
         let signable = Signable::parse(content);
-        describe(&signable, subject);
+        describe(&signable, session, subject);
 
         let key = session.key(self.key, subject).await?;
         check_group(subject)?;
         let scheme = signature_scheme(&key)?;
         let known = Known::about(&signable, &key, session).await?;
+        if let Some(leaf) = leaf_to_sign(&signable) {
+            subject.context.credential_differs = leaf.credential.raw != known.credential;
+        }
         if known.leaving.is_some() {
             // A permit to leave is worth no more than the policy of today.
             subject.inner_actions.push(Action::LeaveCustody);
@@ -59,6 +65,7 @@ impl Request for Sign {
             scheme,
             known,
             rebinds: Vec::new(),
+            proposed: Proposed::of(&signable),
         })
     }
 
@@ -143,6 +150,10 @@ impl Request for Sign {
             })
             .await
             .map_err(|failure| failure.about_key(key.id))?;
+        if let Some(proposed) = read.proposed {
+            let references = &custody.references;
+            references.remember(&key.owner, proposed, &signature);
+        }
         Ok(Bytes(signature))
     }
 }
@@ -171,14 +182,34 @@ fn signature_scheme(key: &KeyRecord) -> Result<SignatureScheme, Failure> {
 }
 
 /// What the structure says to policy, guard and record.
-fn describe(signable: &Signable<'_>, subject: &mut Subject) {
-    let mut actions = signable.actions().into_iter();
-    subject.action = actions.next().unwrap_or(Action::SignUnknown);
-    subject.inner_actions = actions.collect();
-    subject.context = ContextFacts {
+fn describe(signable: &Signable<'_>, session: &Session, subject: &mut Subject) {
+    let custody = session.custody();
+    let mut facts = ContextFacts {
         cipher_suite: signable.cipher_suite(),
         ..facts::of_signable(signable)
     };
+    let mut actions = signable.actions();
+    if let Signable::FramedContent(content) = signable {
+        let owner = &session.caller().owner;
+        for action in custody.references.resolve(owner, content, &mut facts) {
+            if !actions.contains(&action) {
+                actions.push(action);
+            }
+        }
+    }
+    let private = &custody.settings.private_proposals;
+    if !facts
+        .private_proposals
+        .iter()
+        .all(|it| private.contains(it))
+    {
+        // Nobody here knows what it does.
+        actions = vec![Action::SignUnknown];
+    }
+    let mut actions = actions.into_iter();
+    subject.action = actions.next().unwrap_or(Action::SignUnknown);
+    subject.inner_actions = actions.collect();
+    subject.context = facts;
     match signable {
         Signable::FramedContent(content) => {
             subject.group = Some(content.group_id.into());
@@ -192,10 +223,23 @@ fn describe(signable: &Signable<'_>, subject: &mut Subject) {
             subject.group = Some(info.group_context.group_id.into());
             subject.epoch = Some(info.group_context.epoch);
         }
+        Signable::TargetedMessage(message) => {
+            subject.group = Some(message.group_id.into());
+            subject.epoch = Some(message.epoch);
+        }
         Signable::LeafNode(leaf) => {
             subject.group = leaf.position.map(|position| position.group_id.into());
         }
         Signable::KeyPackage(_) | Signable::Unknown(_) => {}
+    }
+}
+
+/// The leaf that policies may know the credential of.
+fn leaf_to_sign<'s, 'a>(signable: &'s Signable<'a>) -> Option<&'s LeafNodePayload<'a>> {
+    match signable {
+        Signable::LeafNode(leaf) => Some(&leaf.payload),
+        Signable::KeyPackage(package) => Some(&package.leaf_node.payload),
+        _ => None,
     }
 }
 
@@ -213,6 +257,7 @@ fn mark_of(content: &FramedContent<'_>, digest: Option<[u8; 32]>) -> Option<Mark
         epoch: content.epoch,
         leaf_index,
         commit,
+        joins: matches!(content.sender, Sender::NewMemberCommit { .. }),
     })
 }
 

@@ -51,6 +51,8 @@ pub struct Subject {
     pub(super) denied: Option<(Cow<'static, str>, Cow<'static, str>)>,
     /// Policies that are only reported, and would have refused it.
     pub(super) would_deny: BTreeSet<String>,
+    /// What policies knew of it.
+    pub(super) facts: Option<String>,
     started: Instant,
     record: Record,
 }
@@ -75,6 +77,7 @@ impl Subject {
             permitted_by: None,
             denied: None,
             would_deny: BTreeSet::new(),
+            facts: None,
             started: Instant::now(),
             record: Record::new(
                 action.name(),
@@ -157,6 +160,7 @@ impl Subject {
             outcome,
             content: self.content,
             would_deny: self.would_deny.iter().cloned().collect(),
+            facts: self.facts.clone(),
             duration: u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             ..self.record.clone()
         }

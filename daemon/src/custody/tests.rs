@@ -29,7 +29,7 @@ use crate::devices::{
     GenerationId, KeyBlob, Newcomer, Start, StoredKey, Support, Unlocking, Way,
 };
 use crate::policy_files::{self, PolicyDirs};
-use crate::store::{self, SystemClock, TimeSource};
+use crate::store::{self, Recredential, SystemClock, TimeSource};
 use crate::store_key::StoreKey;
 
 const PIN: &[u8] = b"a PIN of a person";
@@ -285,6 +285,19 @@ struct Bench {
 }
 
 impl Bench {
+    /// As if a certificate had been issued, and imported.
+    async fn certify(&self, identity: &IdentityInfo) {
+        let update = Recredential {
+            owner: alice(),
+            name: identity.name.clone(),
+            from: identity.credential.clone(),
+            to: Credential::X509(vec![Bytes::from(b"a certificate".as_slice())]),
+            key: identity.key,
+            grace: Duration::ZERO,
+        };
+        self.custody.registry.recredential(update).await.unwrap();
+    }
+
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
@@ -333,15 +346,19 @@ impl Bench {
         let dirs = PolicyDirs {
             vendor: dir.path().join("vendor"),
             local: dir.path().join("local"),
+            candidate: None,
         };
         let frozen = Frozen::open(
             dir.path().join(FROZEN_FILE),
             key.subkey(FROZEN_LABEL).unwrap(),
         );
         let key = key.subkey(policy_files::LABEL).unwrap();
-        let policies = PolicyStore::new(dirs, dir.path().join("policies.last"), key);
-        let policy = Policy::new(rules, policies.at_start().unwrap());
+        let policies = PolicyStore::new(dirs, None, dir.path().join("policies.last"), key);
+        let policy = Policy::new(rules, policies.at_start().unwrap().set);
         let settings = Settings {
+            private_proposals: BTreeSet::new(),
+            users: BTreeMap::new(),
+            issuers: None,
             credentials: None,
             consent_device: None,
             generation_age: 86_400,
@@ -611,11 +628,8 @@ async fn so_many_keys_retire_at_a_time_and_no_more() {
 async fn a_rotation_that_cannot_be_leaves_all_as_it_was() {
     let bench = Bench::new();
     let before = bench.serve(adoption("alice", "first")).await.unwrap();
-    let certified = AdoptIdentity {
-        credential: Credential::X509(vec![Bytes::from(b"a certificate".as_slice())]),
-        ..adoption("certified", "second")
-    };
-    bench.serve(certified).await.unwrap();
+    let certified = bench.serve(adoption("certified", "second")).await.unwrap();
+    bench.certify(&certified).await;
     for (request, expected) in [
         (
             RotateIdentity {

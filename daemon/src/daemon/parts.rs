@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder};
+use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use rand_core::{OsRng, RngCore};
 use secrecy::{ExposeSecretMut, SecretBox};
 
 use super::StartError;
+use crate::attest::Roots;
 use crate::config::{Config, DeviceConfig, DeviceKind, StoreKeySource};
 use crate::devices::pkcs11::{HelperConfig, Pkcs11Device};
 use crate::devices::queue::{DeviceThreads, Limits};
@@ -127,6 +129,28 @@ fn random_key() -> Result<StoreKey, StoreKeyError> {
         .try_fill_bytes(key.expose_secret_mut())
         .map_err(|_| StoreKeyError::NoRandomness)?;
     Ok(StoreKey::new(key))
+}
+
+/// Longest file of issuers, in bytes.
+const MAX_ISSUERS: u64 = 1024 * 1024;
+
+/// The issuers of certificates in credentials, if the configuration names any.
+pub(super) fn issuers(config: &Config) -> Result<Option<Roots>, StartError> {
+    let Some(path) = &config.policy.certificate_issuers else {
+        return Ok(None);
+    };
+    let failed = |why: String| StartError::Issuers {
+        path: path.clone(),
+        why,
+    };
+    let mut pem = Vec::new();
+    let file = fs::File::open(path).map_err(|error| failed(error.to_string()))?;
+    let mut bounded = file.take(MAX_ISSUERS);
+    bounded
+        .read_to_end(&mut pem)
+        .map_err(|error| failed(error.to_string()))?;
+    let roots = Roots::from_pem(&pem).map_err(|error| failed(error.to_string()))?;
+    Ok(Some(roots))
 }
 
 /// Starts the thread of every device. One that does not open is there

@@ -10,8 +10,9 @@ use mlskeyd_protocol::v1::{
     GenerateHpke, GeneratedHpke, GuardReset, Housekeeping, IdentityInfo, KeyInfo, KeyQuery,
     LeaveCustody, LockDevice, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity,
     OwnedKey, Owner, PoliciesInForce, Prompts, ReadFrozen, ReadMeasurements, ReadRefusals,
-    Refusals, ReloadPolicies, Report, ResetGuard, RotateIdentity, SecretBytes, ServiceStatus,
-    Settle, Sign, StorageInfo, Swept, Thaw, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity,
+    Refusals, RegistryRestored, ReloadPolicies, Report, ResetGuard, RotateIdentity, SecretBytes,
+    ServiceStatus, Settle, Sign, SignCsr, SignedCsr, StorageInfo, Swept, Thaw, Unlock,
+    UnlockIdentity, Unlocked, UnlockedIdentity, UpdateCredential,
 };
 use tarpc::context::Context;
 
@@ -414,6 +415,33 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: ResetGuard,
     ) -> Outcome<GuardReset> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn registry_restored(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: RegistryRestored,
+    ) -> Outcome<()> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn sign_csr(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: SignCsr,
+    ) -> Outcome<SignedCsr> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn update_credential(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: UpdateCredential,
+    ) -> Outcome<IdentityInfo> {
         self.0.go(context, options, request).await
     }
 

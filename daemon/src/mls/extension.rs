@@ -1,15 +1,19 @@
 //! Extensions (RFC 9420 section 13.4), which stay opaque here.
 
-use super::reader::{ParseError, Reader};
+use super::reader::{ParseError, Reader, parse_exact};
 
 /// No honest list is longer; it also bounds the search for duplicates.
 const MAX_EXTENSIONS: usize = 64;
+/// No honest group demands more of a kind.
+const MAX_REQUIRED: usize = 256;
 
 /// The number of an extension (RFC 9420 section 17.3). GREASE and private values are as good as any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtensionType(pub u16);
 
 impl ExtensionType {
+    /// `required_capabilities`, in a GroupContext.
+    pub const REQUIRED_CAPABILITIES: Self = Self(0x0003);
     /// `ratchet_tree`, in a GroupInfo.
     pub const RATCHET_TREE: Self = Self(0x0002);
     /// `last_resort`, in a KeyPackage.
@@ -62,9 +66,37 @@ impl<'a> Extensions<'a> {
     }
 }
 
+/// What members of a group have to be capable of, beside what every client is (RFC 9420 section 11.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequiredCapabilities {
+    /// Types of extensions.
+    pub extensions: Vec<u16>,
+    /// Types of proposals.
+    pub proposals: Vec<u16>,
+    /// Types of credentials.
+    pub credentials: Vec<u16>,
+}
+
+impl RequiredCapabilities {
+    /// Parses the data of an extension [`ExtensionType::REQUIRED_CAPABILITIES`].
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn parse(data: &[u8]) -> Result<Self, ParseError> {
+        let types =
+            |r: &mut Reader<'_>| r.vector("required capabilities", MAX_REQUIRED, Reader::u16);
+        parse_exact(data, |r| {
+            Ok(Self {
+                extensions: types(r)?,
+                proposals: types(r)?,
+                credentials: types(r)?,
+            })
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::reader::parse_exact;
     use super::*;
 
     #[test]
@@ -83,5 +115,16 @@ mod tests {
             parse_exact(&[6, 0, 1, 0, 0, 1, 0], Extensions::read),
             Err(ParseError::Contradiction(_))
         ));
+    }
+
+    #[test]
+    fn what_a_group_requires_is_read_whole() {
+        let required = RequiredCapabilities::parse(&[2, 0, 5, 0, 4, 0, 1, 0, 2]).unwrap();
+        assert_eq!(required.extensions, [5]);
+        assert!(required.proposals.is_empty());
+        assert_eq!(required.credentials, [1, 2]);
+        for broken in [&[2, 0, 5, 0][..], &[0, 0, 0, 0], &[1, 0, 0, 0]] {
+            RequiredCapabilities::parse(broken).unwrap_err();
+        }
     }
 }

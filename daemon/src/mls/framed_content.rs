@@ -82,6 +82,19 @@ pub struct FramedContent<'a> {
     pub authenticated_data: &'a [u8],
     /// What it says.
     pub body: Body<'a>,
+    /// The wire format and the FramedContent as they are encoded: what the signature and a
+    /// proposal's reference (RFC 9420 section 5.2) are over.
+    pub raw: RawContent<'a>,
+}
+
+/// A message as it is encoded, with its plaintext: its `Debug`, too, shows only the length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RawContent<'a>(pub &'a [u8]);
+
+impl fmt::Debug for RawContent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RawContent({} bytes)", self.0.len())
+    }
 }
 
 /// The sender as it is encoded, before the GroupContext at the end of the structure is read.
@@ -123,9 +136,18 @@ impl SenderField {
     }
 }
 
-impl<'a> FramedContent<'a> {
-    pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, ParseError> {
-        reader.version()?;
+/// The wire format and FramedContent.
+struct Parts<'a> {
+    wire_format: WireFormat,
+    group_id: &'a [u8],
+    epoch: u64,
+    sender: SenderField,
+    authenticated_data: &'a [u8],
+    body: Body<'a>,
+}
+
+impl<'a> Parts<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, ParseError> {
         let wire_format = match reader.u16()? {
             1 => WireFormat::Public,
             2 => WireFormat::Private,
@@ -136,28 +158,39 @@ impl<'a> FramedContent<'a> {
                 });
             }
         };
-        let group_id = reader.opaque()?;
-        let epoch = reader.u64()?;
-        let sender = SenderField::read(reader)?;
-        let authenticated_data = reader.opaque()?;
-        let body = match reader.u8()? {
-            1 => Body::Application(ApplicationData(reader.opaque()?)),
-            2 => Body::Proposal(Proposal::read(reader)?),
-            3 => Body::Commit(Commit::read(reader)?),
-            value => {
-                return Err(ParseError::Unsupported {
-                    what: "content type",
-                    value: value.into(),
-                });
-            }
-        };
-        let content = Self {
+        Ok(Self {
             wire_format,
-            group_id,
-            epoch,
-            sender: sender.with_context(reader)?,
-            authenticated_data,
-            body,
+            group_id: reader.opaque()?,
+            epoch: reader.u64()?,
+            sender: SenderField::read(reader)?,
+            authenticated_data: reader.opaque()?,
+            body: match reader.u8()? {
+                1 => Body::Application(ApplicationData(reader.opaque()?)),
+                2 => Body::Proposal(Proposal::read(reader)?),
+                3 => Body::Commit(Commit::read(reader)?),
+                value => {
+                    return Err(ParseError::Unsupported {
+                        what: "content type",
+                        value: value.into(),
+                    });
+                }
+            },
+        })
+    }
+}
+
+impl<'a> FramedContent<'a> {
+    pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, ParseError> {
+        reader.version()?;
+        let (parts, raw) = reader.with_raw(Parts::read)?;
+        let content = Self {
+            wire_format: parts.wire_format,
+            group_id: parts.group_id,
+            epoch: parts.epoch,
+            sender: parts.sender.with_context(reader)?,
+            authenticated_data: parts.authenticated_data,
+            body: parts.body,
+            raw: RawContent(raw),
         };
         content.check_framing()?;
         content.check_group_context()?;

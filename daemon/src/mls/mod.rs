@@ -15,11 +15,12 @@ mod openable;
 mod proposal;
 mod reader;
 mod signable;
+mod targeted_message;
 mod verify;
 
-pub use extension::{Extension, ExtensionType, Extensions};
+pub use extension::{Extension, ExtensionType, Extensions, RequiredCapabilities};
 pub use framed_content::{
-    ApplicationData, Body, Commit, FramedContent, ProposalOrRef, Sender, UpdatePath,
+    ApplicationData, Body, Commit, FramedContent, ProposalOrRef, RawContent, Sender, UpdatePath,
     UpdatePathNode, WireFormat,
 };
 pub use group::{GroupContext, GroupInfoTbs};
@@ -29,9 +30,10 @@ pub use leaf_node::{
     LeafNodeTbs, Lifetime, TreePosition, credential_bytes,
 };
 pub use openable::Openable;
-pub use proposal::{PreSharedKeyId, Proposal, PskOrigin};
+pub use proposal::{FIRST_PRIVATE_USE, PreSharedKeyId, Proposal, PskOrigin};
 pub use reader::ParseError;
-pub use signable::{OwnLeaf, Signable, Unknown};
+pub use signable::{OwnLeaf, Signable, Unknown, proposal_reference_content};
+pub use targeted_message::TargetedMessageTbs;
 pub use verify::{kem_of_cipher_suite, scheme_of_cipher_suite, verify};
 
 #[cfg(test)]

@@ -38,7 +38,18 @@ pub enum Proposal<'a> {
     GroupContextExtensions(Extensions<'a>),
     /// The sender leaves (draft-ietf-mls-extensions, type 0x000a, empty).
     SelfRemove,
+    /// One of a type for private use (RFC 9420 section 17.4). What it does only those know who
+    /// agreed on the type; OpenMLS and mls-rs write its content as `opaque<V>`.
+    PrivateUse {
+        /// The type: 0xf000 to 0xffff.
+        proposal_type: u16,
+        /// What the app made of it.
+        content: &'a [u8],
+    },
 }
+
+/// The first type for private use (RFC 9420 section 17.4); all that follow are, too.
+pub const FIRST_PRIVATE_USE: u16 = 0xf000;
 
 impl<'a> Proposal<'a> {
     pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, ParseError> {
@@ -71,6 +82,10 @@ impl<'a> Proposal<'a> {
             },
             7 => Self::GroupContextExtensions(Extensions::read(reader)?),
             0x000a => Self::SelfRemove,
+            proposal_type @ FIRST_PRIVATE_USE.. => Self::PrivateUse {
+                proposal_type,
+                content: reader.opaque()?,
+            },
             value => {
                 return Err(ParseError::Unsupported {
                     what: "proposal type",
@@ -91,6 +106,7 @@ impl<'a> Proposal<'a> {
             Self::ExternalInit { .. } => Action::SignProposalExternalInit,
             Self::GroupContextExtensions(_) => Action::SignProposalGroupContextExtensions,
             Self::SelfRemove => Action::SignProposalSelfRemove,
+            Self::PrivateUse { .. } => Action::SignProposalPrivateUse,
         }
     }
 }

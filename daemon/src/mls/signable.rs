@@ -1,23 +1,27 @@
 //! What a Signer is given: SignContent (RFC 9420 section 5.1.2) and the structure within it.
 
-use super::framed_content::{Body, FramedContent, Sender};
+use super::framed_content::{Body, FramedContent, RawContent, Sender};
 use super::group::GroupInfoTbs;
 use super::key_package::{KeyPackage, KeyPackageTbs};
 use super::leaf_node::{LeafNode, LeafNodeTbs};
 use super::proposal::Proposal;
 use super::reader::{ParseError, Reader, parse_exact, write_opaque};
+use super::targeted_message::TargetedMessageTbs;
 use mlskeyd_policies::Action;
 
 const FRAMED_CONTENT_LABEL: &[u8] = b"MLS 1.0 FramedContentTBS";
 pub(super) const LEAF_NODE_LABEL: &[u8] = b"MLS 1.0 LeafNodeTBS";
 pub(super) const KEY_PACKAGE_LABEL: &[u8] = b"MLS 1.0 KeyPackageTBS";
 const GROUP_INFO_LABEL: &[u8] = b"MLS 1.0 GroupInfoTBS";
+const TARGETED_MESSAGE_LABEL: &[u8] = b"MLS 1.0 TargetedMessageTBS";
+const PROPOSAL_REFERENCE_LABEL: &[u8] = b"MLS 1.0 Proposal Reference";
 /// Who signs content under one of these speaks MLS.
-pub(super) const MLS_LABELS: [&[u8]; 4] = [
+pub(super) const MLS_LABELS: [&[u8]; 5] = [
     FRAMED_CONTENT_LABEL,
     LEAF_NODE_LABEL,
     KEY_PACKAGE_LABEL,
     GROUP_INFO_LABEL,
+    TARGETED_MESSAGE_LABEL,
 ];
 
 /// A longer label is no label: labels go into the audit log.
@@ -35,6 +39,8 @@ pub enum Signable<'a> {
     KeyPackage(Box<KeyPackageTbs<'a>>),
     /// The description of a group for a newcomer.
     GroupInfo(Box<GroupInfoTbs<'a>>),
+    /// A message to one member of a group.
+    TargetedMessage(TargetedMessageTbs<'a>),
     /// Anything else.
     Unknown(Unknown<'a>),
 }
@@ -65,6 +71,9 @@ impl<'a> Signable<'a> {
                     .map(|package| Self::KeyPackage(Box::new(package))),
                 GROUP_INFO_LABEL => parse_exact(content, GroupInfoTbs::read)
                     .map(|info| Self::GroupInfo(Box::new(info))),
+                TARGETED_MESSAGE_LABEL => {
+                    parse_exact(content, TargetedMessageTbs::read).map(Self::TargetedMessage)
+                }
                 _ => Err(ParseError::UnknownLabel),
             };
         parsed.unwrap_or_else(|why| {
@@ -86,6 +95,7 @@ impl<'a> Signable<'a> {
             Self::LeafNode(_) => Action::SignLeafNode,
             Self::KeyPackage(_) => Action::SignKeyPackage,
             Self::GroupInfo(_) => Action::SignGroupInfo,
+            Self::TargetedMessage(_) => Action::SignTargetedMessage,
             Self::Unknown(_) => Action::SignUnknown,
         }
     }
@@ -106,7 +116,7 @@ impl<'a> Signable<'a> {
                 }
                 (Sender::NewMemberProposal | Sender::External { .. }, _) => None,
             },
-            Self::LeafNode(_) | Self::Unknown(_) => None,
+            Self::LeafNode(_) | Self::TargetedMessage(_) | Self::Unknown(_) => None,
         }
     }
 
@@ -129,7 +139,10 @@ impl<'a> Signable<'a> {
         let content = match self {
             Self::KeyPackage(key_package) => return Some(OwnLeaf::KeyPackage(key_package)),
             Self::FramedContent(content) => content,
-            Self::LeafNode(_) | Self::GroupInfo(_) | Self::Unknown(_) => return None,
+            Self::LeafNode(_)
+            | Self::GroupInfo(_)
+            | Self::TargetedMessage(_)
+            | Self::Unknown(_) => return None,
         };
         let group_id = content.group_id;
         match (&content.sender, &content.body) {
@@ -231,6 +244,14 @@ impl<'s, 'a> OwnLeaf<'s, 'a> {
         };
         std::iter::once(self.leaf_node().payload.encryption_key).chain(init_key)
     }
+}
+
+/// What a ProposalRef is the hash of (RFC 9420 section 5.2): RefHashInput with the AuthenticatedContent of a proposal,
+/// `raw` being [`FramedContent::raw`]. `None` if it is too long to be encoded.
+pub fn proposal_reference_content(raw: RawContent<'_>, signature: &[u8]) -> Option<Vec<u8>> {
+    let mut content = raw.0.to_vec();
+    write_opaque(&mut content, signature)?;
+    sign_content(PROPOSAL_REFERENCE_LABEL, &content)
 }
 
 /// SignContent with this label and content. `None` if they are too long to be encoded.

@@ -117,11 +117,34 @@ fn unknown_numbers_are_not_supported() {
         framed(2, &[5], TEXT, &g),
         framed(2, MEMBER, &[4, 0], &g),
         framed(2, MEMBER, &[2, 0, 8, 0], &g),
-        framed(2, MEMBER, &[2, 0xf0, 1, 0], &g),
+        framed(2, MEMBER, &[2, 0xef, 0xff, 0], &g),
         framed(2, MEMBER, &[3, 0, 2], &g),
     ] {
         assert!(matches!(why(&bytes), Some(ParseError::Unsupported { .. })));
     }
+}
+
+#[test]
+fn proposals_for_private_use_are_read_with_their_type() {
+    let g = context(b'g', 7);
+    for last in [0x00, 0xff] {
+        let bytes = framed(2, MEMBER, &[2, 0xf0 | last, last, 1, 9], &g);
+        let Signable::FramedContent(content) = Signable::parse(&bytes) else {
+            panic!("{bytes:?}")
+        };
+        let proposal_type = u16::from_be_bytes([0xf0 | last, last]);
+        let content: Vec<_> = content.proposals().cloned().collect();
+        assert_eq!(
+            content,
+            [Proposal::PrivateUse {
+                proposal_type,
+                content: &[9]
+            }]
+        );
+    }
+    // Without its length it cannot be told from what follows.
+    let bytes = framed(2, MEMBER, &[2, 0xf0, 1, 2, 9], &g);
+    assert!(matches!(Signable::parse(&bytes), Signable::Unknown(_)));
 }
 
 #[test]

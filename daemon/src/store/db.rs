@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{OpenError, StoreError};
 use super::mac::RowMac;
 use super::row::Row;
+use crate::audit::Tip;
 
 /// The database's name in the state directory.
 pub(super) const DATABASE: &str = "registry.db";
@@ -30,6 +31,10 @@ pub(super) struct Meta {
     pub(super) sequence: u64,
     /// How many daemons have run on this state.
     pub(super) run: u64,
+    /// How often an older copy of this database was found to have been put back.
+    pub(super) restores: u64,
+    /// Where the audit log ended when it was last compared with the guard's marks.
+    pub(super) audited: Option<Tip>,
 }
 
 impl Row for Meta {

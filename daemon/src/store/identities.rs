@@ -1,6 +1,7 @@
 //! Identities, and the permits to leave custody.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlskeyd_protocol::limits::MAX_RETIRING;
 use mlskeyd_protocol::v1::{Algorithm, Bytes, KeyId, Owner};
@@ -12,7 +13,7 @@ use super::error::StoreError;
 use super::keys;
 use super::mac::{RowMac, name_id};
 use super::row::{self, Row};
-use super::types::{GuardId, IdentityRecord, KeyRecord, MadeKey, Rotation};
+use super::types::{GuardId, IdentityRecord, KeyRecord, MadeKey, Recredential, Rotation};
 use super::writer::Tx;
 use crate::failpoint;
 
@@ -127,6 +128,80 @@ pub(super) fn rotate(
     put(tx, &identity)?;
     failpoint::hit("store.rotate_identity.before_commit");
     Ok((identity, key))
+}
+
+/// Makes a journalled signature key visible as the one that an identity has next. One that
+/// was prepared before has no certificate to come any more, and ends.
+pub(super) fn prepare(
+    tx: &mut Tx<'_>,
+    owner: &Owner,
+    name: &str,
+    made: MadeKey,
+) -> Result<Arc<KeyRecord>, StoreError> {
+    let before = get(tx.conn, tx.mac, owner, name)?.ok_or(StoreError::NotFound("identity"))?;
+    if let Some(given_up) = before.next {
+        keys::retire(tx, &given_up, Duration::ZERO)?;
+    }
+    let (current, next) = (before.key, made.id);
+    // As if it were its key: that is what it has to fit.
+    let with_next = IdentityRecord {
+        key: next,
+        ..before
+    };
+    let key = finish_key(tx, &with_next, made)?;
+    let identity = IdentityRecord {
+        key: current,
+        next: Some(next),
+        ..with_next
+    };
+    put(tx, &identity)?;
+    Ok(key)
+}
+
+/// Pins another credential, and makes the prepared key the identity's own if it is for that
+/// one, so that a crash leaves both or none.
+pub(super) fn recredential(
+    tx: &mut Tx<'_>,
+    update: Recredential,
+) -> Result<(IdentityRecord, Arc<KeyRecord>), StoreError> {
+    let Recredential {
+        owner,
+        name,
+        from,
+        to,
+        key,
+        grace,
+    } = update;
+    let before = get(tx.conn, tx.mac, &owner, &name)?.ok_or(StoreError::NotFound("identity"))?;
+    if before.credential != from {
+        return Err(StoreError::Conflict("another credential of this identity"));
+    }
+    let mut identity = IdentityRecord {
+        credential: to,
+        ..before
+    };
+    if key != identity.key {
+        if identity.next != Some(key) {
+            return Err(StoreError::Conflict("another key of this identity"));
+        }
+        let mut retiring = still_retiring(tx, &identity.retiring)?;
+        if keys::retire(tx, &identity.key, grace)? {
+            retiring.push(identity.key);
+        }
+        if retiring.len() > MAX_RETIRING {
+            return Err(StoreError::Limit("keys of one identity that retire"));
+        }
+        identity = IdentityRecord {
+            key,
+            retiring,
+            next: None,
+            ..identity
+        };
+    }
+    let found = keys::get(tx.conn, tx.mac, &key)?.ok_or(StoreError::NotFound("key"))?;
+    put(tx, &identity)?;
+    failpoint::hit("store.recredential.before_commit");
+    Ok((identity, Arc::new(found)))
 }
 
 /// Those that still sign. One whose row does not verify does not, and nothing can

@@ -235,6 +235,7 @@ pub(super) fn begin_create(tx: &mut Tx<'_>, new: NewKey) -> Result<(), StoreErro
             created: new.created,
             adopted: new.adopted,
             pin: new.pin,
+            attested: false,
             ends: None,
             wait,
             expired_since: None,
@@ -318,6 +319,21 @@ pub(super) fn retire(tx: &mut Tx<'_>, id: &KeyId, grace: Duration) -> Result<boo
     Ok(signs_on)
 }
 
+/// Evidence was made that it is in hardware.
+pub(super) fn attested(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreError> {
+    let key = require(tx, id)?;
+    if key.attested {
+        return Ok(());
+    }
+    put(
+        tx,
+        KeyRecord {
+            attested: true,
+            ..key
+        },
+    )
+}
+
 /// Drops a journalled key that the device did not make, or has destroyed.
 /// Answers its generation, if that is to be destroyed now.
 pub(super) fn abandon_create(
@@ -397,6 +413,7 @@ pub(super) fn finish_destroy(tx: &mut Tx<'_>, id: &KeyId) -> Result<(), StoreErr
 /// the database was put back. Rows that do not verify are passed over: nothing
 /// uses them, and the daemon has to start.
 pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreError> {
+    let mut restored = false;
     for stone in stones {
         let keys = match stone {
             Tombstone::Key(id, _) => row::select(tx, "id = ?1", [id.as_bytes()])?,
@@ -408,6 +425,7 @@ pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreErr
         for key in keys {
             if matches!(key.state, LifeState::Active | LifeState::Creating) {
                 tracing::warn!(key = %key.id, "an older registry was put back; the key stays destroyed");
+                restored |= key.state == LifeState::Active;
                 claims::key_ends(tx, &key)?;
                 put(
                     tx,
@@ -419,6 +437,11 @@ pub(super) fn bury(tx: &mut Tx<'_>, stones: &[Tombstone]) -> Result<(), StoreErr
                 )?;
             }
         }
+    }
+    if restored {
+        let restores = &mut tx.live.meta.restores;
+        *restores = restores.saturating_add(1);
+        tx.live.meta.write(tx.conn, tx.mac)?;
     }
     Ok(())
 }

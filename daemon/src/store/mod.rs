@@ -30,6 +30,7 @@ mod types;
 mod writer;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
     Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
     GuardMark, IdentityRecord, KeyRecord, LifeState, MAX_COMMITS, MAX_GROUPS, MadeKey, NewKey,
-    Pending, Rebind, Rotation, Settings, Under,
+    Pending, Rebind, Recredential, Rotation, Settings, Under,
 };
 
 use cache::Cache;
@@ -53,6 +54,7 @@ use clock::Clock;
 use reader::Reading;
 use writer::{Message, Task, Tx};
 
+use crate::audit::Tip;
 use crate::devices::GenerationId;
 use crate::failpoint;
 
@@ -74,6 +76,10 @@ struct Shared {
     /// `None` if the registry is read-only: then no time is observed.
     clock: Option<Arc<Clock>>,
     read_only: Option<String>,
+    /// As the writer's is.
+    restores: AtomicU64,
+    /// As it was at the start.
+    audited: Option<Tip>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -502,6 +508,35 @@ impl Registry {
         Ok(rotated)
     }
 
+    /// Makes a journalled signature key the one that an identity has once its certificate
+    /// is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]: the new key stays journalled, and is to be destroyed and
+    /// abandoned.
+    pub async fn prepare_key(
+        &self,
+        owner: Owner,
+        name: String,
+        made: MadeKey,
+    ) -> Result<Arc<KeyRecord>, StoreError> {
+        self.write(move |tx| identities::prepare(tx, &owner, &name, made))
+            .await
+    }
+
+    /// Pins another credential to an identity.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it has another credential, or no such key, by now;
+    /// [`StoreError::Limit`] if too many of its keys retire already.
+    pub async fn recredential(
+        &self,
+        update: Recredential,
+    ) -> Result<(IdentityRecord, Arc<KeyRecord>), StoreError> {
+        self.write(move |tx| identities::recredential(tx, update))
+            .await
+    }
+
     /// The owner's identity of this name.
     ///
     /// # Errors
@@ -566,6 +601,47 @@ impl Registry {
     ) -> Result<bool, StoreError> {
         self.write(move |tx| identities::use_leave_permit(tx, &of, &signature_key))
             .await
+    }
+
+    /// How often an older copy of the registry was found to have been put back. A guard
+    /// mark with a smaller number may be older than what was signed.
+    #[must_use]
+    pub fn restores(&self) -> u64 {
+        self.shared.restores.load(Ordering::Acquire)
+    }
+
+    /// Where the audit log ended when [`compared`](Self::compared) was told so last, before
+    /// this start.
+    #[must_use]
+    pub fn audited(&self) -> Option<Tip> {
+        self.shared.audited
+    }
+
+    /// The guard's marks are as new as the audit log up to there; or `restored`: they are
+    /// not, so that an older copy of the registry was put back.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn compared(&self, end: Option<Tip>, restored: bool) -> Result<(), StoreError> {
+        let restores = self
+            .write(move |tx| {
+                let meta = &mut tx.live.meta;
+                meta.audited = end.or(meta.audited);
+                meta.restores = meta.restores.saturating_add(restored.into());
+                tx.live.meta.write(tx.conn, tx.mac)?;
+                Ok(tx.live.meta.restores)
+            })
+            .await?;
+        self.shared.restores.store(restores, Ordering::Release);
+        Ok(())
+    }
+
+    /// Evidence was made that the key is in hardware.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn attested(&self, id: KeyId) -> Result<(), StoreError> {
+        self.write(move |tx| keys::attested(tx, &id)).await
     }
 
     /// The guard mark, if there is one.

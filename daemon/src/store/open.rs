@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
@@ -60,6 +61,10 @@ pub(super) fn open(
         read_only: read_only.clone(),
         _lock: lock,
     };
+    let (restores, audited) = writer.as_ref().map_or((0, None), |writer| {
+        let meta = &writer.live.meta;
+        (meta.restores, meta.audited)
+    });
     let (to_reader, queue) = mpsc::channel(reader::QUEUE);
     let mut threads = vec![starting.thread("registry-read", move || reader.run(queue))?];
     let clock = writer.as_ref().map(|writer| Arc::clone(&writer.clock));
@@ -78,6 +83,8 @@ pub(super) fn open(
             cache,
             clock,
             read_only,
+            restores: AtomicU64::new(restores),
+            audited,
             threads: Mutex::new(threads),
         }),
     })

@@ -217,10 +217,12 @@ impl Bench {
         let identity = IdentityRecord {
             owner: alice(),
             name: name.into(),
+            made_with: credential.clone(),
             credential,
             scheme,
             key,
             retiring: Vec::new(),
+            next: None,
         };
         (identity, made(key), generation)
     }
@@ -683,6 +685,7 @@ async fn the_guard_advances_durably_and_never_by_a_refusal() {
         epoch,
         leaf_index: Some(3),
         commits: vec![[1; 32]],
+        restores: 0,
     };
     assert_eq!(bench.store.guard_mark(&guard_id(1)).await.unwrap(), None);
     let raised = bench

@@ -217,6 +217,8 @@ pub struct KeyRecord {
     pub adopted: bool,
     /// Has it a PIN of its own?
     pub pin: bool,
+    /// Was evidence made for a verifier that it is in hardware?
+    pub attested: bool,
     /// Of a signature key that retires: when it ends, in observed seconds.
     /// Claims do not matter to it.
     pub(super) ends: Option<u64>,
@@ -435,6 +437,10 @@ pub struct IdentityRecord {
     /// oldest first: at most
     /// [`MAX_RETIRING`](mlskeyd_protocol::limits::MAX_RETIRING).
     pub retiring: Vec<KeyId>,
+    /// The key that is the identity's own once its certificate is.
+    pub next: Option<KeyId>,
+    /// The credential that it was made with: its app asks for it by that.
+    pub made_with: Credential,
 }
 
 /// A journalled key takes the place of an identity's signature key.
@@ -452,6 +458,23 @@ pub struct Rotation {
     pub grace: Duration,
 }
 
+/// Another credential for an identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recredential {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// The credential that it has had so far.
+    pub from: Credential,
+    /// The one that it has from now on.
+    pub to: Credential,
+    /// The key that it has with that: its own, or the one that was prepared.
+    pub key: KeyId,
+    /// How long a key that is replaced goes on, in observed time.
+    pub grace: Duration,
+}
+
 /// What the daemon remembers per identity and group, to tell a rollback or a
 /// fork.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -463,6 +486,9 @@ pub struct GuardMark {
     /// SHA-256 of the distinct commits reserved in this epoch: at most
     /// [`MAX_COMMITS`].
     pub commits: Vec<[u8; 32]>,
+    /// How often the registry had been restored when the member last entered the group,
+    /// as [`Registry::restores`](super::Registry::restores) has it.
+    pub restores: u64,
 }
 
 /// Most distinct commits of one epoch that a guard mark holds.

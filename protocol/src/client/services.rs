@@ -251,6 +251,13 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     frozen = Frozen(request: ReadFrozen) -> Frozen, Harmless;
     /// Has the guard forget a group.
     reset_guard = ResetGuard(request: ResetGuard) -> GuardReset, Harmless;
+    /// Says that the daemon's state was put back from a copy.
+    registry_restored = RegistryRestored(request: RegistryRestored) -> (), Harmless;
+    /// Has an identity's key sign a request for a certificate. Not repeated when the reply
+    /// is lost: the second one would make another key.
+    sign_csr = SignCsr(request: SignCsr) -> SignedCsr, Never;
+    /// Pins another credential. Not repeated when the reply is lost: the identity has it then.
+    update_credential = UpdateCredential(request: UpdateCredential) -> IdentityInfo, Never;
 }
 
 methods! { AgentClient, AgentRequest, AgentResponse;

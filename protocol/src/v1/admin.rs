@@ -39,6 +39,8 @@ pub struct DaemonStatus {
     pub read_only: Option<String>,
     /// Number of the last audit record.
     pub audit_sequence: u64,
+    /// The policies.
+    pub policies: PoliciesInForce,
     /// The devices.
     pub devices: Vec<DeviceInfo>,
 }
@@ -188,6 +190,47 @@ pub struct RotateIdentity {
     pub drop_pin: bool,
 }
 
+/// Has an identity's key sign a request for a certificate (PKCS#10, RFC 2986), which the
+/// daemon builds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignCsr {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// The name that the certificate is to have, as the subject's common name and as
+    /// alternative name: an rfc822Name if there is an `@` in it, else a URI if there is a
+    /// `:` in it, else a dNSName. ASCII, 1 to 255 bytes.
+    pub certified: String,
+    /// For a new key, which is the identity's once its certificate is
+    /// ([`UpdateCredential`]); `None`: for the one that it has.
+    pub new_key: Option<Placement>,
+}
+
+/// A request for a certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedCsr {
+    /// The key that it is for.
+    pub key: KeyId,
+    /// The CertificationRequest, in DER.
+    pub request: Bytes,
+}
+
+/// Pins another credential to an identity. A certificate is for the identity's own key, or
+/// for the new one of the last [`SignCsr`]: this is its key then, and the one before retires.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateCredential {
+    /// Who owns the identity.
+    pub owner: Owner,
+    /// Its name.
+    pub name: String,
+    /// The new credential.
+    pub credential: Credential,
+    /// For how many seconds a key that retires still signs: at most
+    /// [`MAX_GRACE`](crate::limits::MAX_GRACE). `None`: as the configuration says.
+    pub grace: Option<u64>,
+}
+
 /// Makes an identity for an owner, with a new signature key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateIdentityFor {
@@ -295,10 +338,26 @@ pub struct LockDevice {
 pub struct ReloadPolicies {}
 
 /// What is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoliciesInForce {
     /// How many policies.
     pub count: u32,
+    /// Which signed set the company's own are; `None`: none.
+    pub signed: Option<SignedPolicies>,
+    /// What somebody should see to, each for a person to read: a set that has expired, or
+    /// one that is there and was refused.
+    pub warnings: Vec<String>,
+}
+
+/// A set of policies that somebody signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedPolicies {
+    /// A newer set has a higher one.
+    pub serial: u64,
+    /// Who signed it: the key's comment and fingerprint.
+    pub signer: String,
+    /// When it is to be replaced by a newer one, in seconds since 1970, if it says so.
+    pub expires: Option<i64>,
 }
 
 /// Looks at the last refusals by policies.
@@ -402,6 +461,10 @@ pub struct ResetGuard {
     /// The MLS group id.
     pub group: Bytes,
 }
+
+/// Says that the daemon's state was put back from a copy: the guard may have forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryRestored {}
 
 /// What the guard has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -559,4 +622,13 @@ pub trait Admin {
     async fn frozen(options: CallOptions, request: ReadFrozen) -> Outcome<Frozen>;
     /// Has the guard forget a group.
     async fn reset_guard(options: CallOptions, request: ResetGuard) -> Outcome<GuardReset>;
+    /// Says that the daemon's state was put back from a copy.
+    async fn registry_restored(options: CallOptions, request: RegistryRestored) -> Outcome<()>;
+    /// Has an identity's key sign a request for a certificate.
+    async fn sign_csr(options: CallOptions, request: SignCsr) -> Outcome<SignedCsr>;
+    /// Pins another credential; answers the identity with it.
+    async fn update_credential(
+        options: CallOptions,
+        request: UpdateCredential,
+    ) -> Outcome<IdentityInfo>;
 }

@@ -83,6 +83,14 @@ impl House {
         AdminClient::new(ClientConfig::new(self.socket(), "attacks"))
     }
 
+    /// Has the policies read again.
+    pub fn reload(&self) {
+        let call = Call::default();
+        self.admin()
+            .reload_policies(ReloadPolicies {}, &call)
+            .unwrap();
+    }
+
     /// All keys as the daemon knows them.
     pub fn keys(&self) -> Vec<OwnedKey> {
         let query = KeyQuery {
@@ -124,7 +132,11 @@ pub struct App {
 
 impl App {
     pub fn new(house: &House, suite: Suite, name: &str) -> Self {
-        let client = house.client();
+        Self::at(house.client(), suite, name)
+    }
+
+    /// The same at the socket of any daemon.
+    pub fn at(client: Client, suite: Suite, name: &str) -> Self {
         let request = CreateIdentity {
             name: name.to_owned(),
             credential: Credential::Basic(Bytes::from(name.as_bytes())),

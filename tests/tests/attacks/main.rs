@@ -4,16 +4,21 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 mod bad_input;
+mod beside_a_chat;
 mod bounds;
 mod callers;
+mod certificates;
 mod house;
 mod leave;
 mod open;
 mod p256_only;
 mod policies;
+mod proposals;
 mod races;
+mod restored;
 mod scene;
 mod sign;
+mod signed_policies;
 mod suite;
 
 use mlskeyd_tests::forge;

@@ -26,7 +26,7 @@ fn new_commit(app: &App, epoch: u64) -> Vec<u8> {
 }
 
 /// The policy that refuses it.
-fn refused_by(app: &App, content: &[u8]) -> String {
+pub fn refused_by(app: &App, content: &[u8]) -> String {
     let failure = app.sign(content).unwrap_err();
     assert_eq!(failure.code, FailureCode::Denied, "{failure:?}");
     assert!(!failure.advice.is_empty(), "{failure:?}");
@@ -34,7 +34,7 @@ fn refused_by(app: &App, content: &[u8]) -> String {
 }
 
 /// A house whose company has one file of policies.
-fn company(policies: &str) -> (House, PathBuf) {
+pub fn company(policies: &str) -> (House, PathBuf) {
     let mut house = House::new("");
     house.stop();
     let local = house.path().join("policies.d");
@@ -189,10 +189,7 @@ fn who_asks_for_too_much_waits() {
     for epoch in 0..10 {
         app.sign(&text(epoch)).unwrap();
     }
-    house
-        .admin()
-        .reload_policies(ReloadPolicies {}, &Call::default())
-        .unwrap();
+    house.reload();
     assert_eq!(refused_by(&app, &text(10)), "signature-rate");
 }
 

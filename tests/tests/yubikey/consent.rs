@@ -13,9 +13,14 @@ use super::bench::{Bench, NEW, OLD};
 use super::scene::{Scene, create, failure};
 
 fn scene(version: [u8; 3]) -> Scene {
+    scene_with(version, "")
+}
+
+/// With more under `[policy]`.
+fn scene_with(version: [u8; 3], policy: &str) -> Scene {
     let bench = Bench::new(version, &["--consent", "9e"]);
     let settings = bench.with_pin("management_key = \"on-card\"\nconsent_slot = \"9e\"");
-    let settings = format!("{settings}\n[policy]\nconsent_device = \"yubikey\"");
+    let settings = format!("{settings}\n[policy]\nconsent_device = \"yubikey\"{policy}");
     let scene = Scene::new(bench, &settings);
     scene.await_state("ready");
     scene
@@ -114,4 +119,32 @@ fn a_consent_key_that_somebody_replaced_gives_no_consent() {
         refused.message.contains("another key than before"),
         "{refused}"
     );
+}
+
+/// A policy can want it for what the configuration cannot: here, for what is said in a group.
+#[test]
+fn a_policy_takes_a_touch_for_each_signature_that_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = r#"@id("company/touch") @reason("what is said there is binding") @consent
+        forbid(principal, action == Action::"SignApplicationMessage", resource);"#;
+    std::fs::write(directory.path().join("90.cedar"), policy).unwrap();
+    let mut scene = scene_with(NEW, &format!("\nlocal_dir = {:?}", directory.path()));
+    let (client, card) = (scene.client(), scene.bench.card);
+    scene.bench.cards.finger(card, FingerOrder::Now);
+    let alice = Member::new(&client, "alice", "software");
+    let before = consents(&scene);
+    alice.sign(&client, &message(SUITE_2));
+    alice.sign(&client, &message(SUITE_2));
+    assert_eq!(consents(&scene), before + 2);
+    alice.key_package(&client);
+    assert_eq!(consents(&scene), before + 2, "nothing else takes one");
+
+    scene.bench.cards.finger(card, FingerOrder::Never);
+    let refused = failure(alice.try_sign(&client, &message(SUITE_2)));
+    assert_eq!(
+        refused.policy.as_deref(),
+        Some("builtin/consent"),
+        "{refused}"
+    );
+    assert_eq!(consents(&scene), before + 2);
 }

@@ -726,14 +726,20 @@ fn leaving_custody_takes_a_permit_for_this_group_and_key() {
 #[test]
 fn what_cannot_be_read_under_an_mls_label_is_refused() {
     let world = World::new();
-    for label in ["FramedContent", "LeafNode", "KeyPackage", "GroupInfo"] {
+    for label in [
+        "FramedContent",
+        "LeafNode",
+        "KeyPackage",
+        "GroupInfo",
+        "TargetedMessage",
+    ] {
         let label = format!("MLS 1.0 {label}TBS");
         let bytes = sign_content(label.as_bytes(), b"?").unwrap();
         assert_eq!(world.check_any(&bytes), Err(BindingError::Unreadable));
         let unfinished = opaque(label.as_bytes());
         assert_eq!(world.check_any(&unfinished), Err(BindingError::Unreadable));
     }
-    let bytes = sign_content(b"MLS 1.0 TargetedMessageTBS", b"?").unwrap();
+    let bytes = sign_content(b"MLS 1.0 SomethingElseTBS", b"?").unwrap();
     assert_eq!(world.check_any(&bytes), Ok(Vec::new()));
 }
 
