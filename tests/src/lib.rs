@@ -3,6 +3,7 @@
 //! for private keys.
 
 pub mod books;
+pub mod captures;
 pub mod crypto;
 pub mod failpoints;
 pub mod forge;

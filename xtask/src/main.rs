@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod kryoptic;
 mod setup;
 mod stage;
@@ -23,6 +24,11 @@ usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2|yubikey]
                                           software
        cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
        cargo xtask bench [--yes]          what requests and keys cost (docs/performance.md)
+       cargo xtask fuzz [--minutes N] [--keep|--planted|--coverage]
+                                          fuzzes the parser of MLS structures (docs/fuzzing.md);
+                                          --keep adds to the corpus what it found;
+                                          --planted shows that it finds a planted bug;
+                                          --coverage tells which lines the corpus reaches
        cargo xtask setup [--yes] [--full] only the packages that the others need";
 
 /// What was asked for on the command line.
@@ -31,12 +37,18 @@ enum Command {
     Demo(demo::Device),
     Test { full: bool },
     Bench,
+    Fuzz(fuzz::Run),
     Setup { full: bool },
     Help,
 }
 
 /// Reads the command line: the command, and whether packages may be installed unasked.
 fn parse(words: &[String]) -> Result<(Command, bool), String> {
+    if let [first, rest @ ..] = words
+        && first == "fuzz"
+    {
+        return Ok((Command::Fuzz(parse_fuzz(rest)?), false));
+    }
     let (mut command, mut yes, mut full, mut device) = (None, false, false, None);
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -61,6 +73,32 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
         (Some("bench"), _) => Ok((Command::Bench, yes)),
         (Some("demo"), _) => Ok((Command::Demo(device.unwrap_or_default()), yes)),
         _ => Err("which command?".to_owned()),
+    }
+}
+
+/// Reads what follows `fuzz`. It installs nothing, so it takes no --yes.
+fn parse_fuzz(words: &[String]) -> Result<fuzz::Run, String> {
+    let (mut minutes, mut run) = (None, None);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--minutes" => {
+                let number = words.next().and_then(|word| word.parse().ok());
+                let number = number.filter(|number| *number > 0);
+                minutes = Some(number.ok_or("--minutes takes a number")?);
+            }
+            "--keep" | "--planted" | "--coverage" if run.is_none() => run = Some(word.as_str()),
+            other => return Err(format!("unexpected argument '{other}'")),
+        }
+    }
+    let named = minutes.is_some();
+    let minutes = minutes.unwrap_or(fuzz::MINUTES);
+    match run {
+        Some("--coverage") if named => Err("--minutes does not go with --coverage".to_owned()),
+        Some("--coverage") => Ok(fuzz::Run::Coverage),
+        Some("--planted") => Ok(fuzz::Run::Planted { minutes }),
+        Some(_) => Ok(fuzz::Run::Keep { minutes }),
+        None => Ok(fuzz::Run::Fuzz { minutes }),
     }
 }
 
@@ -101,6 +139,7 @@ fn main() -> ExitCode {
         Ok((Command::Bench, yes)) => {
             setup::packages(packages_of_tests(false), yes).and_then(|()| bench::run())
         }
+        Ok((Command::Fuzz(run), _)) => fuzz::run(run),
         Err(wrong) => {
             eprintln!("cargo xtask: {wrong}\n\n{USAGE}");
             return ExitCode::from(2);
@@ -156,8 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn what_to_fuzz_is_read() {
+        let fuzz = |run| Ok((Command::Fuzz(run), false));
+        use fuzz::Run::{Coverage, Fuzz, Keep, Planted};
+        assert_eq!(parsed("fuzz"), fuzz(Fuzz { minutes: 10 }));
+        assert_eq!(parsed("fuzz --minutes 3"), fuzz(Fuzz { minutes: 3 }));
+        assert_eq!(parsed("fuzz --keep --minutes 1"), fuzz(Keep { minutes: 1 }));
+        assert_eq!(parsed("fuzz --planted"), fuzz(Planted { minutes: 10 }));
+        assert_eq!(parsed("fuzz --coverage"), fuzz(Coverage));
+    }
+
+    #[test]
     fn unknown_words_and_flags_are_refused() {
         for line in [
+            "fuzz --minutes",
+            "fuzz --minutes 0",
+            "fuzz --minutes ten",
+            "fuzz --coverage --minutes 1",
+            "fuzz --keep --planted",
+            "fuzz --yes",
             "",
             "--full",
             "demo --full",
