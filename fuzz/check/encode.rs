@@ -88,6 +88,17 @@ fn vector(out: &mut Vec<u8>, inner: impl FnOnce(&mut Vec<u8>)) {
     write(out, &bytes);
 }
 
+/// Vectors of numbers, one after the other.
+pub(super) fn numbers(lists: &[Vec<u16>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for list in lists {
+        vector(&mut out, |out| {
+            list.iter().for_each(|one| number(out, *one))
+        });
+    }
+    out
+}
+
 fn number(out: &mut Vec<u8>, number: u16) {
     out.extend(number.to_be_bytes());
 }

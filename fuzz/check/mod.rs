@@ -7,8 +7,8 @@ mod encode;
 use mlskeyd::mls::{Body, FramedContent};
 use mlskeyd::mls::{
     CredentialBody, KeyPackage, LeafNode, LeafNodePayload, LeafNodeSource, LeafNodeTbs, Openable,
-    OwnLeaf, Sender, Signable, TreePosition, WireFormat, credential_bytes, kem_of_cipher_suite,
-    scheme_of_cipher_suite,
+    OwnLeaf, RequiredCapabilities, Sender, Signable, TreePosition, WireFormat, credential_bytes,
+    kem_of_cipher_suite, scheme_of_cipher_suite,
 };
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1;
@@ -36,12 +36,24 @@ pub fn check(input: &[u8]) {
     check_signable(input);
     check_openable(input);
     check_plaintext(input);
+    check_required_capabilities(input);
     if let Some((label, content)) = input.split_first()
         && let Some(label) = LABELS.get(usize::from(*label))
     {
         let labelled = encode::labelled(label, content);
         check_signable(&labelled);
         check_openable(&labelled);
+    }
+}
+
+fn check_required_capabilities(data: &[u8]) {
+    if let Ok(required) = RequiredCapabilities::parse(data) {
+        let lists = [
+            required.extensions,
+            required.proposals,
+            required.credentials,
+        ];
+        assert_eq!(encode::numbers(&lists), data);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::root;
 
-/// In the order of the fuzz target's `LABELS`: an input whose first byte counts one of these is the content under it.
+/// In the order of the fuzz target's `LABELS`, of which the last ones have no captures: an input whose first byte counts one of these is the content under it.
 const LABELS: [&str; 6] = [
     "MLS 1.0 FramedContentTBS",
     "MLS 1.0 LeafNodeTBS",
