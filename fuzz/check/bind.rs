@@ -8,7 +8,7 @@ use mlskeyd::mls::binding::{
 use mlskeyd::mls::{LeafNodePayload, OwnLeaf, Signable, scheme_of_cipher_suite};
 use mlskeyd_protocol::v1::SignatureScheme;
 
-use super::LABELS;
+use super::{LABELS, SIGNED_LABELS};
 
 /// A registry that cannot be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,7 +80,9 @@ pub(super) fn check(signable: &Signable<'_>, bytes: &[u8]) {
     let suite = signable.cipher_suite();
     let scheme = suite.map(scheme_of_cipher_suite);
     if let Signable::Unknown(unknown) = signable {
-        let speaks_mls = unknown.label.is_some_and(|l| LABELS[..4].contains(&l));
+        let speaks_mls = SIGNED_LABELS
+            .iter()
+            .any(|of| unknown.label == Some(LABELS[*of]));
         let outcome = judge(signable, stranger, unbound);
         assert_eq!(outcome.is_ok(), !speaks_mls);
         assert!(outcome.is_ok_and(|new| new.is_empty()) || speaks_mls);

@@ -4,7 +4,7 @@
 mod bind;
 mod encode;
 
-use mlskeyd::mls::{Body, FramedContent};
+use mlskeyd::mls::{Body, FramedContent, proposal_reference_content};
 use mlskeyd::mls::{
     CredentialBody, KeyPackage, LeafNode, LeafNodePayload, LeafNodeSource, LeafNodeTbs, Openable,
     OwnLeaf, RequiredCapabilities, Sender, Signable, TreePosition, WireFormat, credential_bytes,
@@ -91,7 +91,10 @@ fn check_signable(bytes: &[u8]) {
     }
     match &signable {
         Signable::LeafNode(tbs) => leaf_to_sign(tbs),
-        Signable::FramedContent(content) => framed_content(content),
+        Signable::FramedContent(message) => {
+            framed_content(message);
+            raw_content_is_whole(message, content);
+        }
         _ => {}
     }
     if let Some(own_leaf) = signable.own_leaf() {
@@ -150,6 +153,8 @@ fn framed_content(content: &FramedContent<'_>) {
             assert!(member && content.wire_format == WireFormat::Private);
             let shown = format!("{data:?}");
             assert_eq!(shown, format!("ApplicationData({} bytes)", data.0.len()));
+            let shown = format!("{:?}", content.raw);
+            assert_eq!(shown, format!("RawContent({} bytes)", content.raw.0.len()));
         }
         Body::Proposal(_) => {
             assert!(!matches!(content.sender, Sender::NewMemberCommit { .. }));
@@ -168,6 +173,17 @@ fn framed_content(content: &FramedContent<'_>) {
         }
     }
     content.added().for_each(key_package_is_whole);
+}
+
+/// What a proposal's reference is the hash of, is what was signed, up to the GroupContext (RFC 9420 section 5.2).
+fn raw_content_is_whole(message: &FramedContent<'_>, content: &[u8]) {
+    let context = message.group_context().map(encode::context);
+    let whole = [&[0, 1], message.raw.0, &context.unwrap_or_default()].concat();
+    assert_eq!(whole, content);
+    let reference = proposal_reference_content(message.raw, b"signature").expect("it fits");
+    let (label, input) = encode::split(&reference).expect("it has a label");
+    assert_eq!(label, b"MLS 1.0 Proposal Reference");
+    assert_eq!(input, [message.raw.0, b"\x09signature"].concat());
 }
 
 fn own_leaf_is_whole(own_leaf: OwnLeaf<'_, '_>) {
