@@ -291,7 +291,7 @@ impl Fields<'_> {
     fn record(&mut self, name: &str, fill: impl FnOnce(&mut Fields<'_>)) -> Result<(), Unfit> {
         if self.asked.has(name) {
             let mut inner = Fields {
-                asked: self.asked,
+                asked: self.asked.within(name),
                 fields: Vec::new(),
             };
             fill(&mut inner);

@@ -256,9 +256,18 @@ impl Set {
             request.map_err(|_| Unfit)
         };
         if cfg!(debug_assertions) {
-            // Tests check that what is built here is as the schema has it.
+            // Tests check that what is built here is as the schema has it, and that what is
+            // left out decides nothing.
             let schema = schema::PARSED.as_ref().ok_or(Unfit)?;
-            request(&Asked::All, Some(schema))?;
+            let whole = request(&Asked::All, Some(schema))?;
+            let part = request(&slice.asked, None)?;
+            let ask = |request, policies| {
+                let entities = &prepared.entities;
+                self.authorizer.is_authorized(request, policies, entities)
+            };
+            for policies in [&slice.enforced, &slice.consent, &slice.report] {
+                debug_assert_eq!(ask(&part, policies), ask(&whole, policies));
+            }
         }
         let request = request(&slice.asked, None)?;
         let ask = |policies: &PolicySet| {

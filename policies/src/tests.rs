@@ -343,3 +343,31 @@ fn more_than_fifty_policies_for_everybody_are_linted() {
         "{lints:?}"
     );
 }
+
+/// A policy that compares a record as a whole is decided on all of it.
+#[test]
+fn records_as_values_are_whole() {
+    let same = r#"@id("same") @reason("x") forbid(principal, action == Action::"SignCommit", resource) when {
+        context.guard == {"known": true, "epochs_behind": 0, "epochs_ahead": 0, "commits": 2, "restored": false} };"#;
+    let set = set(&[PERMIT, same]);
+    let decide = |commits| {
+        let guard = GuardFacts {
+            known: true,
+            commits,
+            ..GuardFacts::default()
+        };
+        let context = ContextFacts {
+            guard,
+            ..ContextFacts::default()
+        };
+        let (caller, resource, context) = message(CallerFacts::default(), context);
+        set.decide(&Facts {
+            action: Action::SignCommit,
+            caller: &caller,
+            resource: &resource,
+            context: &context,
+        })
+    };
+    assert_eq!(decide(2).by.policy, "same");
+    assert!(decide(1).is_permit);
+}
