@@ -18,7 +18,7 @@ pub use harden::{harden, lock_memory, raise_file_limit};
 
 use crate::audit::{self, AuditError, AuditLog, AuditOutcome, Durability};
 use crate::config::Config;
-use crate::custody::{self, Configured, Custody, Devices};
+use crate::custody::{self, Configured, Custody, Devices, RecallError};
 use crate::devices::queue::DeviceThreads;
 use crate::ipc::{self, Socket, SocketError};
 use crate::policy_files::{self, PolicyError, PolicyStore};
@@ -173,17 +173,6 @@ async fn serve_with_clock(
     drop(key);
 
     let (audit, opened) = AuditLog::open(&config.state_dir)?;
-    let forgotten = match registry.read_only_reason() {
-        None => {
-            custody::recall(
-                &registry,
-                &config.state_dir.join(audit::FILE_NAME),
-                opened.end,
-            )
-            .await?
-        }
-        Some(_) => 0,
-    };
     let note = AuditOutcome::Noted {
         note: concat!("version ", env!("CARGO_PKG_VERSION")).into(),
     };
@@ -191,21 +180,13 @@ async fn serve_with_clock(
         .append(audit::Record::new("DaemonStarted", note), Durability::Now)
         .await?;
 
-    if forgotten > 0 {
-        tracing::error!(
-            groups = forgotten,
-            "an older copy of the registry was put back: the guard refuses what is not entered again (docs/policies.md)"
-        );
-        let note = AuditOutcome::Noted {
-            note: format!("more was signed in {forgotten} groups than the registry knows of")
-                .into(),
-        };
-        audit
-            .append(
-                audit::Record::new("RegistryRestored", note),
-                Durability::Now,
-            )
-            .await?;
+    if registry.read_only_reason().is_none() {
+        let log = config.state_dir.join(audit::FILE_NAME);
+        let recalled = custody::recall(&registry, &audit, &log, opened.end).await;
+        recalled.map_err(|error| match error {
+            RecallError::Store(error) => StartError::Store(error),
+            RecallError::Audit(error) => StartError::Audit(error),
+        })?;
     }
 
     let devices = threads.iter().map(|(name, thread)| {
@@ -244,7 +225,6 @@ async fn serve_with_clock(
         },
     );
     custody.compare_candidate();
-    custody.warn_of_certificates().await;
     custody.tell_of_policies(&in_force.about).await;
     // Before anybody is served.
     let freeze_watch = custody.watch_freeze_files();

@@ -64,6 +64,12 @@ impl Recorded {
         serde_json::from_str(text).ok()
     }
 
+    /// Was it a message of a member of its group?
+    #[must_use]
+    pub const fn is_from_member(&self) -> bool {
+        matches!(self.context.sender, crate::SenderKind::Member) && self.context.group.is_some()
+    }
+
     /// What a set decides on a request by this action. `None`: policies do not decide on it.
     #[must_use]
     pub fn replay(&self, action: &str, set: &Set) -> Option<Replayed> {

@@ -530,9 +530,10 @@ fn admin_requests() -> Vec<AdminRequest> {
                 owner: owner(),
                 name: "alice@example.com".into(),
                 certified: "alice@example.com".into(),
-                new_key: Some(Placement {
-                    device: Some("token".into()),
-                    tier: Some(Tier::Hardware),
+                new_key: Some(NewSignatureKey {
+                    placement: placement(),
+                    pin: Some(SecretBytes::new(b"1234".to_vec())),
+                    drop_pin: false,
                 }),
             },
         },

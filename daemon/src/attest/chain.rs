@@ -61,6 +61,11 @@ impl Roots {
         Ok(Self(roots))
     }
 
+    /// Is this certificate one of them?
+    pub(crate) fn has(&self, der: &[u8]) -> bool {
+        self.0.iter().any(|root| root.as_ref() == der)
+    }
+
     fn anchors(&self) -> Vec<TrustAnchor<'_>> {
         let anchor = |root| webpki::anchor_from_trusted_cert(root).ok();
         self.0.iter().filter_map(anchor).collect()
@@ -153,7 +158,7 @@ pub(super) fn verify_authority(
     roots: &Roots,
     now: UnixTime,
 ) -> Result<(), ChainError> {
-    if roots.0.iter().any(|root| root.as_ref() == authority) {
+    if roots.has(authority) {
         return Ok(());
     }
     let issued = CertificateDer::from(issued);
@@ -187,22 +192,34 @@ pub(super) fn verify_end(
     roots: &Roots,
     now: UnixTime,
 ) -> Result<(), ChainError> {
+    way_of_end(certificate, intermediates, roots, now).map(|_| ())
+}
+
+fn way_of_end(
+    certificate: &[u8],
+    intermediates: &[&[u8]],
+    roots: &Roots,
+    now: UnixTime,
+) -> Result<Vec<Vec<u8>>, ChainError> {
     let certificate = CertificateDer::from(certificate);
     let end = read(&certificate)?;
     let (anchors, above) = (roots.anchors(), whole(intermediates));
     let usage = KeyUsage::required_if_present(ANY_USE);
-    end.verify_for_usage(ALGORITHMS, &anchors, &above, now, usage, None, None)?;
-    Ok(())
+    let path = end.verify_for_usage(ALGORITHMS, &anchors, &above, now, usage, None, None)?;
+    let way = path.intermediate_certificates();
+    Ok(way.map(|issuer| issuer.der().to_vec()).collect())
 }
 
 /// The same for a certificate that is no chip's.
+///
+/// Answers the certificates on the way, without the two at its ends.
 pub(crate) fn verify_chain(
     certificate: &[u8],
     intermediates: &[&[u8]],
     roots: &Roots,
     now: UnixTime,
-) -> Result<(), String> {
-    let verified = verify_end(certificate, intermediates, roots, now);
+) -> Result<Vec<Vec<u8>>, String> {
+    let verified = way_of_end(certificate, intermediates, roots, now);
     verified.map_err(|error| match error {
         ChainError::Unreadable(why) | ChainError::NoWay(why) => why,
         ChainError::Validity(why) => why.to_owned(),

@@ -18,6 +18,8 @@ pub struct Record {
     pub time: u64,
     /// Who asked; `None`: the daemon did it by itself.
     pub caller: Option<AuditCaller>,
+    /// Who owns what it is about, if that is somebody else.
+    pub owner: Option<Owner>,
     /// The action's name, as in policies; or what the daemon did by itself.
     pub action: Cow<'static, str>,
     /// The key that was used, made or destroyed.
@@ -88,6 +90,7 @@ impl Record {
         Self {
             time: micros_since_1970(),
             caller: None,
+            owner: None,
             action: action.into(),
             key: None,
             identity: None,
@@ -117,14 +120,16 @@ impl Record {
     /// started again and again is still in a row.
     pub(super) fn repeats(&self, earlier: &Self) -> bool {
         self.is_refusal()
-            && self.owner() == earlier.owner()
+            && self.asker() == earlier.asker()
+            && self.owner == earlier.owner
             && self.action == earlier.action
             && self.key == earlier.key
             && self.device == earlier.device
             && self.outcome == earlier.outcome
     }
 
-    pub(super) fn owner(&self) -> Option<&Owner> {
+    /// Who asked.
+    pub(super) fn asker(&self) -> Option<&Owner> {
         self.caller.as_ref().map(|caller| &caller.owner)
     }
 }

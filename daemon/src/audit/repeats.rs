@@ -35,7 +35,7 @@ impl Repeats {
 
     /// Counts a repetition. `false`: this is none, and has to be written.
     pub(super) fn count(&mut self, record: &Record, now: Instant) -> bool {
-        let Some(row) = self.rows.get_mut(&record.owner().cloned()) else {
+        let Some(row) = self.rows.get_mut(&record.asker().cloned()) else {
             return false;
         };
         if !record.repeats(&row.last) {
@@ -69,7 +69,7 @@ impl Repeats {
             count: 0,
             due: now,
         };
-        self.rows.insert(record.owner().cloned(), row);
+        self.rows.insert(record.asker().cloned(), row);
         made_room
     }
 

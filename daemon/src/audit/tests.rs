@@ -266,7 +266,7 @@ fn concurrent_appends_are_all_there_and_each_caller_keeps_its_order() {
     for uid in 0..8 {
         let epochs = read
             .iter()
-            .filter(|r| r.owner().unwrap().uid == uid)
+            .filter(|r| r.asker().unwrap().uid == uid)
             .map(|r| r.epoch.unwrap());
         assert!(epochs.eq(0..100));
     }
@@ -306,7 +306,7 @@ fn equal_refusals_in_a_row_are_counted_in_one_record() {
     drop(log);
     let of_1000: Vec<_> = records(dir.path())
         .into_iter()
-        .filter(|r| r.owner().unwrap().uid == 1000)
+        .filter(|r| r.asker().unwrap().uid == 1000)
         .map(|r| (r.outcome, r.repeated))
         .collect();
     let (a, b) = (denied(1000, "a").outcome, denied(1000, "b").outcome);

@@ -124,7 +124,7 @@ impl<M: Medium> Writer<M> {
 
     /// Adds a record that is no repetition. `false`: it is too long.
     fn add(&mut self, batch: &mut Batch, record: Record, now: Instant) -> bool {
-        if let Some(counted) = self.repeats.end(record.owner()) {
+        if let Some(counted) = self.repeats.end(record.asker()) {
             batch.push_kept(counted);
         }
         if !batch.push(&record) {
@@ -165,7 +165,7 @@ impl<M: Medium> Writer<M> {
             Err(error) => {
                 self.pending.extend(batch.kept);
                 for record in batch.begun {
-                    self.repeats.end(record.owner());
+                    self.repeats.end(record.asker());
                 }
                 Err(self.failed(&error))
             }

@@ -7,6 +7,7 @@ mod csr;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::v1::{Bytes, SignatureScheme};
@@ -28,6 +29,12 @@ pub(crate) use csr::{Certified, CsrError, Request, pem};
 /// Most certificates of a credential.
 const MAX_CHAIN: usize = 8;
 
+/// Most different names in a certificate.
+const MAX_NAMES: usize = 16;
+
+/// emailAddress (PKCS #9).
+const EMAIL_ADDRESS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.1");
+
 /// Longest name in a certificate, in bytes.
 const MAX_CERTIFIED: usize = 255;
 
@@ -41,8 +48,8 @@ pub(crate) struct Issued {
     pub(crate) scheme: SignatureScheme,
     /// Its key, as MLS writes it.
     pub(crate) public_key: Vec<u8>,
-    /// The names in it: alternative names, else common names.
-    pub(crate) names: Vec<String>,
+    /// The names in it: the subject's common names and addresses, and alternative names.
+    pub(crate) names: BTreeSet<String>,
     /// Until when it is valid, in seconds since 1970.
     pub(crate) ends: u64,
     /// Its serial number, in hexadecimal.
@@ -61,6 +68,9 @@ pub(crate) enum CertificateError {
     /// It does not lead to a pinned issuer.
     #[error("the certificate leads to no issuer that the configuration pins: {0}")]
     NoWay(String),
+    /// There are others, or they stand in another order.
+    #[error("the certificates are not each issued by the next one, up to the pinned issuer")]
+    Order,
     /// Its key is none that identities have.
     #[error("the certificate's key is of a kind that identities do not have")]
     Key,
@@ -71,7 +81,9 @@ pub(crate) enum CertificateError {
     #[error("the certificate has alternative names that are no address, host or URI")]
     Kind,
     /// There is no name in it, or one that cannot be one.
-    #[error("the certificate has no name, or one that is no text of 1 to {MAX_CERTIFIED} bytes")]
+    #[error(
+        "the certificate has no name, more than {MAX_NAMES}, or one that is no text of 1 to {MAX_CERTIFIED} bytes"
+    )]
     Name,
 }
 
@@ -91,7 +103,16 @@ pub(crate) fn check(
     let above: Vec<&[u8]> = above.iter().map(|der| &**der).collect();
     let now = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let now = UnixTime::since_unix_epoch(now);
-    verify_chain(own, &above, issuers, now).map_err(CertificateError::NoWay)?;
+    let way = verify_chain(own, &above, issuers, now).map_err(CertificateError::NoWay)?;
+    // Each certifies the one before (RFC 9420, 5.3); the issuer itself may be the last.
+    let beyond = above.get(way.len()..).unwrap_or_default();
+    let is_issuer = |last: &&[u8]| issuers.has(last);
+    if !above.starts_with(&way.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        || beyond.len() > 1
+        || !beyond.iter().all(is_issuer)
+    {
+        return Err(CertificateError::Order);
+    }
     Ok(issued)
 }
 
@@ -109,16 +130,15 @@ pub(crate) fn read(der: &[u8]) -> Result<Issued, CertificateError> {
         return Err(CertificateError::Usage);
     }
     let alternative: Option<(bool, SubjectAltName)> = tbs.get().map_err(unreadable)?;
-    let names: Vec<String> = match alternative {
+    let mut names = subject_names(&certificate).ok_or(CertificateError::Name)?;
+    if let Some((_, SubjectAltName(alternative))) = alternative {
         // A name of another kind may be whoever's: nobody here could judge it.
-        Some((_, SubjectAltName(names))) => {
-            let names = names.iter().map(alternative_name);
-            names.collect::<Option<_>>().ok_or(CertificateError::Kind)?
-        }
-        None => common_names(&certificate).collect(),
-    };
+        let alternative = alternative.iter().map(alternative_name);
+        let alternative: Option<BTreeSet<String>> = alternative.collect();
+        names.extend(alternative.ok_or(CertificateError::Kind)?);
+    }
     let fits = |name: &String| !name.is_empty() && name.len() <= MAX_CERTIFIED;
-    if names.is_empty() || !names.iter().all(fits) {
+    if names.is_empty() || names.len() > MAX_NAMES || !names.iter().all(fits) {
         return Err(CertificateError::Name);
     }
     Ok(Issued {
@@ -139,25 +159,25 @@ fn alternative_name(name: &GeneralName) -> Option<String> {
     }
 }
 
-fn common_names(certificate: &Certificate) -> impl Iterator<Item = String> {
+/// The subject's names by which apps may show it: common names and addresses. `None`: one is
+/// no text that can be read here.
+fn subject_names(certificate: &Certificate) -> Option<BTreeSet<String>> {
     let attributes = certificate.tbs_certificate.subject.0.iter();
     let attributes = attributes.flat_map(|relative| relative.0.iter());
-    let common = attributes.filter(|attribute| attribute.oid == CN);
-    common.filter_map(|attribute| text(&attribute.value))
+    let names = attributes.filter(|attribute| [CN, EMAIL_ADDRESS].contains(&attribute.oid));
+    names.map(|attribute| text(&attribute.value)).collect()
 }
 
 fn text(value: &Any) -> Option<String> {
     let utf8 = value.decode_as::<Utf8StringRef<'_>>();
     let utf8 = utf8.map(|text| text.to_string());
     let printable = || {
-        value
-            .decode_as::<PrintableStringRef<'_>>()
-            .map(|it| it.to_string())
+        let text = value.decode_as::<PrintableStringRef<'_>>();
+        text.map(|text| text.to_string())
     };
     let ia5 = || {
-        value
-            .decode_as::<Ia5StringRef<'_>>()
-            .map(|it| it.to_string())
+        let text = value.decode_as::<Ia5StringRef<'_>>();
+        text.map(|text| text.to_string())
     };
     utf8.or_else(|_| printable()).or_else(|_| ia5()).ok()
 }

@@ -1,10 +1,12 @@
 //! What a request says is what a certificate is read to say; with certificates made by hand.
 
+use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::certificate::{TbsCertificate, Version};
-use x509_cert::der::asn1::{BitString, Ia5String, OctetString, UtcTime};
+use x509_cert::der::Tag;
+use x509_cert::der::asn1::{BitString, Ia5String, OctetString, SetOfVec, UtcTime};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::KeyUsages;
-use x509_cert::name::RdnSequence;
+use x509_cert::name::{RdnSequence, RelativeDistinguishedName};
 use x509_cert::request::CertReq;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::time::{Time, Validity};
@@ -94,12 +96,34 @@ fn names_are_printable_ascii_within_bounds() {
 fn a_certificate_is_read_for_what_it_says() {
     let issued = read(&certificate(|_| {})).unwrap();
     assert_eq!(issued.public_key, p256().1);
-    assert_eq!(issued.names, [NAME]);
+    assert_eq!(issued.names, BTreeSet::from([NAME.to_owned()]));
     assert_eq!(issued.ends, 1_800_000_000);
     assert_eq!(issued.serial, "010203");
     // Without alternative names it has its common ones.
     let common = read(&certificate(|tbs| tbs.extensions = None)).unwrap();
-    assert_eq!(common.names, [NAME]);
+    assert_eq!(common.names, issued.names);
+}
+
+/// Whatever an app may show of a certificate is a name that is judged.
+#[test]
+fn the_subject_counts_beside_alternative_names() {
+    let named = |oid: ObjectIdentifier, value: Any| {
+        move |tbs: &mut TbsCertificate| {
+            let attribute = AttributeTypeAndValue { oid, value };
+            let names = SetOfVec::try_from(vec![attribute]).unwrap();
+            tbs.subject.0.push(RelativeDistinguishedName(names));
+        }
+    };
+    let utf8 = |text| Any::from(Utf8StringRef::new(text).unwrap());
+    for oid in [CN, EMAIL_ADDRESS] {
+        let issued = read(&certificate(named(oid, utf8("chairman@bank.example")))).unwrap();
+        let names = [NAME, "chairman@bank.example"].map(str::to_owned);
+        assert_eq!(issued.names, BTreeSet::from(names));
+        // A BMPString.
+        let unreadable = Any::new(Tag::BmpString, [0, b'c', 0, b'h']).unwrap();
+        let refused = read(&certificate(named(oid, unreadable))).unwrap_err();
+        assert_eq!(refused, CertificateError::Name);
+    }
 }
 
 #[test]

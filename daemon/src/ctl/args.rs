@@ -65,6 +65,7 @@ JSON (with --json; fields are only ever added):
   freeze, thaw, frozen
                   [{\"target\": text, \"reason\": text}]: what is frozen then
   guard reset     {\"epoch\": the newest one that was signed in}
+  guard restored  {\"restored\": true}
   lock            DEVICE
   policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
                     whole, \"level\": \"error|lint\", \"message\"}]}
@@ -74,6 +75,10 @@ JSON (with --json; fields are only ever added):
   policy manifest {\"manifest\": path, \"serial\", \"policy_files\": number, \"sign\": text}
   policy explain  [{\"time\": seconds since 1970, \"action\", \"policy\", \"reason\",
                     \"policies\": [text], \"permitted_by\": text or null, \"facts\": object}]
+  policy replay   {\"decisions\", \"changed\", \"changes\": [{\"action\", \"refused_by\",
+                    \"would_be_refused_by\": text or null, \"count\", \"first\": record}]}
+                   with --record {\"record\", \"action\", \"permitted\", \"policies\": [text],
+                    \"permitted_by\": text or null, \"facts\": object}
   policy reload   {\"policies\": number,
                    \"signed\": null, or {\"serial\", \"signer\": text,
                               \"expires\": seconds since 1970 or null},

@@ -7,7 +7,8 @@ use clap::Args;
 use mlskeyd_protocol::client::{AdminClient, Call};
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
-    Bytes, Credential, OwnedIdentity, Owner, Placement, SignCsr, Tier, UpdateCredential,
+    Bytes, Credential, NewSignatureKey, OwnedIdentity, Owner, Placement, SignCsr, Tier,
+    UpdateCredential,
 };
 use pki_types::CertificateDer;
 use pki_types::pem::PemObject;
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 use super::CtlError;
 use super::args::{grace, tier};
 use super::files;
+use super::run::new_pin;
 use super::table::{date, printable};
 use crate::certificates::{self, RENEW_WITHIN};
 use crate::freeze_target::owner;
@@ -40,6 +42,12 @@ pub(super) struct CsrArgs {
     /// The tier of the new key
     #[arg(long, requires = "new_key", value_parser = tier())]
     tier: Option<Tier>,
+    /// Give the new key a PIN, asked for as by `identities create`
+    #[arg(long, requires = "new_key")]
+    pin: bool,
+    /// Give the new key no PIN even if the present key has one
+    #[arg(long, requires = "new_key", conflicts_with = "pin")]
+    no_pin: bool,
 }
 
 /// Of `identities import`.
@@ -77,14 +85,23 @@ pub(super) fn csr(
     client: &AdminClient,
     call: &Call,
 ) -> Result<(Value, String), CtlError> {
+    let new_key = if args.new_key {
+        Some(NewSignatureKey {
+            placement: Placement {
+                device: args.device.clone(),
+                tier: args.tier,
+            },
+            pin: new_pin(args.pin, &args.name)?,
+            drop_pin: args.no_pin,
+        })
+    } else {
+        None
+    };
     let request = SignCsr {
         owner: args.owner.clone(),
         name: args.name.clone(),
         certified: args.certified.clone().unwrap_or_else(|| args.name.clone()),
-        new_key: args.new_key.then(|| Placement {
-            device: args.device.clone(),
-            tier: args.tier,
-        }),
+        new_key,
     };
     let signed = client.sign_csr(request, call)?;
     let pem = certificates::pem(&signed.request);
@@ -155,7 +172,8 @@ pub(super) fn shown(credential: &Credential) -> String {
             own.map_or_else(
                 || "a certificate that cannot be read".to_owned(),
                 |own| {
-                    let names = printable(&own.names.join(", "));
+                    let names: Vec<String> = own.names.into_iter().collect();
+                    let names = printable(&names.join(", "));
                     format!("certificate for {names}, until {}", date(own.ends))
                 },
             )

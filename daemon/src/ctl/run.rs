@@ -432,7 +432,7 @@ fn keys(client: &AdminClient, destroyed: bool, call: &Call<'_>) -> Result<Vec<Ow
 }
 
 /// The PIN that an identity's key is to have, if it is to have one.
-fn new_pin(wanted: bool, identity: &str) -> Result<Option<SecretBytes>, CtlError> {
+pub(super) fn new_pin(wanted: bool, identity: &str) -> Result<Option<SecretBytes>, CtlError> {
     if wanted {
         pin::read_new(&printable(identity)).map(Some)
     } else {

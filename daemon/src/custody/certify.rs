@@ -3,21 +3,23 @@
 //! Old and new go on record before the registry does it: rather on record and not done, than
 //! done and not on record.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use mlskeyd_policies::{Action, CallerFacts};
 use mlskeyd_protocol::limits::MAX_GRACE;
 use mlskeyd_protocol::v1::{
-    Algorithm, Bytes, Credential, Failure, FailureCode, IdentityInfo, KeyId, Owner, SignCsr,
-    SignedCsr, UpdateCredential,
+    Algorithm, Bytes, Credential, Failure, FailureCode, IdentityInfo, KeyId, NewSignatureKey,
+    Owner, SecretBytes, SignCsr, SignedCsr, UpdateCredential,
 };
 use sha2::{Digest, Sha256};
 
 use super::generate::{Place, read_place};
 use super::identities::check_credential;
+use super::key_pins::check_pin;
 use super::lifecycle::Order;
 use super::request::encoded;
+use super::rotate::would_lose_its_pin;
 use super::subject::Subject;
 use super::{Call, Custody, NAMES_WAIT, Request, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
@@ -60,7 +62,16 @@ impl Request for SignCsr {
         }
         let place = match &self.new_key {
             None => None,
-            Some(placement) => {
+            Some(NewSignatureKey {
+                placement,
+                pin,
+                drop_pin,
+            }) => {
+                if let Some(pin) = pin {
+                    check_pin(pin)?;
+                } else if key.pin && !drop_pin {
+                    return Err(would_lose_its_pin(&self.name));
+                }
                 let algorithm = Algorithm::Signature(identity.scheme);
                 Some(read_place(session, call, placement, algorithm, subject).await?)
             }
@@ -87,7 +98,8 @@ impl Request for SignCsr {
         let key = match &wanted.place {
             None => Arc::clone(&wanted.key),
             Some(place) => {
-                let key = session.next_key(&wanted.identity, place, call).await?;
+                let pin = self.new_key.as_ref().and_then(|new| new.pin.as_ref());
+                let key = session.next_key(&wanted.identity, place, pin, call).await?;
                 subject.made = Some(key.id);
                 key
             }
@@ -185,7 +197,7 @@ impl Request for UpdateCredential {
                 "{} (serial {}, for {})",
                 shown(&self.credential),
                 issued.serial,
-                issued.names.join(", ")
+                issued.names.iter().cloned().collect::<Vec<_>>().join(", ")
             ),
         };
         let mut note = format!("{} -> {new}", shown(&read.identity.credential));
@@ -225,6 +237,7 @@ impl Session {
         &self,
         identity: &IdentityRecord,
         place: &Place,
+        pin: Option<&SecretBytes>,
         call: &Call,
     ) -> Result<Arc<KeyRecord>, Failure> {
         let order = Order {
@@ -232,7 +245,7 @@ impl Session {
             algorithm: Algorithm::Signature(identity.scheme),
             place,
             identity: Some(&identity.name),
-            pin: None,
+            pin,
         };
         let made = self.make_key(&order, call).await?;
         let (custody, id) = (self.custody(), made.id);
@@ -313,8 +326,18 @@ impl Custody {
         Err(another_key())
     }
 
-    /// Certificates that end within a month are told in the log.
-    pub(crate) async fn warn_of_certificates(&self) {
+    /// Certificates that end within a month are told in the log, once a day at most, when
+    /// somebody connects: at rest there is no timer.
+    pub(super) fn warn_once_a_day(self: &Arc<Self>) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_some_and(|last| last.elapsed() < A_DAY) {
+            return;
+        }
+        *warned = Some(Instant::now());
+        tokio::spawn(Arc::clone(self).warn_of_certificates());
+    }
+
+    async fn warn_of_certificates(self: Arc<Self>) {
         let Ok(identities) = self.registry.identities(None).await else {
             return;
         };
@@ -335,6 +358,8 @@ impl Custody {
     }
 }
 
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The user of an owner, as the system knows it.
 pub(super) async fn user_of(owner: &Owner) -> Arc<CallerFacts> {
     let uid = owner.uid;
@@ -346,12 +371,16 @@ pub(super) async fn user_of(owner: &Owner) -> Arc<CallerFacts> {
     }
 }
 
-/// A credential, on record: a name that is none is in hexadecimal, a certificate its SHA-256.
+/// Longest name that goes on record as it is, in bytes.
+const MAX_SHOWN: usize = 255;
+
+/// A credential, on record: a name that is no text, or too long, and a certificate by its
+/// SHA-256.
 fn shown(credential: &Credential) -> String {
     match credential {
         Credential::Basic(name) => match std::str::from_utf8(name) {
-            Ok(text) => format!("basic {text:?}"),
-            Err(_) => format!("basic {}", hex::encode(&**name)),
+            Ok(text) if text.len() <= MAX_SHOWN => format!("basic {text:?}"),
+            _ => format!("basic, SHA-256 {}", hex::encode(Sha256::digest(&**name))),
         },
         Credential::X509(chain) => {
             let own = chain.first().map(|own| Sha256::digest(&**own));

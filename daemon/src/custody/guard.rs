@@ -115,8 +115,17 @@ fn found(
         epochs_behind: newest.saturating_sub(epoch),
         epochs_ahead: epoch.saturating_sub(newest),
         commits: u64::try_from(others).unwrap_or(u64::MAX),
-        restored: known.is_some_and(|mark| mark.restores < restores),
+        restored: known.is_some_and(|mark| {
+            mark.restores < restores && !is_after_entering(mark, epoch, restores)
+        }),
     }
+}
+
+/// Whoever enters a group has its newest epoch from the group itself, and speaks in a later one:
+/// that an external commit was signed is no sign that it was ever sent.
+fn is_after_entering(mark: &GuardMark, epoch: u64, restores: u64) -> bool {
+    mark.entered
+        .is_some_and(|(entered, at)| at == restores && epoch > entered)
 }
 
 /// The mark with the signature added; `None` if that changes nothing.
@@ -127,14 +136,16 @@ fn raised(known: Option<&GuardMark>, mark: Mark, restores: u64) -> Option<GuardM
             epoch: mark.epoch,
             leaf_index: mark.leaf_index,
             commits: Vec::new(),
-            restores: next.restores,
+            ..next
         };
     }
-    // Who enters a group has its newest epoch from the group itself.
-    if known.is_none() || mark.joins {
+    if known.is_none() || is_after_entering(&next, mark.epoch, restores) {
         next.restores = restores;
     }
     if mark.epoch == next.epoch {
+        if mark.joins {
+            next.entered = Some((mark.epoch, restores));
+        }
         next.leaf_index = mark.leaf_index.or(next.leaf_index);
         if let Some(commit) = mark.commit
             && !next.commits.contains(&commit)
@@ -171,7 +182,7 @@ mod tests {
             epoch: 7,
             leaf_index: None,
             commits: vec![[1; 32], [2; 32]],
-            restores: 0,
+            ..GuardMark::default()
         };
         let found = |epoch, commit: Option<u8>| {
             let facts = found(Some(&known), epoch, commit.map(|byte| [byte; 32]), 0);
@@ -237,6 +248,19 @@ mod tests {
             ..mark(4, Some(1))
         };
         let entered = raised(Some(&spoken), commit, 1).unwrap();
-        assert!(!found(Some(&entered), 4, None, 1).restored);
+        // Not in the epoch of the commit, nor in an older one.
+        for epoch in [3, 4] {
+            assert!(found(Some(&entered), epoch, None, 1).restored);
+        }
+        assert!(!found(Some(&entered), 5, None, 1).restored);
+        let member = raised(Some(&entered), mark(5, None), 1).unwrap();
+        assert!(!found(Some(&member), 5, None, 1).restored);
+        // Restored once more, all of that is worth nothing.
+        for mark in [&entered, &member] {
+            assert!(found(Some(mark), 6, None, 2).restored);
+        }
+        // An external commit in the past says nothing.
+        let past = Mark { epoch: 2, ..commit };
+        assert_eq!(raised(Some(&spoken), past, 1), None);
     }
 }

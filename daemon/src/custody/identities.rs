@@ -100,23 +100,57 @@ impl Request for CreateIdentity {
             owner: session.caller().owner.clone(),
             name: self.name.clone(),
             made_with: self.credential.clone(),
-            credential: self.credential,
+            credential: self.credential.clone(),
             scheme: self.scheme,
             key: made.id,
             retiring: Vec::new(),
             next: None,
         };
-        let finished = session.custody().finish_identity(record, made).await;
-        // Of two requests at once that make the same identity one wins: the
-        // other learns of it when it asks again.
-        finished.map_err(|error| match error {
-            StoreError::Conflict(_) => conflict(&self.name),
-            error => failure::of_store(error),
-        })
+        let custody = session.custody();
+        loop {
+            let others = Some(subject.context.others);
+            let created = custody
+                .registry
+                .create_identity(record.clone(), made.clone(), others);
+            let failure = match created.await {
+                Ok(key) => return Ok(custody.info_with(&record, &key, Vec::new())),
+                // The owner got another one meanwhile: policies saw fewer.
+                Err(StoreError::Outrun(_)) => match session.permitted_again(&self, subject).await {
+                    Ok(()) => continue,
+                    Err(failure) => failure,
+                },
+                // Of two requests at once that make the same identity one wins: the
+                // other learns of it when it asks again.
+                Err(StoreError::Conflict(_)) => conflict(&self.name),
+                Err(error) => failure::of_store(error),
+            };
+            custody.undo_creation(made.id).await;
+            return Err(failure);
+        }
     }
 }
 
 impl Session {
+    /// Do policies permit it with the identities that the owner has now, and ask no more of a
+    /// person than was asked?
+    async fn permitted_again(
+        &self,
+        request: &CreateIdentity,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
+        let consented = subject.takes_consent;
+        self.describe_identity(request, subject).await?;
+        self.custody().permit(self, subject).await?;
+        if subject.takes_consent && !consented {
+            return Err(Failure::new(
+                FailureCode::Conflict,
+                "this app got another identity meanwhile",
+                "ask again: a person has to consent to this one",
+            ));
+        }
+        Ok(())
+    }
+
     /// What policies may know of an identity that is asked for.
     async fn describe_identity(
         &self,
@@ -143,6 +177,10 @@ impl Settings {
     pub(super) fn lets_have(&self, user: &CallerFacts, name: Option<&str>) -> bool {
         if let Some(own) = self.users.get(&user.user) {
             return own.iter().any(|own| Some(own.as_str()) == name);
+        }
+        // Whose name cannot be looked up may be one of those.
+        if !self.users.is_empty() && user.user.starts_with('#') {
+            return false;
         }
         let Some(credentials) = &self.credentials else {
             return true;
@@ -206,7 +244,11 @@ impl Custody {
         made: MadeKey,
     ) -> Result<IdentityInfo, StoreError> {
         let id = made.id;
-        match self.registry.create_identity(record.clone(), made).await {
+        match self
+            .registry
+            .create_identity(record.clone(), made, None)
+            .await
+        {
             Ok(key) => Ok(self.info_with(&record, &key, Vec::new())),
             Err(error) => {
                 self.undo_creation(id).await;

@@ -55,7 +55,7 @@ pub(crate) use freeze::{FILE as FROZEN_FILE, LABEL as FROZEN_LABEL};
 pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use prompted::{Declined, LookForPrompts};
-pub(crate) use recall::recall;
+pub(crate) use recall::{RecallError, recall};
 pub use request::{Asker, Call, RegistryRequest, Request};
 pub use storages::Attach;
 
@@ -120,6 +120,8 @@ pub struct Custody {
     /// The turns of each owner that is connected.
     turns: Mutex<HashMap<Owner, Weak<Semaphore>>>,
     next_connection: AtomicU64,
+    /// When the log was last told of certificates that end.
+    warned: Mutex<Option<Instant>>,
     started: Instant,
 }
 
@@ -192,6 +194,7 @@ impl Custody {
             agents: Mutex::default(),
             turns: Mutex::default(),
             next_connection: AtomicU64::new(1),
+            warned: Mutex::default(),
             started: Instant::now(),
         })
     }
@@ -201,6 +204,7 @@ impl Custody {
     pub fn connect(self: &Arc<Self>, caller: Caller) -> Session {
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.connected.notify_one();
+        self.warn_once_a_day();
         let id = ConnectionId(self.next_connection.fetch_add(1, Ordering::Relaxed));
         Session(Arc::new(Connection {
             custody: Arc::clone(self),

@@ -158,6 +158,7 @@ impl Request for ResetGuard {
         if self.group.len() > MAX_GROUP_ID {
             return Err(failure::too_much("the group id", MAX_GROUP_ID));
         }
+        subject.owner = Some(self.owner.clone());
         subject.identity = Some(self.identity.clone());
         subject.group = Some(self.group.clone());
         let id = GuardId {

@@ -1,99 +1,250 @@
 //! The audit log as the guard's second memory: what it says was signed, and the registry's
 //! marks know nothing of, was forgotten by an older copy of the registry that was put back.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::path::Path;
 
 use mlskeyd_policies::Action;
+use mlskeyd_policies::replay::Recorded;
 
-use crate::audit::{AuditOutcome, Entries, ReadError, Record, Tip};
-use crate::store::{GuardId, GuardMark, Registry, StoreError};
+use crate::audit::{
+    AuditError, AuditLog, AuditOutcome, Durability, Entries, ReadError, Record, Tip,
+};
+use crate::store::{GuardId, GuardMark, MAX_COMMITS, Registry, StoreError};
 
-/// The newest epoch of each group that was signed in, by what went on record after a place.
-fn newest(log: &Path, after: Option<Tip>) -> Result<HashMap<GuardId, u64>, ReadError> {
-    let entries = match after {
-        None => Some(Entries::open(log)?),
-        Some(place) => Entries::after(log, place)?,
-    };
-    let mut epochs = HashMap::new();
-    // `None`: the log was moved aside, and another one begun.
-    for entry in entries.into_iter().flatten() {
-        let record = entry?.record;
-        if record.action == Action::ResetGuard.name() {
-            forget(&mut epochs, &record);
-        } else if let Some((of, epoch)) = raises(record) {
-            match epochs.entry(of) {
-                Entry::Vacant(vacant) => drop(vacant.insert(epoch)),
-                Entry::Occupied(mut known) => {
-                    let newer = epoch.max(*known.get());
-                    known.insert(newer);
+/// Why marks and log could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecallError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+/// What was signed in a group, by the records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Signed {
+    /// The newest epoch.
+    epoch: u64,
+    /// SHA-256 of the commits in it: so many as a mark has.
+    commits: BTreeSet<[u8; 32]>,
+}
+
+impl Signed {
+    fn add(&mut self, epoch: u64, commit: Option<[u8; 32]>) {
+        if epoch > self.epoch {
+            *self = Self {
+                epoch,
+                ..Self::default()
+            };
+        }
+        if epoch == self.epoch && self.commits.len() < MAX_COMMITS {
+            self.commits.extend(commit);
+        }
+    }
+
+    /// Is there more than the mark knows?
+    fn is_more_than(&self, mark: Option<&GuardMark>) -> bool {
+        let Some(mark) = mark else { return true };
+        // Of a mark with so many commits the oldest were dropped.
+        let is_full = mark.commits.len() >= MAX_COMMITS;
+        let knows = |commit| is_full || mark.commits.contains(commit);
+        self.epoch > mark.epoch || self.epoch == mark.epoch && !self.commits.iter().all(knows)
+    }
+
+    fn added_to(&self, mark: Option<&GuardMark>) -> GuardMark {
+        let mut next = mark.cloned().unwrap_or_default();
+        if self.epoch > next.epoch {
+            next.epoch = self.epoch;
+            next.commits.clear();
+        }
+        if self.epoch == next.epoch {
+            for commit in &self.commits {
+                if next.commits.len() < MAX_COMMITS && !next.commits.contains(commit) {
+                    next.commits.push(*commit);
                 }
             }
         }
+        next
     }
-    Ok(epochs)
 }
 
-/// What the administrator had the guard forget is not missed. The record does not say whose
-/// identity it was.
-fn forget(epochs: &mut HashMap<GuardId, u64>, reset: &Record) {
-    epochs.retain(|of, _| {
-        reset.identity.as_ref() != Some(&of.identity) || reset.group.as_ref() != Some(&of.group)
-    });
+/// What was signed, by what went on record after a place: all of it, if that is a place in
+/// another log, which was moved aside.
+fn signed_after(log: &Path, after: Option<Tip>) -> Result<HashMap<GuardId, Signed>, ReadError> {
+    let entries = match after {
+        None => None,
+        Some(place) => Entries::after(log, place)?,
+    };
+    let entries = match entries {
+        Some(entries) => entries,
+        None => Entries::open(log)?,
+    };
+    let mut groups: HashMap<GuardId, Signed> = HashMap::new();
+    for entry in entries {
+        let record = entry?.record;
+        let is_reset = record.action == Action::ResetGuard.name();
+        let Some((of, epoch)) = about(&record) else {
+            continue;
+        };
+        if is_reset {
+            // What the administrator had the guard forget is not missed.
+            groups.remove(&of);
+        } else if raises(&record) {
+            let commit = (record.action == Action::SignCommit.name())
+                .then_some(record.content)
+                .flatten();
+            groups.entry(of).or_default().add(epoch, commit);
+        }
+    }
+    Ok(groups)
 }
 
-/// Only members send application messages and commits, or newcomers by a commit: both raise
-/// the guard's mark, and that is on disk before the record is.
-fn raises(record: Record) -> Option<(GuardId, u64)> {
-    let raising = [Action::SignApplicationMessage, Action::SignCommit];
-    let is_one = raising.iter().any(|it| record.action == it.name())
-        && matches!(record.outcome, AuditOutcome::Served { .. });
-    if !is_one {
+/// The group and the epoch that a request was about, if it was served: of one that was not
+/// nobody has a signature.
+fn about(record: &Record) -> Option<(GuardId, u64)> {
+    if !matches!(record.outcome, AuditOutcome::Served { .. }) {
         return None;
     }
+    let owner = record.owner.as_ref();
+    let owner = owner.or(record.caller.as_ref().map(|caller| &caller.owner))?;
     let of = GuardId {
-        owner: record.caller?.owner,
-        identity: record.identity?,
-        group: record.group?,
+        owner: owner.clone(),
+        identity: record.identity.clone()?,
+        group: record.group.clone()?,
     };
     Some((of, record.epoch?))
 }
 
-/// Compares the guard's marks with what went on record since that was done last. Answers in
-/// how many groups more was signed than the marks know.
-///
-/// # Errors
-/// [`StoreError`].
-pub(crate) async fn recall(registry: &Registry, log: &Path, end: Tip) -> Result<usize, StoreError> {
+/// Did it raise the guard's mark? That was on disk before the record was. Application
+/// messages and commits are always from a member, or from one who enters; proposals may be from
+/// somebody outside.
+fn raises(record: &Record) -> bool {
+    let raising = [Action::SignApplicationMessage, Action::SignCommit];
+    if raising.iter().any(|it| record.action == it.name()) {
+        return true;
+    }
+    let is_proposal = record.action.starts_with("SignProposal");
+    let facts = record.facts.as_deref().filter(|_| is_proposal);
+    facts
+        .and_then(Recorded::read)
+        .is_some_and(|recorded| recorded.is_from_member())
+}
+
+/// Compares the guard's marks with what went on record since that was done last. What is
+/// found goes on record first, then all marks of before count as restored, then they are
+/// raised: a crash in between finds it again.
+pub(crate) async fn recall(
+    registry: &Registry,
+    audit: &AuditLog,
+    log: &Path,
+    end: Tip,
+) -> Result<(), RecallError> {
     let (path, after) = (log.to_owned(), registry.audited());
-    let read = tokio::task::spawn_blocking(move || newest(&path, after)).await;
-    let epochs = match read {
-        Ok(Ok(epochs)) => epochs,
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the guard's marks cannot be compared with the audit log: see `mlskeyctl audit verify`");
-            HashMap::new()
-        }
-        Err(_) => HashMap::new(),
+    let read = tokio::task::spawn_blocking(move || signed_after(&path, after)).await;
+    let unreadable = match read {
+        Ok(Ok(signed)) => return compare(registry, audit, signed, end).await,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a fault of the daemon".to_owned(),
     };
-    let mut forgotten: usize = 0;
-    for (of, epoch) in epochs {
-        let known = registry.guard_mark(&of).await?;
-        if known.is_some_and(|mark| mark.epoch >= epoch) {
-            continue;
+    // What cannot be compared counts as forgotten.
+    let note = format!("the audit log cannot be compared with the registry: {unreadable}");
+    restored(registry, audit, note).await?;
+    Ok(registry.compared(Some(end), false).await?)
+}
+
+async fn compare(
+    registry: &Registry,
+    audit: &AuditLog,
+    signed: HashMap<GuardId, Signed>,
+    end: Tip,
+) -> Result<(), RecallError> {
+    let mut more = Vec::new();
+    for (of, signed) in signed {
+        let mark = registry.guard_mark(&of).await?;
+        if signed.is_more_than(mark.as_deref()) {
+            more.push((of, signed));
         }
-        forgotten = forgotten.saturating_add(1);
-        let raise = move |known: Option<&GuardMark>| {
-            let restores = known.map_or(0, |mark| mark.restores);
-            Ok::<_, Infallible>(GuardMark {
-                epoch,
-                restores,
-                ..GuardMark::default()
-            })
-        };
+    }
+    if !more.is_empty() {
+        let note = format!(
+            "more was signed in {} groups than the registry knows of",
+            more.len()
+        );
+        restored(registry, audit, note).await?;
+    }
+    for (of, signed) in more {
+        let raise = move |known: Option<&GuardMark>| Ok::<_, Infallible>(signed.added_to(known));
         let Ok(_) = registry.update_guard(of, raise).await?;
     }
-    registry.compared(Some(end), forgotten > 0).await?;
-    Ok(forgotten)
+    Ok(registry.compared(Some(end), false).await?)
+}
+
+/// All marks of before count as restored from now on.
+async fn restored(registry: &Registry, audit: &AuditLog, note: String) -> Result<(), RecallError> {
+    tracing::error!(
+        note,
+        "an older copy of the registry was put back: the guard refuses what is not entered again (docs/policies.md)"
+    );
+    let record = Record::new(
+        "RegistryRestored",
+        AuditOutcome::Noted { note: note.into() },
+    );
+    audit.append(record, Durability::Now).await?;
+    Ok(registry.compared(None, true).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signed(epoch: u64, commits: &[u8]) -> Signed {
+        let mut signed = Signed::default();
+        signed.add(epoch, None);
+        for commit in commits {
+            signed.add(epoch, Some([*commit; 32]));
+        }
+        signed
+    }
+
+    fn mark(epoch: u64, commits: &[u8]) -> GuardMark {
+        GuardMark {
+            epoch,
+            commits: commits.iter().map(|commit| [*commit; 32]).collect(),
+            ..GuardMark::default()
+        }
+    }
+
+    #[test]
+    fn of_all_that_was_signed_the_newest_epoch_counts_with_its_commits() {
+        let mut all = signed(3, &[1, 2]);
+        all.add(2, Some([9; 32]));
+        assert_eq!(all, signed(3, &[1, 2]));
+        all.add(4, Some([3; 32]));
+        assert_eq!(all, signed(4, &[3]));
+    }
+
+    #[test]
+    fn a_mark_that_knows_less_is_found_and_raised() {
+        for (of, known, is_more) in [
+            (signed(3, &[]), None, true),
+            (signed(3, &[]), Some(mark(2, &[])), true),
+            (signed(3, &[1]), Some(mark(3, &[])), true),
+            (signed(3, &[1]), Some(mark(3, &[2, 1])), false),
+            (signed(3, &[1]), Some(mark(4, &[])), false),
+        ] {
+            assert_eq!(of.is_more_than(known.as_ref()), is_more, "{of:?} {known:?}");
+            let raised = of.added_to(known.as_ref());
+            assert!(!of.is_more_than(Some(&raised)));
+            assert!(known.is_none_or(|known| known.epoch <= raised.epoch));
+        }
+        assert_eq!(
+            signed(3, &[1]).added_to(Some(&mark(3, &[2]))),
+            mark(3, &[2, 1])
+        );
+        // Of more commits than a mark has none is missed.
+        let full: Vec<u8> = (0..64).collect();
+        assert!(!signed(3, &[200]).is_more_than(Some(&mark(3, &full))));
+    }
 }

@@ -17,6 +17,10 @@ use crate::mls::{
 const MAX_PROPOSALS: usize = 256;
 const MAX_OWNERS: usize = 1024;
 
+/// Longest name of somebody who is added that is remembered, in bytes: a proposal with a longer
+/// one is unresolved, as somebody else's.
+const MAX_NAME: usize = 1024;
+
 /// What was signed lately, in memory: what a daemon that started again does not know is
 /// unresolved, as somebody else's.
 #[derive(Debug, Default)]
@@ -60,13 +64,17 @@ impl Proposed {
         let Body::Proposal(proposal) = &content.body else {
             return None;
         };
+        let effects = Effects::of(proposal);
+        if matches!(&effects, Effects::Adds(Some(name)) if name.len() > MAX_NAME) {
+            return None;
+        }
         Some(Self {
             group: content.group_id.to_vec(),
             epoch: content.epoch,
             cipher_suite,
             raw: content.raw.0.to_vec(),
             action: proposal.action(),
-            effects: Effects::of(proposal),
+            effects,
         })
     }
 

@@ -229,7 +229,7 @@ fn in_a_certificate(name: &str) -> Failure {
     )
 }
 
-fn would_lose_its_pin(name: &str) -> Failure {
+pub(super) fn would_lose_its_pin(name: &str) -> Failure {
     failure::bad_request(
         format!("the key of {name:?} has a PIN, and the new one would have none"),
         "give the new key one, too (--pin), or say that it is to have none (--no-pin)",

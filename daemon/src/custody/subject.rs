@@ -151,6 +151,7 @@ impl Subject {
                 owner: caller.owner.clone(),
                 pid: caller.pid,
             }),
+            owner: self.owner.clone().filter(|owner| *owner != caller.owner),
             action: Cow::Borrowed(self.action.name()),
             key: self.key_id(),
             identity: self.identity.clone(),

@@ -79,6 +79,9 @@ pub enum StoreError {
     /// There is something else already under this name.
     #[error("{0} is there already, and differs; read it again")]
     Conflict(&'static str),
+    /// Something else changed since this was decided on.
+    #[error("{0} changed meanwhile; ask again")]
+    Outrun(&'static str),
     /// The generation takes no keys any more, or still has some.
     #[error("the generation is not in the state that this needs; ask for the current one again")]
     WrongGeneration,

@@ -69,26 +69,35 @@ pub(super) fn list(
 
 /// Fails if the owner has as many identities as it may.
 pub(super) fn check_takes_one_more(conn: &Connection, owner: &Owner) -> Result<(), StoreError> {
-    let count: u32 = conn
-        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
-        .query_row(params![owner.uid, owner.app], |row| row.get(0))?;
-    if count >= MAX_IDENTITIES {
+    if count(conn, owner)? >= MAX_IDENTITIES {
         return Err(StoreError::Limit("identities of one app"));
     }
     Ok(())
 }
 
+fn count(conn: &Connection, owner: &Owner) -> Result<u32, StoreError> {
+    let count = conn
+        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
+        .query_row(params![owner.uid, owner.app], |row| row.get(0))?;
+    Ok(count)
+}
+
 /// Makes a journalled signature key visible together with its identity, so that
-/// a crash leaves both or none.
+/// a crash leaves both or none; only if the owner has so many others, where that matters.
 pub(super) fn create(
     tx: &mut Tx<'_>,
     identity: IdentityRecord,
     made: MadeKey,
+    others: Option<u64>,
 ) -> Result<Arc<KeyRecord>, StoreError> {
     if get(tx.conn, tx.mac, &identity.owner, &identity.name)?.is_some() {
         return Err(StoreError::Conflict("an identity of this name"));
     }
     check_takes_one_more(tx.conn, &identity.owner)?;
+    let now = count(tx.conn, &identity.owner)?;
+    if others.is_some_and(|others| others != u64::from(now)) {
+        return Err(StoreError::Outrun("the number of the owner's identities"));
+    }
     let key = finish_key(tx, &identity, made)?;
     put(tx, &identity)?;
     failpoint::hit("store.create_identity.before_commit");

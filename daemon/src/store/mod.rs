@@ -472,19 +472,22 @@ impl Registry {
             .await
     }
 
-    /// Makes a journalled signature key visible, together with its identity.
+    /// Makes a journalled signature key visible, together with its identity; if that was
+    /// decided on by how many `others` the owner has, only if it still has so many.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if there is an identity of this name,
+    /// [`StoreError::Outrun`] if the owner has another number of others by now,
     /// [`StoreError::Limit`] if there are too many: the key stays journalled, and is
     /// to be destroyed and abandoned.
     pub async fn create_identity(
         &self,
         identity: IdentityRecord,
         made: MadeKey,
+        others: Option<u64>,
     ) -> Result<Arc<KeyRecord>, StoreError> {
         let key = self
-            .write(move |tx| identities::create(tx, identity, made))
+            .write(move |tx| identities::create(tx, identity, made, others))
             .await?;
         failpoint::hit("store.create_identity.after_commit");
         Ok(key)

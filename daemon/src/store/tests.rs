@@ -579,7 +579,7 @@ async fn an_identity_comes_with_its_key_or_not_at_all() {
     assert_eq!(pending.generations_creating[0].id, generation);
     bench
         .store
-        .create_identity(identity.clone(), key)
+        .create_identity(identity.clone(), key, None)
         .await
         .unwrap();
     bench.crash();
@@ -601,7 +601,7 @@ async fn an_identity_comes_with_its_key_or_not_at_all() {
     let (again, key, generation) = bench.signature_key("alice").await;
     let error = bench
         .store
-        .create_identity(again.clone(), key)
+        .create_identity(again.clone(), key, None)
         .await
         .unwrap_err();
     assert!(matches!(error, StoreError::Conflict(_)), "{error}");
@@ -685,7 +685,7 @@ async fn the_guard_advances_durably_and_never_by_a_refusal() {
         epoch,
         leaf_index: Some(3),
         commits: vec![[1; 32]],
-        restores: 0,
+        ..GuardMark::default()
     };
     assert_eq!(bench.store.guard_mark(&guard_id(1)).await.unwrap(), None);
     let raised = bench
@@ -767,7 +767,11 @@ async fn a_row_of_any_table_that_was_changed_is_found_and_not_used() {
     let mut bench = Bench::new();
     let key = bench.hpke(None).await;
     let (identity, made, _) = bench.signature_key("alice").await;
-    bench.store.create_identity(identity, made).await.unwrap();
+    bench
+        .store
+        .create_identity(identity, made, None)
+        .await
+        .unwrap();
     bench
         .store
         .permit_leave(guard_id(1), Bytes(vec![1]))
@@ -1013,7 +1017,11 @@ pub(super) fn numbers(count: u32) -> String {
 async fn one_app_has_so_many_identities_and_no_more() {
     let mut bench = Bench::new();
     let (alice, made, _) = bench.signature_key("alice").await;
-    bench.store.create_identity(alice, made).await.unwrap();
+    bench
+        .store
+        .create_identity(alice, made, None)
+        .await
+        .unwrap();
     bench.store.close().await;
     bench.sql(&format!(
         "INSERT INTO identities SELECT randomblob(32), uid, app, body, mac FROM identities, {}",
@@ -1021,7 +1029,11 @@ async fn one_app_has_so_many_identities_and_no_more() {
     ));
     bench.reopen();
     let (bob, made, _) = bench.signature_key("bob").await;
-    let refused = bench.store.create_identity(bob, made).await.unwrap_err();
+    let refused = bench
+        .store
+        .create_identity(bob, made, None)
+        .await
+        .unwrap_err();
     assert!(matches!(refused, StoreError::Limit(_)), "{refused}");
 }
 
@@ -1053,7 +1065,10 @@ async fn one_app_has_so_many_unclaimed_keys_and_no_more() {
 /// An identity with a key, and a rotation to another one that is journalled.
 async fn about_to_rotate(bench: &Bench, grace: u64) -> (IdentityRecord, Rotation) {
     let (identity, first, _) = bench.signature_key("alice").await;
-    let created = bench.store.create_identity(identity.clone(), first).await;
+    let created = bench
+        .store
+        .create_identity(identity.clone(), first, None)
+        .await;
     created.unwrap();
     let rotation = next_rotation(bench, identity.key, grace).await;
     (identity, rotation)

@@ -486,9 +486,13 @@ pub struct GuardMark {
     /// SHA-256 of the distinct commits reserved in this epoch: at most
     /// [`MAX_COMMITS`].
     pub commits: Vec<[u8; 32]>,
-    /// How often the registry had been restored when the member last entered the group,
-    /// as [`Registry::restores`](super::Registry::restores) has it.
+    /// How often the registry had been restored, as
+    /// [`Registry::restores`](super::Registry::restores) has it, when this was known to be
+    /// the newest.
     pub restores: u64,
+    /// The last external commit that was signed, and how often the registry had been
+    /// restored by then. Whether the group took it shows in the epochs after it.
+    pub entered: Option<(u64, u64)>,
 }
 
 /// Most distinct commits of one epoch that a guard mark holds.

@@ -204,7 +204,18 @@ pub struct SignCsr {
     pub certified: String,
     /// For a new key, which is the identity's once its certificate is
     /// ([`UpdateCredential`]); `None`: for the one that it has.
-    pub new_key: Option<Placement>,
+    pub new_key: Option<NewSignatureKey>,
+}
+
+/// A signature key that is to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewSignatureKey {
+    /// Where and how it is kept.
+    pub placement: Placement,
+    /// Its PIN: 1 to [`MAX_PIN`](crate::limits::MAX_PIN) bytes. `None`: it has none.
+    pub pin: Option<SecretBytes>,
+    /// May it have none where the identity's present key has one?
+    pub drop_pin: bool,
 }
 
 /// A request for a certificate.

@@ -125,7 +125,11 @@ impl Bank {
             owner: self.owner(),
             name: "mallory".to_owned(),
             certified: certified.to_owned(),
-            new_key: new_key.then(Placement::default),
+            new_key: new_key.then(|| NewSignatureKey {
+                placement: Placement::default(),
+                pin: None,
+                drop_pin: false,
+            }),
         };
         self.house
             .admin()

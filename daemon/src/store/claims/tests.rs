@@ -765,7 +765,7 @@ async fn signature_keys_never_become_idle() {
     let (identity, made, _) = bench.signature_key("alice").await;
     bench
         .store
-        .create_identity(identity.clone(), made)
+        .create_identity(identity.clone(), made, None)
         .await
         .unwrap();
     bench.write(&state(1), &[identity.key]).await;

@@ -22,7 +22,11 @@ impl Scene {
         let bench = Bench::new();
         let (identity, made, own) = bench.signature_key("alice").await;
         let signature = (identity.key, own);
-        bench.store.create_identity(identity, made).await.unwrap();
+        bench
+            .store
+            .create_identity(identity, made, None)
+            .await
+            .unwrap();
         let key = bench.hpke(Some(ConnectionId(1))).await;
         let claim = Claim {
             storage: "s".into(),
@@ -129,7 +133,7 @@ async fn a_key_is_not_buried_with_a_generation_that_is_not_its_own() {
     let mut scene = Scene::new().await;
     let (identity, made, dead) = scene.bench.signature_key("bob").await;
     let (store, key) = (&scene.bench.store, identity.key);
-    store.create_identity(identity, made).await.unwrap();
+    store.create_identity(identity, made, None).await.unwrap();
     store.begin_destroy(key, Cause::Ordered).await.unwrap();
     store.finish_destroy(key).await.unwrap();
     store.begin_destroy_generation(dead).await.unwrap();
