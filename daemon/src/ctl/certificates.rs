@@ -36,10 +36,11 @@ pub(super) struct CsrArgs {
     /// Ask for a new key, which is the identity's own once its certificate is imported
     #[arg(long)]
     new_key: bool,
-    /// The device of the new key [default: the default device]
+    /// The device of the new key [default: the old key's]
     #[arg(long, requires = "new_key")]
     device: Option<String>,
-    /// The tier of the new key
+    /// The tier of the new key [default: the old key's, or a higher one on
+    /// another device]
     #[arg(long, requires = "new_key", value_parser = tier())]
     tier: Option<Tier>,
     /// Give the new key a PIN, asked for as by `identities create`

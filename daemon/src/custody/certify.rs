@@ -14,18 +14,18 @@ use mlskeyd_protocol::v1::{
 };
 use sha2::{Digest, Sha256};
 
-use super::generate::{Place, read_place};
+use super::generate::Place;
 use super::identities::check_credential;
 use super::key_pins::check_pin;
-use super::lifecycle::Order;
+use super::lifecycle::{NO_KEY_PINS, Order};
 use super::request::encoded;
-use super::rotate::would_lose_its_pin;
+use super::rotate::{place_after, would_lose_its_pin};
 use super::subject::Subject;
 use super::{Call, Custody, NAMES_WAIT, Request, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::caller::Caller;
 use crate::certificates::{self, CertificateError, Certified, CsrError, Issued, RENEW_WITHIN};
-use crate::devices::DeviceError;
+use crate::devices::{Device, DeviceError, StoredKey};
 use crate::store::{IdentityRecord, KeyRecord, Recredential, StoreError};
 
 /// What was read from a [`SignCsr`] request.
@@ -72,8 +72,8 @@ impl Request for SignCsr {
                 } else if key.pin && !drop_pin {
                     return Err(would_lose_its_pin(&self.name));
                 }
-                let algorithm = Algorithm::Signature(identity.scheme);
-                Some(read_place(session, call, placement, algorithm, subject).await?)
+                let scheme = identity.scheme;
+                Some(place_after(&key, placement, scheme, (session, call), subject).await?)
             }
         };
         Ok(Wanted {
@@ -95,11 +95,12 @@ impl Request for SignCsr {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<SignedCsr, Failure> {
+        let pin = self.new_key.and_then(|new| new.pin);
         let key = match &wanted.place {
             None => Arc::clone(&wanted.key),
             Some(place) => {
-                let pin = self.new_key.as_ref().and_then(|new| new.pin.as_ref());
-                let key = session.next_key(&wanted.identity, place, pin, call).await?;
+                let key = session.next_key(&wanted.identity, place, pin.as_ref(), call);
+                let key = key.await?;
                 subject.made = Some(key.id);
                 key
             }
@@ -109,18 +110,38 @@ impl Request for SignCsr {
         let request = request.map_err(|error| of_csr(&error))?;
         subject.content = Some(Sha256::digest(request.to_sign()).into());
         let (stored, to_sign) = (key.stored(), request.to_sign().to_vec());
-        let sign = move |device: &mut dyn crate::devices::Device| {
+        let sign = move |device: &mut dyn Device| {
             let signer = device.signer().ok_or(DeviceError::CannotDo("sign"))?;
             signer.sign(&stored, &to_sign)
         };
-        let devices = &session.custody().devices;
-        let owner = &session.caller().owner;
-        let signature = devices.run_with_key(&key, owner, call, sign).await?;
+        let (devices, owner) = (&session.custody().devices, &session.caller().owner);
+        let signature = match pin {
+            None => devices.run_with_key(&key, owner, call, sign).await?,
+            Some(pin) => {
+                let sign = unlocked_for(key.stored(), pin, sign);
+                devices.run(&key.device, owner, call, sign).await?
+            }
+        };
         let request = request.signed(&signature).map_err(|error| of_csr(&error))?;
         Ok(SignedCsr {
             key: key.id,
             request: Bytes(request),
         })
+    }
+}
+
+/// Unlocks a key that was just made with this PIN, and is locked again afterwards.
+fn unlocked_for<T>(
+    key: StoredKey,
+    pin: SecretBytes,
+    job: impl FnOnce(&mut dyn Device) -> Result<T, DeviceError>,
+) -> impl FnOnce(&mut dyn Device) -> Result<T, DeviceError> {
+    move |device| {
+        let pins = device.key_pins().ok_or(NO_KEY_PINS)?;
+        pins.unlock_key(&key, &pin, false)?;
+        let done = job(device);
+        device.key_pins().ok_or(NO_KEY_PINS)?.lock_key(&key);
+        done
     }
 }
 

@@ -391,3 +391,43 @@ pub(super) fn conflict(name: &str) -> Failure {
         "use that one as it is, or choose another name",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    fn user(name: &str) -> CallerFacts {
+        CallerFacts {
+            user: name.to_owned(),
+            ..CallerFacts::default()
+        }
+    }
+
+    #[test]
+    fn who_has_names_of_his_own_has_no_other_ones() {
+        let settings = Settings {
+            credentials: Some(vec!["{user}@bank.example".to_owned(), "desk".to_owned()]),
+            users: BTreeMap::from([("chair".to_owned(), vec!["the chair".to_owned()])]),
+            consent_device: None,
+            issuers: None,
+            private_proposals: BTreeSet::new(),
+            generation_age: 0,
+            rotation_grace: 0,
+        };
+        let lets_have = |of: &str, name| settings.lets_have(&user(of), Some(name));
+        assert!(lets_have("alice", "alice@bank.example") && lets_have("alice", "desk"));
+        assert!(!lets_have("alice", "the chair") && !lets_have("alice", "bob@bank.example"));
+        assert!(lets_have("chair", "the chair") && !lets_have("chair", "desk"));
+        assert!(!settings.lets_have(&user("alice"), None));
+        // Who cannot be looked up may be the chair.
+        assert!(!lets_have("#1000", "desk"));
+        let for_all = Settings {
+            users: BTreeMap::new(),
+            ..settings
+        };
+        assert!(for_all.lets_have(&user("#1000"), Some("desk")));
+        assert!(!for_all.lets_have(&user("#1000"), Some("#1000@bank.example")));
+    }
+}

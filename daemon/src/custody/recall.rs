@@ -197,7 +197,57 @@ async fn restored(registry: &Registry, audit: &AuditLog, note: String) -> Result
 
 #[cfg(test)]
 mod tests {
+    use mlskeyd_protocol::v1::{Bytes, Owner};
+
     use super::*;
+    use crate::audit::{AuditCaller, FILE_NAME};
+
+    fn owner(uid: u32) -> Owner {
+        Owner {
+            uid,
+            app: "default".to_owned(),
+        }
+    }
+
+    fn record(action: Action, caller: u32, epoch: u64) -> Record {
+        let outcome = AuditOutcome::Served { policy: "p".into() };
+        Record {
+            caller: Some(AuditCaller {
+                owner: owner(caller),
+                pid: None,
+            }),
+            identity: Some("alice".to_owned()),
+            group: Some(Bytes(b"talk".to_vec())),
+            epoch: Some(epoch),
+            ..Record::new(action.name(), outcome)
+        }
+    }
+
+    /// An administrator's reset is about one owner's group, and only if it was served.
+    #[tokio::test]
+    async fn a_reset_has_nothing_missed_of_that_owner_alone() {
+        let reset = |of: u32| Record {
+            owner: Some(owner(of)),
+            ..record(Action::ResetGuard, 0, 20)
+        };
+        let denied = Record {
+            outcome: AuditOutcome::Denied {
+                policy: "p".into(),
+                reason: "no".into(),
+            },
+            ..reset(1000)
+        };
+        for (reset, missed) in [(reset(1000), false), (reset(1001), true), (denied, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (audit, _) = AuditLog::open(dir.path()).unwrap();
+            let signed = record(Action::SignApplicationMessage, 1000, 20);
+            for record in [signed, reset] {
+                audit.append(record, Durability::Now).await.unwrap();
+            }
+            let signed = signed_after(&dir.path().join(FILE_NAME), None).unwrap();
+            assert_eq!(signed.values().any(|it| it.epoch == 20), missed);
+        }
+    }
 
     fn signed(epoch: u64, commits: &[u8]) -> Signed {
         let mut signed = Signed::default();

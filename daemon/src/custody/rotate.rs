@@ -167,7 +167,7 @@ impl Session {
 
 /// Where the new key goes: beside the old one unless another device is named, and
 /// in no lower tier unless that is named.
-async fn place_after(
+pub(super) async fn place_after(
     old: &KeyRecord,
     placement: &Placement,
     scheme: SignatureScheme,

@@ -210,7 +210,8 @@ pub struct SignCsr {
 /// A signature key that is to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewSignatureKey {
-    /// Where and how it is kept.
+    /// Where and how it is kept. No device: the old key's. No tier: no lower one than the
+    /// old key's.
     pub placement: Placement,
     /// Its PIN: 1 to [`MAX_PIN`](crate::limits::MAX_PIN) bytes. `None`: it has none.
     pub pin: Option<SecretBytes>,

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mlskeyd::audit::AuditOutcome;
-use mlskeyd_protocol::client::{Call, CallError};
+use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::*;
 use pki_types::CertificateDer;
 use pki_types::pem::PemObject;
 
 use crate::forge::*;
-use crate::house::{App, House};
+use crate::house::{App, House, failure};
 use crate::suite::{SUITE_1, SUITE_2, Suite};
 
 const NAME: &str = "mallory@bank.example";
@@ -161,13 +161,6 @@ impl Bank {
     }
 }
 
-fn failure(error: CallError) -> Failure {
-    match error {
-        CallError::Failure(failure) => failure,
-        other => panic!("not from the daemon: {other:?}"),
-    }
-}
-
 /// A leaf of an app, with this credential and signature key.
 fn leaf(app: &App, credential: &Credential, signature_key: &[u8]) -> Vec<u8> {
     let mut leaf = app.leaf(&app.generate(), ALWAYS_LEAF);
@@ -277,8 +270,14 @@ fn what_is_no_certificate_of_this_identity_is_not_pinned() {
     .unwrap();
     let mut cut = right.clone();
     cut[0].0.pop();
+    let root = std::fs::read(bank.authority.pem()).unwrap();
+    let root = Bytes::from(CertificateDer::from_pem_slice(&root).unwrap().as_ref());
+    let with = |more: &[&Bytes]| {
+        let more = more.iter().copied().cloned();
+        right.iter().cloned().chain(more).collect::<Vec<_>>()
+    };
     let cases = [
-        (stranger, "leads to no issuer"),
+        (stranger.clone(), "leads to no issuer"),
         (
             bank.authority
                 .issue(&request, &["-copy_extensions", "none", "-extfile", "names"]),
@@ -286,12 +285,19 @@ fn what_is_no_certificate_of_this_identity_is_not_pinned() {
         ),
         (cut, "cannot be read"),
         (vec![right[0].clone(); 9], "1 to 8 certificates"),
+        (with(&[&right[0]]), "not each issued by the next"),
+        (with(&[&root, &root]), "not each issued by the next"),
+        (with(&[&stranger[0]]), "not each issued by the next"),
     ];
     for (chain, why) in cases {
         let failure = bank.import(Credential::X509(chain)).unwrap_err();
         assert!(failure.message.contains(why), "{why}: {failure:?}");
         assert!(!failure.advice.is_empty());
     }
+    // The issuer itself may be the last.
+    bank.import(Credential::X509(with(&[&root]))).unwrap();
+    bank.import(app.me.credential.clone()).unwrap();
+
     let chairman = Credential::Basic(Bytes::from(b"chairman@bank.example".as_slice()));
     let failure = bank.import(chairman).unwrap_err();
     assert_eq!(failure.code, FailureCode::Denied, "{failure:?}");

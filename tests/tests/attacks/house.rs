@@ -2,7 +2,9 @@
 //! directly.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
 use mlskeyd::config::Config;
@@ -32,13 +34,24 @@ impl House {
     }
 
     pub fn start(&mut self, extra: &str) {
-        let text = format!(
-            "state_dir = {:?}\nsocket = {:?}\n{extra}",
-            self.state(),
-            self.socket(),
-        );
-        let config = Config::parse(Path::new("attacks.toml"), &text).unwrap();
-        self.running = Some(Daemon::start(config).unwrap());
+        let config = Config::parse(Path::new("attacks.toml"), &self.configuration(extra));
+        self.running = Some(Daemon::start(config.unwrap()).unwrap());
+    }
+
+    fn configuration(&self, extra: &str) -> String {
+        let (state, socket) = (self.state(), self.socket());
+        format!("state_dir = {state:?}\nsocket = {socket:?}\n{extra}")
+    }
+
+    /// Starts it as a process of its own, which dies at a failpoint before it serves.
+    pub fn crash_at_start(&self, failpoint: &str) {
+        let file = self.path().join("crash.toml");
+        std::fs::write(&file, self.configuration("")).unwrap();
+        let mut daemon = Command::new(mlskeyd_tests::programs!().daemon);
+        daemon.arg("--config").arg(&file);
+        daemon.env("MLSKEYD_FAILPOINT", failpoint);
+        let died = daemon.status().unwrap();
+        assert!(died.signal().is_some(), "{failpoint}: {died}");
     }
 
     pub fn stop(&mut self) {

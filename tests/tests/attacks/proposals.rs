@@ -7,12 +7,15 @@ use crate::house::App;
 use crate::policies::{company, refused_by};
 use crate::suite::SUITE_1 as SUITE;
 
-const NO_REMOVALS: &str = r#"
-@id("company/no-removals") @reason("only administrators remove members") @advice("ask one")
-forbid(principal, action == Action::"SignProposalRemove", resource);
+const NO_STRANGERS: &str = r#"
 @id("company/no-strangers") @reason("nothing is known of what is committed") @advice("spell it out")
 forbid(principal, action == Action::"SignCommit", resource)
 when { context.unresolved_references > 0 };
+"#;
+
+const NO_REMOVALS: &str = r#"
+@id("company/no-removals") @reason("only administrators remove members") @advice("ask one")
+forbid(principal, action == Action::"SignProposalRemove", resource);
 @id("company/not-the-chair") @reason("the chair stays") @advice("ask him")
 forbid(principal, action == Action::"SignCommit", resource)
 when { context.removed_leaves.contains(3) };
@@ -41,7 +44,7 @@ fn a_forbidden_proposal_is_refused_inline_and_by_reference() {
     // It is permitted, and known for what it is.
     app.sign(&commits(&app, 5, &[], &[&removed])).unwrap();
 
-    std::fs::write(file, NO_REMOVALS).unwrap();
+    std::fs::write(file, [NO_REMOVALS, NO_STRANGERS].concat()).unwrap();
     house.reload();
     assert_eq!(refused_by(&app, &removal), "company/no-removals");
     let spelt_out = commits(&app, 5, &[&remove(2)], &[]);
@@ -65,10 +68,30 @@ fn a_reference_takes_the_permit_of_its_proposal() {
     let app = App::new(&house, SUITE, "mallory");
     let removal = from_member(5, &proposal(&remove(2)));
     let removed = reference_of(&removal, 5, &app.sign(&removal).unwrap());
-    std::fs::write(file, NO_REMOVALS).unwrap();
+    std::fs::write(file, [NO_REMOVALS, NO_STRANGERS].concat()).unwrap();
     house.reload();
     let by_reference = commits(&app, 5, &[], &[&removed]);
     assert_eq!(refused_by(&app, &by_reference), "company/no-removals");
+}
+
+/// What is remembered of a proposal has a bound: a name of any length has not.
+#[test]
+fn a_proposal_with_an_endless_name_is_not_remembered() {
+    let (house, _) = company(NO_STRANGERS);
+    let app = App::new(&house, SUITE, "mallory");
+    for (length, refused) in [(1024, false), (1025, true)] {
+        let mut leaf = app.leaf(&app.own_hpke(1), ALWAYS);
+        leaf.credential = credential(&"x".repeat(length));
+        let package = key_package(SUITE, &[1; 32], &leaf.signed(&[7; 64]), false);
+        let addition = from_member(5, &add(&package, &[7; 64]));
+        let added = reference_of(&addition, 5, &app.sign(&addition).unwrap());
+        let by_reference = commits(&app, 5, &[], &[&added]);
+        if refused {
+            assert_eq!(refused_by(&app, &by_reference), "company/no-strangers");
+        } else {
+            app.sign(&by_reference).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -1,12 +1,14 @@
-//! Two requests at once that bind one key to two things.
+//! Requests at once that each may be served, and not all of them together.
 
 use std::sync::Barrier;
 
-use mlskeyd_protocol::v1::Failure;
+use mlskeyd_protocol::client::Call;
+use mlskeyd_protocol::v1::{Bytes, CreateIdentity, Credential, Failure, KeyState, Placement};
 
 use crate::forge::*;
-use crate::house::{App, House};
-use crate::suite::{Suite, for_each_suite};
+use crate::house::{App, House, failure};
+use crate::policies::company;
+use crate::suite::{SUITE_1, Suite, for_each_suite};
 
 for_each_suite!(
     one_leaf_key_is_bound_to_one_group,
@@ -47,6 +49,35 @@ fn one_leaf_key_is_bound_to_one_group(suite: Suite) {
         let again = at_once(|number| app.sign(&leaf.tbs(&format!("group {number}"), 0)));
         assert_eq!(again, bound);
     }
+}
+
+const ONE_IDENTITY: &str = r#"
+@id("company/one-identity") @reason("one name for one person") @advice("use that one")
+forbid(principal, action == Action::"CreateIdentity", resource)
+when { !context.exists && context.others > 0 };
+"#;
+
+/// How many identities there are counts when one is made, not when it was asked for.
+#[test]
+fn of_many_identities_at_once_one_is_made() {
+    let (house, _) = company(ONE_IDENTITY);
+    let client = house.client();
+    let made = at_once(|number| {
+        let request = CreateIdentity {
+            name: format!("mallory {number}"),
+            credential: Credential::Basic(Bytes::from(b"mallory".as_slice())),
+            scheme: SUITE_1.scheme,
+            placement: Placement::default(),
+        };
+        let made = client.create_identity(request, &Call::default());
+        made.map(|identity| identity.public_key.0).map_err(failure)
+    });
+    assert_eq!(made.len(), 1, "{made:?}");
+    let living = house.keys();
+    let living = living
+        .iter()
+        .filter(|key| key.key.state == KeyState::Active);
+    assert_eq!(living.count(), 1, "the keys of the others are destroyed");
 }
 
 fn one_leaf_of_a_key_package_opens_for_one_group(suite: Suite) {

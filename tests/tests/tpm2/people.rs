@@ -1,6 +1,6 @@
 //! What people do with identities that have a PIN: a daemon and its apps.
 
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::mpsc;
 
 use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME};
@@ -349,6 +349,39 @@ fn a_rotation_loses_no_pin_by_mistake() {
     app.key_package("alice").unwrap();
     let refused = scene.unlock("alice", PIN, &[]).unwrap_err();
     assert!(refused.contains("has no PIN"), "{refused}");
+}
+
+/// The key that a certificate is to be for keeps the protection of the one before.
+#[test]
+fn a_new_key_for_a_certificate_loses_no_pin_by_mistake() {
+    let scene = Scene::new();
+    scene.create("alice", "p256");
+    scene.unlock("alice", PIN, &[]).unwrap();
+    let csr = |more: &[&str], input| {
+        let (_, said) = scene.identities("csr", "alice", &[&["--new-key"], more].concat(), input);
+        said
+    };
+    let pin_of = |asked: &Value| {
+        let keys = scene.daemon.ctl(&["keys"]).unwrap();
+        let mut keys = keys.as_array().unwrap().iter();
+        keys.find(|key| key["id"] == asked["key"]).unwrap()["pin"].clone()
+    };
+    let refused = csr(&[], "").unwrap_err();
+    assert!(
+        refused.contains("--pin") && refused.contains("--no-pin"),
+        "{refused}"
+    );
+
+    // The PIN is taken for the request, and for nothing after it.
+    let asked = csr(&["--pin"], "16180339").unwrap();
+    assert_eq!(pin_of(&asked), "locked");
+    let mut verify = Command::new("openssl");
+    verify.args(["req", "-verify", "-noout"]);
+    let verified = with_input(verify, asked["request"].as_str().unwrap());
+    assert!(verified.status.success(), "{}", text(&verified));
+
+    let asked = csr(&["--no-pin"], "").unwrap();
+    assert_eq!(pin_of(&asked), "none");
 }
 
 #[test]
