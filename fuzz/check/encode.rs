@@ -134,7 +134,7 @@ pub(super) fn signable<'s, 'a>(signable: &'s Signable<'a>) -> Encoded<'s, 'a> {
             write(out, message.kem_output);
             write(out, message.ciphertext_hash);
         }
-        Signable::Unknown(_) => {}
+        Signable::App(_) | Signable::Unknown(_) => {}
     }
     encoded
 }

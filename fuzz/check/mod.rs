@@ -4,18 +4,18 @@
 mod bind;
 mod encode;
 
-use mlskeyd::mls::{Body, FramedContent, proposal_reference_content};
 use mlskeyd::mls::{
-    CredentialBody, KeyPackage, LeafNode, LeafNodePayload, LeafNodeSource, LeafNodeTbs, Openable,
-    OwnLeaf, RequiredCapabilities, Sender, Signable, TreePosition, WireFormat, credential_bytes,
-    kem_of_cipher_suite, scheme_of_cipher_suite,
+    AppContent, CredentialBody, KeyPackage, LeafNode, LeafNodePayload, LeafNodeSource, LeafNodeTbs,
+    Openable, OwnLeaf, RequiredCapabilities, Sender, Signable, TreePosition, WireFormat,
+    credential_bytes, kem_of_cipher_suite, scheme_of_cipher_suite,
 };
+use mlskeyd::mls::{Body, FramedContent, proposal_reference_content};
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1;
 
 /// The labels that an input can name by its first byte, so that it need not keep the length of all that follows in
 /// step with each change.
-pub const LABELS: [&[u8]; 8] = [
+pub const LABELS: [&[u8]; 9] = [
     b"MLS 1.0 FramedContentTBS",
     b"MLS 1.0 LeafNodeTBS",
     b"MLS 1.0 KeyPackageTBS",
@@ -24,6 +24,7 @@ pub const LABELS: [&[u8]; 8] = [
     b"MLS 1.0 UpdatePathNode",
     b"MLS 1.0 other",
     b"MLS 1.0 TargetedMessageTBS",
+    b"mlskeyd 1.0 login",
 ];
 /// Which of them are signed.
 const SIGNED_LABELS: [usize; 5] = [0, 1, 2, 3, 7];
@@ -80,6 +81,9 @@ fn check_signable(bytes: &[u8]) {
         return;
     }
     assert!(!actions.contains(&Action::SignUnknown));
+    if let Signable::App(app) = &signable {
+        return app_content(app, bytes);
+    }
     only_whole(bytes, is_unknown);
     let (label, content) = encode::split(bytes).expect("a known structure has a label");
     assert!(SIGNED_LABELS.iter().any(|of| LABELS[*of] == label));
@@ -99,6 +103,18 @@ fn check_signable(bytes: &[u8]) {
     }
     if let Some(own_leaf) = signable.own_leaf() {
         own_leaf_is_whole(own_leaf);
+    }
+}
+
+/// What is no MLS structure is labelled as none, and its content is whatever it is.
+fn app_content(app: &AppContent<'_>, bytes: &[u8]) {
+    assert!((1..=64).contains(&app.label.len()));
+    assert!(app.label.bytes().all(|b| (0x20..0x7f).contains(&b)));
+    let label = [b"mlskeyd 1.0 ", app.label.as_bytes()].concat();
+    assert_eq!(encode::labelled(&label, app.content.0), bytes);
+    let longer = [bytes, &[0]].concat();
+    for other in [&bytes[..bytes.len() - 1], &longer, &bytes.repeat(2)] {
+        assert!(is_unknown(other));
     }
 }
 

@@ -1,9 +1,31 @@
 //! What a request does.
 
-/// What a request does: one per kind of request, and for signing and opening
-/// one per MLS structure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Action {
+/// The enumeration, with all that is said of each of its members at one place.
+macro_rules! actions {
+    ($($(#[$doc:meta])* $action:ident,)*) => {
+        /// What a request does: one per kind of request, and for signing and opening
+        /// one per MLS structure.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Action {
+            $($(#[$doc])* $action,)*
+        }
+
+        impl Action {
+            /// All actions.
+            pub const ALL: &[Self] = &[$(Self::$action,)*];
+
+            /// The name in policies and in the audit log. It never changes.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$action => stringify!($action),)*
+                }
+            }
+        }
+    };
+}
+
+actions! {
     /// Signs a FramedContent with application data (RFC 9420, 6).
     SignApplicationMessage,
     /// Signs a FramedContent with a commit (RFC 9420, 12.4).
@@ -37,6 +59,8 @@ pub enum Action {
     SignLeafNode,
     /// Signs a GroupInfoTBS (RFC 9420, 12.4.3).
     SignGroupInfo,
+    /// Signs something of the app's own that is no MLS structure, under a label.
+    SignApp,
     /// Signs what does not parse to the last byte, or contradicts itself.
     SignUnknown,
     /// Opens the group secrets of a Welcome (RFC 9420, 12.4.3.1).
@@ -59,7 +83,8 @@ pub enum Action {
     Look,
     /// Gives an identity a new signature key in the place of the one before.
     RotateIdentity,
-    /// Gives an identity another credential: the certificate that was issued for its key.
+    /// Gives an identity another credential: a basic one, or certificates that were issued for
+    /// its key.
     UpdateCredential,
     /// Signs a request for a certificate (RFC 2986) with an identity's key.
     SignCsr,
@@ -98,101 +123,10 @@ pub enum Action {
 }
 
 impl Action {
-    /// All actions.
-    pub const ALL: [Self; 43] = [
-        Self::SignApplicationMessage,
-        Self::SignCommit,
-        Self::SignProposalAdd,
-        Self::SignProposalUpdate,
-        Self::SignProposalRemove,
-        Self::SignProposalPreSharedKey,
-        Self::SignProposalReInit,
-        Self::SignProposalExternalInit,
-        Self::SignProposalGroupContextExtensions,
-        Self::SignProposalSelfRemove,
-        Self::SignProposalPrivateUse,
-        Self::SignTargetedMessage,
-        Self::SignKeyPackage,
-        Self::SignLeafNode,
-        Self::SignGroupInfo,
-        Self::SignUnknown,
-        Self::OpenWelcome,
-        Self::OpenPathSecret,
-        Self::OpenUnknown,
-        Self::CreateIdentity,
-        Self::GenerateHpke,
-        Self::Prepare,
-        Self::LeaveCustody,
-        Self::ManageStorage,
-        Self::Look,
-        Self::RotateIdentity,
-        Self::UpdateCredential,
-        Self::SignCsr,
-        Self::AdoptIdentity,
-        Self::CreateIdentityFor,
-        Self::UnlockIdentity,
-        Self::LockIdentity,
-        Self::UnlockDevice,
-        Self::AcceptDevice,
-        Self::AttestIdentity,
-        Self::AnswerChallenge,
-        Self::ApproveMeasurements,
-        Self::LockDevice,
-        Self::ResetGuard,
-        Self::Freeze,
-        Self::Thaw,
-        Self::AnswerPrompt,
-        Self::Administer,
-    ];
-
-    /// The name in policies and in the audit log. It never changes.
+    /// The action of this name.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::SignApplicationMessage => "SignApplicationMessage",
-            Self::SignCommit => "SignCommit",
-            Self::SignProposalAdd => "SignProposalAdd",
-            Self::SignProposalUpdate => "SignProposalUpdate",
-            Self::SignProposalRemove => "SignProposalRemove",
-            Self::SignProposalPreSharedKey => "SignProposalPreSharedKey",
-            Self::SignProposalReInit => "SignProposalReInit",
-            Self::SignProposalExternalInit => "SignProposalExternalInit",
-            Self::SignProposalGroupContextExtensions => "SignProposalGroupContextExtensions",
-            Self::SignProposalSelfRemove => "SignProposalSelfRemove",
-            Self::SignProposalPrivateUse => "SignProposalPrivateUse",
-            Self::SignTargetedMessage => "SignTargetedMessage",
-            Self::SignKeyPackage => "SignKeyPackage",
-            Self::SignLeafNode => "SignLeafNode",
-            Self::SignGroupInfo => "SignGroupInfo",
-            Self::SignUnknown => "SignUnknown",
-            Self::OpenWelcome => "OpenWelcome",
-            Self::OpenPathSecret => "OpenPathSecret",
-            Self::OpenUnknown => "OpenUnknown",
-            Self::CreateIdentity => "CreateIdentity",
-            Self::GenerateHpke => "GenerateHpke",
-            Self::Prepare => "Prepare",
-            Self::LeaveCustody => "LeaveCustody",
-            Self::ManageStorage => "ManageStorage",
-            Self::Look => "Look",
-            Self::RotateIdentity => "RotateIdentity",
-            Self::UpdateCredential => "UpdateCredential",
-            Self::SignCsr => "SignCsr",
-            Self::AdoptIdentity => "AdoptIdentity",
-            Self::CreateIdentityFor => "CreateIdentityFor",
-            Self::UnlockIdentity => "UnlockIdentity",
-            Self::LockIdentity => "LockIdentity",
-            Self::UnlockDevice => "UnlockDevice",
-            Self::AcceptDevice => "AcceptDevice",
-            Self::AttestIdentity => "AttestIdentity",
-            Self::AnswerChallenge => "AnswerChallenge",
-            Self::ApproveMeasurements => "ApproveMeasurements",
-            Self::LockDevice => "LockDevice",
-            Self::ResetGuard => "ResetGuard",
-            Self::Freeze => "Freeze",
-            Self::Thaw => "Thaw",
-            Self::AnswerPrompt => "AnswerPrompt",
-            Self::Administer => "Administer",
-        }
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|it| it.name() == name)
     }
 }
 
@@ -205,23 +139,5 @@ impl serde::Serialize for Action {
 impl std::fmt::Display for Action {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-
-    #[test]
-    fn every_action_is_listed_once_under_its_own_name() {
-        let names: HashSet<_> = Action::ALL.iter().map(|a| a.name()).collect();
-        assert_eq!(names.len(), Action::ALL.len());
-        for action in Action::ALL {
-            assert_eq!(action.name(), format!("{action:?}"));
-        }
-        assert_eq!(Action::ALL.last(), Some(&Action::Administer));
-        assert_eq!(Action::Administer as usize + 1, Action::ALL.len());
     }
 }

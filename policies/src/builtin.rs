@@ -112,6 +112,7 @@ const fn needs(action: Action) -> Needs {
         | Action::SignKeyPackage
         | Action::SignLeafNode
         | Action::SignGroupInfo
+        | Action::SignApp
         | Action::OpenWelcome
         | Action::OpenPathSecret
         | Action::Prepare => Needs::Own,
@@ -193,8 +194,6 @@ mod tests {
             caller,
             action,
             owner,
-            key: None,
-            identity: None,
         })
     }
 
@@ -236,7 +235,7 @@ mod tests {
     #[test]
     fn each_action_is_the_owners_alone() {
         let alice = owner(1000, "default");
-        for action in Action::ALL {
+        for action in Action::ALL.iter().copied() {
             let answers = [
                 Some(alice.clone()),
                 None,
@@ -262,7 +261,7 @@ mod tests {
     #[test]
     fn root_uses_nobody_elses_keys() {
         let (root, alice) = (owner(0, "default"), owner(1000, "default"));
-        for action in Action::ALL {
+        for action in Action::ALL.iter().copied() {
             let permitted = decide(true, &root, action, Some(&alice)).is_permit();
             assert_eq!(permitted, ADMINISTRATORS.contains(&action), "{action}");
         }

@@ -86,9 +86,7 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Case>, String> {
 
 impl Case {
     fn of(written: Written) -> Result<Self, String> {
-        let action = Action::ALL
-            .into_iter()
-            .find(|action| action.name() == written.action && schema::is_known(*action));
+        let action = Action::from_name(&written.action).filter(|it| schema::is_known(*it));
         let action = action
             .ok_or_else(|| format!("{:?} is no action that policies decide on", written.action))?;
         let (resource, context) = honest(action);

@@ -88,6 +88,9 @@ pub struct ResourceFacts {
     /// Was evidence made that it is in hardware?
     #[serde(skip_serializing_if = "is_default")]
     pub attested: bool,
+    /// The numbers of the cipher suites that it serves.
+    #[serde(skip_serializing_if = "is_default")]
+    pub suites: BTreeSet<u16>,
     /// The device's name.
     #[serde(skip_serializing_if = "is_default")]
     pub device: String,
@@ -193,12 +196,46 @@ pub struct ContextFacts {
     /// The name in its credential.
     #[serde(skip_serializing_if = "is_default")]
     pub credential: Option<String>,
-    /// Does the configuration not let the user have it?
+    /// The names in its certificate.
     #[serde(skip_serializing_if = "is_default")]
+    pub certificate_names: BTreeSet<String>,
+    /// Who issued it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub certificate_issuer: Option<String>,
+    /// Does the configuration not let the user have it?
+    #[serde(
+        rename = "credential_permitted",
+        with = "not",
+        skip_serializing_if = "is_default"
+    )]
     pub credential_forbidden: bool,
     /// Is the credential of a leaf another one than the identity's own?
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(
+        rename = "credential_matches",
+        with = "not",
+        skip_serializing_if = "is_default"
+    )]
     pub credential_differs: bool,
+    /// Is it for a key that the identity does not have yet?
+    #[serde(skip_serializing_if = "is_default")]
+    pub new_key: bool,
+    /// The label of what is no MLS structure.
+    #[serde(skip_serializing_if = "is_default")]
+    pub label: String,
+}
+
+/// What is seldom, and so is left out, is called by its contrary in policies.
+mod not {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+    pub(super) fn serialize<S: Serializer>(field: &bool, to: S) -> Result<S::Ok, S::Error> {
+        (!field).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+        bool::deserialize(from).map(|is| !is)
+    }
 }
 
 /// What members of a group have to be capable of (RFC 9420, 11.1), as the numbers of types.

@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::ids::CANDIDATE;
 use crate::schema;
 use crate::{Decision, Facts, Question, Rules, Set};
-
-/// Before the ids of policies that are not in force yet.
-const CANDIDATE: &str = "candidate/";
 
 /// What decides on requests: the rules that are built in, and the company's policies, which
 /// can be exchanged while requests are decided on.

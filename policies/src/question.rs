@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mlskeyd_protocol::v1::{Algorithm, KeyId, Owner, Purpose, Tier};
+use mlskeyd_protocol::v1::Owner;
 
 use crate::Action;
 
@@ -16,25 +16,6 @@ pub struct Question<'a> {
     /// The owner of what it does it with (a key, an identity, a storage).
     /// `None`: with nothing that is there already.
     pub owner: Option<&'a Owner>,
-    /// The key that it uses.
-    pub key: Option<KeyFacts<'a>>,
-    /// The name of the identity that it acts for.
-    pub identity: Option<&'a str>,
-}
-
-/// What the policy may know of a key.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyFacts<'a> {
-    /// Its name.
-    pub id: KeyId,
-    /// What it is made for.
-    pub algorithm: Algorithm,
-    /// What it is known to be for.
-    pub purpose: Purpose,
-    /// The name of the device that holds it.
-    pub device: &'a str,
-    /// How it is kept.
-    pub tier: Tier,
 }
 
 /// What the policy answers.

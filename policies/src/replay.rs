@@ -64,12 +64,6 @@ impl Recorded {
         serde_json::from_str(text).ok()
     }
 
-    /// Was it a message of a member of its group?
-    #[must_use]
-    pub const fn is_from_member(&self) -> bool {
-        matches!(self.context.sender, crate::SenderKind::Member) && self.context.group.is_some()
-    }
-
     /// What a set decides on a request by this action. `None`: policies do not decide on it.
     #[must_use]
     pub fn replay(&self, action: &str, set: &Set) -> Option<Replayed> {
@@ -94,10 +88,7 @@ impl Recorded {
     /// What the set answers to the first of the actions that it refuses, and what would
     /// permit that; else to the request's own.
     fn decide(&self, action: &str, set: &Set) -> Option<(Answer, Option<String>)> {
-        let known = |name: &str| {
-            let mut all = Action::ALL.into_iter();
-            all.find(|it| it.name() == name && schema::is_known(*it))
-        };
+        let known = |name: &str| Action::from_name(name).filter(|it| schema::is_known(*it));
         let action = known(action)?;
         let mut context = self.context.clone();
         // A commit takes the permits of its proposals, too.

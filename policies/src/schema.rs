@@ -61,12 +61,38 @@ enum Uses {
 enum Kind {
     Plain,
     Message,
+    PathSecret,
+    Leave,
+    App,
     TargetedMessage,
     Leaf,
     KeyPackage,
     GroupInfo,
     NewKey,
     NewIdentity,
+    NewCredential,
+    Csr,
+}
+
+impl Kind {
+    /// Does the guard look at it?
+    const fn is_guarded(self) -> bool {
+        matches!(
+            self,
+            Self::Message | Self::TargetedMessage | Self::GroupInfo
+        )
+    }
+}
+
+impl Action {
+    /// Does the guard look at it? A message of somebody outside of the group it only looks over.
+    #[must_use]
+    pub const fn is_guarded(self) -> bool {
+        match kind(self) {
+            Some((_, kind)) => kind.is_guarded(),
+            None => false,
+        }
+    }
 }
 
 const fn kind(action: Action) -> Option<(Uses, Kind)> {
@@ -87,13 +113,32 @@ const fn kind(action: Action) -> Option<(Uses, Kind)> {
         A::SignLeafNode => (Uses::Key, Kind::Leaf),
         A::SignKeyPackage => (Uses::Key, Kind::KeyPackage),
         A::SignGroupInfo => (Uses::Key, Kind::GroupInfo),
-        A::OpenWelcome | A::OpenPathSecret | A::Prepare | A::LeaveCustody => {
-            (Uses::Key, Kind::Plain)
+        A::SignApp => (Uses::Key, Kind::App),
+        A::OpenWelcome | A::Prepare => (Uses::Key, Kind::Plain),
+        A::OpenPathSecret => (Uses::Key, Kind::PathSecret),
+        A::LeaveCustody => (Uses::Key, Kind::Leave),
+        A::RotateIdentity => (Uses::Key, Kind::NewKey),
+        A::UpdateCredential => (Uses::Key, Kind::NewCredential),
+        A::SignCsr => (Uses::Key, Kind::Csr),
+        A::CreateIdentity | A::CreateIdentityFor | A::AdoptIdentity => {
+            (Uses::Identity, Kind::NewIdentity)
         }
-        A::CreateIdentity => (Uses::Identity, Kind::NewIdentity),
         A::GenerateHpke => (Uses::Device, Kind::NewKey),
         A::Look | A::ManageStorage | A::AnswerPrompt => (Uses::Service, Kind::Plain),
-        _ => return None,
+        A::SignUnknown
+        | A::OpenUnknown
+        | A::UnlockIdentity
+        | A::LockIdentity
+        | A::UnlockDevice
+        | A::LockDevice
+        | A::AcceptDevice
+        | A::AttestIdentity
+        | A::AnswerChallenge
+        | A::ApproveMeasurements
+        | A::ResetGuard
+        | A::Freeze
+        | A::Thaw
+        | A::Administer => return None,
     })
 }
 
@@ -193,6 +238,7 @@ fn key(resource: &ResourceFacts, entities: &mut Vec<Entity>) -> Result<EntityUid
         ("wrapped", Value::new_bool(resource.wrapped)),
         ("age_days", number(resource.age_days)),
         ("attested", Value::new_bool(resource.attested)),
+        ("suites", numbers(&resource.suites)),
         ("device", Value::new_entity_uid(device)),
     ];
     entities.push(entity(key.clone(), attributes, parents)?);
@@ -221,19 +267,21 @@ pub(crate) fn context(
     };
     all.record("now", |out| now(&facts.now, out))?;
     all.record("rates", |out| rates(&facts.rates, out))?;
-    let is_watched = matches!(
-        kind,
-        Kind::Message | Kind::TargetedMessage | Kind::GroupInfo
-    );
-    if is_watched {
+    if kind.is_guarded() {
         all.record("guard", |out| guard(&facts.guard, out))?;
+    }
+    if kind.is_guarded() || matches!(kind, Kind::PathSecret | Kind::Leave) {
         let group = facts.group.as_deref().ok_or(Unfit)?;
         all.put("group", || text(group));
+    }
+    if kind.is_guarded() || matches!(kind, Kind::PathSecret) {
         all.put("epoch", || number(facts.epoch));
     }
     match kind {
-        Kind::Plain => {}
+        Kind::Plain | Kind::Leave => {}
         Kind::Message => message(facts, &mut all)?,
+        Kind::PathSecret => all.put_if("cipher_suite", facts.cipher_suite, small),
+        Kind::App => all.put("label", || text(&facts.label)),
         Kind::TargetedMessage => {
             all.put("recipient_leaf", || number(facts.recipient_leaf.into()));
         }
@@ -261,9 +309,19 @@ pub(crate) fn context(
             credential(facts, &mut all);
             all.put("exists", || Value::new_bool(facts.exists));
             all.put("others", || number(facts.others));
-            all.put("credential_permitted", || {
-                Value::new_bool(!facts.credential_forbidden)
-            });
+            permitted(facts, &mut all);
+        }
+        Kind::NewCredential => {
+            credential(facts, &mut all);
+            certificate(facts, &mut all);
+            permitted(facts, &mut all);
+            all.put("new_key", || Value::new_bool(facts.new_key));
+        }
+        Kind::Csr => {
+            new_key(facts, &mut all);
+            all.put_if("credential", facts.credential.as_deref(), text);
+            permitted(facts, &mut all);
+            all.put("new_key", || Value::new_bool(facts.new_key));
         }
     }
     Context::from_pairs(all.fields).map_err(|_| Unfit)
@@ -339,6 +397,7 @@ fn required(facts: &ContextFacts, all: &mut Fields<'_>) -> Result<(), Unfit> {
 
 fn leaf(facts: &ContextFacts, all: &mut Fields<'_>) {
     credential(facts, all);
+    certificate(facts, all);
     all.put("credential_matches", || {
         Value::new_bool(!facts.credential_differs)
     });
@@ -347,6 +406,21 @@ fn leaf(facts: &ContextFacts, all: &mut Fields<'_>) {
 fn credential(facts: &ContextFacts, all: &mut Fields<'_>) {
     all.put("credential_type", || text(&facts.credential_type));
     all.put_if("credential", facts.credential.as_deref(), text);
+}
+
+fn certificate(facts: &ContextFacts, all: &mut Fields<'_>) {
+    all.put("certificate_names", || texts(&facts.certificate_names));
+    all.put_if(
+        "certificate_issuer",
+        facts.certificate_issuer.as_deref(),
+        text,
+    );
+}
+
+fn permitted(facts: &ContextFacts, all: &mut Fields<'_>) {
+    all.put("credential_permitted", || {
+        Value::new_bool(!facts.credential_forbidden)
+    });
 }
 
 fn new_key(facts: &ContextFacts, all: &mut Fields<'_>) {

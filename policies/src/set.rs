@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::asked::Asked;
 use crate::check;
 use crate::facts::{CallerFacts, ContextFacts, ResourceFacts};
+use crate::ids::{NOT_PERMITTED, UNDECIDABLE};
 use crate::problem::{Place, Problem};
 use crate::schema::{self, Parties};
 use crate::{Action, Unfit};
@@ -21,12 +22,6 @@ use crate::{Action, Unfit};
 /// different selections of policies that can apply to them.
 const MAX_PREPARED: usize = 2048;
 const MAX_SLICES: usize = 256;
-
-/// What refuses a request for which a policy has an error.
-const UNDECIDABLE: &str = "rule/undecidable";
-
-/// What refuses a request that no policy permits.
-pub const NOT_PERMITTED: &str = "rule/not-permitted";
 
 /// Policies that were checked, and what is prepared for asking them.
 #[derive(Debug)]

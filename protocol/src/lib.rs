@@ -11,6 +11,7 @@
 //! the agreed version and service, encoded with postcard.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod app_content;
 #[cfg(target_os = "linux")]
 pub mod client;
 #[doc(hidden)]

@@ -490,7 +490,7 @@ fn admin_requests() -> Vec<AdminRequest> {
         },
         R::Refusals {
             options,
-            request: ReadRefusals {},
+            request: ReadRefusals { record: Some(7) },
         },
         R::Freeze {
             options,
@@ -637,11 +637,14 @@ fn admin_responses() -> Vec<AdminResponse> {
         R::LockDevice(Ok(device)),
         R::ReloadPolicies(Ok(policies())),
         R::Refusals(Ok(Refusals {
-            refusals: vec![Refusal {
+            explained: vec![Explained {
                 time: 1_700_000_000,
                 action: "SignCommit".into(),
-                policy: "no-rollback".into(),
-                reason: "this group is in a newer epoch".into(),
+                refused: Some(Refused {
+                    policy: "no-rollback".into(),
+                    reason: "this group is in a newer epoch".into(),
+                }),
+                by_rule: false,
                 policies: vec!["no-rollback".into()],
                 permitted_by: Some("own-messages".into()),
                 facts: "{}".into(),

@@ -77,6 +77,9 @@ pub enum ProviderError {
     /// A credential that is neither basic nor X.509, or is malformed.
     #[error("no custody for this credential: use a basic or a well-formed X.509 credential")]
     CredentialUnsupported,
+    /// No label of what is no MLS structure.
+    #[error("{0:?} is no label: use 1 to 64 printable ASCII characters")]
+    NoLabel(String),
     /// The identity is not there.
     #[error("no identity {0:?}: create it first")]
     NoIdentity(String),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mlskeyd_protocol::app_content::app_content;
 use mlskeyd_protocol::v1::{self, Bytes, IdentityInfo, KeyId, KeyInfo, SignatureScheme as Scheme};
 use openmls::prelude::{Credential, CredentialType, CredentialWithKey, LeafNode, MlsGroup};
 use openmls_traits::signatures::{Signer, SignerError};
@@ -86,6 +87,25 @@ impl CustodyIdentity {
         let key = retiring.find(|key| is_leafs(&key.public_key));
         key.map(|key| self.signer_with(key.id))
             .ok_or_else(|| ProviderError::NoKeyOfLeaf(self.info.name.clone()))
+    }
+
+    /// Signs something of the app's own that is no MLS structure, such as a login to the
+    /// delivery service, with the identity's key. What is signed is
+    /// [`app_content`](mlskeyd_protocol::app_content::app_content): whoever verifies it makes
+    /// the same of label and content, and so takes it for nothing else.
+    ///
+    /// No default policy permits it: a company permits `SignApp` with the labels that its
+    /// apps need.
+    ///
+    /// The signature is 64 bytes for Ed25519, and a DER ECDSA-Sig-Value for the others.
+    ///
+    /// # Errors
+    /// [`ProviderError::NoLabel`], and what the daemon says.
+    pub fn sign_app(&self, label: &str, content: &[u8]) -> Result<Vec<u8>, ProviderError> {
+        let content = app_content(label, content);
+        let content = content.ok_or_else(|| ProviderError::NoLabel(label.to_owned()))?;
+        self.link
+            .sign(self.info.key, self.info.scheme, content.expose())
     }
 
     fn signer_with(&self, key: KeyId) -> CustodySigner {

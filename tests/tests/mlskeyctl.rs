@@ -554,11 +554,32 @@ fn policies_are_read_again_on_a_signal_and_when_they_change() {
     generate().unwrap();
     let explained = daemon.ctl(&["policy", "explain"]).unwrap();
     let explained = &explained[0];
-    assert_eq!(explained["policy"], "company/none");
+    assert_eq!(explained["refused"]["policy"], "company/none");
     assert_eq!(explained["policies"], serde_json::json!(["company/none"]));
     assert_eq!(explained["permitted_by"], "attend");
-    assert_eq!(explained["facts"]["action"], "Look");
     assert_eq!(explained["facts"]["caller"]["app"], "default");
+    // The same by its number on record, and what was permitted as well.
+    let audit = daemon.state().join(mlskeyd::audit::FILE_NAME);
+    let entries = mlskeyd::audit::Entries::open(&audit).unwrap();
+    let mut looks = 0;
+    for entry in entries.map(Result::unwrap) {
+        let number = entry.sequence.to_string();
+        let explained = daemon.ctl(&["policy", "explain", "--record", &number]);
+        match entry.record.action.as_ref() {
+            "GenerateHpke" => {
+                let explained = &explained.unwrap()[0];
+                assert_eq!(explained["permitted_by"], "own-hpke-keys");
+                assert!(explained["refused"].is_null());
+            }
+            "Look" => {
+                looks += 1;
+                assert_eq!(explained.unwrap()[0]["policies"][0], "company/none");
+            }
+            "DaemonStarted" => assert!(explained.unwrap_err().contains("no record")),
+            _ => {}
+        }
+    }
+    assert!(looks > 0);
 
     std::fs::write(dir.join("91.new"), policy.replace("none", "nobody")).unwrap();
     std::fs::rename(dir.join("91.new"), dir.join("90.cedar")).unwrap();

@@ -13,7 +13,7 @@ mod tests;
 mod verify;
 mod writer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -88,6 +88,7 @@ const TIMING: Timing = Timing {
 /// waits for that.
 #[derive(Debug)]
 pub struct AuditLog {
+    path: PathBuf,
     /// `None` only while it is dropped.
     jobs: Option<mpsc::Sender<Job>>,
     room: Arc<Semaphore>,
@@ -112,11 +113,12 @@ impl AuditLog {
                 "the last entry of the audit log was unfinished, as after a power cut; it was cut off"
             );
         }
-        let log = Self::start(log, TIMING).map_err(|source| OpenError::Io { path, source })?;
+        let log = Self::start(log, path.clone(), TIMING);
+        let log = log.map_err(|source| OpenError::Io { path, source })?;
         Ok((log, opened))
     }
 
-    fn start<M: Medium>(log: Log<M>, timing: Timing) -> std::io::Result<Self> {
+    fn start<M: Medium>(log: Log<M>, path: PathBuf, timing: Timing) -> std::io::Result<Self> {
         let (jobs, received) = mpsc::channel();
         let health = Arc::new(Health::default());
         let writer = Writer::new(log, Arc::clone(&health), timing);
@@ -124,6 +126,7 @@ impl AuditLog {
             .name("audit".into())
             .spawn(move || writer.run(&received))?;
         Ok(Self {
+            path,
             jobs: Some(jobs),
             room: Arc::new(Semaphore::new(MAX_WAITING)),
             health,
@@ -169,6 +172,20 @@ impl AuditLog {
     /// The [`AuditError`] that an append would very likely meet.
     pub fn check(&self) -> Result<(), AuditError> {
         self.health.check(self.answer_within)
+    }
+
+    /// The record of this number, read from the log's start on: it may take seconds.
+    ///
+    /// # Errors
+    /// [`ReadError`], if the log is broken before it.
+    pub fn read(&self, number: u64) -> Result<Option<Record>, ReadError> {
+        for entry in Entries::open(&self.path)? {
+            let entry = entry?;
+            if entry.sequence == number {
+                return Ok(Some(entry.record));
+            }
+        }
+        Ok(None)
     }
 
     /// Number of the last record in the log; 0: there is none.

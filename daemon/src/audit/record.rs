@@ -30,6 +30,8 @@ pub struct Record {
     pub group: Option<Bytes>,
     /// The MLS epoch.
     pub epoch: Option<u64>,
+    /// Does a signature in it raise the guard's mark?
+    pub raises: bool,
     /// The name of the device.
     pub device: Option<String>,
     /// What came of it.
@@ -96,6 +98,7 @@ impl Record {
             identity: None,
             group: None,
             epoch: None,
+            raises: false,
             device: None,
             outcome,
             content: None,

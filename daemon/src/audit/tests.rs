@@ -330,7 +330,7 @@ fn a_count_is_written_without_anything_else_coming() {
         repeat_window: Duration::from_millis(20),
         ..TIMING
     };
-    let log = AuditLog::start(file, timing).unwrap();
+    let log = AuditLog::start(file, PathBuf::new(), timing).unwrap();
     runtime().block_on(async {
         for _ in 0..10 {
             log.append(denied(1000, "a"), Durability::Now)
@@ -525,7 +525,7 @@ fn failing_log(directory: &Path, timing: Timing) -> (AuditLog, Arc<Failing>) {
         synced: Mutex::new(synced),
     });
     (
-        AuditLog::start(Log::new(Arc::clone(&disk), tip), timing).unwrap(),
+        AuditLog::start(Log::new(Arc::clone(&disk), tip), PathBuf::new(), timing).unwrap(),
         disk,
     )
 }

@@ -52,6 +52,8 @@ pub(crate) struct Issued {
     pub(crate) names: BTreeSet<String>,
     /// Until when it is valid, in seconds since 1970.
     pub(crate) ends: u64,
+    /// Who issued it, as RFC 4514 writes names.
+    pub(crate) issuer: String,
     /// Its serial number, in hexadecimal.
     pub(crate) serial: String,
 }
@@ -146,6 +148,7 @@ pub(crate) fn read(der: &[u8]) -> Result<Issued, CertificateError> {
         public_key,
         names,
         ends: tbs.validity.not_after.to_unix_duration().as_secs(),
+        issuer: tbs.issuer.to_string(),
         serial: hex::encode(tbs.serial_number.as_bytes()),
     })
 }

@@ -73,11 +73,13 @@ JSON (with --json; fields are only ever added):
                     \"signer\": text or null if that was not looked at,
                     \"expires\": seconds since 1970 or null, \"why\": text or null}
   policy manifest {\"manifest\": path, \"serial\", \"policy_files\": number, \"sign\": text}
-  policy explain  [{\"time\": seconds since 1970, \"action\", \"policy\", \"reason\",
-                    \"policies\": [text], \"permitted_by\": text or null, \"facts\": object}]
+  policy explain  [{\"time\": seconds since 1970, \"action\",
+                    \"refused\": {\"policy\", \"reason\"} or null, \"by_rule\",
+                    \"policies\": [text]: that refuse it now, \"permitted_by\": text or null,
+                    \"facts\": object or null}]
   policy replay   {\"decisions\", \"changed\", \"changes\": [{\"action\", \"refused_by\",
                     \"would_be_refused_by\": text or null, \"count\", \"first\": record}]}
-                   with --record {\"record\", \"action\", \"permitted\", \"policies\": [text],
+                   with --record {\"record\", \"action\", \"policies\": [text]: that refuse it,
                     \"permitted_by\": text or null, \"facts\": object}
   policy reload   {\"policies\": number,
                    \"signed\": null, or {\"serial\", \"signer\": text,
@@ -633,6 +635,9 @@ pub(super) enum PolicyCommand {
         /// All that are remembered, and not the last one alone
         #[arg(long)]
         all: bool,
+        /// The request of this number in the audit log, whether it was refused or not
+        #[arg(long, value_name = "NUMBER", conflicts_with = "all")]
+        record: Option<u64>,
     },
     /// Say which decisions on record would be others by other policies; takes no daemon
     ///

@@ -115,51 +115,67 @@ fn tell(set: &Set, cases: &[Case]) -> Shown {
     }
 }
 
-/// The last refusal, or all that are remembered.
-pub(super) fn explain(refusals: &Refusals, all: bool) -> Shown {
-    let count = if all { refusals.refusals.len() } else { 1 };
-    let shown: Vec<_> = refusals.refusals.iter().take(count).collect();
+/// The last refusal, or all that are remembered; or the one request that was asked for.
+pub(super) fn explain(asked: &Refusals, all: bool) -> Shown {
+    let count = if all { asked.explained.len() } else { 1 };
+    let shown: Vec<_> = asked.explained.iter().take(count).collect();
     let mut text = String::new();
-    for refusal in &shown {
-        let facts: Value = serde_json::from_str(&refusal.facts).unwrap_or(Value::Null);
-        let policies = refusal.policies.join(", ");
-        let now = match (policies.as_str(), &refusal.permitted_by) {
-            ("", Some(policy)) => format!("permitted now, by {policy}"),
-            ("", None) => "no policy permits it".to_owned(),
-            (policies, Some(policy)) => {
-                format!("refused now by {policies}; without them it is permitted by {policy}")
-            }
-            (policies, None) => {
-                format!("refused now by {policies}; without them no policy permits it")
-            }
-        };
-        let _ = writeln!(
-            text,
-            "{}  {}\n  refused by {}: {}\n  {now}\n{facts:#}",
-            date(refusal.time),
-            printable(&refusal.action),
-            printable(&refusal.policy),
-            printable(&refusal.reason),
+    let mut listed = Vec::new();
+    for request in &shown {
+        let facts: Value = serde_json::from_str(&request.facts).unwrap_or(Value::Null);
+        let was = request.refused.as_ref().map_or_else(
+            || "it was permitted".to_owned(),
+            |by| {
+                format!(
+                    "refused by {}: {}",
+                    printable(&by.policy),
+                    printable(&by.reason)
+                )
+            },
         );
+        let now = if request.by_rule {
+            "no policy can lift that rule".to_owned()
+        } else {
+            said(&request.policies, request.permitted_by.as_deref())
+        };
+        let (date, action) = (date(request.time), printable(&request.action));
+        let _ = writeln!(text, "{date}  {action}\n  {was}\n  now: {now}");
+        if !facts.is_null() {
+            let _ = writeln!(text, "{facts:#}");
+        }
+        let refused = request.refused.as_ref();
+        listed.push(json!({
+            "time": request.time,
+            "action": request.action,
+            "refused": refused.map(|by| json!({ "policy": by.policy, "reason": by.reason })),
+            "by_rule": request.by_rule,
+            "policies": request.policies,
+            "permitted_by": request.permitted_by,
+            "facts": facts,
+        }));
     }
     if shown.is_empty() {
-        text.push_str("nothing was refused since the daemon started\n");
+        text.push_str(
+            "nothing was refused since the daemon started; --record explains what is on record\n",
+        );
     }
-    let json = shown.iter().map(|refusal| {
-        json!({
-            "time": refusal.time,
-            "action": refusal.action,
-            "policy": refusal.policy,
-            "reason": refusal.reason,
-            "policies": refusal.policies,
-            "permitted_by": refusal.permitted_by,
-            "facts": serde_json::from_str::<Value>(&refusal.facts).unwrap_or(Value::Null),
-        })
-    });
     Shown {
-        json: json.collect(),
+        json: listed.into(),
         text,
         is_good: true,
+    }
+}
+
+/// What policies say to a request: which ones refuse it, and which one would permit it.
+pub(super) fn said(refused_by: &[String], permitted_by: Option<&str>) -> String {
+    let policies = refused_by.join(", ");
+    match (policies.as_str(), permitted_by) {
+        ("", Some(policy)) => format!("permitted by {policy}"),
+        ("", None) => "no policy permits it".to_owned(),
+        (policies, Some(policy)) => {
+            format!("refused by {policies}; without them it is permitted by {policy}")
+        }
+        (policies, None) => format!("refused by {policies}; without them no policy permits it"),
     }
 }
 

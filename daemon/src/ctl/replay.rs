@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mlskeyd_policies::replay::{Recorded, Replayed};
-use mlskeyd_policies::{NOT_PERMITTED, Set};
+use mlskeyd_policies::{Set, ids};
 use serde_json::{Value, json};
 
 use super::CtlError;
-use super::policy::{Shown, read};
+use super::policy::{Shown, read, said};
 use super::table::printable;
 use crate::audit::{AuditOutcome, Entries, ReadError, Record};
 
@@ -95,10 +95,7 @@ fn decided_again(record: &Record, set: &Set) -> Option<(Option<String>, Option<S
         AuditOutcome::Denied { policy, .. } => Some(policy.as_ref()),
         AuditOutcome::Noted { .. } => return None,
     };
-    let is_rule = |policy: &str| {
-        policy != NOT_PERMITTED && (policy.starts_with("rule/") || policy.starts_with("builtin/"))
-    };
-    if before.is_some_and(is_rule) {
+    if before.is_some_and(ids::is_rule) {
         return None;
     }
     let now = match recorded.replay(&record.action, set)? {
@@ -126,29 +123,28 @@ pub(super) fn one(log: &Path, number: u64, vendor: &Path, local: &Path) -> Resul
     let recorded = Recorded::read(facts).ok_or_else(missing)?;
     let explained = recorded.explain(&record.action, &set).ok_or_else(missing)?;
     let facts: Value = serde_json::from_str(facts).unwrap_or(Value::Null);
-    let policies = explained.policies.join(", ");
-    let said = match &explained.refused {
-        None => format!("permitted by {policies}"),
-        Some(refused) => {
-            let otherwise = match &refused.else_permitted_by {
-                Some(policy) => format!("without them it is permitted by {policy}"),
-                None => "without them no policy permits it".to_owned(),
-            };
-            format!("refused by {policies}; {otherwise}")
-        }
+    let (refused_by, permitted_by) = match explained.refused {
+        None => (Vec::new(), explained.policies.into_iter().next()),
+        Some(refused) => (explained.policies, refused.else_permitted_by),
+    };
+    let outcome = match &record.outcome {
+        AuditOutcome::Denied { policy, reason } => format!("refused by {policy}: {reason}"),
+        AuditOutcome::Served { policy } => format!("permitted by {policy}"),
+        AuditOutcome::Failed { code } => format!("it failed: {code:?}"),
+        AuditOutcome::Noted { note } => note.to_string(),
     };
     let text = format!(
-        "record {number}, {}: {}\n{said}\n{facts:#}\n",
+        "record {number}, {}\n  {}\n  by these policies: {}\n{facts:#}\n",
         printable(&record.action),
-        printable(&format!("{:?}", record.outcome)),
+        printable(&outcome),
+        said(&refused_by, permitted_by.as_deref()),
     );
     Ok(Shown {
         json: json!({
             "record": number,
             "action": record.action,
-            "permitted": explained.refused.is_none(),
-            "policies": explained.policies,
-            "permitted_by": explained.refused.and_then(|it| it.else_permitted_by),
+            "policies": refused_by,
+            "permitted_by": permitted_by,
             "facts": facts,
         }),
         text,

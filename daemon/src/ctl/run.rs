@@ -279,8 +279,9 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                     expires,
                 } => manifest::write(dir, *serial, *expires)?,
                 PolicyCommand::Test { dir, vendor } => policy::test(vendor, dir.as_deref())?,
-                PolicyCommand::Explain { all } => {
-                    policy::explain(&client.refusals(ReadRefusals {}, &call)?, *all)
+                PolicyCommand::Explain { all, record } => {
+                    let request = ReadRefusals { record: *record };
+                    policy::explain(&client.refusals(request, &call)?, *all)
                 }
                 PolicyCommand::Replay {
                     audit,

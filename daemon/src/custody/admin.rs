@@ -12,7 +12,7 @@ use mlskeyd_protocol::v1::{
 use super::devices::Shown;
 use super::generate::check_name;
 use super::sweep::PORTION;
-use super::{Custody, RegistryRequest, Session, failure};
+use super::{Custody, PlainRequest, Session, failure};
 use crate::store::{KeyRecord, StoreError};
 
 /// The daemon at a glance.
@@ -48,7 +48,7 @@ pub struct ForgetStorage {
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep;
 
-impl RegistryRequest for DaemonAtAGlance {
+impl PlainRequest for DaemonAtAGlance {
     type Reply = DaemonStatus;
     const ACTION: Action = Action::Administer;
 
@@ -57,7 +57,7 @@ impl RegistryRequest for DaemonAtAGlance {
     }
 }
 
-impl RegistryRequest for AllDevices {
+impl PlainRequest for AllDevices {
     type Reply = Vec<DeviceInfo>;
     const ACTION: Action = Action::Administer;
 
@@ -66,7 +66,7 @@ impl RegistryRequest for AllDevices {
     }
 }
 
-impl RegistryRequest for AllIdentities {
+impl PlainRequest for AllIdentities {
     type Reply = Vec<OwnedIdentity>;
     const ACTION: Action = Action::Administer;
 
@@ -84,7 +84,7 @@ impl RegistryRequest for AllIdentities {
     }
 }
 
-impl RegistryRequest for AllKeys {
+impl PlainRequest for AllKeys {
     type Reply = Vec<OwnedKey>;
     const ACTION: Action = Action::Administer;
 
@@ -106,7 +106,7 @@ impl RegistryRequest for AllKeys {
     }
 }
 
-impl RegistryRequest for AllStorages {
+impl PlainRequest for AllStorages {
     type Reply = Vec<StorageInfo>;
     const ACTION: Action = Action::Administer;
 
@@ -120,7 +120,7 @@ impl RegistryRequest for AllStorages {
     }
 }
 
-impl RegistryRequest for ForgetStorage {
+impl PlainRequest for ForgetStorage {
     type Reply = u32;
     const ACTION: Action = Action::Administer;
     const RECORDED: bool = true;
@@ -147,7 +147,7 @@ impl RegistryRequest for ForgetStorage {
     }
 }
 
-impl RegistryRequest for Sweep {
+impl PlainRequest for Sweep {
     type Reply = Swept;
     const ACTION: Action = Action::Administer;
     const RECORDED: bool = true;

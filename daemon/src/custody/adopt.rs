@@ -8,7 +8,7 @@ use mlskeyd_protocol::v1::{
     AdoptIdentity, Algorithm, Credential, Failure, FailureCode, IdentityInfo, Tier,
 };
 
-use super::certify::{another_key, user_of};
+use super::certify::another_key;
 use super::generate::{Place, check_name};
 use super::lifecycle::Order;
 use super::request::encoded;
@@ -34,8 +34,14 @@ impl Request for AdoptIdentity {
         custody
             .check_new_identity(&self.owner, &self.name, &self.credential, subject)
             .await?;
+        if let Credential::X509(chain) = &self.credential {
+            custody.certified(chain)?;
+        }
         custody.devices.get(&self.device)?;
         subject.device = Some(self.device.clone());
+        subject.context.algorithm = Algorithm::Signature(self.scheme).to_string();
+        // No more is promised until the device has said how it keeps the key.
+        subject.context.tier = Tier::Software.to_string();
         Ok(Place {
             device: self.device.clone(),
             // Until the device has said how it keeps the key, no promise is made.
@@ -67,8 +73,7 @@ impl Request for AdoptIdentity {
         subject.made = Some(adopted.id);
         let custody = session.custody();
         if let Credential::X509(chain) = &self.credential {
-            let user = user_of(&self.owner).await;
-            let issued = custody.certified(chain, &user, &self.owner);
+            let issued = custody.certified(chain);
             let fits = issued.and_then(|issued| {
                 let fits = *adopted.public_key == *issued.public_key;
                 fits.then_some(()).ok_or_else(another_key)

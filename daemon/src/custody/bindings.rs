@@ -263,6 +263,9 @@ fn public_keys<'a>(signable: &Signable<'a>) -> Vec<&'a [u8]> {
             }
             None => Vec::new(),
         },
-        Signable::GroupInfo(_) | Signable::TargetedMessage(_) | Signable::Unknown(_) => Vec::new(),
+        Signable::GroupInfo(_)
+        | Signable::TargetedMessage(_)
+        | Signable::App(_)
+        | Signable::Unknown(_) => Vec::new(),
     }
 }

@@ -14,6 +14,7 @@ use mlskeyd_protocol::v1::{
 };
 use sha2::{Digest, Sha256};
 
+use super::facts::CredentialSays;
 use super::generate::Place;
 use super::identities::check_credential;
 use super::key_pins::check_pin;
@@ -57,9 +58,11 @@ impl Request for SignCsr {
         subject.about_key(Arc::clone(&key));
         let certified = Certified::new(&self.certified).map_err(|error| of_csr(&error))?;
         let user = user_of(&self.owner).await;
-        if !custody.settings.lets_have(&user, Some(&self.certified)) {
-            return Err(not_his(&self.certified, &self.owner));
-        }
+        let says = CredentialSays::basic(Some(self.certified.clone()));
+        custody.settings.describe(says, &user, &mut subject.context);
+        subject.context.new_key = self.new_key.is_some();
+        subject.context.algorithm = key.algorithm.to_string();
+        subject.context.tier = key.tier.to_string();
         let place = match &self.new_key {
             None => None,
             Some(NewSignatureKey {
@@ -179,19 +182,18 @@ impl Request for UpdateCredential {
         let (identity, key) = custody.with_key(identity).await?;
         subject.about_key(Arc::clone(&key));
         let user = user_of(&self.owner).await;
+        let says = CredentialSays::of(&self.credential);
+        custody.settings.describe(says, &user, &mut subject.context);
         let Credential::X509(chain) = &self.credential else {
-            let (_, name) = super::facts::of_credential(&self.credential);
-            if !custody.settings.lets_have(&user, name.as_deref()) {
-                return Err(not_his(name.as_deref().unwrap_or("this"), &self.owner));
-            }
             return Ok(Updating {
                 key: identity.key,
                 identity,
                 issued: None,
             });
         };
-        let issued = custody.certified(chain, &user, &self.owner)?;
+        let issued = custody.certified(chain)?;
         let key = custody.key_certified(&identity, &key, &issued).await?;
+        subject.context.new_key = key != identity.key;
         Ok(Updating {
             identity,
             key,
@@ -299,13 +301,8 @@ impl Session {
 }
 
 impl Custody {
-    /// Does a chain lead to a pinned issuer, and have only names that the user may have?
-    pub(super) fn certified(
-        &self,
-        chain: &[Bytes],
-        user: &CallerFacts,
-        owner: &Owner,
-    ) -> Result<Issued, Failure> {
+    /// What a chain says that leads to a pinned issuer.
+    pub(super) fn certified(&self, chain: &[Bytes]) -> Result<Issued, Failure> {
         let issuers = self.settings.issuers.as_ref().ok_or_else(|| {
             Failure::new(
                 FailureCode::Unsupported,
@@ -314,15 +311,7 @@ impl Custody {
             )
         })?;
         let issued = certificates::check(chain, issuers, SystemTime::now());
-        let issued = issued.map_err(|error| of_certificate(&error))?;
-        match issued
-            .names
-            .iter()
-            .find(|name| !self.settings.lets_have(user, Some(name)))
-        {
-            Some(name) => Err(not_his(name, owner)),
-            None => Ok(issued),
-        }
+        issued.map_err(|error| of_certificate(&error))
     }
 
     /// Which of the identity's keys a certificate is for: the one that it has, or the new
@@ -414,14 +403,6 @@ pub(super) fn another_key() -> Failure {
     failure::bad_request(
         "the certificate is for another key",
         "import the one that was issued for the last request (`mlskeyctl identities csr`)",
-    )
-}
-
-fn not_his(name: &str, owner: &Owner) -> Failure {
-    Failure::new(
-        FailureCode::Denied,
-        format!("the configuration does not let {owner} have the credential {name:?}"),
-        "see `credentials` under [policy], or have a certificate issued for the right name",
     )
 }
 

@@ -10,6 +10,7 @@ use mlskeyd_policies::{
 use mlskeyd_protocol::v1::{Algorithm, Credential, Tier};
 
 use super::subject::Subject;
+use crate::certificates::{self, Issued};
 use crate::mls::{
     self, Body, CredentialBody, ExtensionType, Extensions, FramedContent, GroupInfoTbs,
     KeyPackageTbs, LeafNodePayload, LeafNodeSource, LeafNodeTbs, Proposal, Sender, Signable,
@@ -21,9 +22,6 @@ const DAY: u64 = 24 * 60 * 60;
 
 /// Longest facts on record, in bytes: a record has bounds.
 const MAX_FACTS: usize = 8 * 1024;
-
-/// `external_pub` (RFC 9420, 12.4.3.2): with it others can enter.
-const EXTERNAL_PUB: ExtensionType = ExtensionType(0x0004);
 
 /// The moment, in the time zone of the machine.
 pub(super) fn moment() -> Moment {
@@ -52,6 +50,7 @@ pub(super) fn resource(subject: &Subject, kind: &str) -> ResourceFacts {
         facts.wrapped = is_wrapped(key, kind);
         facts.age_days = now().saturating_sub(key.created) / DAY;
         facts.attested = key.attested;
+        facts.suites = suites(key.algorithm);
     }
     facts
 }
@@ -89,6 +88,15 @@ fn is_wrapped(key: &KeyRecord, kind: &str) -> bool {
     }
 }
 
+/// The cipher suites that a key serves (RFC 9420, 17.1).
+fn suites(algorithm: Algorithm) -> BTreeSet<u16> {
+    let serves = |suite: &u16| match algorithm {
+        Algorithm::Signature(scheme) => mls::scheme_of_cipher_suite(*suite) == Some(scheme),
+        Algorithm::Hpke(kem) => mls::kem_of_cipher_suite(*suite) == Some(kem),
+    };
+    (1..=7).filter(serves).collect()
+}
+
 /// What a structure that is to be signed says.
 pub(super) fn of_signable(signable: &Signable<'_>) -> ContextFacts {
     match signable {
@@ -97,6 +105,10 @@ pub(super) fn of_signable(signable: &Signable<'_>) -> ContextFacts {
         Signable::KeyPackage(package) => of_key_package(package),
         Signable::GroupInfo(info) => of_group_info(info),
         Signable::TargetedMessage(message) => of_targeted_message(message),
+        Signable::App(content) => ContextFacts {
+            label: content.label.to_owned(),
+            ..ContextFacts::default()
+        },
         Signable::Unknown(_) => ContextFacts::default(),
     }
 }
@@ -198,14 +210,14 @@ fn of_leaf(leaf: &LeafNodeTbs<'_>) -> ContextFacts {
         LeafNodeSource::Update => ("update", None),
         LeafNodeSource::Commit { .. } => ("commit", None),
     };
-    ContextFacts {
+    let mut facts = ContextFacts {
         group: leaf.position.map(|position| hex::encode(position.group_id)),
         source: source.to_owned(),
         lifetime_days,
-        credential_type: credential_type(&leaf.payload).to_owned(),
-        credential: name(&leaf.payload),
         ..ContextFacts::default()
-    }
+    };
+    CredentialSays::of_leaf(&leaf.payload).put(&mut facts);
+    facts
 }
 
 fn of_key_package(package: &KeyPackageTbs<'_>) -> ContextFacts {
@@ -214,23 +226,24 @@ fn of_key_package(package: &KeyPackageTbs<'_>) -> ContextFacts {
         // Such a KeyPackage is refused by another rule.
         LeafNodeSource::Update | LeafNodeSource::Commit { .. } => u64::MAX,
     };
-    ContextFacts {
+    let last_resort = package.extensions.extension(ExtensionType::LAST_RESORT);
+    let mut facts = ContextFacts {
         lifetime_days: Some(lifetime_days),
-        last_resort: package
-            .extensions
-            .extension(ExtensionType::LAST_RESORT)
-            .is_some(),
-        credential_type: credential_type(&package.leaf_node.payload).to_owned(),
-        credential: name(&package.leaf_node.payload),
+        last_resort: last_resort.is_some(),
         ..ContextFacts::default()
-    }
+    };
+    CredentialSays::of_leaf(&package.leaf_node.payload).put(&mut facts);
+    facts
 }
 
 fn of_group_info(info: &GroupInfoTbs<'_>) -> ContextFacts {
     ContextFacts {
         group: Some(hex::encode(info.group_context.group_id)),
         epoch: info.group_context.epoch,
-        lets_join: info.extensions.extension(EXTERNAL_PUB).is_some(),
+        lets_join: info
+            .extensions
+            .extension(ExtensionType::EXTERNAL_PUB)
+            .is_some(),
         required_capabilities: required_capabilities(&info.group_context.extensions),
         ..ContextFacts::default()
     }
@@ -248,14 +261,7 @@ fn required_capabilities(extensions: &Extensions<'_>) -> Option<RequiredCapabili
     })
 }
 
-fn credential_type(leaf: &LeafNodePayload<'_>) -> &'static str {
-    match leaf.credential.body {
-        CredentialBody::Basic { .. } => "basic",
-        CredentialBody::X509 { .. } => "x509",
-    }
-}
-
-/// The name in a credential, if it is text.
+/// The name in a basic credential, if it is text.
 fn name(leaf: &LeafNodePayload<'_>) -> Option<String> {
     match &leaf.credential.body {
         CredentialBody::Basic { identity } => text(identity),
@@ -263,11 +269,60 @@ fn name(leaf: &LeafNodePayload<'_>) -> Option<String> {
     }
 }
 
-/// What a credential says, to policies: its kind, and the name in it.
-pub(super) fn of_credential(credential: &Credential) -> (&'static str, Option<String>) {
-    match credential {
-        Credential::Basic(identity) => ("basic", text(identity)),
-        Credential::X509(_) => ("x509", None),
+/// What a credential says.
+pub(super) struct CredentialSays {
+    kind: &'static str,
+    /// The name of a basic one, if it is text.
+    name: Option<String>,
+    /// What is in the certificate, if it can be read.
+    issued: Option<Issued>,
+}
+
+impl CredentialSays {
+    fn of_leaf(leaf: &LeafNodePayload<'_>) -> Self {
+        match &leaf.credential.body {
+            CredentialBody::Basic { identity } => Self::basic(text(identity)),
+            CredentialBody::X509 { certificates } => Self::x509(certificates.first().copied()),
+        }
+    }
+
+    pub(super) fn of(credential: &Credential) -> Self {
+        match credential {
+            Credential::Basic(identity) => Self::basic(text(identity)),
+            Credential::X509(chain) => Self::x509(chain.first().map(|own| &**own)),
+        }
+    }
+
+    /// Of a basic one with this name.
+    pub(super) const fn basic(name: Option<String>) -> Self {
+        Self {
+            kind: "basic",
+            name,
+            issued: None,
+        }
+    }
+
+    fn x509(own: Option<&[u8]>) -> Self {
+        Self {
+            kind: "x509",
+            name: None,
+            issued: own.and_then(|own| certificates::read(own).ok()),
+        }
+    }
+
+    /// All names in it.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let certified = self.issued.iter().flat_map(|issued| &issued.names);
+        self.name.iter().chain(certified).map(String::as_str)
+    }
+
+    pub(super) fn put(self, context: &mut ContextFacts) {
+        self.kind.clone_into(&mut context.credential_type);
+        context.credential = self.name;
+        if let Some(issued) = self.issued {
+            context.certificate_names = issued.names;
+            context.certificate_issuer = Some(issued.issuer);
+        }
     }
 }
 

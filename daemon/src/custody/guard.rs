@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use mlskeyd_policies::{Action, GuardFacts};
+use mlskeyd_policies::{GuardFacts, SenderKind};
 use mlskeyd_protocol::v1::Failure;
 
 use super::failure;
@@ -41,12 +41,11 @@ impl Guard {
 
     /// What there is to say of a message to a group, or of a GroupInfo.
     pub(super) async fn find(&self, subject: &Subject) -> Result<(GuardFacts, Seen), Failure> {
-        let is_watched = subject.mark.is_some()
-            || matches!(
-                subject.action,
-                Action::SignGroupInfo | Action::SignTargetedMessage
-            );
-        let (Some(id), Some(epoch), true) = (id_of(subject), subject.epoch, is_watched) else {
+        // Who is no member has signed in no epoch of the group.
+        let from_outside = [SenderKind::External, SenderKind::NewMemberProposal];
+        let is_seen =
+            subject.action.is_guarded() && !from_outside.contains(&subject.context.sender);
+        let (Some(id), Some(epoch), true) = (id_of(subject), subject.epoch, is_seen) else {
             return Ok((GuardFacts::default(), Seen::default()));
         };
         let known = self.registry.guard_mark(&id).await;

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use mlskeyd_policies::{Action, CallerFacts};
+use mlskeyd_policies::{Action, CallerFacts, ContextFacts};
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
     Algorithm, CreateIdentity, Credential, Failure, FailureCode, IdentityInfo, KeyInfo, Owner,
 };
 
+use super::certify::user_of;
+use super::facts::CredentialSays;
 use super::generate::{Place, check_name, read_place};
 use super::lifecycle::Order;
 use super::request::encoded;
 use super::subject::Subject;
-use super::{Call, Custody, Request, Session, Settings, facts, failure};
+use super::{Call, Custody, Request, Session, Settings, failure};
 use crate::store::{IdentityRecord, KeyRecord, MadeKey, StoreError};
 
 /// Stands for the user's name in the credentials that the configuration permits.
@@ -161,20 +163,34 @@ impl Session {
         let known = custody.registry.identities(Some(&caller.owner)).await;
         let known = known.map_err(failure::of_store)?;
         let others = known.iter().filter(|known| known.name != request.name);
-        let (kind, name) = facts::of_credential(&request.credential);
         let user = self.facts().await;
         let context = &mut subject.context;
         context.others = u64::try_from(others.count()).unwrap_or(u64::MAX);
-        kind.clone_into(&mut context.credential_type);
-        context.credential_forbidden = !custody.settings.lets_have(&user, name.as_deref());
-        context.credential = name;
+        let says = CredentialSays::of(&request.credential);
+        custody.settings.describe(says, &user, context);
         Ok(())
     }
 }
 
 impl Settings {
+    /// What policies may know of a credential that a user is to have.
+    pub(super) fn describe(
+        &self,
+        says: CredentialSays,
+        user: &CallerFacts,
+        context: &mut ContextFacts,
+    ) {
+        let mut names: Vec<_> = says.names().map(Some).collect();
+        if names.is_empty() {
+            names.push(None);
+        }
+        let is_permitted = names.iter().all(|name| self.lets_have(user, *name));
+        context.credential_forbidden = !is_permitted;
+        says.put(context);
+    }
+
     /// May a user have a credential with this name? `None`: it has none.
-    pub(super) fn lets_have(&self, user: &CallerFacts, name: Option<&str>) -> bool {
+    fn lets_have(&self, user: &CallerFacts, name: Option<&str>) -> bool {
         if let Some(own) = self.users.get(&user.user) {
             return own.iter().any(|own| Some(own.as_str()) == name);
         }
@@ -221,7 +237,15 @@ impl Custody {
             return Err(taken(owner, name));
         }
         let room = self.registry.check_takes_identity(owner);
-        room.await.map_err(failure::of_store)
+        room.await.map_err(failure::of_store)?;
+        let others = self.registry.identities(Some(owner)).await;
+        let others = others.map_err(failure::of_store)?.len();
+        let user = user_of(owner).await;
+        let context = &mut subject.context;
+        context.others = u64::try_from(others).unwrap_or(u64::MAX);
+        self.settings
+            .describe(CredentialSays::of(credential), &user, context);
+        Ok(())
     }
 
     async fn find_identity(

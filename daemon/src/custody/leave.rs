@@ -29,6 +29,7 @@ impl Request for LeaveCustody {
         let known = session.identity(&self.identity).await?;
         let (_, key) = known.ok_or_else(|| failure::not_found("identity"))?;
         subject.about_key(key);
+        subject.context.group = Some(hex::encode(&*self.group));
         subject.group = Some(self.group.clone());
         Ok(())
     }

@@ -9,7 +9,7 @@ use mlskeyd_protocol::v1::{
 use super::devices::key_is_locked;
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, RegistryRequest, Request, Session, failure};
+use super::{Call, PlainRequest, Request, Session, failure};
 
 /// Is the service ready for this caller?
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub struct Prepare(pub String);
 #[derive(Clone, Debug)]
 pub struct LookUp(pub Vec<Bytes>);
 
-impl RegistryRequest for Status {
+impl PlainRequest for Status {
     type Reply = ServiceStatus;
     const ACTION: Action = Action::Look;
 
@@ -43,7 +43,7 @@ impl RegistryRequest for Status {
     }
 }
 
-impl RegistryRequest for Identities {
+impl PlainRequest for Identities {
     type Reply = Vec<IdentityInfo>;
     const ACTION: Action = Action::Look;
 
@@ -101,7 +101,7 @@ impl Request for Prepare {
     }
 }
 
-impl RegistryRequest for LookUp {
+impl PlainRequest for LookUp {
     type Reply = Vec<Option<KeyInfo>>;
     const ACTION: Action = Action::Look;
 

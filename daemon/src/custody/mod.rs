@@ -5,7 +5,7 @@
 //! door. What differs between kinds is a [`Request`]: one file here each.
 //!
 //! To add a request: its type in `mlskeyd_protocol`, a file here that
-//! implements [`Request`] for it (or [`RegistryRequest`], if it uses no key), an [`Action`] that
+//! implements [`Request`] for it (or [`PlainRequest`], if it uses no key), an [`Action`] that
 //! policies can name, and a line in each door.
 
 mod accept;
@@ -56,7 +56,7 @@ pub use lifecycle::Repaired;
 pub use look::{Identities, LookUp, Prepare, Status};
 pub use prompted::{Declined, LookForPrompts};
 pub(crate) use recall::{RecallError, recall};
-pub use request::{Asker, Call, RegistryRequest, Request};
+pub use request::{Asker, Call, PlainRequest, Request};
 pub use storages::Attach;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -245,8 +245,6 @@ impl Custody {
                 caller: &caller.owner,
                 action,
                 owner: subject.owner.as_ref(),
-                key: subject.key_facts(),
-                identity: subject.identity.as_deref(),
             };
             let facts = Facts {
                 action,
@@ -266,7 +264,6 @@ impl Custody {
                     reason,
                     advice,
                 } => {
-                    self.refusals.remember(&facts, &policy, &reason);
                     self.tell_of_refusal(caller, action, &reason);
                     let failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
                         .by_policy(policy.clone());
@@ -393,7 +390,13 @@ impl Session {
             let owner = &self.caller().owner;
             custody.rates.count(owner, counted, Instant::now());
         }
-        request.perform(read, self, call, subject).await
+        // A person, or a device, may have been waited for: what was frozen meanwhile is.
+        custody.frozen.check(self.caller(), subject)?;
+        let reply = request.perform(read, self, call, subject).await?;
+        if !R::LEAVES_TRACES {
+            custody.frozen.check(self.caller(), subject)?;
+        }
+        Ok(reply)
     }
 
     /// Puts a request on record, as durably as it needs, before it is answered.
@@ -404,7 +407,11 @@ impl Session {
         };
         if let Some(durability) = durability {
             let record = subject.to_record(self.caller(), result.as_ref().err());
-            self.custody()
+            let custody = self.custody();
+            if matches!(record.outcome, AuditOutcome::Denied { .. }) {
+                custody.refusals.remember(record.clone());
+            }
+            custody
                 .audit
                 .append(record, durability)
                 .await

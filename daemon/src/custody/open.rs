@@ -52,6 +52,9 @@ impl Request for Open {
         if let Openable::PathSecret { group_context } = &openable {
             subject.group = Some(group_context.group_id.into());
             subject.epoch = Some(group_context.epoch);
+            subject.context.group = Some(hex::encode(group_context.group_id));
+            subject.context.epoch = group_context.epoch;
+            subject.context.cipher_suite = Some(group_context.cipher_suite);
         }
         let key = session.key(self.key, subject).await?;
         check_group(subject)?;

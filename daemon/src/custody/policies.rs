@@ -11,7 +11,7 @@ use mlskeyd_protocol::v1::{
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Custody, RegistryRequest, Request, Session, failure};
+use super::{Call, Custody, PlainRequest, Request, Session, failure};
 use crate::policy_files::{InForce, PolicyError};
 use crate::store::{GuardId, GuardMark};
 
@@ -125,7 +125,7 @@ impl Request for ReloadPolicies {
     }
 }
 
-impl RegistryRequest for RegistryRestored {
+impl PlainRequest for RegistryRestored {
     type Reply = ();
     const ACTION: Action = Action::ResetGuard;
     const RECORDED: bool = true;

@@ -39,10 +39,34 @@ impl Counted {
             | A::SignTargetedMessage
             | A::SignLeafNode
             | A::SignKeyPackage
-            | A::SignGroupInfo => Some(Self::Signatures),
+            | A::SignGroupInfo
+            | A::SignApp => Some(Self::Signatures),
             A::OpenWelcome | A::OpenPathSecret => Some(Self::Opens),
             A::CreateIdentity | A::GenerateHpke => Some(Self::Keys),
-            _ => None,
+            A::SignUnknown
+            | A::OpenUnknown
+            | A::Prepare
+            | A::LeaveCustody
+            | A::ManageStorage
+            | A::Look
+            | A::RotateIdentity
+            | A::UpdateCredential
+            | A::SignCsr
+            | A::AdoptIdentity
+            | A::CreateIdentityFor
+            | A::UnlockIdentity
+            | A::LockIdentity
+            | A::UnlockDevice
+            | A::LockDevice
+            | A::AcceptDevice
+            | A::AttestIdentity
+            | A::AnswerChallenge
+            | A::ApproveMeasurements
+            | A::ResetGuard
+            | A::Freeze
+            | A::Thaw
+            | A::AnswerPrompt
+            | A::Administer => None,
         }
     }
 }

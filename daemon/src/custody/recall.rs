@@ -6,7 +6,6 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use mlskeyd_policies::Action;
-use mlskeyd_policies::replay::Recorded;
 
 use crate::audit::{
     AuditError, AuditLog, AuditOutcome, Durability, Entries, ReadError, Record, Tip,
@@ -91,7 +90,7 @@ fn signed_after(log: &Path, after: Option<Tip>) -> Result<HashMap<GuardId, Signe
         if is_reset {
             // What the administrator had the guard forget is not missed.
             groups.remove(&of);
-        } else if raises(&record) {
+        } else if record.raises {
             let commit = (record.action == Action::SignCommit.name())
                 .then_some(record.content)
                 .flatten();
@@ -115,21 +114,6 @@ fn about(record: &Record) -> Option<(GuardId, u64)> {
         group: record.group.clone()?,
     };
     Some((of, record.epoch?))
-}
-
-/// Did it raise the guard's mark? That was on disk before the record was. Application
-/// messages and commits are always from a member, or from one who enters; proposals may be from
-/// somebody outside.
-fn raises(record: &Record) -> bool {
-    let raising = [Action::SignApplicationMessage, Action::SignCommit];
-    if raising.iter().any(|it| record.action == it.name()) {
-        return true;
-    }
-    let is_proposal = record.action.starts_with("SignProposal");
-    let facts = record.facts.as_deref().filter(|_| is_proposal);
-    facts
-        .and_then(Recorded::read)
-        .is_some_and(|recorded| recorded.is_from_member())
 }
 
 /// Compares the guard's marks with what went on record since that was done last. What is
@@ -219,6 +203,7 @@ mod tests {
             identity: Some("alice".to_owned()),
             group: Some(Bytes(b"talk".to_vec())),
             epoch: Some(epoch),
+            raises: action.is_guarded(),
             ..Record::new(action.name(), outcome)
         }
     }

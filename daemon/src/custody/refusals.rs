@@ -1,120 +1,111 @@
-//! The last refusals by policies, for whoever has to explain them.
+//! Why a request was refused, for whoever has to explain it: of the last refusals, and of any
+//! request that is on record.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlskeyd_policies::{Action, CallerFacts, ContextFacts, Facts, ResourceFacts, Set};
-use mlskeyd_protocol::v1::{Failure, ReadRefusals, Refusal, Refusals as Listed};
+use mlskeyd_policies::replay::Recorded;
+use mlskeyd_policies::{Action, Set, ids};
+use mlskeyd_protocol::v1::{
+    Explained, Failure, FailureCode, ReadRefusals, Refusals as Listed, Refused as Reason,
+};
 
-use super::subject::Subject;
-use super::{Call, Request, Session};
+use super::request::PlainRequest;
+use super::{Session, failure};
+use crate::audit::{AuditOutcome, Record};
 
 /// So many are remembered, of all callers together.
 const MAX: usize = 32;
 
-/// Who adds more than so many at once is remembered without their names.
-const MAX_NAMES: usize = 100;
-
-/// The last ones, the newest first. They are forgotten when the daemon ends: the records
-/// have them all, without the facts.
+/// The last ones, the newest first, as they went on record. They are forgotten when the daemon
+/// ends: the records have them all.
 #[derive(Default)]
-pub(super) struct Refusals(Mutex<VecDeque<Refused>>);
-
-#[derive(Clone)]
-struct Refused {
-    time: u64,
-    action: Action,
-    caller: Arc<CallerFacts>,
-    resource: ResourceFacts,
-    context: ContextFacts,
-    policy: String,
-    reason: String,
-}
+pub(super) struct Refusals(Mutex<VecDeque<Record>>);
 
 impl Refusals {
-    /// Remembers what was refused, and why.
-    pub(super) fn remember(&self, facts: &Facts<'_>, policy: &str, reason: &str) {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH);
-        let mut context = facts.context.clone();
-        if context.added_names.len() > MAX_NAMES {
-            context.added_names.clear();
-        }
-        let refused = Refused {
-            time: time.map_or(0, |time| time.as_secs()),
-            action: facts.action,
-            caller: Arc::clone(facts.caller),
-            resource: facts.resource.clone(),
-            context,
-            policy: policy.to_owned(),
-            reason: reason.to_owned(),
-        };
+    /// Remembers what was refused.
+    pub(super) fn remember(&self, record: Record) {
         let mut all = self.all();
         all.truncate(MAX.saturating_sub(1));
-        all.push_front(refused);
+        all.push_front(record);
     }
 
-    fn all(&self) -> MutexGuard<'_, VecDeque<Refused>> {
+    fn all(&self) -> MutexGuard<'_, VecDeque<Record>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Refused {
-    /// What the policies say of it that are in force now.
-    fn explained(self, set: &Set) -> Refusal {
-        let facts = Facts {
-            action: self.action,
-            caller: &self.caller,
-            resource: &self.resource,
-            context: &self.context,
+/// What policies say of a request on record. `None`: it is none.
+fn explained(record: Record, set: &Set) -> Option<Explained> {
+    let refused = match record.outcome {
+        AuditOutcome::Denied { policy, reason } => Some(Reason {
+            policy: policy.into_owned(),
+            reason: reason.into_owned(),
+        }),
+        AuditOutcome::Served { .. } | AuditOutcome::Failed { .. } => None,
+        AuditOutcome::Noted { .. } => return None,
+    };
+    let by_rule = refused.as_ref().is_some_and(|it| ids::is_rule(&it.policy));
+    let recorded = record.facts.as_deref().filter(|_| !by_rule);
+    let recorded = recorded.and_then(Recorded::read);
+    let now = recorded.and_then(|recorded| recorded.explain(&record.action, set));
+    let (policies, permitted_by) = match now {
+        None => (Vec::new(), None),
+        Some(now) => match now.refused {
+            Some(refused) => (now.policies, refused.else_permitted_by),
+            None => (Vec::new(), now.policies.into_iter().next()),
+        },
+    };
+    Some(Explained {
+        time: record.time.checked_div(1_000_000).unwrap_or(0),
+        action: record.action.into_owned(),
+        refused,
+        by_rule,
+        policies,
+        permitted_by,
+        facts: record.facts.unwrap_or_default(),
+    })
+}
+
+impl PlainRequest for ReadRefusals {
+    type Reply = Listed;
+    const ACTION: Action = Action::Administer;
+
+    async fn run(self, session: &Session) -> Result<Listed, Failure> {
+        let custody = session.custody();
+        let records = match self.record {
+            None => custody.refusals.all().iter().cloned().collect(),
+            Some(number) => vec![on_record(session, number).await?],
         };
-        let answer = set.decide(&facts);
-        let policies = if answer.is_permit {
-            Vec::new()
-        } else {
-            answer.all
-        };
-        Refusal {
-            time: self.time,
-            action: self.action.name().to_owned(),
-            policies,
-            permitted_by: if answer.is_permit {
-                Some(answer.by.policy)
-            } else {
-                set.else_permitted_by(&facts)
-            },
-            facts: serde_json::to_string(&facts).unwrap_or_default(),
-            policy: self.policy,
-            reason: self.reason,
+        let set = custody.policy.set();
+        let explained = records.into_iter().filter_map(|it| explained(it, &set));
+        let explained: Vec<_> = explained.collect();
+        if explained.is_empty() && self.record.is_some() {
+            return Err(no_request());
         }
+        Ok(Listed { explained })
     }
 }
 
-impl Request for ReadRefusals {
-    type Reply = Listed;
-    type Read = ();
-    const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
+/// The record of this number.
+async fn on_record(session: &Session, number: u64) -> Result<Record, Failure> {
+    let custody = Arc::clone(session.custody());
+    let found = tokio::task::spawn_blocking(move || custody.audit.read(number)).await;
+    let found = found.map_err(|_| failure::internal())?;
+    let found = found.map_err(|error| {
+        Failure::new(
+            FailureCode::AuditUnavailable,
+            format!("the audit log cannot be read: {error}"),
+            "see what `mlskeyctl audit verify` says of it",
+        )
+    })?;
+    found.ok_or_else(no_request)
+}
 
-    async fn read(&self, _: &Session, _: &Call, subject: &mut Subject) -> Result<(), Failure> {
-        // To look leaves no record, a refusal does.
-        subject.durability = None;
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<Listed, Failure> {
-        let custody = session.custody();
-        let all: Vec<Refused> = custody.refusals.all().iter().cloned().collect();
-        let set = custody.policy.set();
-        let refusals = all.into_iter().map(|refused| refused.explained(&set));
-        Ok(Listed {
-            refusals: refusals.collect(),
-        })
-    }
+fn no_request() -> Failure {
+    Failure::new(
+        FailureCode::NotFound,
+        "there is no record of this number that is about a request",
+        "see the numbers in the audit log",
+    )
 }

@@ -121,8 +121,8 @@ pub(super) fn encoded(request: &impl Serialize) -> Result<Option<Vec<u8>>, Failu
     encoded.map(Some).map_err(|_| failure::internal())
 }
 
-/// A request to the registry alone: it uses no key and no device.
-pub trait RegistryRequest: Send + Sync + 'static {
+/// A request that uses no key and no device: all its steps but one are the same for all.
+pub trait PlainRequest: Send + Sync + 'static {
     /// What it answers.
     type Reply: Send + 'static;
 
@@ -145,7 +145,7 @@ pub trait RegistryRequest: Send + Sync + 'static {
     fn run(self, session: &Session) -> impl Future<Output = Result<Self::Reply, Failure>> + Send;
 }
 
-impl<R: RegistryRequest> Request for R {
+impl<R: PlainRequest> Request for R {
     type Reply = R::Reply;
     type Read = ();
     const ACTION: Action = R::ACTION;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_GRACE, MAX_RETIRING};
 use mlskeyd_protocol::v1::{
-    Algorithm, Credential, Failure, FailureCode, IdentityInfo, Placement, RotateIdentity,
+    Algorithm, Credential, Failure, FailureCode, IdentityInfo, KeyId, Placement, RotateIdentity,
     SignatureScheme,
 };
 
@@ -116,7 +116,7 @@ impl Request for RotateIdentity {
         let made = session.make_key(&order, call).await?;
         let id = made.id;
         let grace = self.grace.unwrap_or(custody.settings.rotation_grace);
-        if let Err(failure) = session.record_retirement(&read.old, grace).await {
+        if let Err(failure) = session.record_rotation(&read, id, grace).await {
             custody.undo_creation(id).await;
             return Err(failure);
         }
@@ -147,16 +147,18 @@ impl Request for RotateIdentity {
 impl Session {
     /// Before the registry does it: rather on record and not done, than done and
     /// not on record.
-    async fn record_retirement(&self, key: &KeyRecord, grace: u64) -> Result<(), Failure> {
-        if !key.is_active() {
-            return Ok(());
-        }
-        let note = format!("another key takes its place; it is to end after {grace} seconds");
-        let mut record = Record::new("Retire", AuditOutcome::Noted { note: note.into() });
+    async fn record_rotation(&self, read: &Rotating, to: KeyId, grace: u64) -> Result<(), Failure> {
+        let Rotating { old, place, .. } = read;
+        let note = format!(
+            "key {} ({}, {}) -> {to} ({}, {}); the old one ends after {grace} seconds",
+            old.id, old.device, old.tier, place.device, place.tier
+        );
+        let mut record = Record::new("KeyRotated", AuditOutcome::Noted { note: note.into() });
         record.caller = Some(self.caller().for_audit());
-        record.key = Some(key.id);
-        record.identity.clone_from(&key.identity);
-        record.device = Some(key.device.clone());
+        record.owner = Some(old.owner.clone());
+        record.key = Some(old.id);
+        record.identity.clone_from(&old.identity);
+        record.device = Some(old.device.clone());
         let audit = &self.custody().audit;
         audit
             .append(record, Durability::Now)

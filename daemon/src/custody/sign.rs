@@ -230,7 +230,7 @@ fn describe(signable: &Signable<'_>, session: &Session, subject: &mut Subject) {
         Signable::LeafNode(leaf) => {
             subject.group = leaf.position.map(|position| position.group_id.into());
         }
-        Signable::KeyPackage(_) | Signable::Unknown(_) => {}
+        Signable::KeyPackage(_) | Signable::App(_) | Signable::Unknown(_) => {}
     }
 }
 
@@ -239,7 +239,11 @@ fn leaf_to_sign<'s, 'a>(signable: &'s Signable<'a>) -> Option<&'s LeafNodePayloa
     match signable {
         Signable::LeafNode(leaf) => Some(&leaf.payload),
         Signable::KeyPackage(package) => Some(&package.leaf_node.payload),
-        _ => None,
+        Signable::FramedContent(_)
+        | Signable::GroupInfo(_)
+        | Signable::TargetedMessage(_)
+        | Signable::App(_)
+        | Signable::Unknown(_) => None,
     }
 }
 

@@ -12,7 +12,7 @@ use mlskeyd_protocol::v1::{
 };
 
 use super::generate::check_name;
-use super::{RegistryRequest, Session, failure};
+use super::{PlainRequest, Session, failure};
 use crate::audit::{self, AuditOutcome, Durability};
 
 /// Connects a storage to this connection.
@@ -24,7 +24,7 @@ pub struct Attach {
     pub ends: bool,
 }
 
-impl RegistryRequest for Attach {
+impl PlainRequest for Attach {
     type Reply = Housekeeping;
     const ACTION: Action = Action::ManageStorage;
 
@@ -46,7 +46,7 @@ impl RegistryRequest for Attach {
     }
 }
 
-impl RegistryRequest for Claim {
+impl PlainRequest for Claim {
     type Reply = Claimed;
     const ACTION: Action = Action::ManageStorage;
 
@@ -69,7 +69,7 @@ impl RegistryRequest for Claim {
     }
 }
 
-impl RegistryRequest for Settle {
+impl PlainRequest for Settle {
     type Reply = Housekeeping;
     const ACTION: Action = Action::ManageStorage;
 
@@ -97,7 +97,7 @@ impl RegistryRequest for Settle {
     }
 }
 
-impl RegistryRequest for Report {
+impl PlainRequest for Report {
     type Reply = Housekeeping;
     const ACTION: Action = Action::ManageStorage;
 
@@ -125,7 +125,7 @@ impl RegistryRequest for Report {
     }
 }
 
-impl RegistryRequest for Looked {
+impl PlainRequest for Looked {
     type Reply = Housekeeping;
     const ACTION: Action = Action::ManageStorage;
 

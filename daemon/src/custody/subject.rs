@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mlskeyd_policies::{Action, ContextFacts, KeyFacts};
+use mlskeyd_policies::{Action, ContextFacts};
 use mlskeyd_protocol::v1::{Bytes, Failure, KeyId, Owner};
 
 use super::guard::Mark;
@@ -125,16 +125,6 @@ impl Subject {
         self.made.or_else(|| self.key.as_ref().map(|key| key.id))
     }
 
-    pub(super) fn key_facts(&self) -> Option<KeyFacts<'_>> {
-        self.key.as_ref().map(|key| KeyFacts {
-            id: key.id,
-            purpose: key.purpose(),
-            algorithm: key.algorithm,
-            tier: key.tier,
-            device: &key.device,
-        })
-    }
-
     pub(super) fn to_record(&self, caller: &Caller, failure: Option<&Failure>) -> Record {
         let outcome = match (failure, &self.denied) {
             (None, _) => AuditOutcome::Served {
@@ -157,6 +147,7 @@ impl Subject {
             identity: self.identity.clone(),
             group: self.group.clone(),
             epoch: self.epoch,
+            raises: self.mark.is_some(),
             device: self.device.clone(),
             outcome,
             content: self.content,

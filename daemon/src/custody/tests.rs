@@ -619,8 +619,15 @@ async fn so_many_keys_retire_at_a_time_and_no_more() {
     let rotated = bench.serve(to_software()).await.unwrap();
     assert_eq!(rotated.retiring.len(), 1);
     assert_eq!(rotated.retiring[0].id, info.unwrap().key);
-    let retired = bench.record("Retire");
-    assert_eq!(retired.key, Some(rotated.retiring[0].id));
+    // Old and new are on record.
+    let record = bench.record("KeyRotated");
+    assert_eq!(record.key, Some(rotated.retiring[0].id));
+    let AuditOutcome::Noted { note } = record.outcome else {
+        panic!("{record:?}")
+    };
+    for key in [rotated.retiring[0].id, rotated.key] {
+        assert!(note.contains(&key.to_string()), "{note}");
+    }
     assert_eq!(bench.record("RotateIdentity").key, Some(rotated.key));
 }
 

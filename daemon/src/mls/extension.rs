@@ -12,6 +12,8 @@ const MAX_REQUIRED: usize = 256;
 pub struct ExtensionType(pub u16);
 
 impl ExtensionType {
+    /// `external_pub`, in a GroupInfo: with it others can enter.
+    pub const EXTERNAL_PUB: Self = Self(0x0004);
     /// `required_capabilities`, in a GroupContext.
     pub const REQUIRED_CAPABILITIES: Self = Self(0x0003);
     /// `ratchet_tree`, in a GroupInfo.

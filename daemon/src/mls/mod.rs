@@ -32,7 +32,7 @@ pub use leaf_node::{
 pub use openable::Openable;
 pub use proposal::{FIRST_PRIVATE_USE, PreSharedKeyId, Proposal, PskOrigin};
 pub use reader::ParseError;
-pub use signable::{OwnLeaf, Signable, Unknown, proposal_reference_content};
+pub use signable::{AppContent, OwnLeaf, Signable, Unknown, proposal_reference_content};
 pub use targeted_message::TargetedMessageTbs;
 pub use verify::{kem_of_cipher_suite, scheme_of_cipher_suite, verify};
 

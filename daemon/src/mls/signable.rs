@@ -1,6 +1,6 @@
 //! What a Signer is given: SignContent (RFC 9420 section 5.1.2) and the structure within it.
 
-use super::framed_content::{Body, FramedContent, RawContent, Sender};
+use super::framed_content::{ApplicationData, Body, FramedContent, RawContent, Sender};
 use super::group::GroupInfoTbs;
 use super::key_package::{KeyPackage, KeyPackageTbs};
 use super::leaf_node::{LeafNode, LeafNodeTbs};
@@ -8,6 +8,7 @@ use super::proposal::Proposal;
 use super::reader::{ParseError, Reader, parse_exact, write_opaque};
 use super::targeted_message::TargetedMessageTbs;
 use mlskeyd_policies::Action;
+use mlskeyd_protocol::app_content::{LABEL_PREFIX, is_label};
 
 const FRAMED_CONTENT_LABEL: &[u8] = b"MLS 1.0 FramedContentTBS";
 pub(super) const LEAF_NODE_LABEL: &[u8] = b"MLS 1.0 LeafNodeTBS";
@@ -41,8 +42,31 @@ pub enum Signable<'a> {
     GroupInfo(Box<GroupInfoTbs<'a>>),
     /// A message to one member of a group.
     TargetedMessage(TargetedMessageTbs<'a>),
+    /// Something of the app's own that is no MLS structure.
+    App(AppContent<'a>),
     /// Anything else.
     Unknown(Unknown<'a>),
+}
+
+/// What an app has signed that is no MLS structure: what it means is between the app and who verifies it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppContent<'a> {
+    /// What the app says that it is, without the prefix.
+    pub label: &'a str,
+    /// The content.
+    pub content: ApplicationData<'a>,
+}
+
+impl<'a> AppContent<'a> {
+    fn read(label: &'a [u8], content: &'a [u8]) -> Option<Self> {
+        let label = std::str::from_utf8(label)
+            .ok()?
+            .strip_prefix(LABEL_PREFIX)?;
+        is_label(label).then_some(Self {
+            label,
+            content: ApplicationData(content),
+        })
+    }
 }
 
 /// Bytes that are no known structure.
@@ -74,7 +98,9 @@ impl<'a> Signable<'a> {
                 TARGETED_MESSAGE_LABEL => {
                     parse_exact(content, TargetedMessageTbs::read).map(Self::TargetedMessage)
                 }
-                _ => Err(ParseError::UnknownLabel),
+                _ => AppContent::read(label, content)
+                    .map(Self::App)
+                    .ok_or(ParseError::UnknownLabel),
             };
         parsed.unwrap_or_else(|why| {
             Self::Unknown(Unknown {
@@ -96,6 +122,7 @@ impl<'a> Signable<'a> {
             Self::KeyPackage(_) => Action::SignKeyPackage,
             Self::GroupInfo(_) => Action::SignGroupInfo,
             Self::TargetedMessage(_) => Action::SignTargetedMessage,
+            Self::App(_) => Action::SignApp,
             Self::Unknown(_) => Action::SignUnknown,
         }
     }
@@ -116,7 +143,7 @@ impl<'a> Signable<'a> {
                 }
                 (Sender::NewMemberProposal | Sender::External { .. }, _) => None,
             },
-            Self::LeafNode(_) | Self::TargetedMessage(_) | Self::Unknown(_) => None,
+            Self::LeafNode(_) | Self::TargetedMessage(_) | Self::App(_) | Self::Unknown(_) => None,
         }
     }
 
@@ -142,6 +169,7 @@ impl<'a> Signable<'a> {
             Self::LeafNode(_)
             | Self::GroupInfo(_)
             | Self::TargetedMessage(_)
+            | Self::App(_)
             | Self::Unknown(_) => return None,
         };
         let group_id = content.group_id;

@@ -372,35 +372,47 @@ pub struct SignedPolicies {
     pub expires: Option<i64>,
 }
 
-/// Looks at the last refusals by policies.
+/// Asks why requests were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadRefusals {}
+pub struct ReadRefusals {
+    /// The number of the record of any request; `None`: of the last ones that were refused.
+    pub record: Option<u64>,
+}
 
-/// The last refusals, the newest first.
+/// The last refusals, the newest first; or one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusals {
     /// At most 32.
-    pub refusals: Vec<Refusal>,
+    pub explained: Vec<Explained>,
 }
 
-/// A refusal, and what the policies say of it that are in force now.
+/// A request, and what the policies say of it that are in force now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct Explained {
     /// When, in seconds since 1970.
     pub time: u64,
     /// The action.
     pub action: String,
-    /// The policy, or rule, that refused it.
-    pub policy: String,
-    /// Its reason.
-    pub reason: String,
+    /// Whether it was refused, and by what.
+    pub refused: Option<Refused>,
+    /// Was that a rule which no policy can lift, so that policies have no say in it?
+    pub by_rule: bool,
     /// All policies that refuse it now.
     pub policies: Vec<String>,
     /// The policy that permits it now, or would if those did not refuse it; `None`: none
     /// would.
     pub permitted_by: Option<String>,
-    /// What policies knew of it: JSON.
+    /// What policies knew of it: JSON; empty if they were not asked.
     pub facts: String,
+}
+
+/// By what a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The policy, or rule.
+    pub policy: String,
+    /// Its reason.
+    pub reason: String,
 }
 
 /// What can be frozen.

@@ -37,6 +37,7 @@ fn trouble(error: ProviderError) -> Trouble {
         | ProviderError::MadeInSoftware(_)
         | ProviderError::OperationUnsupported(_)
         | ProviderError::CredentialUnsupported
+        | ProviderError::NoLabel(_)
         | ProviderError::NoIdentity(_)
         | ProviderError::NoKeyOfLeaf(_) => Trouble::Never,
     }

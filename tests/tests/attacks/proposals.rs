@@ -1,5 +1,6 @@
 //! Proposals in commits: spelt out, by reference, and of types for private use.
 
+use mlskeyd_protocol::app_content::app_content;
 use mlskeyd_protocol::v1::FailureCode;
 
 use crate::forge::*;
@@ -115,6 +116,34 @@ fn proposals_for_private_use_are_those_of_the_configuration() {
     // Such a message goes on record as what it is.
     let is_one = |record: &mlskeyd::audit::Record| record.action == "SignProposalPrivateUse";
     assert!(house.records().iter().any(is_one));
+}
+
+/// What an app has signed under a label of its own is never an MLS structure, nor the other
+/// way round.
+#[test]
+fn an_apps_own_content_is_permitted_by_its_label_alone() {
+    const LOGIN: &str = r#"
+@id("company/login") @reason("people log in by their keys")
+permit(principal, action == Action::"SignApp", resource) when { context.label == "login" };
+"#;
+    let (house, _) = company(LOGIN);
+    let app = App::new(&house, SUITE, "mallory");
+    let signed = |label: &str| app_content(label, b"challenge").unwrap().expose().to_vec();
+    app.sign(&signed("login")).unwrap();
+    assert_eq!(refused_by(&app, &signed("login ")), "rule/not-permitted");
+    let package = key_package_tbs(&key_package(SUITE, &[1; 32], b"", false));
+    for unknown in [
+        [signed("login"), vec![0]].concat(),
+        signed("login").repeat(2),
+        [&opaque(b"mlskeyd 1.0 "), &*opaque(b"challenge")].concat(),
+        [&opaque(b"mlskeyd 1.0 log\nin"), &*opaque(b"challenge")].concat(),
+        [&opaque(b"mlskeyd 1.1 login"), &*opaque(b"challenge")].concat(),
+        package,
+    ] {
+        let refused = app.sign(&unknown).unwrap_err().policy.unwrap();
+        let by = ["builtin/unknown-structure", "rule/binding-by-signing"];
+        assert!(by.contains(&refused.as_str()), "{refused}");
+    }
 }
 
 #[test]

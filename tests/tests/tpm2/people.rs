@@ -300,6 +300,43 @@ fn a_lockout_is_shown_and_named_and_the_others_go_on() {
     scene.app(NOBODY_COMES).key_package("alice").unwrap();
 }
 
+/// Who waits for a person gets nothing once it is frozen, even if the person comes.
+#[test]
+fn what_waits_is_frozen_as_well() {
+    let scene = Scene::new();
+    scene.create("alice", "p256");
+    let (told, tells) = mpsc::channel();
+    let provider = CustodyProvider::builder()
+        .socket(scene.daemon.socket())
+        .storage("waits", MemoryStorage::default())
+        .device("tpm")
+        .on_progress(move |progress| {
+            if matches!(progress, Progress::Locked { .. }) {
+                told.send(()).unwrap();
+            }
+        })
+        .build()
+        .unwrap();
+    std::thread::scope(|scope| {
+        let signing = scope.spawn(move || App(provider).key_package("alice"));
+        tells.recv().unwrap();
+        scene.daemon.ctl(&["freeze", "all"]).unwrap();
+        scene.unlock("alice", PIN, &[]).unwrap();
+        let (code, why) = signing.join().unwrap().unwrap_err();
+        assert_eq!(code, FailureCode::Denied, "{why}");
+    });
+    let frozen = |outcome: &AuditOutcome| matches!(outcome, AuditOutcome::Denied { policy, .. } if policy == "rule/frozen");
+    let records = scene.records("SignLeafNode");
+    assert!(
+        records.iter().all(frozen) && records.len() == 1,
+        "{records:?}"
+    );
+    // Why is explained, though no policy can say more of it.
+    let explained = scene.daemon.ctl(&["policy", "explain"]).unwrap();
+    assert_eq!(explained[0]["refused"]["policy"], "rule/frozen");
+    assert_eq!(explained[0]["by_rule"], true);
+}
+
 #[test]
 fn a_rotation_loses_no_pin_by_mistake() {
     let scene = Scene::new();

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{Files, Obeyed, Order, Word};
 use crate::caller::Caller;
-use crate::custody::failure;
 use crate::custody::rates::Counted;
 use crate::custody::subject::Subject;
 use crate::mac_file::{MacFile, MacFileError};
@@ -127,7 +126,11 @@ impl Frozen {
     pub(super) fn freeze(&self, target: FreezeTarget, reason: String) -> Result<(), Failure> {
         self.change(|list| {
             if list.frozen.len() >= MAX_FROZEN && !list.frozen.contains_key(&target) {
-                return Err(failure::too_much("what is frozen", MAX_FROZEN));
+                return Err(Failure::new(
+                    FailureCode::LimitReached,
+                    format!("{MAX_FROZEN} targets are frozen, and no more can be"),
+                    "thaw some of them, or freeze all",
+                ));
             }
             let entry = Entry {
                 reason,
@@ -185,16 +188,14 @@ impl Frozen {
         self.file.replace(&list)
     }
 
-    /// Refuses what is frozen. To look, and to keep storages in step, stays possible.
+    /// Refuses what is frozen.
     pub(in crate::custody) fn check(
         &self,
         caller: &Caller,
         subject: &mut Subject,
     ) -> Result<(), Failure> {
-        let is_watched =
-            Counted::of(subject.action).is_some() || subject.action == Action::LeaveCustody;
         let now = self.now();
-        if now.frozen.is_empty() || !is_watched {
+        if now.frozen.is_empty() || !stops(subject.action) {
             return Ok(());
         }
         let owner = subject.owner.as_ref().unwrap_or(&caller.owner);
@@ -232,6 +233,13 @@ impl Frozen {
             frozen: frozen.collect(),
         }
     }
+}
+
+/// Whom it concerns is let do nothing with a key and make none. To look, and to keep storages in
+/// step, stays possible, and so does all that administrators do: a key is exchanged while its
+/// identity is frozen.
+const fn stops(action: Action) -> bool {
+    Counted::of(action).is_some() || matches!(action, Action::LeaveCustody)
 }
 
 impl List {

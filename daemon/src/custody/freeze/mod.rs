@@ -1,5 +1,5 @@
-//! What administrators have frozen: nothing is signed, opened or made for it, whatever the
-//! policies say, until somebody thaws it.
+//! What administrators have frozen: apps have nothing signed, opened or made for it, whatever
+//! the policies say, until somebody thaws it.
 
 mod files;
 mod frozen;
@@ -13,7 +13,7 @@ use mlskeyd_protocol::v1::{
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Custody, Request, Session, failure};
+use super::{Call, Custody, PlainRequest, Request, Session, failure};
 pub use frozen::Frozen;
 pub(crate) use frozen::{FILE, LABEL};
 
@@ -54,7 +54,10 @@ fn check_target(target: &FreezeTarget, subject: &mut Subject) -> Result<(), Fail
 
 fn check_reason(reason: &str) -> Result<(), Failure> {
     if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
-        return Err(failure::too_much("the reason", MAX_REASON));
+        return Err(failure::bad_request(
+            format!("a reason has at most {MAX_REASON} bytes, and no control characters"),
+            "give a shorter one, in one line",
+        ));
     }
     Ok(())
 }
@@ -125,25 +128,11 @@ impl Request for Thaw {
     }
 }
 
-impl Request for ReadFrozen {
+impl PlainRequest for ReadFrozen {
     type Reply = FrozenNow;
-    type Read = ();
     const ACTION: Action = Action::Administer;
-    const LEAVES_TRACES: bool = false;
 
-    async fn read(&self, _: &Session, _: &Call, subject: &mut Subject) -> Result<(), Failure> {
-        // To look leaves no record, a refusal does.
-        subject.durability = None;
-        Ok(())
-    }
-
-    async fn perform(
-        self,
-        (): (),
-        session: &Session,
-        _: &Call,
-        _: &mut Subject,
-    ) -> Result<FrozenNow, Failure> {
+    async fn run(self, session: &Session) -> Result<FrozenNow, Failure> {
         Ok(session.custody().frozen.listed())
     }
 }
