@@ -15,6 +15,7 @@ pub mod cases;
 mod check;
 mod default;
 mod facts;
+pub mod ids;
 mod lint;
 mod policy;
 mod problem;
@@ -35,12 +36,13 @@ pub use facts::{
     CallerFacts, ContextFacts, GuardFacts, Identified, Moment, Rates, RequiredCapabilities,
     ResourceFacts, SenderKind,
 };
+pub use ids::NOT_PERMITTED;
 pub use lint::Names;
 pub use policy::{Decided, Policy};
 pub use problem::Problem;
 pub use question::{Decision, KeyFacts, Question};
 pub use schema::SCHEMA;
-pub use set::{Answer, Facts, NOT_PERMITTED, Said, Set};
+pub use set::{Answer, Facts, Said, Set};
 
 /// Facts that the schema has no place for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::asked::Asked;
 use crate::check;
 use crate::facts::{CallerFacts, ContextFacts, ResourceFacts};
+use crate::ids::{NOT_PERMITTED, UNDECIDABLE};
 use crate::problem::{Place, Problem};
 use crate::schema::{self, Parties};
 use crate::{Action, Unfit};
@@ -21,12 +22,6 @@ use crate::{Action, Unfit};
 /// different selections of policies that can apply to them.
 const MAX_PREPARED: usize = 2048;
 const MAX_SLICES: usize = 256;
-
-/// What refuses a request for which a policy has an error.
-const UNDECIDABLE: &str = "rule/undecidable";
-
-/// What refuses a request that no policy permits.
-pub const NOT_PERMITTED: &str = "rule/not-permitted";
 
 /// Policies that were checked, and what is prepared for asking them.
 #[derive(Debug)]
@@ -44,18 +39,18 @@ pub(crate) struct Rule {
     pub(crate) policy: Policy,
     pub(crate) place: Place,
     pub(crate) text: String,
-    mode: Mode,
+    pub(crate) mode: Mode,
 }
 
-/// What comes of a `forbid` that applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// The request is refused.
-    Enforced,
-    /// The request takes a person's consent.
-    Consent,
+/// What comes of a `forbid` that applies, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
     /// It goes on record.
     Report,
+    /// The request takes a person's consent.
+    Consent,
+    /// The request is refused.
+    Enforced,
 }
 
 /// Who asks for what with what.
