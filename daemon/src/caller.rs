@@ -12,7 +12,7 @@ use tokio::net::unix::UCred;
 use crate::audit::AuditCaller;
 
 /// The app of every caller, as long as the configuration names none.
-const DEFAULT_APP: &str = "default";
+pub(crate) const DEFAULT_APP: &str = "default";
 
 /// The verified identity of the process at the other end of a connection: as
 /// the kernel noted it when the process connected (`SO_PEERCRED`).

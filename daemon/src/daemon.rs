@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::custody::{self, Configured, Custody, Devices, RecallError};
 use crate::devices::queue::DeviceThreads;
 use crate::ipc::{self, Socket, SocketError};
-use crate::policy_files::{self, PolicyError, PolicyStore};
+use crate::policy_files::{self, Known, PolicyError, PolicyStore};
 use crate::store::{self, Registry, SystemClock, TimeSource};
 use crate::store_key::StoreKeyError;
 use parts::Loaded;
@@ -158,7 +158,8 @@ async fn serve_with_clock(
         config.policy.signers.clone(),
         config.state_dir.join(policy_files::LAST_GOOD),
         key.subkey(policy_files::LABEL)?,
-    );
+    )
+    .with_known(Known::of(&config));
     let in_force = policies.at_start()?;
     let frozen = custody::Frozen::open(
         config.state_dir.join(custody::FROZEN_FILE),
@@ -225,7 +226,7 @@ async fn serve_with_clock(
         },
     );
     custody.compare_candidate();
-    custody.tell_of_policies(&in_force.about).await;
+    custody.tell_of_policies().await;
     // Before anybody is served.
     let freeze_watch = custody.watch_freeze_files();
     custody.look_at_freeze_files().await;

@@ -2,6 +2,7 @@
 
 use cedar_policy::{Policy, PolicyId, PolicySet, ValidationMode, Validator};
 
+use crate::ids;
 use crate::problem::{Place, Problem};
 use crate::schema;
 use crate::set::{Rule, refuses};
@@ -10,9 +11,8 @@ use crate::statement::Statement;
 /// Annotations that there are.
 const ANNOTATIONS: [&str; 5] = ["id", "reason", "advice", "mode", "consent"];
 
-/// Longest id; those that begin with these are the daemon's own.
+/// Longest id.
 const MAX_ID: usize = 64;
-const OWN_IDS: [&str; 2] = ["builtin/", "rule/"];
 
 /// Longest reason and advice, in bytes: they go into records, and to apps.
 const MAX_TEXT: usize = 500;
@@ -33,7 +33,8 @@ pub(crate) fn parse(statement: &Statement) -> Result<(String, Policy), Vec<Probl
         Some(id) if is_id(id) => Some(id.to_owned()),
         Some(id) => {
             problems.push(place.error(format!(
-                "@id({id:?}) is none: it has 1 to {MAX_ID} lower-case letters, digits, \"-\", \".\" and \"/\", and does not begin with \"builtin/\" or \"rule/\""
+                "@id({id:?}) is none: it has 1 to {MAX_ID} lower-case letters, digits, \"-\", \".\" and \"/\", and does not begin with one of {:?}, which are mlskeyd's own",
+                ids::OWN
             )));
             None
         }
@@ -80,6 +81,9 @@ fn bad_texts(place: &Place, policy: &Policy) -> Vec<Problem> {
         }
     }
     match policy.annotation("mode") {
+        Some("report") if !refuses(policy) => problems.push(place.error(
+            "@mode(\"report\") is for `forbid`, which it keeps from refusing: a `permit` would permit nothing, and be on record as a refusal; leave it out, or write the `forbid` whose refusals are to be reported",
+        )),
         None | Some("report" | "enforce") => {}
         Some(mode) => problems.push(place.error(format!(
             "@mode({mode:?}) is none: `report` has what it would refuse put on record only, `enforce` is the default"
@@ -104,7 +108,7 @@ fn is_id(id: &str) -> bool {
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-./".contains(&byte);
     (1..=MAX_ID).contains(&id.len())
         && id.bytes().all(is_one)
-        && !OWN_IDS.iter().any(|own| id.starts_with(own))
+        && !ids::OWN.iter().any(|own| id.starts_with(own))
 }
 
 /// All that the schema says against the policies together. What Cedar only warns of is wrong

@@ -1,15 +1,16 @@
 //! What looks wrong, and may be meant.
 
+mod many;
+mod references;
+
 use std::collections::BTreeMap;
 
-use cedar_policy::{ActionConstraint, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::{ActionConstraint, Policy};
 
-use crate::problem::{Place, Problem};
+use crate::Action;
+use crate::problem::Problem;
 use crate::schema;
-use crate::set::{Rule, Set, refuses};
-
-/// More policies than this that each request of a kind has to be held against are slow.
-const MAX_UNSCOPED: usize = 50;
+use crate::set::{Rule, Set};
 
 /// Says whether there is something of this type and id: an `App`, `User`, `Group`, `Device` or
 /// `Identity`. `None`: that is not known here.
@@ -19,91 +20,53 @@ impl Set {
     /// What looks wrong.
     #[must_use]
     pub fn lint(&self, names: Names<'_>) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for rule in self.rules() {
-            problems.extend(unknown_names(rule, names));
-            problems.extend(blind_to_references(rule));
-        }
-        problems.extend(unscoped(self.rules()));
+        let mut problems = unknown_names(self.rules(), names);
+        problems.extend(references::blind(self.rules()));
+        problems.extend(many::at_once(self.rules()));
         problems.sort();
         problems
     }
 }
 
 /// A name that is misspelt makes a policy that never applies.
-fn unknown_names(rule: &Rule, names: Names<'_>) -> Vec<Problem> {
-    let literals = rule.policy.entity_literals();
-    let unknown = literals.iter().filter_map(|uid| {
-        let kind = uid.type_name().to_string();
-        let id = uid.id().unescaped();
-        let is_unknown = names(&kind, id) == Some(false);
-        is_unknown.then(|| {
-            rule.place
-                .lint(format!("there is no {kind} {id:?} on this machine"))
-        })
-    });
-    unknown.collect()
-}
-
-/// Who restricts some proposals by what a commit spells out does not restrict those that it
-/// names by reference, which the daemon has not seen.
-fn blind_to_references(rule: &Rule) -> Option<Problem> {
-    let speaks_of = |name: &str| rule.text.contains(name);
-    let restricts = [
-        "members_added",
-        "members_removed",
-        "added_names",
-        "uses_psk",
-    ];
-    let is_blind = refuses(&rule.policy)
-        && restricts.into_iter().any(speaks_of)
-        && !speaks_of("unresolved_references");
-    is_blind.then(|| {
-        rule.place.lint(
-            "a commit may name proposals by reference, of which nothing is known: say what is to be with context.unresolved_references",
-        )
-    })
-}
-
-/// Kinds of requests to which too many policies apply whoever asks.
-fn unscoped(rules: &[Rule]) -> Vec<Problem> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+fn unknown_names(rules: &[Rule], names: Names<'_>) -> Vec<Problem> {
+    // Whoever answers may have to ask a directory: once for each name.
+    let mut known = BTreeMap::new();
+    let mut problems = Vec::new();
     for rule in rules {
-        let is_scoped = !matches!(
-            rule.policy.principal_constraint(),
-            PrincipalConstraint::Any | PrincipalConstraint::Is(_)
-        ) || !matches!(
-            rule.policy.resource_constraint(),
-            ResourceConstraint::Any | ResourceConstraint::Is(_)
-        );
-        if is_scoped {
-            continue;
-        }
-        for (action, groups) in schema::ACTIONS.iter() {
-            let is_one =
-                |uid: &cedar_policy::EntityUid| groups.iter().any(|group| group.uid() == *uid);
-            let applies = match rule.policy.action_constraint() {
-                ActionConstraint::Any => true,
-                ActionConstraint::In(uids) => uids.iter().any(is_one),
-                ActionConstraint::Eq(uid) => uid.id().unescaped() == action,
-            };
-            if applies {
-                let count = counts.entry(action).or_default();
-                *count = count.saturating_add(1);
+        for uid in rule.policy.entity_literals() {
+            let kind = uid.type_name().to_string();
+            if kind == "Identity" && is_about(&rule.policy, Action::CreateIdentity) {
+                // It may be about one that is to be made.
+                continue;
+            }
+            let id = uid.id().unescaped().to_owned();
+            let name = (kind, id);
+            let is_there = *known
+                .entry(name.clone())
+                .or_insert_with(|| names(&name.0, &name.1));
+            if is_there == Some(false) {
+                let (kind, id) = name;
+                let message = format!("there is no {kind} {id:?} on this machine");
+                problems.push(rule.place.lint(message));
             }
         }
     }
-    let whole = Place {
-        file: "policies".to_owned(),
-        line: 0,
-    };
-    let many = counts
-        .into_iter()
-        .filter(|(_, count)| *count > MAX_UNSCOPED);
-    let many = many.map(|(action, count)| {
-        whole.lint(format!(
-            "{count} policies apply to each {action}, whoever asks, which is slow: name a principal or a resource in their scope"
-        ))
-    });
-    many.collect()
+    problems
 }
+
+/// Does a policy speak of this action, by its scope?
+fn is_about(policy: &Policy, action: Action) -> bool {
+    let is_one = |uid| {
+        let groups = schema::ACTIONS.get(action.name()).into_iter().flatten();
+        groups.into_iter().any(|group| group.uid() == uid)
+    };
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::In(uids) => uids.into_iter().any(is_one),
+        ActionConstraint::Eq(uid) => uid.id().unescaped() == action.name(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

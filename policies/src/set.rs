@@ -39,18 +39,18 @@ pub(crate) struct Rule {
     pub(crate) policy: Policy,
     pub(crate) place: Place,
     pub(crate) text: String,
-    mode: Mode,
+    pub(crate) mode: Mode,
 }
 
-/// What comes of a `forbid` that applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// The request is refused.
-    Enforced,
-    /// The request takes a person's consent.
-    Consent,
+/// What comes of a `forbid` that applies, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
     /// It goes on record.
     Report,
+    /// The request takes a person's consent.
+    Consent,
+    /// The request is refused.
+    Enforced,
 }
 
 /// Who asks for what with what.

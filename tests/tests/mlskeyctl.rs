@@ -6,8 +6,11 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use mlskeyd::audit::Entries;
 use mlskeyd_protocol::client::{Call, Client};
-use mlskeyd_protocol::v1::{GenerateHpke, Kem, Placement};
+use mlskeyd_protocol::v1::{
+    Bytes, CreateIdentity, Credential, GenerateHpke, Kem, Placement, SignatureScheme,
+};
 use mlskeyd_provider::testing::TestDaemon;
 use mlskeyd_tests::member::client;
 use mlskeyd_tests::programs;
@@ -588,4 +591,89 @@ fn policies_are_read_again_on_a_signal_and_when_they_change() {
     while client.status(&Call::default()).is_err() {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn what_looks_wrong_with_policies_is_told_when_they_are_loaded() {
+    let stage = Stage::new(programs!());
+    let dir = stage.path("policies");
+    std::fs::create_dir(&dir).unwrap();
+    let policies = r#"
+        @id("company/a") @reason("x") forbid(principal in App::"wier", action == Action::"Look", resource);
+        @id("company/b") @reason("x") forbid(principal, action in Action::"Open", resource in Device::"tokn");
+        @id("company/c") @reason("x") forbid(principal, action in Action::"Open", resource in Identity::"alice");
+        @id("company/d") @reason("x") forbid(principal in App::"default", action in Action::"Open", resource in Device::"software")
+        when { context.rates.opens_hour > 1000000 };"#;
+    std::fs::write(dir.join("90.cedar"), policies).unwrap();
+    let options = Options {
+        extra: format!("[policy]\nlocal_dir = {:?}", dir.display().to_string()),
+        ..Options::default()
+    };
+    let daemon = Daemon::start(&stage, &options);
+    let lint = |line: usize, what: &str| {
+        format!("90.cedar:{line}: lint: there is no {what} on this machine")
+    };
+    let (app, device, identity) = (
+        lint(2, "App \"wier\""),
+        lint(3, "Device \"tokn\""),
+        lint(4, "Identity \"alice\""),
+    );
+    let log = daemon.log();
+    // Quotes are written with a backslash there.
+    assert!(
+        log.contains("90.cedar:3: lint: there is no Device"),
+        "{log}"
+    );
+    let loaded = daemon.ctl(&["policy", "reload"]).unwrap();
+    assert_eq!(
+        loaded["warnings"],
+        serde_json::json!([app, device, identity])
+    );
+    let status = daemon.ctl(&["status"]).unwrap();
+    assert_eq!(
+        status["policies"]["warnings"],
+        serde_json::json!(["the policies have 3 lints: `mlskeyctl policy reload` says what"])
+    );
+    let request = CreateIdentity {
+        name: "alice".to_owned(),
+        credential: Credential::Basic(Bytes::from(&b"alice"[..])),
+        scheme: SignatureScheme::Ed25519,
+        placement: Placement::default(),
+    };
+    let client = client(&daemon.socket());
+    client.create_identity(request, &Call::default()).unwrap();
+    let loaded = daemon.ctl(&["policy", "reload"]).unwrap();
+    assert_eq!(loaded["warnings"], serde_json::json!([app, device]));
+    let notes: Vec<String> = Entries::open(&daemon.state().join("audit.log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().record)
+        .filter(|record| record.action == "PoliciesLoaded")
+        .map(|record| format!("{:?}", record.outcome))
+        .collect();
+    assert!(
+        notes[0].contains("; the policies have 3 lints"),
+        "{notes:?}"
+    );
+    assert!(
+        notes[1].contains("; the policies have 2 lints"),
+        "{notes:?}"
+    );
+
+    // Without the daemon its configuration says which devices there are.
+    let config = stage.path("mlskeyd.toml");
+    std::fs::write(&config, "[[devices]]\nname = \"soft\"\nkind = \"software\"").unwrap();
+    let (config, path) = (config.display().to_string(), dir.display().to_string());
+    let mut check = daemon.ctl_command(&["policy", "check", &path, "--config", &config]);
+    let checked = check.output().unwrap();
+    let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let messages = checked["problems"].as_array().unwrap().iter();
+    let messages: Vec<&str> = messages.map(|it| it["message"].as_str().unwrap()).collect();
+    assert_eq!(
+        messages,
+        [
+            "there is no App \"wier\" on this machine",
+            "there is no Device \"tokn\" on this machine",
+            "there is no Device \"software\" on this machine",
+        ]
+    );
 }

@@ -20,25 +20,30 @@ const CONFIG: &str = "/etc/mlskeyd/mlskeyd.toml";
 /// Longest file of public keys, in bytes.
 const MAX_KEYS: usize = 1024 * 1024;
 
-/// Who may sign: the keys of a file, or those of the configuration if it is there.
+/// The daemon's configuration: this one, or the usual one if it can be read.
+pub(super) fn config(named: Option<&Path>) -> Result<Option<Config>, CtlError> {
+    let path = named.unwrap_or(Path::new(CONFIG));
+    match Config::load(path) {
+        Ok(config) => Ok(Some(config)),
+        // Whoever writes policies need not be who may read it.
+        Err(ConfigError::Io { .. }) if named.is_none() => Ok(None),
+        Err(ConfigError::Io { source, .. }) => Err(files::at(path, source)),
+        Err(ConfigError::Invalid {
+            line,
+            column,
+            message,
+            ..
+        }) => Err(files::at(path, format!("{line}:{column}: {message}"))),
+    }
+}
+
+/// Who may sign: the keys of a file, or those of the configuration if there is one.
 pub(super) fn signers(
     file: Option<&Path>,
-    config: Option<&Path>,
+    config: Option<&Config>,
 ) -> Result<Option<Signers>, CtlError> {
     let Some(file) = file else {
-        let path = config.unwrap_or(Path::new(CONFIG));
-        return match Config::load(path) {
-            Ok(config) => Ok(config.policy.signers),
-            // Whoever writes policies need not be who may read it.
-            Err(ConfigError::Io { .. }) if config.is_none() => Ok(None),
-            Err(ConfigError::Io { source, .. }) => Err(files::at(path, source)),
-            Err(ConfigError::Invalid {
-                line,
-                column,
-                message,
-                ..
-            }) => Err(files::at(path, format!("{line}:{column}: {message}"))),
-        };
+        return Ok(config.and_then(|config| config.policy.signers.clone()));
     };
     let text = files::read(file, MAX_KEYS)?;
     let text = String::from_utf8(text).map_err(|_| files::at(file, "it is no text"))?;

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use mlskeyd_policies::cases::{self, Case};
 use mlskeyd_policies::{Problem, Set};
 use mlskeyd_protocol::v1::{PoliciesInForce, Refusals};
-use nix::unistd::{Group, User};
 use serde_json::{Value, json};
 
 use super::table::{date, printable};
 use super::{CtlError, manifest};
 use crate::policy_files::manifest::MANIFEST;
-use crate::policy_files::{PolicyDirs, PolicyError, PolicyFiles};
+use crate::policy_files::{Known, PolicyDirs, PolicyError, PolicyFiles};
 use crate::signers::Signers;
 
 /// What was looked at: JSON, text, and whether it is as it should be.
@@ -38,15 +37,19 @@ pub(super) fn in_force(now: &PoliciesInForce) -> String {
 }
 
 /// Checks the policies of a directory, together with the vendor's, and its manifest if it
-/// has one.
+/// has one. Which identities there are only the daemon knows.
 pub(super) fn check(
     vendor: &Path,
     local: &Path,
     signers: Option<&Signers>,
+    known: &Known,
 ) -> Result<Shown, CtlError> {
     let manifest = manifest::check(local, signers)?;
     let (count, problems) = match read(vendor, local)?.set() {
-        Ok(set) => (set.len(), set.lint(&is_there)),
+        Ok(set) => (
+            set.len(),
+            set.lint(&|kind, name| known.is_there(kind, name)),
+        ),
         Err(PolicyError::Refused(problems)) => (0, problems),
         Err(error) => return Err(CtlError::Policies(error)),
     };
@@ -210,16 +213,4 @@ fn cases_of(dir: &Path) -> Result<Vec<Case>, CtlError> {
         all.append(&mut read.map_err(CtlError::Cases)?);
     }
     Ok(all)
-}
-
-/// Is there a user or group of this name here? Of the rest nothing is known.
-fn is_there(kind: &str, name: &str) -> Option<bool> {
-    if name.starts_with('#') {
-        return None;
-    }
-    match kind {
-        "User" => User::from_name(name).ok().map(|user| user.is_some()),
-        "Group" => Group::from_name(name).ok().map(|group| group.is_some()),
-        _ => None,
-    }
 }

@@ -24,6 +24,7 @@ use super::{
     CtlError, agent, attest, certificates, confirm, devices, json, manifest, measurements, pin,
     policy, replay,
 };
+use crate::policy_files::Known;
 
 /// What is frozen, in JSON or as text.
 fn frozen(now: &Frozen, show: impl Fn(Value, String) -> String) -> String {
@@ -270,8 +271,10 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
                     signer,
                     config,
                 } => {
-                    let signers = manifest::signers(signer.as_deref(), config.as_deref())?;
-                    policy::check(vendor, dir, signers.as_ref())?
+                    let config = manifest::config(config.as_deref())?;
+                    let signers = manifest::signers(signer.as_deref(), config.as_ref())?;
+                    let known = config.as_ref().map(Known::of).unwrap_or_default();
+                    policy::check(vendor, dir, signers.as_ref(), &known)?
                 }
                 PolicyCommand::Manifest {
                     dir,

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::MAX_GROUP_ID;
@@ -31,11 +32,15 @@ impl Custody {
             let loaded = custody.policies.load()?;
             custody.policy.exchange(loaded.set);
             custody.compare_candidate();
-            Ok(loaded.about)
+            Ok(())
         });
         let loaded = loaded
             .await
             .unwrap_or_else(|_| Err(PolicyError::Refused(Vec::new())));
+        let loaded = match loaded {
+            Ok(()) => Ok(self.lint_policies().await),
+            Err(error) => Err(error),
+        };
         let note = match &loaded {
             Ok(now) => format!("by {by}: {}", now.note()),
             Err(error) => format!("refused, by {by}: {error}"),
@@ -44,12 +49,32 @@ impl Custody {
         loaded
     }
 
-    /// Puts on record what is in force from the start, if that does not go without saying.
-    pub(crate) async fn tell_of_policies(&self, now: &InForce) {
+    /// Looks at what is in force from the start, and puts it on record if that does not go
+    /// without saying.
+    pub(crate) async fn tell_of_policies(self: &Arc<Self>) {
+        let now = self.lint_policies().await;
         if self.policies.is_to_be_told() {
             self.note_policies(&format!("at the start: {}", now.note()))
                 .await;
         }
+    }
+
+    /// What is in force, and what looks wrong with it.
+    async fn lint_policies(self: &Arc<Self>) -> InForce {
+        let identities = self.registry.identities(None).await.ok();
+        let names = identities.map(|all| all.into_iter().map(|identity| identity.name).collect());
+        let custody = Arc::clone(self);
+        let look = tokio::task::spawn_blocking(move || {
+            let set = custody.policy.set();
+            let lints = custody.policies.lint(&set, names);
+            // Others may have come in force meanwhile.
+            if Arc::ptr_eq(&set, &custody.policy.set()) {
+                custody.policies.found(lints);
+            }
+        });
+        // Should the company's directory not answer, the log tells of them later.
+        let _ = tokio::time::timeout(LINTS_WAIT, look).await;
+        self.policies.about_now()
     }
 
     async fn note_policies(&self, note: &str) {
@@ -92,6 +117,9 @@ impl Custody {
     }
 }
 
+/// So long the daemon's start, and who loads policies, waits for what looks wrong with them.
+const LINTS_WAIT: Duration = Duration::from_secs(3);
+
 /// Longest note of what is wrong with policies, in characters: the whole is in the log.
 const MAX_NOTE: usize = 1000;
 
@@ -121,7 +149,7 @@ impl Request for ReloadPolicies {
                 "correct the files, look with `mlskeyctl policy check`, and load them again: until then those of before are in force",
             )
         })?;
-        Ok(now.for_administrators())
+        Ok(now.as_loaded())
     }
 }
 

@@ -8,6 +8,7 @@
 //! company's count only if one of them has signed their manifest.
 
 mod candidate;
+mod known;
 pub(crate) mod manifest;
 mod store;
 
@@ -22,6 +23,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::signers::MAX_SIGNATURE;
+pub(crate) use known::Known;
 use manifest::{MANIFEST, SIGNATURE};
 pub(crate) use store::InForce;
 pub use store::PolicyStore;

@@ -5,6 +5,7 @@
 //! state directory, under a MAC, before it is: so no crash makes the daemon forget which
 //! serial it has seen.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
 use super::manifest::{MANIFEST, SignedSet};
-use super::{Directory, PolicyDirs, PolicyError, PolicyFiles};
+use super::{Directory, Known, PolicyDirs, PolicyError, PolicyFiles};
 use crate::mac_file::{MacFile, MacFileError};
 use crate::policy_watch::PolicyWatch;
 use crate::signers::Signers;
@@ -28,6 +29,9 @@ const MAX_KEPT: usize = 64 * 1024 * 1024;
 /// Longest word of what is wrong with policies, in characters: the whole is in the log.
 const MAX_WHY: usize = 1000;
 
+/// Most that looks wrong which is told.
+const MAX_LINTS: usize = 20;
+
 /// The policies of the directories, and those that were in force last.
 pub struct PolicyStore {
     dirs: PolicyDirs,
@@ -37,6 +41,7 @@ pub struct PolicyStore {
     read: Mutex<Option<OnDisk>>,
     now: Mutex<InForce>,
     candidate: Option<Candidate>,
+    known: Known,
 }
 
 /// What the directories have.
@@ -71,6 +76,8 @@ pub(crate) struct InForce {
     without: Option<String>,
     /// What was wrong when the policies were read the last time.
     refused: Option<String>,
+    /// What looks wrong, and is in force, as far as that was looked at.
+    lints: Vec<String>,
 }
 
 impl PolicyStore {
@@ -87,7 +94,13 @@ impl PolicyStore {
             kept: MacFile::new(kept, key, MAX_KEPT),
             read: Mutex::default(),
             now: Mutex::default(),
+            known: Known::default(),
         }
+    }
+
+    /// The same, with names that policies can use.
+    pub(crate) fn with_known(self, known: Known) -> Self {
+        Self { known, ..self }
     }
 
     /// What is in force from the start.
@@ -244,11 +257,34 @@ impl PolicyStore {
                 )
             }),
             refused: None,
+            lints: Vec::new(),
         };
         for warning in about.warnings() {
             tracing::warn!("{warning}");
         }
         about
+    }
+
+    /// What looks wrong with a set. That may take long: names of users and groups are looked up,
+    /// maybe in a directory of the company.
+    pub(crate) fn lint(&self, set: &Set, identities: Option<BTreeSet<String>>) -> Vec<String> {
+        let known = self.known.clone().with_identities(identities);
+        let lints = set.lint(&|kind, name| known.is_there(kind, name));
+        lints.iter().map(|lint| cut(lint)).collect()
+    }
+
+    /// Has it be told that this looks wrong with what is in force.
+    pub(crate) fn found(&self, lints: Vec<String>) {
+        let mut now = self.now();
+        now.lints = lints;
+        for lint in now.told_lints() {
+            tracing::warn!("{lint}");
+        }
+    }
+
+    /// What is to be said of what is in force.
+    pub(crate) fn about_now(&self) -> InForce {
+        self.now().clone()
     }
 
     /// What the candidate is now, if there is one.
@@ -278,9 +314,17 @@ impl PolicyStore {
         PolicyWatch::new(all.into_iter().flatten().collect())
     }
 
-    /// What administrators are told of what is in force.
+    /// What administrators are told of what is in force, whenever they look.
     pub(crate) fn in_force(&self) -> PoliciesInForce {
-        self.now().for_administrators()
+        let now = self.now();
+        let mut told = now.for_administrators(now.warnings());
+        if !now.lints.is_empty() {
+            told.warnings.push(format!(
+                "{}: `mlskeyctl policy reload` says what",
+                now.counted_lints()
+            ));
+        }
+        told
     }
 
     /// Is it to go on record what is in force from the start? A signed set is, and whatever
@@ -350,8 +394,8 @@ impl OnDisk {
     }
 }
 
-fn cut(error: &PolicyError) -> String {
-    error.to_string().chars().take(MAX_WHY).collect()
+fn cut(said: &impl ToString) -> String {
+    said.to_string().chars().take(MAX_WHY).collect()
 }
 
 impl InForce {
@@ -359,12 +403,35 @@ impl InForce {
         self.count
     }
 
-    pub(crate) fn for_administrators(&self) -> PoliciesInForce {
+    /// What administrators are told who have loaded it.
+    pub(crate) fn as_loaded(&self) -> PoliciesInForce {
+        let mut warnings = self.warnings();
+        warnings.extend(self.told_lints());
+        self.for_administrators(warnings)
+    }
+
+    fn for_administrators(&self, warnings: Vec<String>) -> PoliciesInForce {
         PoliciesInForce {
             count: u32::try_from(self.count).unwrap_or(u32::MAX),
             signed: self.signed.clone(),
-            warnings: self.warnings(),
+            warnings,
         }
+    }
+
+    /// What looks wrong, and how much more.
+    fn told_lints(&self) -> Vec<String> {
+        let mut told: Vec<String> = self.lints.iter().take(MAX_LINTS).cloned().collect();
+        let more = self.lints.len().saturating_sub(MAX_LINTS);
+        if more > 0 {
+            told.push(format!(
+                "and {more} lints more: `mlskeyctl policy check` tells all"
+            ));
+        }
+        told
+    }
+
+    fn counted_lints(&self) -> String {
+        format!("the policies have {} lints", self.lints.len())
     }
 
     /// What somebody should see to.
@@ -402,6 +469,10 @@ impl InForce {
         for warning in self.warnings() {
             note.push_str("; ");
             note.push_str(&warning);
+        }
+        if !self.lints.is_empty() {
+            note.push_str("; ");
+            note.push_str(&self.counted_lints());
         }
         note
     }

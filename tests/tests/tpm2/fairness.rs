@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use mlskeyd_tests::member::{Member, Seat, client};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm};
+use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm, section_without_rates};
 
 const CLIENTS: usize = 16;
 
@@ -21,7 +21,7 @@ fn each_of_many_clients_has_its_share() {
     let stage = Stage::new(programs!());
     let tpm = Swtpm::new(&stage);
     let options = Options {
-        extra: tpm.device("tpm"),
+        extra: tpm.device("tpm") + &section_without_rates(&stage.path("")),
         ..Options::default()
     };
     let daemon = Daemon::start(&stage, &options);

@@ -18,7 +18,9 @@ use mlskeyd_tests::forge::labelled;
 use mlskeyd_tests::member::{Member, client, keep, let_go, message};
 use mlskeyd_tests::programs;
 use mlskeyd_tests::registry_keys::stored_keys;
-use mlskeyd_tests::rig::{Caught, Daemon, Maker, Options, Stage, Stop, Swtpm, Tap, code};
+use mlskeyd_tests::rig::{
+    Caught, Daemon, Maker, Options, Stage, Stop, Swtpm, Tap, code, section_without_rates,
+};
 use mlskeyd_tests::suite::{SUITE_1, SUITE_2, Suite, sealed, verifies};
 use sha2::{Digest as _, Sha256};
 use tss_esapi::constants::CommandCode;
@@ -136,7 +138,7 @@ impl Scene {
         // Generations change all the time.
         lifetimes.push(("generation", "1s".to_owned()));
         let options = Options {
-            extra: Swtpm::device_at("tpm", &tap.tcti()),
+            extra: Swtpm::device_at("tpm", &tap.tcti()) + &section_without_rates(&stage.path("")),
             lifetimes,
             ..Options::default()
         };

@@ -11,7 +11,7 @@ use mlskeyd_protocol::v1::{GeneratedHpke, Owner, Placement, RotateIdentity};
 use mlskeyd_tests::forge::labelled;
 use mlskeyd_tests::member::{Member, client, keep, let_go, message};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm, Tap, code};
+use mlskeyd_tests::rig::{Daemon, Options, Stage, Swtpm, Tap, code, section_without_rates};
 use mlskeyd_tests::suite::{SUITE_1, SUITE_2, Suite, sealed};
 use tss_esapi::constants::CommandCode;
 
@@ -59,7 +59,7 @@ impl Scene {
         let tap = Tap::before(&tpm);
         let at_once = ["grace", "storage_horizon"].map(|name| (name, "0s".to_owned()));
         let options = Options {
-            extra: Swtpm::device_at("tpm", &tap.tcti()),
+            extra: Swtpm::device_at("tpm", &tap.tcti()) + &section_without_rates(&stage.path("")),
             lifetimes: at_once.into(),
             ..Options::default()
         };

@@ -6,6 +6,7 @@ use secrecy::SecretBox;
 use super::super::LABEL;
 use super::super::manifest::{Manifest, NAMESPACE};
 use super::*;
+use crate::config::Config;
 use crate::signers::tests::Key;
 use crate::store_key::{KEY_LEN, StoreKey};
 
@@ -152,7 +153,7 @@ fn of_what_nobody_signed_nothing_counts() {
     bench.write("local/10.cedar", PERMIT);
     let loaded = store.load().unwrap();
     assert_eq!(ids(&loaded.set), ["vendors"]);
-    let warnings = loaded.about.for_administrators().warnings;
+    let warnings = loaded.about.as_loaded().warnings;
     assert!(
         warnings[0].contains("the vendor's policies alone"),
         "{warnings:?}"
@@ -295,7 +296,7 @@ fn what_has_expired_stays_in_force_and_says_so() {
     let loaded = store.load().unwrap();
     assert_eq!(store.in_force().warnings, Vec::<String>::new());
     assert_eq!(
-        loaded.about.for_administrators().signed.unwrap().expires,
+        loaded.about.as_loaded().signed.unwrap().expires,
         Some(32_472_144_000)
     );
     bench.sign(&key, 8, Some("2020-01-01T00:00:00Z"), "eight");
@@ -323,6 +324,41 @@ fn who_else_may_write_the_manifest_signs_nothing() {
         let error = failed(store.load());
         assert!(error.contains("it is longer than"), "{error}");
     }
+}
+
+#[test]
+fn what_looks_wrong_is_in_force_and_told() {
+    let bench = Bench::new();
+    let lines = (0..25).map(|n| {
+        format!("@id(\"p{n}\") @reason(\"x\") forbid(principal, action in Action::\"Sign\", resource in Device::\"tokn-{n}\");\n")
+    });
+    bench.write("local/10.cedar", &lines.collect::<String>());
+    let config = Config::parse(&bench.dir.path().join("mlskeyd.toml"), "").unwrap();
+    let store = bench.store(1).with_known(Known::of(&config));
+    let load = || {
+        let loaded = store.load().unwrap();
+        store.found(store.lint(&loaded.set, None));
+        store.about_now()
+    };
+    let now = load();
+    assert_eq!(now.note(), "25 policies; the policies have 25 lints");
+    let told = now.as_loaded().warnings;
+    assert_eq!(told.len(), MAX_LINTS + 1);
+    assert_eq!(
+        told[0],
+        "10.cedar:1: lint: there is no Device \"tokn-0\" on this machine"
+    );
+    assert_eq!(
+        told[MAX_LINTS],
+        "and 5 lints more: `mlskeyctl policy check` tells all"
+    );
+    assert_eq!(
+        store.in_force().warnings,
+        ["the policies have 25 lints: `mlskeyctl policy reload` says what"]
+    );
+    bench.write("local/10.cedar", "");
+    assert_eq!(load().note(), "0 policies");
+    assert_eq!(store.in_force().warnings, [""; 0]);
 }
 
 #[test]

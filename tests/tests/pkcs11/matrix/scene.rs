@@ -9,7 +9,7 @@ use mlskeyd_faulty_module::{CKR_DEVICE_MEMORY, Fault, Function};
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
 use mlskeyd_protocol::v1::{KeyQuery, Purpose};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, FaultyHsm, Options, Shown, Stage};
+use mlskeyd_tests::rig::{Daemon, FaultyHsm, Options, Shown, Stage, section_without_rates};
 
 use super::Trouble;
 use super::app::{App, Tally, is_of_device};
@@ -51,7 +51,9 @@ impl Scene {
             ]
             .map(|(key, value)| (key, value.to_owned()))
             .into(),
-            extra: hsm.device("hsm", "mlskeyd") + "call_timeout = \"1s\"\n",
+            extra: hsm.device("hsm", "mlskeyd")
+                + "call_timeout = \"1s\"\n"
+                + &section_without_rates(&stage.path("")),
             ..Options::default()
         };
         let daemon = Daemon::start(&stage, &options);
