@@ -15,6 +15,7 @@ mod p256_only;
 mod policies;
 mod proposals;
 mod races;
+mod rates;
 mod restored;
 mod scene;
 mod sign;
