@@ -8,6 +8,7 @@ mod beside_a_chat;
 mod bounds;
 mod callers;
 mod certificates;
+mod examples;
 mod facts;
 mod house;
 mod leave;
