@@ -2,6 +2,8 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+use std::sync::{Arc, Mutex};
+
 use mlskeyd_provider::testing::{DEVICE, TestDaemon};
 use mlskeyd_provider::*;
 use openmls::prelude::tls_codec::{Deserialize as _, Serialize as _};
@@ -209,22 +211,48 @@ fn two_members_talk_with_all_keys_in_custody() {
 
 #[test]
 fn a_refused_signature_says_why() {
-    let daemon = TestDaemon::start().unwrap();
-    let alice = Member::new(&daemon, "alice", SUITE);
-    assert!(
-        alice
-            .identity
-            .signer()
-            .sign(b"not a structure of MLS")
-            .is_err()
-    );
+    const COMPANY: &str = r#"@id("company/no-messages")
+        @reason("this is a library, please be quiet") @advice("go outside")
+        forbid(principal, action == Action::"SignApplicationMessage", resource);"#;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("90-company.cedar"), COMPANY).unwrap();
+    let local = dir.path().to_owned();
+    let daemon = TestDaemon::start_with(|config| config.policy.dirs.local = local).unwrap();
+    let mut alice = Member::new(&daemon, "alice", SUITE);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    alice.provider = CustodyProvider::builder()
+        .socket(daemon.socket())
+        .on_refusal(move |failure| tell.lock().unwrap().push(failure.clone()))
+        .build()
+        .unwrap();
+    alice.identity = alice.provider.identity("alice").unwrap();
+    let mut group = alice.create();
+    assert_eq!(alice.provider.last_failure(), None);
+
+    let signer = alice.identity.signer();
+    let refused = group.create_message(&alice.provider, &signer, b"hello");
+    assert!(refused.is_err());
     let failure = alice.provider.last_failure().unwrap();
+    assert_eq!(*told.lock().unwrap(), std::slice::from_ref(&failure));
     assert_eq!(failure.operation, Operation::Sign);
     assert_eq!(failure.key, Some(alice.identity.info().key));
     let ProviderError::Failure(failure) = failure.error else {
         panic!("{failure}");
     };
     assert_eq!(failure.code, FailureCode::Denied);
+    assert_eq!(failure.policy.as_deref(), Some("company/no-messages"));
+    assert_eq!(failure.message, "this is a library, please be quiet");
+    assert_eq!(failure.advice, "go outside");
+
+    // What is no structure of MLS is refused by a rule, which says why as well.
+    signer.sign(b"not a structure of MLS").unwrap_err();
+    let failure = alice.provider.last_failure().unwrap();
+    assert_eq!(told.lock().unwrap().last(), Some(&failure));
+    let ProviderError::Failure(failure) = failure.error else {
+        panic!("{failure}");
+    };
+    assert_eq!(failure.policy.as_deref(), Some("builtin/unknown-structure"));
     assert!(!failure.advice.is_empty());
 }
 

@@ -145,21 +145,48 @@ pub fn key_package_tbs(key_package: &[u8]) -> Vec<u8> {
 }
 
 pub fn group_context(suite: Suite, group: &str, epoch: u64) -> Vec<u8> {
-    let empty = [0, 0, 0]; // hashes and extensions
+    group_context_with(suite, group, epoch, &[])
+}
+
+/// The same, with a list of [`extension`]s.
+pub fn group_context_with(suite: Suite, group: &str, epoch: u64, extensions: &[u8]) -> Vec<u8> {
     [
         &[0, 1],
         &suite.number.to_be_bytes()[..],
         &opaque(group.as_bytes()),
         &epoch.to_be_bytes(),
-        &empty,
+        &[0, 0], // hashes
+        &opaque(extensions),
     ]
     .concat()
+}
+
+/// `required_capabilities`, an extension: types of extensions, proposals and credentials.
+pub fn required_capabilities(required: [&[u16]; 3]) -> Vec<u8> {
+    let list = |types: &[u16]| {
+        opaque(
+            &types
+                .iter()
+                .flat_map(|it| it.to_be_bytes())
+                .collect::<Vec<_>>(),
+        )
+    };
+    extension(0x0003, &required.map(list).concat())
+}
+
+/// What a GroupInfo's signature is over, with a list of [`extension`]s.
+pub fn group_info_tbs(context: &[u8], extensions: &[u8], signer: u32) -> Vec<u8> {
+    let tag = opaque(&[5; 32]);
+    let signer = signer.to_be_bytes();
+    let content = [context, &opaque(extensions), &tag, &signer].concat();
+    labelled("GroupInfoTBS", &content)
 }
 
 /// Who sends.
 #[derive(Clone, Copy)]
 pub enum Sender {
     Member(u32),
+    External(u32),
     NewMemberProposal,
     NewMemberCommit,
 }
@@ -174,13 +201,26 @@ pub fn message_in(
     sender: Sender,
     body: &[u8],
 ) -> Vec<u8> {
-    let (sender, context) = match sender {
-        Sender::Member(index) => (
-            [&[1][..], &index.to_be_bytes()].concat(),
-            group_context(suite, context, epoch),
-        ),
-        Sender::NewMemberProposal => (vec![3], Vec::new()),
-        Sender::NewMemberCommit => (vec![4], group_context(suite, context, epoch)),
+    let context = match sender {
+        Sender::Member(_) | Sender::NewMemberCommit => group_context(suite, context, epoch),
+        Sender::External(_) | Sender::NewMemberProposal => Vec::new(),
+    };
+    message_under(&context, group, epoch, sender, body)
+}
+
+/// The same, whose GroupContext is this.
+pub fn message_under(
+    context: &[u8],
+    group: &str,
+    epoch: u64,
+    sender: Sender,
+    body: &[u8],
+) -> Vec<u8> {
+    let sender = match sender {
+        Sender::Member(index) => [&[1][..], &index.to_be_bytes()].concat(),
+        Sender::External(index) => [&[2][..], &index.to_be_bytes()].concat(),
+        Sender::NewMemberProposal => vec![3],
+        Sender::NewMemberCommit => vec![4],
     };
     // Application data travels as a private message.
     let wire_format = if body.first() == Some(&1) { 2 } else { 1 };
@@ -193,7 +233,7 @@ pub fn message_in(
         &sender,
         &[0],
         body,
-        &context,
+        context,
     ]
     .concat();
     labelled("FramedContentTBS", &content)
@@ -233,6 +273,12 @@ pub fn external_commit(kem_output: &[u8], signed_leaf: &[u8]) -> Vec<u8> {
 /// A Remove proposal, as it stands within a commit.
 pub fn remove(leaf_index: u32) -> Vec<u8> {
     [&[0, 3], &leaf_index.to_be_bytes()[..]].concat()
+}
+
+/// A PreSharedKey proposal, as it stands within a commit.
+pub fn pre_shared_key(id: &[u8]) -> Vec<u8> {
+    let nonce = opaque(&[6; 32]);
+    [&[0, 4, 1], &*opaque(id), &nonce].concat()
 }
 
 /// A proposal of a type for private use, as it stands within a commit.

@@ -4,9 +4,9 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mlskeyd::audit::Entries;
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME, Record};
 use mlskeyd_protocol::client::{Call, Client};
 use mlskeyd_protocol::v1::{
     Bytes, CreateIdentity, Credential, GenerateHpke, Kem, Placement, SignatureScheme,
@@ -19,6 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const WRONG_USAGE: i32 = 2;
 const NOT_THERE: i32 = 3;
+
+/// So long is waited for what the daemon does by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A daemon with the keys of one messenger.
 struct Scene {
@@ -56,6 +59,12 @@ impl Scene {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
+}
+
+/// All that is on record.
+fn records(daemon: &Daemon) -> Vec<Record> {
+    let entries = Entries::open(&daemon.state().join(FILE_NAME)).unwrap();
+    entries.map(|entry| entry.unwrap().record).collect()
 }
 
 fn stderr(output: &Output) -> String {
@@ -545,6 +554,23 @@ fn policies_are_read_again_on_a_signal_and_when_they_change() {
     let policy = "@id(\"company/none\") @reason(\"none today\") forbid(principal, action == Action::\"Look\", resource);";
     std::fs::write(dir.join("90.cedar"), policy).unwrap();
     kill_process(daemon.pid(), Signal::HUP).unwrap();
+    // The files' change is seen as well: only the record tells what came of the signal.
+    let loaded_by = |what: &str| {
+        let loaded = records(&daemon)
+            .into_iter()
+            .filter(|it| it.action == "PoliciesLoaded");
+        let mut outcomes = loaded.map(|it| it.outcome);
+        let start = format!("by {what}: ");
+        outcomes.any(|it| matches!(it, AuditOutcome::Noted { note } if note.starts_with(&start)))
+    };
+    let until_loaded_by = |what: &str| {
+        let soon = Instant::now() + PATIENCE;
+        while !loaded_by(what) {
+            assert!(Instant::now() < soon, "no policies were loaded by {what}");
+            std::thread::yield_now();
+        }
+    };
+    until_loaded_by("a signal");
     let await_refusal = |why: &str| {
         loop {
             match client.status(&Call::default()) {
@@ -562,8 +588,8 @@ fn policies_are_read_again_on_a_signal_and_when_they_change() {
     assert_eq!(explained["permitted_by"], "attend");
     assert_eq!(explained["facts"]["caller"]["app"], "default");
     // The same by its number on record, and what was permitted as well.
-    let audit = daemon.state().join(mlskeyd::audit::FILE_NAME);
-    let entries = mlskeyd::audit::Entries::open(&audit).unwrap();
+    let audit = daemon.state().join(FILE_NAME);
+    let entries = Entries::open(&audit).unwrap();
     let mut looks = 0;
     for entry in entries.map(Result::unwrap) {
         let number = entry.sequence.to_string();
@@ -587,6 +613,7 @@ fn policies_are_read_again_on_a_signal_and_when_they_change() {
     std::fs::write(dir.join("91.new"), policy.replace("none", "nobody")).unwrap();
     std::fs::rename(dir.join("91.new"), dir.join("90.cedar")).unwrap();
     await_refusal("nobody today");
+    until_loaded_by("a change of their files");
     std::fs::remove_file(dir.join("90.cedar")).unwrap();
     while client.status(&Call::default()).is_err() {
         std::thread::yield_now();

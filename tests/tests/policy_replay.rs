@@ -35,12 +35,7 @@ fn what_other_policies_would_decide_is_told_before_they_are_in_force() {
         ..Options::default()
     };
     let daemon = Daemon::start(&stage, &options);
-    let mut alice = Chat::start(&stage, &daemon, &hub, "alice", 1);
-    let mut bob = Chat::start(&stage, &daemon, &hub, "bob", 1);
-    bob.ok("keypackage");
-    alice.ok("create g");
-    alice.ok("add g bob");
-    bob.ok("receive");
+    let [mut alice, mut bob] = Chat::pair(&stage, &daemon, &hub);
     alice.ok("send g hello");
     bob.ok("receive");
 

@@ -3,6 +3,7 @@
 
 mod approve;
 mod attest;
+mod facts;
 mod life;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,12 +1,15 @@
 //! Another user's process, which got hold of an app's key ids: tries all that
 //! it can do with them, and prints what came of each, one line of JSON.
 //! Arguments: the socket, a signature key and an HPKE key (hexadecimal), a
-//! content to be signed (hexadecimal), an identity's name, a storage's name.
+//! content to be signed (hexadecimal), an identity's name, a storage's name. With the
+//! socket alone it does what an honest app does.
 
 use std::fmt::Debug;
 
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
 use mlskeyd_protocol::v1::*;
+use mlskeyd_tests::forge::{self, Leaf, Source};
+use mlskeyd_tests::suite::{SUITE_1, sealed};
 
 fn tell<T: Debug>(what: &str, outcome: Result<T, CallError>) {
     let line = match outcome {
@@ -21,8 +24,47 @@ fn tell<T: Debug>(what: &str, outcome: Result<T, CallError>) {
     println!("{line}");
 }
 
+/// Makes keys, signs with one and opens with another.
+fn live(client: &Client) {
+    let call = Call::default();
+    let request = CreateIdentity {
+        name: "stranger".to_owned(),
+        credential: Credential::Basic(Bytes::from(b"stranger".as_slice())),
+        scheme: SUITE_1.scheme,
+        placement: Placement::default(),
+    };
+    let me = client.create_identity(request, &call);
+    let me = me.expect("anybody has an identity");
+    let request = GenerateHpke {
+        kem: SUITE_1.kem,
+        placement: Placement::default(),
+    };
+    let made = client.generate_hpke(request, &call);
+    tell("make", made.as_ref().map_err(Clone::clone));
+    let Ok(made) = made else { return };
+    let leaf = Leaf {
+        encryption_key: made.public_key.0.clone(),
+        signature_key: me.public_key.0.clone(),
+        credential: forge::credential("stranger"),
+        source: Source::Update,
+        extensions: Vec::new(),
+    };
+    let sign = Sign {
+        key: me.key,
+        content: SecretBytes::new(leaf.tbs("talk", 0)),
+    };
+    tell("sign", client.sign(sign, &call));
+    let context = forge::group_context(SUITE_1, "talk", 1);
+    let info = forge::labelled("UpdatePathNode", &context);
+    let open = sealed(SUITE_1, &made, &info, &SUITE_1.path_secret());
+    tell("open", client.open(open, &call).map(|_| "a path secret"));
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [socket] = arguments.as_slice() {
+        return live(&Client::new(ClientConfig::new(socket, "stranger")));
+    }
     let [socket, signature_key, hpke_key, content, identity, storage] = arguments.as_slice() else {
         panic!("six arguments are expected, not {arguments:?}");
     };

@@ -87,6 +87,17 @@ impl Chat {
         }
     }
 
+    /// The messengers of alice and bob, who are in one group, `g`.
+    pub fn pair(stage: &Stage, daemon: &Daemon, hub: &Hub) -> [Self; 2] {
+        let [mut alice, mut bob] =
+            ["alice", "bob"].map(|name| Self::start(stage, daemon, hub, name, 1));
+        bob.ok("keypackage");
+        alice.ok("create g");
+        alice.ok("add g bob");
+        bob.ok("receive");
+        [alice, bob]
+    }
+
     /// Gives a command, and waits for its answer.
     ///
     /// # Errors

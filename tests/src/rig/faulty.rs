@@ -1,7 +1,7 @@
 //! SoftHSM behind a module that fails when it is told to.
 
 use mlskeyd::config::Pkcs11Config;
-use mlskeyd_faulty_module::{Control, library};
+use mlskeyd_faulty_module::{Control, Function, library};
 
 use super::{Library, SoftHsm, Stage};
 
@@ -38,6 +38,33 @@ impl FaultyHsm {
     /// What goes wrong.
     pub const fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// How often keys were made, used or looked for, so far. That the daemon asks whether the
+    /// token is there is no such call.
+    pub fn key_calls(&self) -> u64 {
+        const KEYS: [Function; 17] = [
+            Function::CreateObject,
+            Function::DestroyObject,
+            Function::GetAttributeValue,
+            Function::FindObjectsInit,
+            Function::FindObjects,
+            Function::FindObjectsFinal,
+            Function::EncryptInit,
+            Function::Encrypt,
+            Function::DecryptInit,
+            Function::Decrypt,
+            Function::SignInit,
+            Function::Sign,
+            Function::GenerateKey,
+            Function::GenerateKeyPair,
+            Function::WrapKey,
+            Function::UnwrapKey,
+            Function::DeriveKey,
+        ];
+        KEYS.map(|function| self.control.calls(function))
+            .iter()
+            .sum()
     }
 
     /// What reaches the tokens.

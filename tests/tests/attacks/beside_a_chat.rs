@@ -1,25 +1,31 @@
 //! An attacker inside one app tries all there is, again and again, while two others chat with
 //! OpenMLS on the same daemon: each attempt is refused by the policy or rule that is there for
-//! it, and the chat does not notice.
+//! it, before the token with the attacker's keys, and the chat does not notice.
 
+mod attempts;
+
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use mlskeyd_protocol::client::{Call, Client, ClientConfig};
+use attempts::Mallory;
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME};
+use mlskeyd_protocol::client::{AdminClient, Call, CallError, Client, ClientConfig};
 use mlskeyd_protocol::v1::*;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Chat, Daemon, Hub, Options, Stage};
+use mlskeyd_tests::rig::{Chat, Daemon, FaultyHsm, Hub, Options, Rollout, Stage};
 
-use crate::forge::*;
-use crate::house::{App, failure};
-use crate::suite::SUITE_1 as SUITE;
-
-const BINDING: &str = "rule/binding-by-signing";
-const UNKNOWN: &str = "builtin/unknown-structure";
-const OPENING: &str = "rule/open-by-binding";
+use crate::callers::{STRANGER, ran_as_root, stranger};
 
 const COMPANY: &str = r#"
 @id("company/no-removals") @reason("only administrators remove members")
 forbid(principal, action == Action::"SignProposalRemove", resource in Identity::"mallory");
+
+// What the attacker's app has had signed until then is beyond this. The others, who have the
+// same owner, are other identities.
+@id("company/few-messages") @reason("too many")
+forbid(principal, action == Action::"SignApplicationMessage", resource in Identity::"another")
+when { context.rates.signatures_minute >= 10 };
 "#;
 
 /// Ends the chat when it is dropped.
@@ -31,225 +37,80 @@ impl Drop for End<'_> {
     }
 }
 
-/// What is tried, and what refuses it.
-type Attempt<'a> = (&'a str, &'a str, Box<dyn Fn() -> Result<(), Failure> + 'a>);
-
-struct Mallory {
-    app: App,
-    /// Another identity of the same owner, which its app has taken over, too.
-    other: App,
-    epoch: u64,
-    /// A leaf key that is bound to a group, and to another one.
-    here: GeneratedHpke,
-    there: GeneratedHpke,
-    ninth: Vec<u8>,
+/// Whose policies are signed.
+struct Company {
+    rollout: Rollout,
+    admin: AdminClient,
 }
 
-impl Mallory {
-    fn new(client: impl Fn() -> Client) -> Self {
-        let app = App::at(client(), SUITE, "mallory");
-        let other = App::at(client(), SUITE, "another");
-        let (here, there) = (app.generate(), app.generate());
-        app.signed_leaf(&here, Source::Update, "talk", 0);
-        app.signed_leaf(&there, Source::Update, "elsewhere", 0);
-        let mut mallory = Self {
-            app,
-            other,
-            epoch: 5,
-            here,
-            there,
-            ninth: Vec::new(),
-        };
-        for _ in 0..8 {
-            mallory.app.sign(&mallory.new_commit()).unwrap();
-        }
-        mallory.ninth = mallory.new_commit();
-        mallory
+impl Company {
+    fn reload(&self) -> Result<PoliciesInForce, CallError> {
+        let request = ReloadPolicies {};
+        self.admin.reload_policies(request, &Call::default())
     }
 
-    fn message(&self, epoch: u64, body: &[u8]) -> Vec<u8> {
-        message(SUITE, "talk", epoch, Sender::Member(0), body)
+    fn roll_out(&self, policies: &str, serial: u64) {
+        self.rollout.sign(policies, serial);
+        self.rollout.deliver();
+        self.reload().unwrap();
     }
 
-    fn new_commit(&self) -> Vec<u8> {
-        let leaf = self
-            .app
-            .signed_leaf(&self.app.generate(), Source::Commit, "talk", 0);
-        self.message(self.epoch, &commit(&leaf))
+    /// Somebody who can write there puts a set without policies in the place of the company's.
+    fn is_replaced_unsigned<T>(&self, meanwhile: impl Fn() -> T) -> T {
+        self.rollout.write("", 3, &[]);
+        self.is_replaced(meanwhile)
     }
 
-    fn sign(&self, content: &[u8]) -> Result<(), Failure> {
-        self.app.sign(content).map(drop)
+    /// The same with one that was signed before.
+    fn is_replaced_by_older<T>(&self, meanwhile: impl Fn() -> T) -> T {
+        self.rollout.sign("", 1);
+        self.is_replaced(meanwhile)
     }
 
-    /// A leaf of the app's own making, in the place where one of custody should be.
-    fn own_leaf(&self, source: Source, group: &str) -> Vec<u8> {
-        let leaf = self.app.leaf(&self.app.own_hpke(1), source);
-        self.app.self_signed(&leaf, group, 0)
-    }
-
-    fn attempts(&self) -> Vec<Attempt<'_>> {
-        let app = &self.app;
-        let text = |epoch| self.message(epoch, &application("hello"));
-        let signs = |what, by, content: Vec<u8>| -> Attempt<'_> {
-            (what, by, Box::new(move || self.sign(&content)))
-        };
-        let mut new_name = app.leaf(&self.here, Source::Update);
-        new_name.credential = credential("chairman@bank.example");
-        let mut swapped = app.leaf(&self.here, Source::Update);
-        swapped.signature_key = app.own.public.clone();
-        let mine = app.leaf(&app.own_hpke(1), ALWAYS);
-        let honest = self.message(self.epoch, &application("hello"));
-        let (init, leaf) = (app.generate(), app.generate());
-        let signed = app.signed_leaf(&leaf, ALWAYS, "", 0);
-        let own_init = app.own_hpke(2).public_key;
-        let in_a_package = self.own_leaf(ALWAYS, "");
-        let added = key_package(SUITE, &init.public_key, &in_a_package, false);
-        let removal = app.signed_leaf(&app.generate(), Source::Commit, "talk", 0);
-        vec![
-            signs("a new credential", BINDING, new_name.tbs("talk", 0)),
-            signs("a swapped signature key", BINDING, swapped.tbs("talk", 0)),
-            (
-                "another identity",
-                BINDING,
-                Box::new(|| {
-                    let leaf = self.other.leaf(&self.here, Source::Update);
-                    self.sign(&leaf.tbs("talk", 0))
-                }),
-            ),
-            signs("an own leaf key, alone", BINDING, mine.tbs("", 0)),
-            signs(
-                "an own leaf in a KeyPackage",
-                BINDING,
-                key_package_tbs(&key_package(SUITE, &init.public_key, &in_a_package, false)),
-            ),
-            signs(
-                "an own init key in a KeyPackage",
-                BINDING,
-                key_package_tbs(&key_package(SUITE, &own_init, &signed, false)),
-            ),
-            signs(
-                "an own leaf in an Update",
-                BINDING,
-                self.message(self.epoch, &update(&self.own_leaf(Source::Update, "talk"))),
-            ),
-            signs(
-                "an own leaf in a commit",
-                BINDING,
-                self.message(
-                    self.epoch + 1,
-                    &commit(&self.own_leaf(Source::Commit, "talk")),
-                ),
-            ),
-            signs(
-                "an own leaf in an external commit",
-                BINDING,
-                message(
-                    SUITE,
-                    "talk",
-                    self.epoch + 1,
-                    Sender::NewMemberCommit,
-                    &external_commit(b"encapsulated", &self.own_leaf(Source::Commit, "talk")),
-                ),
-            ),
-            signs(
-                "an own leaf in an external Add",
-                BINDING,
-                message(
-                    SUITE,
-                    "talk",
-                    self.epoch,
-                    Sender::NewMemberProposal,
-                    &add(&added, &app.own.sign(&key_package_tbs(&added))),
-                ),
-            ),
-            signs("a leaf key of another group", BINDING, {
-                let leaf = app.leaf(&self.there, Source::Update);
-                leaf.tbs("talk", 0)
-            }),
-            signs("an older epoch", "no-rollback", text(self.epoch - 1)),
-            signs("an absurd epoch", "no-epoch-jump", text(u64::MAX / 2)),
-            signs(
-                "one commit too many",
-                "commits-per-epoch",
-                self.ninth.clone(),
-            ),
-            signs(
-                "a forbidden proposal",
-                "company/no-removals",
-                self.message(self.epoch, &proposal(&remove(1))),
-            ),
-            signs(
-                "the same in a commit",
-                "company/no-removals",
-                self.message(self.epoch + 1, &commit_of(&[&remove(1)], &[], &removal)),
-            ),
-            signs("a made-up label", UNKNOWN, labelled("FriendlyTBS", &honest)),
-            signs(
-                "a truncated structure",
-                UNKNOWN,
-                honest[..honest.len() - 1].to_vec(),
-            ),
-            signs(
-                "a doubled structure",
-                UNKNOWN,
-                [&honest[..], &honest].concat(),
-            ),
-            signs(
-                "a targeted message",
-                "rule/not-permitted",
-                targeted_message("talk", 5, 0, 1),
-            ),
-            (
-                "a foreign ciphertext",
-                OPENING,
-                Box::new(|| {
-                    let context = group_context(SUITE, "elsewhere", 1);
-                    let info = labelled("UpdatePathNode", &context);
-                    app.open(&self.here, &info, &SUITE.path_secret()).map(drop)
-                }),
-            ),
-            (
-                "somebody else's name",
-                "own-credential",
-                Box::new(|| {
-                    let request = CreateIdentity {
-                        name: "chairman".to_owned(),
-                        credential: Credential::Basic(Bytes::from(b"chairman".as_slice())),
-                        scheme: SUITE.scheme,
-                        placement: Placement::default(),
-                    };
-                    let made = app.client.create_identity(request, &Call::default());
-                    made.map(drop).map_err(failure)
-                }),
-            ),
-        ]
+    fn is_replaced<T>(&self, meanwhile: impl Fn() -> T) -> T {
+        self.rollout.deliver();
+        let reloaded = self.reload();
+        let came = meanwhile();
+        self.rollout.deliver();
+        assert!(reloaded.is_err(), "such a set is in force: {reloaded:?}");
+        self.reload().unwrap();
+        came
     }
 }
 
 #[test]
 fn an_attacker_is_refused_by_name_while_others_chat() {
+    if ran_as_root("beside_a_chat::an_attacker_is_refused_by_name_while_others_chat") {
+        return;
+    }
     let stage = Stage::new(programs!());
-    let policies = stage.path("policies");
-    std::fs::create_dir(&policies).unwrap();
-    std::fs::write(policies.join("90.cedar"), COMPANY).unwrap();
+    let hsm = FaultyHsm::new(&stage);
+    hsm.softhsm().add_token("mallory");
     let hub = Hub::start(&stage);
+    let rollout = Rollout::new(&stage.path(""), &programs!().ctl, "ed25519");
     let options = Options {
         extra: format!(
-            "[policy]\nlocal_dir = {:?}\ncredentials = [\"alice\", \"bob\", \"mallory\", \"another\"]",
-            policies.display().to_string()
+            "{}\n[policy]\ncredentials = [\"alice\", \"bob\", \"mallory\", \"another\"]\n{}",
+            hsm.device("token", "mallory"),
+            rollout.configuration(),
         ),
         ..Options::default()
     };
     let daemon = Daemon::start(&stage, &options);
-    let mut alice = Chat::start(&stage, &daemon, &hub, "alice", 1);
-    let mut bob = Chat::start(&stage, &daemon, &hub, "bob", 1);
-    bob.ok("keypackage");
-    alice.ok("create g");
-    alice.ok("add g bob");
-    bob.ok("receive");
-    let mallory = Mallory::new(|| Client::new(ClientConfig::new(daemon.socket(), "attacks")));
-    let attempts = mallory.attempts();
+    // Other users reach the socket, as they do in /run.
+    for directory in [stage.path(""), stage.path("daemon")] {
+        set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+    }
+    let config = || ClientConfig::new(daemon.socket(), "attacks");
+    let company = Company {
+        rollout,
+        admin: AdminClient::new(config()),
+    };
+    company.roll_out("", 1);
+    let [mut alice, mut bob] = Chat::pair(&stage, &daemon, &hub);
+    let mallory = Mallory::new(|| Client::new(config()), "token");
+    let attempts = mallory.attempts(&company);
+    company.roll_out(COMPANY, 2);
 
     let is_over = AtomicBool::new(false);
     let rounds = std::thread::scope(|scope| {
@@ -266,15 +127,48 @@ fn an_attacker_is_refused_by_name_while_others_chat() {
         });
         // Also if something is not refused: else the chat went on for ever.
         let end = End(&is_over);
+        let before = hsm.key_calls();
+        let reaches_the_token = || hsm.key_calls() != before;
         for _ in 0..10 {
             for (what, by, attempt) in &attempts {
                 let failure = attempt().expect_err(what);
                 assert_eq!(failure.policy.as_deref(), Some(*by), "{what}: {failure:?}");
                 assert!(!failure.advice.is_empty(), "{what}: {failure:?}");
+                assert!(!reaches_the_token(), "{what}");
             }
+            let leaked = mallory.leaked();
+            let leaked = leaked.each_ref().map(String::as_str);
+            let outcomes = stranger(&stage.path(""), &daemon.socket(), &leaked);
+            let is_use = |outcome: &&serde_json::Value| {
+                ["sign", "open"].map(Into::into).contains(&outcome["what"])
+            };
+            let uses: Vec<_> = outcomes.iter().filter(is_use).collect();
+            assert_eq!(uses.len(), 2);
+            for outcome in uses {
+                assert_eq!(outcome["code"], "NotFound", "{outcome}");
+            }
+            assert!(!reaches_the_token(), "another owner's keys");
         }
+        // What is permitted does, so what is not is seen if it does.
+        mallory.says_something().unwrap();
+        assert!(reaches_the_token());
         drop(end);
         chat.join().unwrap()
     });
     assert!(rounds > 0, "nobody chatted");
+
+    // That somebody else's keys are there is not told to whom they are not for: the rule that
+    // kept them is on record.
+    let entries = Entries::open(&daemon.state().join(FILE_NAME)).unwrap();
+    let records: Vec<_> = entries.map(|entry| entry.unwrap().record).collect();
+    for key in mallory.keys() {
+        let is_refusal = |record: &&mlskeyd::audit::Record| {
+            let by = record.caller.as_ref().map(|caller| caller.owner.uid);
+            record.key == Some(key)
+                && by == Some(STRANGER)
+                && matches!(&record.outcome, AuditOutcome::Denied { policy, .. } if policy == "rule/owner")
+        };
+        let times = records.iter().filter(is_refusal).count();
+        assert!(times >= 10, "{times}");
+    }
 }

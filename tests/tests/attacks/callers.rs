@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use mlskeyd::audit::AuditOutcome;
@@ -20,11 +21,11 @@ for_each_suite!(
 );
 
 /// Another user.
-const STRANGER: u32 = 65_533;
+pub const STRANGER: u32 = 65_533;
 
 /// Runs a test once more where there are several users: as root of a user
 /// namespace, unless this is root. Answers whether it has run there.
-fn ran_as_root(test: &str) -> bool {
+pub fn ran_as_root(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
         return false;
     }
@@ -42,10 +43,9 @@ fn ran_as_root(test: &str) -> bool {
     true
 }
 
-/// A program as the stranger runs it.
-fn strangers(house: &House, program: &str) -> Command {
-    // Where other users may run it.
-    let copy = house.path().join("theirs");
+/// A program as the stranger runs it, copied to a directory where other users may run it.
+fn strangers(directory: &Path, program: &str) -> Command {
+    let copy = directory.join("theirs");
     std::fs::copy(program, &copy).unwrap();
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
     let mut command = Command::new(copy);
@@ -53,10 +53,10 @@ fn strangers(house: &House, program: &str) -> Command {
     command
 }
 
-/// What became of each thing that the stranger tried.
-fn stranger(house: &House, arguments: &[&str]) -> Vec<Value> {
-    let mut command = strangers(house, env!("CARGO_BIN_EXE_stranger"));
-    let output = command.arg(house.socket()).args(arguments).output();
+/// What became of each thing that the stranger tried at a socket.
+pub fn stranger(directory: &Path, socket: &Path, arguments: &[&str]) -> Vec<Value> {
+    let mut command = strangers(directory, env!("CARGO_BIN_EXE_stranger"));
+    let output = command.arg(socket).args(arguments).output();
     let output = output.unwrap();
     assert!(
         output.status.success(),
@@ -92,7 +92,8 @@ fn a_handle_is_worthless_to_another_user() {
 
     let ids = [app.me.key.to_string(), init.key.to_string()];
     let outcomes = stranger(
-        &house,
+        house.path(),
+        &house.socket(),
         &[&ids[0], &ids[1], &hex::encode(&text), "alice", "laptop"],
     );
     let of = |what: &str| {
@@ -162,7 +163,8 @@ fn a_handle_is_worthless_to_another_user() {
     // All of that is refused before the device: it is not even there.
     house.restart_without_device();
     for outcome in stranger(
-        &house,
+        house.path(),
+        &house.socket(),
         &[&ids[0], &ids[1], &hex::encode(&text), "alice", "laptop"],
     ) {
         assert_ne!(outcome["code"], "DeviceFailed", "{outcome}");
@@ -185,7 +187,7 @@ fn a_stranger_does_not_administer() {
         return;
     }
     let house = House::new("");
-    let mut command = strangers(&house, env!("CARGO_BIN_EXE_test-ctl"));
+    let mut command = strangers(house.path(), env!("CARGO_BIN_EXE_test-ctl"));
     command.arg("--socket").arg(house.socket()).arg("keys");
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);

@@ -141,6 +141,8 @@ pub struct App {
     pub me: IdentityInfo,
     /// A signature key of its own.
     pub own: OwnKey,
+    /// Where its keys in custody are.
+    placement: Placement,
 }
 
 impl App {
@@ -150,11 +152,16 @@ impl App {
 
     /// The same at the socket of any daemon.
     pub fn at(client: Client, suite: Suite, name: &str) -> Self {
+        Self::placed(client, suite, name, Placement::default())
+    }
+
+    /// The same with all of its keys there.
+    pub fn placed(client: Client, suite: Suite, name: &str, placement: Placement) -> Self {
         let request = CreateIdentity {
             name: name.to_owned(),
             credential: Credential::Basic(Bytes::from(name.as_bytes())),
             scheme: suite.scheme,
-            placement: Placement::default(),
+            placement: placement.clone(),
         };
         let me = client.create_identity(request, &Call::default()).unwrap();
         Self {
@@ -162,6 +169,7 @@ impl App {
             client,
             me,
             own: OwnKey::new(suite),
+            placement,
         }
     }
 
@@ -170,13 +178,20 @@ impl App {
     }
 
     pub fn generate_of(&self, kem: Kem) -> GeneratedHpke {
+        self.try_generate_of(kem).unwrap()
+    }
+
+    pub fn try_generate(&self) -> Result<GeneratedHpke, Failure> {
+        self.try_generate_of(self.suite.kem)
+    }
+
+    fn try_generate_of(&self, kem: Kem) -> Result<GeneratedHpke, Failure> {
         let request = GenerateHpke {
             kem,
-            placement: Placement::default(),
+            placement: self.placement.clone(),
         };
-        self.client
-            .generate_hpke(request, &Call::default())
-            .unwrap()
+        let generated = self.client.generate_hpke(request, &Call::default());
+        generated.map_err(failure)
     }
 
     /// An HPKE key pair of the app's own.

@@ -149,8 +149,18 @@ fn commits_at_once_are_counted_one_by_one() {
 fn what_lasts_for_years_is_not_signed() {
     let house = House::new("");
     let app = App::new(&house, SUITE, "mallory");
-    let leaf = app.leaf(&app.generate(), Source::KeyPackage(0, u64::MAX));
-    assert_eq!(refused_by(&app, &leaf.tbs("", 0)), "leaf-lifetime");
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let days = |days: u64| Source::KeyPackage(0, now + days * 24 * 60 * 60 - 60);
+    for source in [Source::KeyPackage(0, u64::MAX), days(91)] {
+        let leaf = app.leaf(&app.generate(), source);
+        assert_eq!(refused_by(&app, &leaf.tbs("", 0)), "leaf-lifetime");
+        // Nor if the leaf had been signed at another time, or by another key.
+        let leaf = app.self_signed(&leaf, "", 0);
+        let package = key_package(SUITE, &app.generate().public_key, &leaf, false);
+        let refused = refused_by(&app, &key_package_tbs(&package));
+        assert_eq!(refused, "key-package-lifetime");
+    }
+    app.key_package(&app.generate(), &app.generate(), days(90), false);
 }
 
 #[test]

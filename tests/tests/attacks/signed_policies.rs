@@ -2,26 +2,24 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use mlskeyd::audit::{AuditOutcome, Record};
 use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::*;
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::SshKey;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use mlskeyd_tests::rig::{Rollout, SshKey};
 
 use crate::forge::*;
 use crate::house::{App, House};
 use crate::suite::SUITE_1 as SUITE;
 
-const POLICIES: &str = "policies@mlskeyd";
+const POLICIES: &str = Rollout::NAMESPACE;
 const FREEZE: &str = "freeze@mlskeyd";
 
 /// A house whose security team signs what it rolls out.
 struct Company {
     house: House,
-    security: SshKey,
+    rollout: Rollout,
     /// Somebody else.
     mallory: SshKey,
 }
@@ -30,14 +28,12 @@ impl Company {
     fn new(kind: &str) -> Self {
         let mut house = House::new("");
         house.stop();
-        let security = SshKey::new(house.path(), "security", kind);
+        let rollout = Rollout::new(house.path(), &programs!().ctl, kind);
         let mallory = SshKey::new(house.path(), "mallory", "ed25519");
-        for name in ["policies.d", "fresh", "freeze.d"] {
-            fs::create_dir(house.path().join(name)).unwrap();
-        }
+        fs::create_dir(house.path().join("freeze.d")).unwrap();
         let mut company = Self {
             house,
-            security,
+            rollout,
             mallory,
         };
         company.start();
@@ -46,10 +42,9 @@ impl Company {
 
     fn start(&mut self) {
         let configuration = format!(
-            "[policy]\nlocal_dir = {:?}\nfreeze_dir = {:?}\nsigners = [{:?}]",
-            self.path("policies.d"),
+            "[policy]\nfreeze_dir = {:?}\n{}",
             self.path("freeze.d"),
-            self.security.public(),
+            self.rollout.configuration(),
         );
         self.house.start(&configuration);
     }
@@ -61,41 +56,6 @@ impl Company {
 
     fn path(&self, name: &str) -> PathBuf {
         self.house.path().join(name)
-    }
-
-    /// A file of the set that is not there yet.
-    fn fresh(&self, name: &str) -> PathBuf {
-        self.path("fresh").join(name)
-    }
-
-    fn manifest(&self) -> PathBuf {
-        self.fresh("manifest.toml")
-    }
-
-    /// Makes a fresh set of one file, with a manifest.
-    fn write(&self, policies: &str, serial: u64, options: &[&str]) {
-        fs::remove_dir_all(self.path("fresh")).unwrap();
-        fs::create_dir(self.path("fresh")).unwrap();
-        fs::write(self.fresh("90-company.cedar"), policies).unwrap();
-        let mut command = Command::new(programs!().ctl);
-        command.args(["policy", "manifest"]).arg(self.path("fresh"));
-        command
-            .args(["--serial", &serial.to_string()])
-            .args(options);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-
-    fn sign(&self, policies: &str, serial: u64) {
-        self.write(policies, serial, &[]);
-        self.security.sign(POLICIES, &self.manifest());
-    }
-
-    /// Puts the fresh set in the place of the one that is there, at once: the daemon, which
-    /// looks by itself, sees no other one.
-    fn deliver(&self) {
-        let (fresh, there) = (self.path("fresh"), self.path("policies.d"));
-        renameat_with(CWD, fresh, CWD, there, RenameFlags::EXCHANGE).unwrap();
     }
 
     fn reload(&self) -> Result<PoliciesInForce, Failure> {
@@ -140,7 +100,7 @@ impl Company {
 
     fn order_signed(&self, name: &str, target: &str, serial: u64, action: &str) {
         let file = self.order(name, target, serial, action);
-        self.security.sign(FREEZE, &file);
+        self.rollout.security.sign(FREEZE, &file);
         self.roll_out(&file);
     }
 
@@ -175,52 +135,59 @@ type Attack = fn(&Company);
 
 const ATTACKS: [(&str, Attack); 11] = [
     ("manifest.toml.sig: it is not there; sign", |company| {
-        fs::remove_file(company.fresh("manifest.toml.sig")).unwrap();
+        fs::remove_file(company.rollout.fresh("manifest.toml.sig")).unwrap();
     }),
     (
         "manifest.toml: it is not there, and a signed set was in force",
         |company| {
-            fs::remove_file(company.manifest()).unwrap();
+            fs::remove_file(company.rollout.manifest()).unwrap();
         },
     ),
     ("none of the configured `signers`", |company| {
-        company.mallory.sign(POLICIES, &company.manifest());
+        company.mallory.sign(POLICIES, &company.rollout.manifest());
     }),
     (
         "for \"freeze@mlskeyd\", not for \"policies@mlskeyd\"",
         |company| {
-            company.security.sign(FREEZE, &company.manifest());
+            company
+                .rollout
+                .security
+                .sign(FREEZE, &company.rollout.manifest());
         },
     ),
     ("it was changed after security@bank", |company| {
-        let text = fs::read_to_string(company.manifest()).unwrap();
-        fs::write(company.manifest(), text.replace("serial = 8", "serial = 9")).unwrap();
+        let text = fs::read_to_string(company.rollout.manifest()).unwrap();
+        fs::write(
+            company.rollout.manifest(),
+            text.replace("serial = 8", "serial = 9"),
+        )
+        .unwrap();
     }),
     ("no signature of OpenSSH's", |company| {
-        fs::write(company.fresh("manifest.toml.sig"), "signed: me").unwrap();
+        fs::write(company.rollout.fresh("manifest.toml.sig"), "signed: me").unwrap();
     }),
     (
         "90-company.cedar: it is not as the manifest has it",
         |company| {
-            fs::write(company.fresh("90-company.cedar"), "// x").unwrap();
+            fs::write(company.rollout.fresh("90-company.cedar"), "// x").unwrap();
         },
     ),
     ("91.cedar: the manifest does not list it", |company| {
-        fs::write(company.fresh("91.cedar"), "").unwrap();
+        fs::write(company.rollout.fresh("91.cedar"), "").unwrap();
     }),
     (
         "90-company.cedar: the manifest lists it, and it is not there",
         |company| {
-            fs::remove_file(company.fresh("90-company.cedar")).unwrap();
+            fs::remove_file(company.rollout.fresh("90-company.cedar")).unwrap();
         },
     ),
     ("older than what was in force: serial 7, now 5", |company| {
-        company.sign("", 5);
+        company.rollout.sign("", 5);
     }),
     (
         "other content than what was in force with the same serial 7",
         |company| {
-            company.sign("", 7);
+            company.rollout.sign("", 7);
         },
     ),
 ];
@@ -229,8 +196,8 @@ const ATTACKS: [(&str, Attack); 11] = [
 fn what_is_not_signed_as_it_must_be_changes_nothing() {
     let mut company = Company::new("ed25519");
     let app = App::new(&company.house, SUITE, "alice");
-    company.sign(NO_MESSAGES, 7);
-    company.deliver();
+    company.rollout.sign(NO_MESSAGES, 7);
+    company.rollout.deliver();
     let now = company.reload().unwrap();
     let signed = now.signed.unwrap();
     assert_eq!((signed.serial, now.warnings.len()), (7, 0));
@@ -244,9 +211,9 @@ fn what_is_not_signed_as_it_must_be_changes_nothing() {
     let (devices, away) = (company.path("state/devices"), company.path("away"));
 
     for (why, attack) in ATTACKS {
-        company.sign("", 8);
+        company.rollout.sign("", 8);
         attack(&company);
-        company.deliver();
+        company.rollout.deliver();
         let failure = company.reload().unwrap_err();
         assert!(failure.message.contains(why), "{failure:?}");
         assert_eq!(refused_by(&app), "company/no-messages", "{why}");
@@ -272,14 +239,14 @@ fn what_is_not_signed_as_it_must_be_changes_nothing() {
         fs::rename(&away, &devices).unwrap();
         company.start();
     }
-    company.sign("", 8);
-    company.deliver();
+    company.rollout.sign("", 8);
+    company.rollout.deliver();
     company.reload().unwrap();
     app.sign(&text()).unwrap();
     company.restart();
     app.sign(&text()).unwrap();
-    company.sign(NO_MESSAGES, 7);
-    company.deliver();
+    company.rollout.sign(NO_MESSAGES, 7);
+    company.rollout.deliver();
     company.reload().unwrap_err();
     company.restart();
     company.reload().unwrap_err();
@@ -304,9 +271,14 @@ fn until_a_set_is_signed_the_vendors_policies_are_in_force() {
     assert!(note.contains("the vendor's policies alone"), "{note}");
 
     // One that expired years ago is in force all the same.
-    company.write(NO_MESSAGES, 1, &["--expires", "2020-01-01"]);
-    company.security.sign(POLICIES, &company.manifest());
-    company.deliver();
+    company
+        .rollout
+        .write(NO_MESSAGES, 1, &["--expires", "2020-01-01"]);
+    company
+        .rollout
+        .security
+        .sign(POLICIES, &company.rollout.manifest());
+    company.rollout.deliver();
     let expired = "serial 1 EXPIRED at 2020-01-01T00:00:00Z";
     for restart in [false, true] {
         if restart {
@@ -408,10 +380,10 @@ fn a_file_that_nobody_signed_freezes_and_thaws_nothing() {
                 company.mallory.sign(FREEZE, file)
             }),
             ("for \"policies@mlskeyd\"", |company, file| {
-                company.security.sign(POLICIES, file);
+                company.rollout.security.sign(POLICIES, file);
             }),
             ("it was changed after security@bank", |company, file| {
-                company.security.sign(FREEZE, file);
+                company.rollout.security.sign(FREEZE, file);
                 let text = fs::read_to_string(file).unwrap();
                 fs::write(file, text.replace("serial = 2", "serial = 3")).unwrap();
             }),
@@ -446,12 +418,16 @@ fn a_file_that_nobody_signed_freezes_and_thaws_nothing() {
 fn a_signed_set_comes_in_force_by_itself_once_it_is_whole() {
     let company = Company::new("ed25519");
     let app = App::new(&company.house, SUITE, "alice");
-    company.sign(NO_MESSAGES, 1);
-    company.deliver();
+    company.rollout.sign(NO_MESSAGES, 1);
+    company.rollout.deliver();
     company.reload().unwrap();
-    company.sign("", 2);
+    company.rollout.sign("", 2);
     for name in ["90-company.cedar", "manifest.toml", "manifest.toml.sig"] {
-        fs::copy(company.fresh(name), company.path("policies.d").join(name)).unwrap();
+        fs::copy(
+            company.rollout.fresh(name),
+            company.path("policies.d").join(name),
+        )
+        .unwrap();
     }
     until(|| app.sign(&text()).is_ok());
     assert_eq!(company.in_force().signed.unwrap().serial, 2);
@@ -460,8 +436,8 @@ fn a_signed_set_comes_in_force_by_itself_once_it_is_whole() {
 #[test]
 fn without_signers_signatures_are_not_looked_at() {
     let mut company = Company::new("ed25519");
-    company.sign("", 7);
-    company.deliver();
+    company.rollout.sign("", 7);
+    company.rollout.deliver();
     company.house.stop();
     let configuration = format!(
         "[policy]\nlocal_dir = {:?}\nfreeze_dir = {:?}",

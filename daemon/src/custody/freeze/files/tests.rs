@@ -210,7 +210,7 @@ fn what_was_signed_and_says_nothing_is_refused() {
         ),
         (
             "target = \"all\"\nserial = 1\nreason = \"a\\nb\"",
-            "the reason",
+            "a reason has",
         ),
         ("target = \"app \\u0007\"\nserial = 1", "an app's name"),
     ] {
