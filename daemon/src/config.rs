@@ -48,7 +48,7 @@ pub struct Config {
     pub default_device: String,
     /// How long keys live.
     pub lifetimes: Lifetimes,
-    /// What the built-in policy permits.
+    /// Where policies come from, and what they and the rules go by.
     pub policy: PolicyConfig,
     /// The bounds.
     pub limits: Limits,
@@ -113,7 +113,7 @@ impl Default for Lifetimes {
     }
 }
 
-/// What the built-in policy permits.
+/// Where policies come from, and what they and the rules go by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyConfig {
     /// May an app take a group out of custody?
@@ -148,11 +148,13 @@ pub struct ConsentConfig {
 
 /// Requests that may take a person's consent. Those of each message may not: nobody
 /// would look any more at what is touched.
-const TAKE_CONSENT: [Action; 5] = [
+const TAKE_CONSENT: [Action; 7] = [
     Action::CreateIdentity,
     Action::CreateIdentityFor,
     Action::AdoptIdentity,
     Action::RotateIdentity,
+    Action::UpdateCredential,
+    Action::SignCsr,
     Action::LeaveCustody,
 ];
 

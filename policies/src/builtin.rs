@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::{Action, Decision, Question};
+use crate::{Action, Decision, Question, Said};
 
 /// What the configuration says to the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,11 @@ impl Rules {
         match self.rule(question) {
             Decision::Permit { policy, .. } => Decision::Permit {
                 policy,
-                consent: self.settings.consent.contains(&question.action),
+                consent: self
+                    .settings
+                    .consent
+                    .contains(&question.action)
+                    .then(consent),
             },
             denied => denied,
         }
@@ -146,7 +150,15 @@ const fn needs(action: Action) -> Needs {
 const fn permit(policy: &'static str) -> Decision {
     Decision::Permit {
         policy: Cow::Borrowed(policy),
-        consent: false,
+        consent: None,
+    }
+}
+
+fn consent() -> Said {
+    Said {
+        policy: "builtin/consent".to_owned(),
+        reason: "the configuration takes a person's consent for this".to_owned(),
+        advice: None,
     }
 }
 

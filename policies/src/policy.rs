@@ -61,7 +61,7 @@ impl Policy {
         let decision = if answer.is_permit {
             Decision::Permit {
                 policy: Cow::Owned(answer.by.policy),
-                consent: takes_consent || answer.consent.is_some(),
+                consent: answer.consent.or(takes_consent),
             }
         } else {
             Decision::Deny {

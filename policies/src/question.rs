@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use mlskeyd_protocol::v1::Owner;
 
-use crate::Action;
+use crate::{Action, Said};
 
 /// What the policy is asked.
 #[derive(Clone, Copy, Debug)]
@@ -25,8 +25,8 @@ pub enum Decision {
     Permit {
         /// The id of the policy that permits it.
         policy: Cow<'static, str>,
-        /// Only once a person has consented to it?
-        consent: bool,
+        /// What wants it to be served only once a person has consented to it.
+        consent: Option<Said>,
     },
     /// The request is refused, before it reaches a device.
     Deny {

@@ -1,11 +1,12 @@
 //! The command `mlskeyctl`.
 //!
-//! It asks the running daemon over its socket, and knows nothing by itself:
-//! `args` is what can be asked, `run` asks it, `json`, `table` and `devices` show
-//! it, `progress` what takes long, and `pin` reads the one secret that it is told.
-//! The agent of a login session stays (`agent`). A verifier of evidence asks no daemon (`attest`), and neither does who gets a device
-//! ready (`provision`), or writes policies (`policy`); `files` are what commands are
-//! given, and `measurements` what a machine measured.
+//! Most commands ask the running daemon over its socket: `args` is what can be asked, `run`
+//! asks it, `json`, `table` and `devices` show it, `progress` what takes long, and `pin` reads
+//! the one secret that it is told; `certificates` are those of identities. The agent of a login
+//! session stays (`agent`). Others take no daemon: a verifier of evidence (`attest`), who gets a
+//! device ready (`provision`), or writes policies (`policy`, `manifest`) and tries them on what
+//! is on record (`replay`). `files` are what commands are given, and `measurements` what a
+//! machine measured.
 
 mod agent;
 mod args;

@@ -20,7 +20,7 @@ use super::{Call, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::DeviceError;
 
-/// What a consent is recorded as, and what its lack is refused by.
+/// What a consent is recorded as.
 const RULE: &str = "builtin/consent";
 
 impl Session {
@@ -32,7 +32,7 @@ impl Session {
         call: &Call,
         subject: &mut Subject,
     ) -> Result<(), Failure> {
-        let Some(content) = content.filter(|_| subject.takes_consent) else {
+        let (Some(content), Some(wanted)) = (content, subject.consent.clone()) else {
             return Ok(());
         };
         let custody = self.custody();
@@ -40,10 +40,13 @@ impl Session {
         let Some(device) = device else {
             let failure = Failure::new(
                 FailureCode::Denied,
-                "a policy takes a person's consent for this, and there is no key to consent with",
+                format!(
+                    "{}; a person has to consent to it, and there is no key to consent with",
+                    wanted.reason
+                ),
                 "have the administrator name a `consent_device` under [policy]",
             );
-            return Err(subject.refuse(RULE, failure));
+            return Err(subject.refuse(wanted.policy, failure));
         };
         if call.options.interaction == Interaction::Never {
             let failure = Failure::new(
@@ -80,7 +83,7 @@ impl Session {
         });
         if let Err(failure) = consented.await {
             return Err(match failure.code {
-                FailureCode::Denied => subject.refuse(RULE, failure),
+                FailureCode::Denied => subject.refuse(wanted.policy, failure),
                 _ => failure,
             });
         }

@@ -140,10 +140,10 @@ impl Session {
         request: &CreateIdentity,
         subject: &mut Subject,
     ) -> Result<(), Failure> {
-        let consented = subject.takes_consent;
+        let consented = subject.consent.is_some();
         self.describe_identity(request, subject).await?;
         self.custody().permit(self, subject).await?;
-        if subject.takes_consent && !consented {
+        if subject.consent.is_some() && !consented {
             return Err(Failure::new(
                 FailureCode::Conflict,
                 "this app got another identity meanwhile",

@@ -4,9 +4,7 @@
 //! [`Session::serve`] is that path, for every kind of request and for every
 //! door. What differs between kinds is a [`Request`]: one file here each.
 //!
-//! To add a request: its type in `mlskeyd_protocol`, a file here that
-//! implements [`Request`] for it (or [`PlainRequest`], if it uses no key), an [`Action`] that
-//! policies can name, and a line in each door.
+//! What it takes to add one is in docs/architecture.md.
 
 mod accept;
 mod admin;
@@ -257,7 +255,7 @@ impl Custody {
             match decided.decision {
                 Decision::Permit { policy, consent } => {
                     subject.permitted_by.get_or_insert(policy);
-                    subject.takes_consent |= consent;
+                    subject.consent = subject.consent.take().or(consent);
                 }
                 Decision::Deny {
                     policy,
@@ -376,17 +374,18 @@ impl Session {
         request.ready(self, call, subject).await?;
         let content = request.consents_to(&read)?;
         self.consent(content, call, subject).await?;
-        let mut consented = subject.takes_consent;
+        let mut consented = subject.consent.is_some();
         while !custody.guard.reserve(subject, &seen).await? {
             seen = custody.permit(self, subject).await?;
             // What the guard knows now may take a consent that it did not take before.
-            if subject.takes_consent && !consented {
+            if subject.consent.is_some() && !consented {
                 let content = request.consents_to(&read)?;
                 self.consent(content, call, subject).await?;
                 consented = true;
             }
         }
-        if let Some(counted) = Counted::of(subject.action) {
+        // An identity that is there already is not made.
+        if let Some(counted) = Counted::of(subject.action).filter(|_| !subject.context.exists) {
             let owner = &self.caller().owner;
             custody.rates.count(owner, counted, Instant::now());
         }

@@ -160,8 +160,8 @@ impl PlainRequest for RegistryRestored {
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let custody = session.custody();
-        let compared = custody.registry.compared(None, true).await;
-        compared.map_err(failure::of_store)?;
+        let marked = custody.registry.mark_restored().await;
+        marked.map_err(failure::of_store)?;
         custody
             .note("RegistryRestored", "an administrator says so")
             .await;

@@ -135,7 +135,7 @@ pub(crate) async fn recall(
     // What cannot be compared counts as forgotten.
     let note = format!("the audit log cannot be compared with the registry: {unreadable}");
     restored(registry, audit, note).await?;
-    Ok(registry.compared(Some(end), false).await?)
+    Ok(registry.set_audited(end).await?)
 }
 
 async fn compare(
@@ -162,7 +162,7 @@ async fn compare(
         let raise = move |known: Option<&GuardMark>| Ok::<_, Infallible>(signed.added_to(known));
         let Ok(_) = registry.update_guard(of, raise).await?;
     }
-    Ok(registry.compared(Some(end), false).await?)
+    Ok(registry.set_audited(end).await?)
 }
 
 /// All marks of before count as restored from now on.
@@ -176,7 +176,7 @@ async fn restored(registry: &Registry, audit: &AuditLog, note: String) -> Result
         AuditOutcome::Noted { note: note.into() },
     );
     audit.append(record, Durability::Now).await?;
-    Ok(registry.compared(None, true).await?)
+    Ok(registry.mark_restored().await?)
 }
 
 #[cfg(test)]

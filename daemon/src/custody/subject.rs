@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mlskeyd_policies::{Action, ContextFacts};
+use mlskeyd_policies::{Action, ContextFacts, Said};
 use mlskeyd_protocol::v1::{Bytes, Failure, KeyId, Owner};
 
 use super::guard::Mark;
@@ -43,8 +43,8 @@ pub struct Subject {
     /// How durable its record has to be once it is served; `None`: only a
     /// refusal or failure goes on record.
     pub(super) durability: Option<Durability>,
-    /// Does it take a person's consent?
-    pub(super) takes_consent: bool,
+    /// What wants a person to consent to it.
+    pub(super) consent: Option<Said>,
     /// The policy that permitted it.
     pub(super) permitted_by: Option<Cow<'static, str>>,
     /// The policy that refused it, and its reason.
@@ -73,7 +73,7 @@ impl Subject {
             device: None,
             content: None,
             durability: Some(Durability::Now),
-            takes_consent: false,
+            consent: None,
             permitted_by: None,
             denied: None,
             would_deny: BTreeSet::new(),
@@ -98,8 +98,13 @@ impl Subject {
     }
 
     /// Refuses by a rule that no policy can lift.
-    pub(super) fn refuse(&mut self, rule: &'static str, failure: Failure) -> Failure {
-        self.denied = Some((Cow::Borrowed(rule), Cow::Owned(failure.message.clone())));
+    pub(super) fn refuse(
+        &mut self,
+        rule: impl Into<Cow<'static, str>>,
+        failure: Failure,
+    ) -> Failure {
+        let rule = rule.into();
+        self.denied = Some((rule.clone(), Cow::Owned(failure.message.clone())));
         failure.by_policy(rule)
     }
 

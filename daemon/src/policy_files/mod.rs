@@ -58,7 +58,7 @@ pub struct PolicyFiles(BTreeMap<String, String>);
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// A file or directory cannot be read, or must not be.
-    #[error("the policies in {} cannot be used: {why}", path.display())]
+    #[error("{} cannot be used: {why}", path.display())]
     Io {
         /// Which one.
         path: PathBuf,

@@ -23,7 +23,7 @@ use crate::policy_watch::PolicyWatch;
 use crate::signers::Signers;
 use crate::store_key::Subkey;
 
-/// Longest file of what was in force, in bytes: three times what a directory may have.
+/// Longest file of what was in force, in bytes: more than two directories may have.
 const MAX_KEPT: usize = 64 * 1024 * 1024;
 
 /// Longest word of what is wrong with policies, in characters: the whole is in the log.

@@ -616,24 +616,35 @@ impl Registry {
         self.shared.restores.load(Ordering::Acquire)
     }
 
-    /// Where the audit log ended when [`compared`](Self::compared) was told so last, before
-    /// this start.
+    /// Where the audit log ended that the marks were last compared with
+    /// ([`set_audited`](Self::set_audited)), before this start.
     #[must_use]
     pub fn audited(&self) -> Option<Tip> {
         self.shared.audited
     }
 
-    /// The guard's marks are as new as the audit log up to there; or `restored`: they are
-    /// not, so that an older copy of the registry was put back.
+    /// The guard's marks are as new as the audit log up to there.
     ///
     /// # Errors
     /// As any change.
-    pub async fn compared(&self, end: Option<Tip>, restored: bool) -> Result<(), StoreError> {
+    pub async fn set_audited(&self, end: Tip) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            tx.live.meta.audited = Some(end);
+            tx.live.meta.write(tx.conn, tx.mac)
+        })
+        .await
+    }
+
+    /// An older copy of the registry was put back, so that none of the guard's marks of before is
+    /// known to be the newest.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn mark_restored(&self) -> Result<(), StoreError> {
         let restores = self
             .write(move |tx| {
                 let meta = &mut tx.live.meta;
-                meta.audited = end.or(meta.audited);
-                meta.restores = meta.restores.saturating_add(restored.into());
+                meta.restores = meta.restores.saturating_add(1);
                 tx.live.meta.write(tx.conn, tx.mac)?;
                 Ok(tx.live.meta.restores)
             })

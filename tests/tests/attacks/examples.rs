@@ -108,7 +108,7 @@ fn consent_for_adding() {
     let office = Office::new(SUITE_1);
     let addition = office.addition();
     office.has(&example("consent-for-adding"));
-    assert_eq!(office.refused_by(&addition), "builtin/consent");
+    assert_eq!(office.refused_by(&addition), "consent-for-adding");
     office.signs(&office.says("talk", 1, &proposal(&remove(1))));
 }
 

@@ -224,13 +224,13 @@ fn told_of_leaves(app: &App) -> Vec<Told> {
             "SignLeafNode",
             stranger.tbs("talk", 4),
             json!({"group": talk, "source": "update", "credential_type": "basic",
-                "credential": "chairman", "credential_differs": true}),
+                "credential": "chairman", "credential_matches": false}),
         ),
         (
             "SignLeafNode",
             certified.tbs("talk", 4),
             json!({"group": talk, "source": "update", "credential_type": "x509",
-                "credential_differs": true}),
+                "credential_matches": false}),
         ),
         (
             "SignKeyPackage",
@@ -253,8 +253,8 @@ fn what_is_to_be_signed_is_told_as_it_says() {
     let app = App::new(&house, SUITE, "mallory");
     let other = App::new(&house, SUITE, "another");
     let signer = json!({"key": app.me.key.to_string(), "purpose": "signature",
-        "algorithm": "ECDSA P-256", "tier": "software", "device": "software",
-        "device_kind": "software", "identity": "mallory"});
+        "algorithm": "ECDSA P-256", "tier": "software", "suites": [2],
+        "device": "software", "device_kind": "software", "identity": "mallory"});
     for (action, content, expected) in told_of_leaves(&app)
         .into_iter()
         .chain(told_of_messages(&app, &other))
@@ -308,7 +308,7 @@ fn what_is_made_and_opened_is_told_as_it_is() {
     assert_eq!(
         said(facts),
         json!({"algorithm": "Ed25519", "tier": "software", "others": 2,
-            "credential_type": "basic", "credential": "chairman", "credential_forbidden": true})
+            "credential_type": "basic", "credential": "chairman", "credential_permitted": false})
     );
 
     let (init, leaf) = (app.generate(), app.generate_of(SUITE.kem));
@@ -326,17 +326,23 @@ fn what_is_made_and_opened_is_told_as_it_is() {
     app.open(&init, &welcome, &SUITE.group_secrets()).unwrap();
     let path = labelled("UpdatePathNode", &group_context(SUITE, "talk", 7));
     app.open(&leaf, &path, &SUITE.path_secret()).unwrap();
-    for (action, key, purpose) in [
-        ("OpenWelcome", &init, "init"),
-        ("OpenPathSecret", &leaf, "leaf"),
+    let talk = hex::encode("talk");
+    for (action, key, purpose, expected) in [
+        ("OpenWelcome", &init, "init", json!({})),
+        (
+            "OpenPathSecret",
+            &leaf,
+            "leaf",
+            json!({"group": talk, "epoch": 7, "cipher_suite": 2}),
+        ),
     ] {
         let facts = last(&house, action);
         assert_eq!(
             facts["resource"],
             json!({"key": key.key.to_string(), "purpose": purpose, "algorithm": "DHKEM P-256",
-                "tier": "software", "device": "software", "device_kind": "software"})
+                "tier": "software", "suites": [2], "device": "software", "device_kind": "software"})
         );
-        assert_eq!(said(facts), json!({}), "{action}");
+        assert_eq!(said(facts), expected, "{action}");
     }
 }
 

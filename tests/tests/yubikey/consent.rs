@@ -143,7 +143,7 @@ fn a_policy_takes_a_touch_for_each_signature_that_it_names() {
     let refused = failure(alice.try_sign(&client, &message(SUITE_2)));
     assert_eq!(
         refused.policy.as_deref(),
-        Some("builtin/consent"),
+        Some("company/touch"),
         "{refused}"
     );
     assert_eq!(consents(&scene), before + 2);

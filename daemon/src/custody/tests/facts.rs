@@ -51,6 +51,7 @@ async fn what_policies_know_of_a_key_is_what_the_registry_knows() {
         wrapped: true,
         age_days: 3,
         attested: true,
+        suites: BTreeSet::from([1, 3]),
         device: "a device".to_owned(),
         device_kind: "a kind".to_owned(),
         identity: Some("an identity".to_owned()),
