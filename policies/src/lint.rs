@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use cedar_policy::{ActionConstraint, Policy};
 
 use crate::Action;
+use crate::asked::Asked;
 use crate::problem::Problem;
 use crate::schema;
-use crate::set::{Rule, Set};
+use crate::set::{Rule, Set, refuses};
 
 /// Says whether there is something of this type and id: an `App`, `User`, `Group`, `Device` or
 /// `Identity`. `None`: that is not known here.
@@ -22,10 +23,28 @@ impl Set {
     pub fn lint(&self, names: Names<'_>) -> Vec<Problem> {
         let mut problems = unknown_names(self.rules(), names);
         problems.extend(references::blind(self.rules()));
+        problems.extend(any_label(self.rules()));
         problems.extend(many::at_once(self.rules()));
         problems.sort();
         problems
     }
+}
+
+/// Who permits every signature permits apps to have anything signed that they give a label.
+fn any_label(rules: &[Rule]) -> impl Iterator<Item = Problem> {
+    let permits = rules.iter().filter(|rule| {
+        !refuses(&rule.policy) && is_about(&rule.policy, Action::SignApp) && !asks(rule, &["label"])
+    });
+    permits.map(|rule| {
+        rule.place.lint(
+            "this permits apps to have anything signed that is no MLS structure (SignApp), under any label: name the actions that are meant, or ask for context.label",
+        )
+    })
+}
+
+/// As the policy language has read it: what a comment says does not count.
+fn asks(rule: &Rule, attributes: &[&str]) -> bool {
+    Asked::by([&rule.policy]).is_ok_and(|asked| attributes.iter().any(|name| asked.has(name)))
 }
 
 /// A name that is misspelt makes a policy that never applies.

@@ -10,6 +10,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{Bytes, SignatureScheme};
 use pki_types::UnixTime;
 use x509_cert::Certificate;
@@ -28,6 +29,10 @@ pub(crate) use csr::{Certified, CsrError, Request, pem};
 
 /// Most certificates of a credential.
 const MAX_CHAIN: usize = 8;
+
+/// Longest certificate, in bytes, and longest name of an issuer, in characters.
+const MAX_CERTIFICATE: usize = MAX_CREDENTIAL;
+const MAX_ISSUER: usize = 1024;
 
 /// Most different names in a certificate.
 const MAX_NAMES: usize = 16;
@@ -123,6 +128,10 @@ pub(crate) fn check(
 /// # Errors
 /// [`CertificateError`].
 pub(crate) fn read(der: &[u8]) -> Result<Issued, CertificateError> {
+    // The time that reading takes grows with the square of the length.
+    if der.len() > MAX_CERTIFICATE {
+        return Err(CertificateError::Unreadable("it is too long".to_owned()));
+    }
     let unreadable = |error: x509_cert::der::Error| CertificateError::Unreadable(error.to_string());
     let certificate = Certificate::from_der(der).map_err(unreadable)?;
     let tbs = &certificate.tbs_certificate;
@@ -148,7 +157,7 @@ pub(crate) fn read(der: &[u8]) -> Result<Issued, CertificateError> {
         public_key,
         names,
         ends: tbs.validity.not_after.to_unix_duration().as_secs(),
-        issuer: tbs.issuer.to_string(),
+        issuer: tbs.issuer.to_string().chars().take(MAX_ISSUER).collect(),
         serial: hex::encode(tbs.serial_number.as_bytes()),
     })
 }

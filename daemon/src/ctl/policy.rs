@@ -144,7 +144,7 @@ pub(super) fn explain(asked: &Refusals, all: bool) -> Shown {
         let (date, action) = (date(request.time), printable(&request.action));
         let _ = writeln!(text, "{date}  {action}\n  {was}\n  now: {now}");
         if !facts.is_null() {
-            let _ = writeln!(text, "{facts:#}");
+            text.push_str(&pretty(&facts));
         }
         let refused = request.refused.as_ref();
         listed.push(json!({
@@ -167,6 +167,12 @@ pub(super) fn explain(asked: &Refusals, all: bool) -> Shown {
         text,
         is_good: true,
     }
+}
+
+/// Facts for a person: what an app wrote in them moves no cursor.
+pub(super) fn pretty(facts: &Value) -> String {
+    let lines = format!("{facts:#}");
+    lines.lines().map(|line| printable(line) + "\n").collect()
 }
 
 /// What policies say to a request: which ones refuse it, and which one would permit it.

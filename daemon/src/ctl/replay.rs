@@ -9,7 +9,7 @@ use mlskeyd_policies::{Set, ids};
 use serde_json::{Value, json};
 
 use super::CtlError;
-use super::policy::{Shown, read, said};
+use super::policy::{Shown, pretty, read, said};
 use super::table::printable;
 use crate::audit::{AuditOutcome, Entries, ReadError, Record};
 
@@ -134,10 +134,11 @@ pub(super) fn one(log: &Path, number: u64, vendor: &Path, local: &Path) -> Resul
         AuditOutcome::Noted { note } => note.to_string(),
     };
     let text = format!(
-        "record {number}, {}\n  {}\n  by these policies: {}\n{facts:#}\n",
+        "record {number}, {}\n  {}\n  by these policies: {}\n{}",
         printable(&record.action),
         printable(&outcome),
         said(&refused_by, permitted_by.as_deref()),
+        pretty(&facts),
     );
     Ok(Shown {
         json: json!({

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, KeyId, SignatureScheme};
+use mlskeyd_protocol::v1::{Algorithm, Bytes, Credential, Failure, KeyId, SignatureScheme};
 
 use super::{Session, failure};
 use crate::mls::binding::{BindingChange, Custody, HpkeKey, InitBinding};
@@ -24,6 +24,8 @@ pub(super) struct Leaving {
 pub(super) struct Known {
     /// The identity's pinned credential, as MLS encodes it.
     pub(super) credential: Vec<u8>,
+    /// The same as it is pinned.
+    pub(super) pinned: Option<Credential>,
     /// The keys of the signing key's owner that the structure names.
     keys: HashMap<Vec<u8>, Arc<KeyRecord>>,
     identity: Option<String>,
@@ -44,6 +46,7 @@ impl Known {
         let registry = &session.custody().registry;
         let mut known = Self {
             credential: Vec::new(),
+            pinned: None,
             keys: HashMap::new(),
             identity: signer.identity.clone(),
             leaving: None,
@@ -61,6 +64,7 @@ impl Known {
                 .ok_or_else(|| failure::not_found("identity"))?;
             known.credential =
                 credential_bytes(&identity.credential).ok_or_else(failure::internal)?;
+            known.pinned = Some(identity.credential);
         }
         for public_key in named {
             let key = registry

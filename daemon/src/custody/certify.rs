@@ -292,6 +292,7 @@ impl Session {
         let outcome = AuditOutcome::Noted { note: note.into() };
         let mut record = Record::new("CredentialUpdated", outcome);
         record.caller = Some(self.caller().for_audit());
+        record.owner = self.another(subject.owner.as_ref());
         record.key = subject.key_id();
         record.identity.clone_from(&subject.identity);
         let audit = &self.custody().audit;

@@ -23,6 +23,9 @@ const DAY: u64 = 24 * 60 * 60;
 /// Longest facts on record, in bytes: a record has bounds.
 const MAX_FACTS: usize = 8 * 1024;
 
+/// Longest name in them where they would be longer, in characters.
+const MAX_SHORTENED: usize = 255;
+
 /// The moment, in the time zone of the machine.
 pub(super) fn moment() -> Moment {
     let now = jiff::ZonedDateTime::now();
@@ -55,7 +58,7 @@ pub(super) fn resource(subject: &Subject, kind: &str) -> ResourceFacts {
     facts
 }
 
-/// As they go on record. Who adds a thousand members adds them without their names.
+/// As they go on record: where there are too many names they are left out.
 pub(super) fn on_record(
     caller: &CallerFacts,
     resource: &ResourceFacts,
@@ -69,9 +72,16 @@ pub(super) fn on_record(
     let context = ContextFacts {
         added_names: BTreeSet::new(),
         removed_leaves: BTreeSet::new(),
+        certificate_names: BTreeSet::new(),
+        certificate_issuer: None,
+        credential: context.credential.as_deref().map(shortened),
         ..context.clone()
     };
     Some(replay::to_record(caller, resource, &context)).filter(fits)
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(MAX_SHORTENED).collect()
 }
 
 /// Is the key a blob that its device has wrapped? The objects of a token and of a YubiKey are
@@ -279,17 +289,28 @@ pub(super) struct CredentialSays {
 }
 
 impl CredentialSays {
+    /// Of a leaf, whose certificate is somebody's: reading it may take any time, and whether it
+    /// is the identity's own is not known yet.
     fn of_leaf(leaf: &LeafNodePayload<'_>) -> Self {
         match &leaf.credential.body {
             CredentialBody::Basic { identity } => Self::basic(text(identity)),
-            CredentialBody::X509 { certificates } => Self::x509(certificates.first().copied()),
+            CredentialBody::X509 { .. } => Self {
+                kind: "x509",
+                name: None,
+                issued: None,
+            },
         }
     }
 
+    /// Of one that an identity has, or that an administrator gives it.
     pub(super) fn of(credential: &Credential) -> Self {
         match credential {
             Credential::Basic(identity) => Self::basic(text(identity)),
-            Credential::X509(chain) => Self::x509(chain.first().map(|own| &**own)),
+            Credential::X509(chain) => Self {
+                kind: "x509",
+                name: None,
+                issued: chain.first().and_then(|own| certificates::read(own).ok()),
+            },
         }
     }
 
@@ -299,14 +320,6 @@ impl CredentialSays {
             kind: "basic",
             name,
             issued: None,
-        }
-    }
-
-    fn x509(own: Option<&[u8]>) -> Self {
-        Self {
-            kind: "x509",
-            name: None,
-            issued: own.and_then(|own| certificates::read(own).ok()),
         }
     }
 

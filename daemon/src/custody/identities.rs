@@ -20,6 +20,9 @@ use crate::store::{IdentityRecord, KeyRecord, MadeKey, StoreError};
 /// Stands for the user's name in the credentials that the configuration permits.
 const USER: &str = "{user}";
 
+/// So often policies are asked again about an identity, since its owner got others meanwhile.
+const MAX_TRIES: usize = 8;
+
 /// What was read from a [`CreateIdentity`] request.
 pub enum Identity {
     /// It is there already, as asked for.
@@ -43,14 +46,16 @@ impl Request for CreateIdentity {
         check_name("an identity's name", &self.name)?;
         check_credential(&self.credential)?;
         subject.identity = Some(self.name.clone());
-        session.describe_identity(self, subject).await?;
         match session.identity(&self.name).await? {
             Some((record, key)) => {
                 let asked = [&record.credential, &record.made_with];
                 if !asked.contains(&&self.credential) || record.scheme != self.scheme {
                     return Err(conflict(&self.name));
                 }
+                session.describe_identity(self, subject).await?;
                 subject.about_key(key.clone());
+                // To look for what is there leaves no record, a refusal does.
+                subject.durability = None;
                 subject.context.exists = true;
                 subject.context.algorithm = key.algorithm.to_string();
                 subject.context.tier = key.tier.to_string();
@@ -62,6 +67,7 @@ impl Request for CreateIdentity {
                 let registry = &session.custody().registry;
                 let room = registry.check_takes_identity(&session.caller().owner);
                 room.await.map_err(failure::of_store)?;
+                session.describe_identity(self, subject).await?;
                 let algorithm = Algorithm::Signature(self.scheme);
                 let place = read_place(session, call, &self.placement, algorithm, subject).await;
                 place.map(Identity::New)
@@ -109,7 +115,7 @@ impl Request for CreateIdentity {
             next: None,
         };
         let custody = session.custody();
-        loop {
+        for _ in 0..MAX_TRIES {
             let others = Some(subject.context.others);
             let created = custody
                 .registry
@@ -129,6 +135,8 @@ impl Request for CreateIdentity {
             custody.undo_creation(made.id).await;
             return Err(failure);
         }
+        custody.undo_creation(made.id).await;
+        Err(conflict(&self.name))
     }
 }
 
@@ -256,6 +264,7 @@ impl Custody {
     ) -> Result<Option<IdentityRecord>, Failure> {
         check_name("an identity's name", name)?;
         check_name("an app's name", &owner.app)?;
+        subject.owner = Some(owner.clone());
         subject.identity = Some(name.to_owned());
         let identity = self.registry.identity(owner, name).await;
         identity.map_err(failure::of_store)

@@ -93,6 +93,8 @@ pub struct Custody {
     devices: Devices,
     policy: Policy,
     policies: PolicyStore,
+    /// One at a time looks at what is in force for what looks wrong.
+    linting: Arc<tokio::sync::Mutex<()>>,
     /// One at a time reads the policies and puts them in force: else older ones could be
     /// in force last.
     loading: Mutex<()>,
@@ -180,6 +182,7 @@ impl Custody {
             devices,
             policy,
             policies,
+            linting: Arc::default(),
             loading: Mutex::default(),
             frozen,
             audit,
@@ -417,6 +420,11 @@ impl Session {
                 .map_err(failure::of_audit)?;
         }
         result
+    }
+
+    /// The owner, on record, if it is not the caller itself.
+    fn another(&self, owner: Option<&Owner>) -> Option<Owner> {
+        owner.filter(|it| **it != self.caller().owner).cloned()
     }
 
     fn custody(&self) -> &Arc<Custody> {

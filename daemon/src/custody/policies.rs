@@ -1,5 +1,6 @@
 //! What administrators do to policies and to the guard.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,6 +10,8 @@ use mlskeyd_protocol::limits::MAX_GROUP_ID;
 use mlskeyd_protocol::v1::{
     Failure, FailureCode, GuardReset, PoliciesInForce, RegistryRestored, ReloadPolicies, ResetGuard,
 };
+
+use tokio::sync::oneshot;
 
 use super::generate::check_name;
 use super::subject::Subject;
@@ -63,18 +66,36 @@ impl Custody {
     async fn lint_policies(self: &Arc<Self>) -> InForce {
         let identities = self.registry.identities(None).await.ok();
         let names = identities.map(|all| all.into_iter().map(|identity| identity.name).collect());
-        let custody = Arc::clone(self);
-        let look = tokio::task::spawn_blocking(move || {
-            let set = custody.policy.set();
-            let lints = custody.policies.lint(&set, names);
-            // Others may have come in force meanwhile.
-            if Arc::ptr_eq(&set, &custody.policy.set()) {
-                custody.policies.found(lints);
+        let looked = async {
+            let turn = Arc::clone(&self.linting).lock_owned().await;
+            let (done, is_done) = oneshot::channel();
+            let custody = Arc::clone(self);
+            // Names are looked up, maybe in a directory of the company: one that does not answer
+            // holds this thread, and nothing else.
+            let look = std::thread::Builder::new().name("lint".to_owned());
+            let looking = look.spawn(move || {
+                custody.lint(names);
+                drop(turn);
+                let _ = done.send(());
+            });
+            if looking.is_ok() {
+                let _ = is_done.await;
             }
-        });
-        // Should the company's directory not answer, the log tells of them later.
-        let _ = tokio::time::timeout(LINTS_WAIT, look).await;
+        };
+        // Should it take longer, the log tells of them later.
+        let _ = tokio::time::timeout(LINTS_WAIT, looked).await;
         self.policies.about_now()
+    }
+
+    fn lint(&self, identities: Option<BTreeSet<String>>) {
+        loop {
+            let set = self.policy.set();
+            let lints = self.policies.lint(&set, identities.clone());
+            // Others may have come in force meanwhile.
+            if Arc::ptr_eq(&set, &self.policy.set()) {
+                return self.policies.found(lints);
+            }
+        }
     }
 
     async fn note_policies(&self, note: &str) {

@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_policies::{Action, ContextFacts};
 use mlskeyd_protocol::v1::Owner;
-use sha2::{Digest, Sha256, Sha384};
 
 use super::facts::Effects;
 use crate::mls::{
-    Body, FramedContent, ProposalOrRef, RawContent, Signable, proposal_reference_content,
+    Body, FramedContent, ProposalOrRef, RawContent, Signable, hash_of_cipher_suite,
+    proposal_reference_content,
 };
 
 /// So many proposals of each owner are remembered, and of so many owners.
@@ -80,12 +80,7 @@ impl Proposed {
 
     fn signed(self, signature: &[u8]) -> Option<(Vec<u8>, Known)> {
         let hashed = proposal_reference_content(RawContent(&self.raw), signature)?;
-        // RFC 9420, 17.1: the hash of the cipher suite.
-        let reference = match self.cipher_suite {
-            1..=3 => Sha256::digest(&hashed).to_vec(),
-            7 => Sha384::digest(&hashed).to_vec(),
-            _ => return None,
-        };
+        let reference = hash_of_cipher_suite(self.cipher_suite, &hashed)?;
         let known = Known {
             group: self.group,
             epoch: self.epoch,

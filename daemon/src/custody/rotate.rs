@@ -155,7 +155,7 @@ impl Session {
         );
         let mut record = Record::new("KeyRotated", AuditOutcome::Noted { note: note.into() });
         record.caller = Some(self.caller().for_audit());
-        record.owner = Some(old.owner.clone());
+        record.owner = self.another(Some(&old.owner));
         record.key = Some(old.id);
         record.identity.clone_from(&old.identity);
         record.device = Some(old.device.clone());

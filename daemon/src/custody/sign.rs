@@ -6,6 +6,7 @@ use mlskeyd_protocol::v1::{Algorithm, Bytes, Failure, FailureCode, KeyId, Sign, 
 use sha2::{Digest, Sha256};
 
 use super::bindings::{Known, Leaving};
+use super::facts::CredentialSays;
 use super::guard::Mark;
 use super::references::Proposed;
 use super::subject::Subject;
@@ -55,7 +56,11 @@ impl Request for Sign {
         let scheme = signature_scheme(&key)?;
         let known = Known::about(&signable, &key, session).await?;
         if let Some(leaf) = leaf_to_sign(&signable) {
-            subject.context.credential_differs = leaf.credential.raw != known.credential;
+            let is_own = leaf.credential.raw == known.credential;
+            subject.context.credential_differs = !is_own;
+            if let Some(own) = known.pinned.as_ref().filter(|_| is_own) {
+                CredentialSays::of(own).put(&mut subject.context);
+            }
         }
         if known.leaving.is_some() {
             // A permit to leave is worth no more than the policy of today.

@@ -34,7 +34,7 @@ pub use proposal::{FIRST_PRIVATE_USE, PreSharedKeyId, Proposal, PskOrigin};
 pub use reader::ParseError;
 pub use signable::{AppContent, OwnLeaf, Signable, Unknown, proposal_reference_content};
 pub use targeted_message::TargetedMessageTbs;
-pub use verify::{kem_of_cipher_suite, scheme_of_cipher_suite, verify};
+pub use verify::{hash_of_cipher_suite, kem_of_cipher_suite, scheme_of_cipher_suite, verify};
 
 #[cfg(test)]
 mod tests;

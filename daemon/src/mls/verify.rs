@@ -5,6 +5,7 @@ use mlskeyd_protocol::v1::{Kem, SignatureScheme};
 use ed25519_dalek::{Signature as Ed25519Signature, VerifyingKey as Ed25519Key};
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{DerSignature, VerifyingKey as P256Key};
+use sha2::{Digest, Sha256, Sha384};
 
 /// The signature scheme of a cipher suite (RFC 9420 section 17.1), if it is supported.
 pub fn scheme_of_cipher_suite(cipher_suite: u16) -> Option<SignatureScheme> {
@@ -22,6 +23,15 @@ pub fn kem_of_cipher_suite(cipher_suite: u16) -> Option<Kem> {
         1 | 3 => Some(Kem::DhKemX25519),
         2 => Some(Kem::DhKemP256),
         7 => Some(Kem::DhKemP384),
+        _ => None,
+    }
+}
+
+/// The hash of these bytes by a cipher suite's function (RFC 9420 section 17.1), if the suite is supported.
+pub fn hash_of_cipher_suite(cipher_suite: u16, bytes: &[u8]) -> Option<Vec<u8>> {
+    match cipher_suite {
+        1..=3 => Some(Sha256::digest(bytes).to_vec()),
+        7 => Some(Sha384::digest(bytes).to_vec()),
         _ => None,
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mlskeyd_policies::Set;
@@ -31,6 +32,18 @@ const MAX_WHY: usize = 1000;
 
 /// Most that looks wrong which is told.
 const MAX_LINTS: usize = 20;
+
+/// So long names of users and groups are looked up that policies name: of the rest it is not
+/// known whether they are there.
+const LOOK_UPS: Duration = Duration::from_secs(10);
+
+/// What looks wrong with policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lints {
+    count: usize,
+    /// The first ones, shortened.
+    first: Vec<String>,
+}
 
 /// The policies of the directories, and those that were in force last.
 pub struct PolicyStore {
@@ -77,7 +90,7 @@ pub(crate) struct InForce {
     /// What was wrong when the policies were read the last time.
     refused: Option<String>,
     /// What looks wrong, and is in force, as far as that was looked at.
-    lints: Vec<String>,
+    lints: Lints,
 }
 
 impl PolicyStore {
@@ -257,7 +270,7 @@ impl PolicyStore {
                 )
             }),
             refused: None,
-            lints: Vec::new(),
+            lints: Lints::default(),
         };
         for warning in about.warnings() {
             tracing::warn!("{warning}");
@@ -267,14 +280,21 @@ impl PolicyStore {
 
     /// What looks wrong with a set. That may take long: names of users and groups are looked up,
     /// maybe in a directory of the company.
-    pub(crate) fn lint(&self, set: &Set, identities: Option<BTreeSet<String>>) -> Vec<String> {
+    pub(crate) fn lint(&self, set: &Set, identities: Option<BTreeSet<String>>) -> Lints {
         let known = self.known.clone().with_identities(identities);
-        let lints = set.lint(&|kind, name| known.is_there(kind, name));
-        lints.iter().map(|lint| cut(lint)).collect()
+        let begun = Instant::now();
+        let lints = set.lint(&|kind, name| {
+            let is_too_long = begun.elapsed() > LOOK_UPS;
+            (!is_too_long).then(|| known.is_there(kind, name)).flatten()
+        });
+        Lints {
+            count: lints.len(),
+            first: lints.iter().take(MAX_LINTS).map(cut).collect(),
+        }
     }
 
     /// Has it be told that this looks wrong with what is in force.
-    pub(crate) fn found(&self, lints: Vec<String>) {
+    pub(crate) fn found(&self, lints: Lints) {
         let mut now = self.now();
         now.lints = lints;
         for lint in now.told_lints() {
@@ -318,7 +338,7 @@ impl PolicyStore {
     pub(crate) fn in_force(&self) -> PoliciesInForce {
         let now = self.now();
         let mut told = now.for_administrators(now.warnings());
-        if !now.lints.is_empty() {
+        if now.lints.count > 0 {
             told.warnings.push(format!(
                 "{}: `mlskeyctl policy reload` says what",
                 now.counted_lints()
@@ -420,8 +440,8 @@ impl InForce {
 
     /// What looks wrong, and how much more.
     fn told_lints(&self) -> Vec<String> {
-        let mut told: Vec<String> = self.lints.iter().take(MAX_LINTS).cloned().collect();
-        let more = self.lints.len().saturating_sub(MAX_LINTS);
+        let mut told = self.lints.first.clone();
+        let more = self.lints.count.saturating_sub(told.len());
         if more > 0 {
             told.push(format!(
                 "and {more} lints more: `mlskeyctl policy check` tells all"
@@ -431,7 +451,7 @@ impl InForce {
     }
 
     fn counted_lints(&self) -> String {
-        format!("the policies have {} lints", self.lints.len())
+        format!("the policies have {} lints", self.lints.count)
     }
 
     /// What somebody should see to.
@@ -470,7 +490,7 @@ impl InForce {
             note.push_str("; ");
             note.push_str(&warning);
         }
-        if !self.lints.is_empty() {
+        if self.lints.count > 0 {
             note.push_str("; ");
             note.push_str(&self.counted_lints());
         }

@@ -69,17 +69,13 @@ pub(super) fn list(
 
 /// Fails if the owner has as many identities as it may.
 pub(super) fn check_takes_one_more(conn: &Connection, owner: &Owner) -> Result<(), StoreError> {
-    if count(conn, owner)? >= MAX_IDENTITIES {
+    let count: u32 = conn
+        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
+        .query_row(params![owner.uid, owner.app], |row| row.get(0))?;
+    if count >= MAX_IDENTITIES {
         return Err(StoreError::Limit("identities of one app"));
     }
     Ok(())
-}
-
-fn count(conn: &Connection, owner: &Owner) -> Result<u32, StoreError> {
-    let count = conn
-        .prepare_cached("SELECT count(*) FROM identities WHERE uid = ?1 AND app = ?2")?
-        .query_row(params![owner.uid, owner.app], |row| row.get(0))?;
-    Ok(count)
 }
 
 /// Makes a journalled signature key visible together with its identity, so that
@@ -94,9 +90,11 @@ pub(super) fn create(
         return Err(StoreError::Conflict("an identity of this name"));
     }
     check_takes_one_more(tx.conn, &identity.owner)?;
-    let now = count(tx.conn, &identity.owner)?;
-    if others.is_some_and(|others| others != u64::from(now)) {
-        return Err(StoreError::Outrun("the number of the owner's identities"));
+    if let Some(others) = others {
+        let now = list(tx.conn, tx.mac, Some(&identity.owner))?.len();
+        if u64::try_from(now) != Ok(others) {
+            return Err(StoreError::Outrun("the number of the owner's identities"));
+        }
     }
     let key = finish_key(tx, &identity, made)?;
     put(tx, &identity)?;

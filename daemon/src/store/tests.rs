@@ -1013,6 +1013,31 @@ pub(super) fn numbers(count: u32) -> String {
     )
 }
 
+/// What does not verify is in no list: it does not count as one that came meanwhile either.
+#[tokio::test]
+async fn an_identity_counts_if_it_is_known() {
+    let mut bench = Bench::new();
+    let (alice, made, _) = bench.signature_key("alice").await;
+    let owner = alice.owner.clone();
+    let created = bench.store.create_identity(alice, made, Some(0)).await;
+    created.unwrap();
+    bench.store.close().await;
+    bench.sql("UPDATE identities SET mac = zeroblob(32)");
+    bench.reopen();
+    let known = bench.store.identities(Some(&owner)).await.unwrap();
+    assert_eq!(known, []);
+    let (bob, made, _) = bench.signature_key("bob").await;
+    let outrun = bench
+        .store
+        .create_identity(bob.clone(), made.clone(), Some(1));
+    assert!(matches!(outrun.await, Err(StoreError::Outrun(_))));
+    bench
+        .store
+        .create_identity(bob, made, Some(0))
+        .await
+        .unwrap();
+}
+
 #[tokio::test]
 async fn one_app_has_so_many_identities_and_no_more() {
     let mut bench = Bench::new();

@@ -3,9 +3,8 @@
 
 use cedar_policy::{PrincipalConstraint, ResourceConstraint};
 
-use super::is_about;
+use super::{asks, is_about};
 use crate::Action;
-use crate::asked::Asked;
 use crate::problem::Problem;
 use crate::set::{Rule, refuses};
 
@@ -66,11 +65,6 @@ fn restricts(rule: &Rule) -> bool {
 /// Does it look at what a commit names by reference?
 fn sees(rule: &Rule) -> bool {
     is_about(&rule.policy, Action::SignCommit) && asks(rule, &[UNSEEN])
-}
-
-/// As the policy language has read it: what a comment says does not count.
-fn asks(rule: &Rule, attributes: &[&str]) -> bool {
-    Asked::by([&rule.policy]).is_ok_and(|asked| attributes.iter().any(|name| asked.has(name)))
 }
 
 /// Does the scope of a policy have all that another one's has, with no less coming of it?

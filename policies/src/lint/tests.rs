@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use super::*;
 use crate::DEFAULT;
 
-const PERMIT: &str = "@id(\"all\") @reason(\"x\") permit(principal, action, resource);\n";
+const PERMIT: &str = "@id(\"all\") @reason(\"x\") permit(principal, action, resource) unless { context has label && context.label != \"login\" };\n";
 
 /// Policies with ids of their own, each on a line of its own.
 fn set(policies: &[&str]) -> Set {
@@ -52,6 +52,25 @@ fn names_that_nobody_has_are_told() {
     let times = asked.borrow().iter().filter(|id| *id == "tradres").count();
     assert_eq!(times, 1);
     assert_eq!(lints(&set, &nothing_known), [""; 0]);
+}
+
+#[test]
+fn what_is_no_mls_is_permitted_by_its_label() {
+    let told = |policy| lints(&set(&[policy]), &nothing_known);
+    for broad in [
+        "permit(principal, action, resource);",
+        "permit(principal, action in Action::\"Sign\", resource);",
+        "permit(principal, action == Action::\"SignApp\", resource);",
+    ] {
+        assert!(told(broad)[0].contains("SignApp"), "{broad}");
+    }
+    for meant in [
+        "permit(principal, action == Action::\"SignApp\", resource) when { context.label == \"login\" };",
+        "permit(principal, action in Action::\"SignMessage\", resource);",
+        "forbid(principal, action == Action::\"SignApp\", resource);",
+    ] {
+        assert_eq!(told(meant), [""; 0], "{meant}");
+    }
 }
 
 #[test]

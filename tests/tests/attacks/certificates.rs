@@ -256,6 +256,58 @@ fn a_new_key_is_the_identitys_own_once_it_is_certified() {
     );
 }
 
+/// What policies know of a certificate is what the identity's own says.
+#[test]
+fn policies_know_the_names_of_the_own_certificate_alone() {
+    let bank = Bank::new();
+    let app = App::new(&bank.house, SUITE_2, "mallory");
+    let request = bank.csr(false).request;
+    let own = Credential::X509(bank.authority.issue(&request, &[]));
+    let other = Credential::X509(Authority::new(&bank.house, "other").issue(&request, &[]));
+    bank.import(own.clone()).unwrap();
+    let key = app.me.public_key.0.clone();
+    app.sign(&leaf(&app, &own, &key)).unwrap();
+    app.sign(&leaf(&app, &other, &key)).unwrap_err();
+    let records = bank.house.records();
+    let leaves = records.iter().filter(|it| it.action == "SignLeafNode");
+    let known: Vec<serde_json::Value> = leaves
+        .map(|it| serde_json::from_str(it.facts.as_ref().unwrap()).unwrap())
+        .collect();
+    let names = known.iter().map(|it| &it["context"]["certificate_names"]);
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        [&serde_json::json!([NAME]), &serde_json::Value::Null]
+    );
+    assert_eq!(known[0]["context"]["certificate_issuer"], "CN=bank");
+    // And for whom it was imported is on record.
+    let imported = records.iter().find(|it| it.action == "CredentialUpdated");
+    assert_eq!(imported.unwrap().owner, None, "the caller's own");
+}
+
+/// DER that takes hours to be read, for whoever reads it: nobody does.
+#[test]
+fn what_is_endless_to_read_is_not_read() {
+    let der = |tag: u8, content: &[u8]| {
+        let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x83], &length[1..], content].concat()
+    };
+    // A name with all the attributes in the wrong order.
+    let attributes = (0..200_000_u32).rev().flat_map(|number| {
+        let [_, high, middle, low] = number.to_be_bytes();
+        [0x30, 8, 6, 1, 0x2a, 4, 3, high, middle, low]
+    });
+    let name = der(0x30, &der(0x31, &attributes.collect::<Vec<_>>()));
+    let start = [2, 1, 1, 0x30, 3, 6, 1, 0x2a];
+    let certificate = der(0x30, &der(0x30, &[&start[..], &name].concat()));
+    let house = House::new("");
+    let app = App::new(&house, SUITE_2, "mallory");
+    let endless = Credential::X509(vec![Bytes(certificate)]);
+    let content = leaf(&app, &endless, &app.me.public_key.0);
+    for key in [app.me.key, KeyId::from_bytes([7; 16])] {
+        app.sign_with(key, &content).unwrap_err();
+    }
+}
+
 #[test]
 fn what_is_no_certificate_of_this_identity_is_not_pinned() {
     let bank = Bank::new();

@@ -3,12 +3,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::*;
 
 use crate::callers::{ran_as_root, stranger};
 use crate::forge::*;
-use crate::house::{App, House, failure};
+use crate::house::{App, House};
 use crate::suite::{SUITE_1 as SUITE, sealed};
 
 /// As the policies have them, in a minute.
