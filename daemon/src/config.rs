@@ -1,6 +1,7 @@
 //! The configuration: a TOML file in which every key but a device's `name` and
 //! `kind` has a default, and unknown keys are refused. `docs/mlskeyd.toml` shows all of it.
 
+mod apps;
 mod devices;
 mod pcrs;
 mod slot;
@@ -16,6 +17,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use toml::Spanned;
 
+pub use self::apps::AppConfig;
+use self::apps::AppTable;
 use self::devices::DeviceTable;
 pub use self::devices::{
     DeviceConfig, DeviceKind, ManagedConfig, ManagementKeyConfig, MeasuredConfig,
@@ -52,6 +55,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// The bounds.
     pub limits: Limits,
+    /// The apps that have names, in the order of these.
+    pub apps: Vec<AppConfig>,
 }
 
 /// Where the store key comes from.
@@ -326,6 +331,7 @@ struct ConfigFile {
     lifetimes: Lifetimes,
     policy: PolicyTable,
     limits: Limits,
+    apps: BTreeMap<String, Spanned<AppTable>>,
 }
 
 impl Default for ConfigFile {
@@ -340,6 +346,7 @@ impl Default for ConfigFile {
             lifetimes: Lifetimes::default(),
             policy: PolicyTable::default(),
             limits: Limits::default(),
+            apps: BTreeMap::new(),
         }
     }
 }
@@ -459,6 +466,7 @@ impl ConfigFile {
             lifetimes: self.lifetimes,
             policy,
             limits: self.limits,
+            apps: apps::check(self.apps)?,
         })
     }
 }
@@ -571,14 +579,18 @@ fn distance(a: &str, b: &str) -> usize {
 
 fn name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if (1..=64).contains(&name.len()) && name.chars().all(plain) {
+    if is_name(&name) {
         Ok(name)
     } else {
         Err(D::Error::custom(
             "a name has 1 to 64 letters, digits, `-`, `_` and `.`",
         ))
     }
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=64).contains(&name.len()) && name.chars().all(plain)
 }
 
 fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {

@@ -242,6 +242,7 @@ async fn serve_with_clock(
     ipc::serve(
         socket,
         Arc::clone(&custody),
+        config.apps.clone(),
         connection_bounds(&config),
         stop,
     )

@@ -1,4 +1,4 @@
-//! The first frame each way: which wire version and which service.
+//! The first frames each way: which wire version, which service, and who speaks.
 
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ pub struct Hello {
     pub software: String,
 }
 
-/// The daemon's first frame. Variants are only ever added.
+/// What the daemon says to that. Variants are only ever added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Welcome {
     /// The connection speaks this version from here.
@@ -58,6 +58,23 @@ pub enum Welcome {
     },
     /// The daemon will not serve this connection: the reason and what to do.
     Refused(String),
+    /// The client is to send an [`Echo`] of it; then comes another of these, and no second
+    /// challenge. So the daemon sees which process answers, after it has seen which one
+    /// connected.
+    Challenge {
+        /// Random, of this connection.
+        nonce: Nonce,
+    },
+}
+
+/// What a client is to repeat.
+pub type Nonce = [u8; 32];
+
+/// The client's answer to a [`Welcome::Challenge`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Echo {
+    /// The challenge's.
+    pub nonce: Nonce,
 }
 
 impl Hello {

@@ -7,7 +7,7 @@
 //! ([`client`]).
 //!
 //! On a connection, each direction is a sequence of length-limited frames. The
-//! first frame each way is the handshake; what follows are tarpc messages of
+//! first frames each way are the handshake; what follows are tarpc messages of
 //! the agreed version and service, encoded with postcard.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 

@@ -413,6 +413,10 @@ fn agreed() -> Vec<u8> {
     })
 }
 
+fn challenge() -> Vec<u8> {
+    welcome(&Welcome::Challenge { nonce: [1; 32] })
+}
+
 #[test]
 fn versions_that_do_not_fit_say_which_side_to_update() {
     for (oldest, newest, advice) in [(2, 3, "update this app"), (0, 0, "update mlskeyd")] {
@@ -457,6 +461,8 @@ fn garbage_from_the_daemon_is_an_error() {
             daemon: "9".into(),
             uid: 0,
         })],
+        // One challenge is enough; and another version is none after it, either.
+        vec![challenge(), challenge()],
         vec![agreed(), vec![0xFF; 8]],
         vec![agreed(), vec![0, 0, 0, 3, 9, 9, 9]],
         // Another call's reply; another method's reply.

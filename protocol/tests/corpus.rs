@@ -17,7 +17,7 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use mlskeyd_protocol::frame::{PREFIX, decode, encode};
-use mlskeyd_protocol::handshake::{Hello, Service, Welcome};
+use mlskeyd_protocol::handshake::{Echo, Hello, Service, Welcome};
 use mlskeyd_protocol::limits::MAX_FRAME;
 use mlskeyd_protocol::server::LongRequests;
 use mlskeyd_protocol::v1::*;
@@ -902,6 +902,8 @@ fn each_sample(each: &mut impl Each) {
         "welcome-refused",
         &Welcome::Refused("too many connections".into()),
     );
+    each.sample("welcome-challenge", &Welcome::Challenge { nonce: [7; 32] });
+    each.sample("echo", &Echo { nonce: [7; 32] });
 }
 
 /// A file name from the name of an enum's variant.

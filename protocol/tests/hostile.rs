@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::frame::{decode, encode};
-use mlskeyd_protocol::handshake::{Hello, MAGIC, Service, Welcome};
+use mlskeyd_protocol::handshake::{Echo, Hello, MAGIC, Nonce, Service, Welcome};
 use mlskeyd_protocol::limits::{MAX_FRAME, MAX_IN_FLIGHT, MAX_SHORT_FRAME};
 use mlskeyd_protocol::v1::*;
 use serde::Serialize;
@@ -30,13 +30,24 @@ fn read_frame(stream: &mut UnixStream) -> Vec<u8> {
     frame
 }
 
-fn greeted(server: &Server) -> UnixStream {
+/// A connection that was challenged, with the nonce.
+fn challenged(server: &Server) -> (UnixStream, Nonce) {
     let mut stream = UnixStream::connect(&server.path).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     let hello = Hello::new(Service::Custody, "hostile");
     stream.write_all(&encode(&hello, 1024).unwrap()).unwrap();
+    match decode(&read_frame(&mut stream)).unwrap() {
+        Welcome::Challenge { nonce } => (stream, nonce),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn greeted(server: &Server) -> UnixStream {
+    let (mut stream, nonce) = challenged(server);
+    let echo = encode(&Echo { nonce }, 1024).unwrap();
+    stream.write_all(&echo).unwrap();
     assert!(matches!(
         decode(&read_frame(&mut stream)).unwrap(),
         Welcome::Agreed { .. }
@@ -255,4 +266,44 @@ fn who_does_not_read_is_not_written_for() {
         }
     }
     server.client().status(&Call::default()).unwrap();
+}
+
+/// It is not served: neither with another nonce, nor with anything beside it.
+#[test]
+fn only_the_nonce_answers_a_challenge() {
+    let server = Server::start();
+    let echo = |nonce| encode(&Echo { nonce }, 1024).unwrap().to_vec();
+    let (mut stream, nonce) = challenged(&server);
+    let mut other = nonce;
+    other[31] ^= 1;
+    stream.write_all(&echo(other)).unwrap();
+    assert!(is_closed(&mut stream), "another nonce");
+    for wrong in [
+        [0, 0, 0, 31].iter().chain(&nonce[1..]).copied().collect(),
+        [echo(nonce), vec![0]].concat(),
+        [echo(nonce), echo(nonce)].concat(),
+        vec![0, 0, 4, 1],
+    ] {
+        let (mut stream, _) = challenged(&server);
+        stream.write_all(&wrong).unwrap();
+        assert!(is_closed(&mut stream), "{wrong:?}");
+    }
+    // Byte by byte it is as good.
+    let (mut stream, nonce) = challenged(&server);
+    for byte in echo(nonce) {
+        stream.write_all(&[byte]).unwrap();
+    }
+    let welcome: Welcome = decode(&read_frame(&mut stream)).unwrap();
+    assert!(matches!(welcome, Welcome::Agreed { .. }), "{welcome:?}");
+}
+
+/// What is sent before the challenge is not taken for what comes after it.
+#[test]
+fn nothing_is_sent_ahead_of_the_challenge() {
+    let server = Server::start();
+    let hello = encode(&Hello::new(Service::Custody, "hostile"), 1024).unwrap();
+    let ahead = encode(&Echo { nonce: [5; 32] }, 1024).unwrap();
+    let mut stream = UnixStream::connect(&server.path).unwrap();
+    stream.write_all(&[&hello[..], &ahead].concat()).unwrap();
+    assert!(is_closed(&mut stream));
 }

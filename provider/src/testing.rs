@@ -107,6 +107,7 @@ impl TestDaemon {
             lifetimes: Lifetimes::default(),
             policy: PolicyConfig::default(),
             limits: Limits::default(),
+            apps: Vec::new(),
         };
         change(&mut config);
         let mut daemon = Self {

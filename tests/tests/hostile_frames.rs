@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mlskeyd_protocol::client::{Call, Client, ClientConfig};
 use mlskeyd_protocol::frame::{decode, encode};
-use mlskeyd_protocol::handshake::{Hello, Service, Welcome};
+use mlskeyd_protocol::handshake::{Echo, Hello, Service, Welcome};
 use mlskeyd_protocol::limits::MAX_FRAME;
 use mlskeyd_protocol::v1::{
     CallOptions, CustodyRequest, CustodyResponse, Interaction, Priority, ServerFrame,
@@ -103,10 +103,20 @@ fn hello() -> Vec<u8> {
         .to_vec()
 }
 
-/// A connection that has said its greeting.
-fn greeted(socket: &Path) -> UnixStream {
+/// A connection that was challenged, and the answer to that.
+fn challenged(socket: &Path) -> (UnixStream, Vec<u8>) {
     let mut stream = connect(socket);
     stream.write_all(&hello()).unwrap();
+    match decode(&read_frame(&mut stream).unwrap()).unwrap() {
+        Welcome::Challenge { nonce } => (stream, encode(&Echo { nonce }, 1024).unwrap().to_vec()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A connection after its handshake.
+fn greeted(socket: &Path) -> UnixStream {
+    let (mut stream, echo) = challenged(socket);
+    stream.write_all(&echo).unwrap();
     let welcome: Welcome = decode(&read_frame(&mut stream).unwrap()).unwrap();
     assert!(matches!(welcome, Welcome::Agreed { .. }), "{welcome:?}");
     stream
@@ -176,12 +186,12 @@ fn garbage() {
         for round in 0..300 {
             let mut garbage = vec![0; random.random_range(1..5_000)];
             random.fill(&mut garbage[..]);
-            let mut stream = if round % 3 == 0 {
-                connect(socket)
-            } else {
-                greeted(socket)
+            let mut stream = match round % 4 {
+                0 => connect(socket),
+                3 => challenged(socket).0,
+                _ => greeted(socket),
             };
-            if round % 3 == 1 {
+            if round % 4 == 1 {
                 // Behind a length that is right.
                 garbage = frame(&garbage);
             }
@@ -195,12 +205,21 @@ fn garbage() {
 #[test]
 fn a_request_cut_at_every_byte() {
     meanwhile_others_are_served(|socket| {
-        let whole = [hello(), request((1, 0), 5, &status())].concat();
-        for cut in 0..whole.len() {
-            let mut stream = connect(socket);
+        let cut_off = |mut stream: UnixStream, whole: &[u8], cut: usize| {
             send(&mut stream, &whole[..cut]);
             stream.shutdown(Shutdown::Write).unwrap();
             until_closed(&mut stream);
+        };
+        let (hello, whole) = (hello(), request((1, 0), 5, &status()));
+        for cut in 0..hello.len() {
+            cut_off(connect(socket), &hello, cut);
+        }
+        for cut in 0..challenged(socket).1.len() {
+            let (stream, echo) = challenged(socket);
+            cut_off(stream, &echo, cut);
+        }
+        for cut in 0..whole.len() {
+            cut_off(greeted(socket), &whole, cut);
         }
         // Cut within, the length being that of the rest.
         let content = request((1, 0), 5, &status())[4..].to_vec();
@@ -290,8 +309,8 @@ fn half_open_connections() {
         let half_open: Vec<_> = (0..500)
             .map(|number| {
                 let mut stream = connect(socket);
-                // Nothing, or a part of the greeting.
-                send(&mut stream, &hello[..number % hello.len()]);
+                // Nothing, a part of the greeting, or all of it and no answer to the challenge.
+                send(&mut stream, &hello[..number % (hello.len() + 1)]);
                 stream
             })
             .collect();

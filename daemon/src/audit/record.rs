@@ -56,6 +56,8 @@ pub struct AuditCaller {
     pub owner: Owner,
     /// The process id at connect time; `None` if it has none here.
     pub pid: Option<i32>,
+    /// What it ran then, in words: the program, and what it was in.
+    pub program: Option<String>,
 }
 
 /// What came of a request.

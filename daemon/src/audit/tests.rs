@@ -26,6 +26,7 @@ fn caller(uid: u32) -> Option<AuditCaller> {
             app: "default".into(),
         },
         pid: Some(4711),
+        program: None,
     })
 }
 

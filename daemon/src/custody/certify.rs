@@ -374,7 +374,7 @@ const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The user of an owner, as the system knows it.
 pub(super) async fn user_of(owner: &Owner) -> Arc<CallerFacts> {
     let uid = owner.uid;
-    let look = tokio::task::spawn_blocking(move || Caller::looked_up(uid, None).facts);
+    let look = tokio::task::spawn_blocking(move || Caller::new(uid, None).looked_up().facts);
     match tokio::time::timeout(NAMES_WAIT, look).await {
         Ok(Ok(facts)) => facts,
         // Without a name there are no credentials that are made of it.

@@ -448,8 +448,7 @@ impl Session {
         }
         let connection = Arc::clone(&self.0);
         let look = tokio::task::spawn_blocking(move || {
-            let Caller { owner, pid, .. } = &connection.caller;
-            let now = Caller::looked_up(owner.uid, *pid).facts;
+            let now = connection.caller.clone().looked_up().facts;
             let known = connection.facts.lock();
             known.unwrap_or_else(PoisonError::into_inner).1 = now;
         });

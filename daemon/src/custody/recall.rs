@@ -199,6 +199,7 @@ mod tests {
             caller: Some(AuditCaller {
                 owner: owner(caller),
                 pid: None,
+                program: None,
             }),
             identity: Some("alice".to_owned()),
             group: Some(Bytes(b"talk".to_vec())),

@@ -10,7 +10,7 @@ use mlskeyd_policies::{Action, ContextFacts, Said};
 use mlskeyd_protocol::v1::{Bytes, Failure, KeyId, Owner};
 
 use super::guard::Mark;
-use crate::audit::{AuditCaller, AuditOutcome, Durability, Record};
+use crate::audit::{AuditOutcome, Durability, Record};
 use crate::caller::Caller;
 use crate::store::KeyRecord;
 
@@ -142,10 +142,7 @@ impl Subject {
             (Some(failure), None) => AuditOutcome::Failed { code: failure.code },
         };
         Record {
-            caller: Some(AuditCaller {
-                owner: caller.owner.clone(),
-                pid: caller.pid,
-            }),
+            caller: Some(caller.for_audit()),
             owner: self.owner.clone().filter(|owner| *owner != caller.owner),
             action: Cow::Borrowed(self.action.name()),
             key: self.key_id(),

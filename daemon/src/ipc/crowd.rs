@@ -6,11 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::limits::MAX_MEMORY_PER_USER;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 /// Most connections of one user that have not said their greeting. One more
 /// ends the oldest: an honest client says it at once.
 const MAX_GREETING: usize = 64;
+
+/// Most connections of one user whose process is looked at, or whose user is looked up, at a
+/// time: that may hang in a file system, or in a directory of the company.
+const MAX_LOOKING: usize = 4;
 
 /// How many connections may be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,7 @@ struct User {
     connections: usize,
     greeting: VecDeque<(u64, oneshot::Sender<()>)>,
     budget: Budget,
+    looking: Arc<Semaphore>,
 }
 
 /// A connection that is to say its greeting.
@@ -51,6 +56,8 @@ pub(super) struct Newcomer {
     number: u64,
     /// The memory that the user's requests share.
     pub(super) budget: Budget,
+    /// The turns of the user's connections to be looked at.
+    pub(super) looking: Arc<Semaphore>,
 }
 
 /// A connection's place in the crowd, until it is dropped.
@@ -79,6 +86,7 @@ impl Crowd {
             connections: 0,
             greeting: VecDeque::new(),
             budget: Budget::new(MAX_MEMORY_PER_USER),
+            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
         });
         user.greeting.push_back((number, evict));
         if user.greeting.len() > MAX_GREETING {
@@ -86,6 +94,7 @@ impl Crowd {
             user.greeting.pop_front();
         }
         let budget = user.budget.clone();
+        let looking = Arc::clone(&user.looking);
         drop(users);
         (
             Newcomer {
@@ -93,6 +102,7 @@ impl Crowd {
                 uid,
                 number,
                 budget,
+                looking,
             },
             evicted,
         )

@@ -2,6 +2,7 @@
 //! [`custody`](crate::custody).
 
 mod crowd;
+mod identify;
 mod rpc;
 mod services;
 mod socket;

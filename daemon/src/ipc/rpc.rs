@@ -12,8 +12,10 @@ use tokio::task::JoinSet;
 
 use super::Socket;
 use super::crowd::{Bounds, Crowd};
+use super::identify::{NotServed, identify};
 use super::services::{AdminDoor, AgentDoor, CustodyDoor, Way};
-use crate::caller::Caller;
+use crate::caller::Apps;
+use crate::config::AppConfig;
 use crate::custody::Custody;
 
 /// How long calls under way may take to end when the daemon stops.
@@ -27,18 +29,21 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(
     socket: Socket,
     custody: Arc<Custody>,
+    apps: Vec<AppConfig>,
     bounds: Bounds,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.boxed().shared();
     let crowd = Arc::new(Crowd::new(bounds));
+    let apps = Arc::new(Apps::new(apps));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.clone() => break,
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let door = Door { custody: Arc::clone(&custody), stop: stop.clone() };
+                    let (custody, apps) = (Arc::clone(&custody), Arc::clone(&apps));
+                    let door = Door { custody, apps, stop: stop.clone() };
                     connections.spawn(door.connection(stream, Arc::clone(&crowd)));
                 }
                 Err(error) => {
@@ -74,6 +79,7 @@ fn note_end(ended: Result<Result<(), Arc<TransportError>>, tokio::task::JoinErro
 /// What each connection is given.
 struct Door<Stop: Future<Output = ()>> {
     custody: Arc<Custody>,
+    apps: Arc<Apps>,
     stop: Shared<Stop>,
 }
 
@@ -87,7 +93,8 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
         let (uid, pid) = (peer.uid(), peer.pid());
         let (newcomer, evicted) = crowd.arrive(uid);
         let budget = newcomer.budget.clone();
-        let greeting = tokio::select! {
+        let looking = Arc::clone(&newcomer.looking);
+        let mut greeting = tokio::select! {
             greeting = Greeting::read(stream, budget.clone()) => greeting?,
             _ = evicted => return Err(TransportError::TooSlow.into()),
             () = self.stop.clone() => return Ok(()),
@@ -100,15 +107,24 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
         drop(newcomer);
         let service = greeting.hello().service;
         tracing::debug!(uid, pid, ?service, "connected");
+        let identified = tokio::select! {
+            identified = identify(&mut greeting, &self.apps, (uid, pid), &looking) => identified,
+            () = self.stop.clone() => return Ok(()),
+        };
+        let caller = match identified {
+            Ok(caller) => caller,
+            Err(NotServed::Refused(reason)) => {
+                tracing::info!(uid, pid, reason, "a caller is not served");
+                return Ok(greeting.refuse(reason).await?);
+            }
+            Err(NotServed::Ended(error)) => return Err(error.into()),
+        };
         if service == Service::Admin && !privileged {
-            self.custody.turned_away(&Caller::new(uid, pid)).await;
+            self.custody.turned_away(&caller).await;
             let reason = "only root and mlskeyd's own user administer it; \
                           run mlskeyctl as one of them (sudo mlskeyctl)";
             return Ok(greeting.refuse(reason).await?);
         }
-        // That may ask a directory of the company, over the network.
-        let caller = tokio::task::spawn_blocking(move || Caller::looked_up(uid, pid));
-        let caller = caller.await.unwrap_or_else(|_| Caller::new(uid, pid));
         let session = self.custody.connect(caller);
         let connection = greeting.welcome(uid).await?;
         let result = match service {

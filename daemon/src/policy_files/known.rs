@@ -16,11 +16,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What a configuration names. It names no apps: all are one.
+    /// What a configuration names. The apps that it does not name are one.
     pub(crate) fn of(config: &Config) -> Self {
+        let apps = config.apps.iter().map(|app| app.name.clone());
         let devices = config.devices.iter().map(|device| device.name.clone());
         Self {
-            apps: Some(BTreeSet::from([DEFAULT_APP.to_owned()])),
+            apps: Some(apps.chain([DEFAULT_APP.to_owned()]).collect()),
             devices: Some(devices.collect()),
             identities: None,
         }
@@ -65,14 +66,16 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_names_devices() {
-        let text = "[[devices]]\nname = \"soft\"\nkind = \"software\"";
+    fn a_configuration_names_devices_and_apps() {
+        let text =
+            "[apps.wire]\nsnap = \"wire\"\n[[devices]]\nname = \"soft\"\nkind = \"software\"";
         let known = Known::of(&Config::parse(Path::new("mlskeyd.toml"), text).unwrap());
         for (kind, name, wanted) in [
             ("Device", "soft", Some(true)),
             ("Device", "software", Some(false)),
             ("App", "default", Some(true)),
-            ("App", "wire", Some(false)),
+            ("App", "wire", Some(true)),
+            ("App", "wier", Some(false)),
             ("Identity", "alice", None),
         ] {
             assert_eq!(known.is_there(kind, name), wanted, "{kind} {name}");

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Call, CallError, CancelToken, ClientConfig};
 use crate::frame::{Budget, FrameBuffer, FrameError, Head, decode, encode};
-use crate::handshake::{Hello, Service, VERSIONS, Welcome};
+use crate::handshake::{Echo, Hello, Service, VERSIONS, Welcome};
 use crate::limits::{MAX_FRAME, MAX_HANDSHAKE_FRAME};
 use crate::v1::ServerFrame;
 
@@ -90,6 +90,7 @@ impl Connection {
                 daemon,
             } => Err(ConnectError::Final(incompatible(oldest, newest, &daemon))),
             Welcome::Refused(reason) => Err(ConnectError::Final(CallError::Refused(reason))),
+            Welcome::Challenge { .. } => Err(ConnectError::Final(unexpected("a second challenge"))),
         }
     }
 
@@ -97,8 +98,16 @@ impl Connection {
         let frame = encode(hello, MAX_HANDSHAKE_FRAME).map_err(too_large)?;
         let written = self.write(&frame, patience);
         // A daemon that turns the connection away does not wait for a greeting.
-        self.read(patience)
-            .map_err(|lost| written.err().unwrap_or(lost))
+        let welcome = self.read(patience);
+        match welcome.map_err(|lost| written.err().unwrap_or(lost))? {
+            Welcome::Challenge { nonce } => {
+                let frame = encode(&Echo { nonce }, MAX_HANDSHAKE_FRAME).map_err(too_large)?;
+                let written = self.write(&frame, patience);
+                self.read(patience)
+                    .map_err(|lost| written.err().unwrap_or(lost))
+            }
+            welcome => Ok(welcome),
+        }
     }
 
     /// One call, from request to reply.

@@ -1,14 +1,15 @@
 //! The handshake.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::TransportError;
 use crate::frame::{Budget, FrameBuffer, FrameError, decode, encode};
-use crate::handshake::{Hello, MAGIC, VERSIONS, Welcome};
+use crate::handshake::{Echo, Hello, MAGIC, Nonce, VERSIONS, Welcome};
 use crate::limits::{HANDSHAKE_TIME, MAX_FRAME, MAX_HANDSHAKE_FRAME};
 
 /// A connection whose greeting was read and waits for its answer.
@@ -90,6 +91,47 @@ impl Greeting {
         self.stream.peer_cred()
     }
 
+    /// Has the peer repeat a nonce, within [`HANDSHAKE_TIME`]. `receive` reads from the
+    /// socket, which does not block, as recvmsg does: so it can see who has written, and
+    /// take it or fail.
+    ///
+    /// # Errors
+    /// What `receive` said; or the peer sent something else, also before it knew the nonce.
+    /// After an error of `receive` it can still be refused.
+    pub async fn challenge(
+        &mut self,
+        nonce: Nonce,
+        receive: impl FnMut(BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>,
+    ) -> Result<(), TransportError> {
+        if !self.input.is_empty() {
+            return Err(FrameError::Malformed.into());
+        }
+        answer(&mut self.stream, &Welcome::Challenge { nonce }).await?;
+        let echo = timeout(HANDSHAKE_TIME, self.echo(receive));
+        let echo = echo.await.map_err(|_| TransportError::TooSlow)??;
+        if echo != (Echo { nonce }) || !self.input.is_empty() {
+            return Err(FrameError::Malformed.into());
+        }
+        Ok(())
+    }
+
+    async fn echo(
+        &mut self,
+        mut receive: impl FnMut(BorrowedFd<'_>, &mut [u8]) -> io::Result<usize>,
+    ) -> Result<Echo, TransportError> {
+        loop {
+            if let Some(echo) = self.input.next(decode)? {
+                return Ok(echo);
+            }
+            let (stream, room) = (&self.stream, self.input.room()?);
+            let received = stream.async_io(Interest::READABLE, || receive(stream.as_fd(), room));
+            match received.await? {
+                0 => return Err(TransportError::Closed),
+                count => self.input.received(count),
+            }
+        }
+    }
+
     /// Begins to serve the peer.
     ///
     /// # Errors
@@ -120,6 +162,12 @@ impl Greeting {
     /// The peer is gone, or does not read.
     pub async fn refuse(mut self, reason: impl Into<String>) -> Result<(), TransportError> {
         answer(&mut self.stream, &Welcome::Refused(reason.into())).await
+    }
+}
+
+impl AsFd for Greeting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

@@ -6,6 +6,7 @@
     clippy::arithmetic_side_effects
 )]
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use mlskeyd_protocol::handshake::Service;
 use mlskeyd_protocol::limits::MAX_MEMORY_PER_USER;
 use mlskeyd_protocol::server::{Greeting, Reporter, Transport, TransportError, serve};
 use mlskeyd_protocol::v1::*;
+use rustix::net::RecvFlags;
 use tarpc::context::Context;
 
 /// What the service saw, shared by all connections.
@@ -111,7 +113,7 @@ async fn connection(
     seen: Arc<Seen>,
     mut stop: tokio::sync::watch::Receiver<bool>,
 ) -> Result<(), Arc<TransportError>> {
-    let greeting = Greeting::read(stream, budget).await?;
+    let mut greeting = Greeting::read(stream, budget).await?;
     if greeting.hello().software == "nobody" {
         return Ok(greeting.refuse("not you; be somebody").await?);
     }
@@ -119,6 +121,10 @@ async fn connection(
         return Ok(greeting.refuse("not the admin; ask one").await?);
     }
     let uid = greeting.peer().unwrap().uid();
+    let receive = |socket: BorrowedFd<'_>, room: &mut [u8]| {
+        Ok(rustix::net::recv(socket, room, RecvFlags::DONTWAIT)?.1)
+    };
+    greeting.challenge([5; 32], receive).await?;
     let (transport, reporter) = Transport::new(greeting.welcome(uid).await?);
     let door = Door { seen, reporter };
     serve(transport, Custody::serve(door), async move {

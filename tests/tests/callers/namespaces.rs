@@ -1,0 +1,103 @@
+//! What processes do in namespaces of their own, where they may have any process id, and any
+//! file anywhere.
+
+use std::process::Command;
+
+use crate::scene::{Scene, ran_inside};
+
+/// The process that connected is gone, and an app has its id now.
+#[test]
+fn an_app_that_got_the_process_id_is_not_taken_for_the_caller() {
+    let test = "namespaces::an_app_that_got_the_process_id_is_not_taken_for_the_caller";
+    if ran_inside(test, &["--pid", "--fork", "--mount-proc"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let child = "child @evil await @go hello challenge echo answer --";
+    let mut evil = scene.start_parent("evil", &format!("connect @@ {child}"));
+    let pid = i32::try_from(evil.child.id()).unwrap();
+    evil.end();
+    let wire = (0..1000).find_map(|_| {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let wire = scene.start("wire", "rest");
+        (wire.pid().as_raw_nonzero().get() == pid).then_some(wire)
+    });
+    let wire = wire.expect("the process id is there to be had again");
+    scene.happened("go");
+    let line = evil.line();
+    assert!(
+        line.starts_with("refused: the process that connected has ended"),
+        "{line}"
+    );
+    assert!(wire.runs());
+}
+
+/// Runs a program in a root directory and mount namespace of its own, where `prepare` has
+/// been done to the root `$R`.
+fn in_own_root(scene: &Scene, prepare: &str, arguments: &[&str]) -> String {
+    let root = scene.path("root");
+    std::fs::create_dir(&root).unwrap();
+    let script = format!(
+        "set -e; R={root}; for d in /*; do \
+         if [ -L \"$d\" ]; then cp -P \"$d\" \"$R$d\"; \
+         elif [ -d \"$d\" ]; then mkdir \"$R$d\"; mount --rbind \"$d\" \"$R$d\"; fi; done; \
+         {prepare}; exec chroot \"$R\" \"$@\""
+    );
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Who may make namespaces writes its own description of a sandbox: that is no more than
+/// observed.
+#[test]
+fn a_root_that_says_it_is_a_flatpak_enforces_nothing() {
+    if ran_inside(
+        "namespaces::a_root_that_says_it_is_a_flatpak_enforces_nothing",
+        &[],
+    ) {
+        return;
+    }
+    let scene = Scene::with("flatpak = \"com.wire.WireDesktop\"\n");
+    let prepare = "printf '[Application]\\nname=com.wire.WireDesktop\\n' > \"$R/.flatpak-info\"";
+    let socket = scene.socket();
+    let made = in_own_root(
+        &scene,
+        prepare,
+        &[&scene.path("evil"), "identity", &socket, "alice"],
+    );
+    assert!(made.starts_with("made"), "{made}");
+    let (app, identified, program) = scene.last_caller();
+    assert_eq!((app.as_str(), identified.as_str()), ("wire", "observed"));
+    assert!(
+        program.ends_with(" (Flatpak com.wire.WireDesktop)"),
+        "{program}"
+    );
+}
+
+/// The path of a program is what its own mount namespace says.
+#[test]
+fn a_program_that_is_mounted_over_an_app_is_not_that_app() {
+    if ran_inside(
+        "namespaces::a_program_that_is_mounted_over_an_app_is_not_that_app",
+        &[],
+    ) {
+        return;
+    }
+    let scene = Scene::new();
+    let prepare = format!("mount --bind {} {}", scene.path("evil"), scene.path("wire"));
+    let prepare = format!("{prepare}; mount --bind {0} \"$R{0}\"", scene.path("wire"));
+    let socket = scene.socket();
+    in_own_root(
+        &scene,
+        &prepare,
+        &[&scene.path("wire"), "identity", &socket, "alice"],
+    );
+    let (app, identified, program) = scene.last_caller();
+    assert_eq!((app.as_str(), identified.as_str()), ("default", "unknown"));
+    assert!(program.ends_with("/wire"), "{program}");
+}
