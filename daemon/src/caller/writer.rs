@@ -81,9 +81,7 @@ pub(super) fn receive(
     let mut messages = unsafe { descriptors(&header) };
     match (messages.pop(), messages.is_empty()) {
         (None, _) if count == 0 => Ok((0, None)),
-        (Some((SCM_PIDFD, writer)), true) if header.msg_flags & libc::MSG_CTRUNC == 0 => {
-            Ok((count, Some(writer)))
-        }
+        (Some((SCM_PIDFD, writer)), true) => Ok((count, Some(writer))),
         _ => Err(ErrorKind::InvalidData.into()),
     }
 }
