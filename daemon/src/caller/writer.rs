@@ -100,7 +100,7 @@ unsafe fn descriptors(header: &libc::msghdr) -> Vec<(libc::c_int, OwnedFd)> {
         // SAFETY: the data follow that header.
         let data = unsafe { libc::CMSG_DATA(next) }.cast_const();
         let before = data.addr().saturating_sub(next.addr());
-        let length = (message.cmsg_len as usize).saturating_sub(before);
+        let length = message.cmsg_len.saturating_sub(before);
         let numbers = length.checked_div(size_of::<libc::c_int>()).unwrap_or(0);
         let is_known = matches!(message.cmsg_type, libc::SCM_RIGHTS | SCM_PIDFD);
         if message.cmsg_level == libc::SOL_SOCKET && is_known {
