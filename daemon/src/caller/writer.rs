@@ -81,9 +81,7 @@ pub(super) fn receive(
     let mut messages = unsafe { descriptors(&header) };
     match (messages.pop(), messages.is_empty()) {
         (None, _) if count == 0 => Ok((0, None)),
-        (Some((SCM_PIDFD, writer)), true) if header.msg_flags & libc::MSG_CTRUNC == 0 => {
-            Ok((count, Some(writer)))
-        }
+        (Some((SCM_PIDFD, writer)), true) => Ok((count, Some(writer))),
         _ => Err(ErrorKind::InvalidData.into()),
     }
 }
@@ -102,7 +100,7 @@ unsafe fn descriptors(header: &libc::msghdr) -> Vec<(libc::c_int, OwnedFd)> {
         // SAFETY: the data follow that header.
         let data = unsafe { libc::CMSG_DATA(next) }.cast_const();
         let before = data.addr().saturating_sub(next.addr());
-        let length = (message.cmsg_len as usize).saturating_sub(before);
+        let length = message.cmsg_len.saturating_sub(before);
         let numbers = length.checked_div(size_of::<libc::c_int>()).unwrap_or(0);
         let is_known = matches!(message.cmsg_type, libc::SCM_RIGHTS | SCM_PIDFD);
         if message.cmsg_level == libc::SOL_SOCKET && is_known {

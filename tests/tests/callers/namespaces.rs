@@ -89,15 +89,37 @@ fn a_program_that_is_mounted_over_an_app_is_not_that_app() {
         return;
     }
     let scene = Scene::new();
-    let prepare = format!("mount --bind {} {}", scene.path("evil"), scene.path("wire"));
-    let prepare = format!("{prepare}; mount --bind {0} \"$R{0}\"", scene.path("wire"));
-    let socket = scene.socket();
-    in_own_root(
-        &scene,
-        &prepare,
-        &[&scene.path("wire"), "identity", &socket, "alice"],
+    let (evil, wire, socket) = (scene.path("evil"), scene.path("wire"), scene.socket());
+    let script = format!("mount --bind {evil} {wire} && exec {wire} identity {socket} alice");
+    let status = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .status();
+    assert!(status.unwrap().success());
+    assert_eq!(
+        scene.last_caller(),
+        ("default".into(), "unknown".into(), wire)
     );
-    let (app, identified, program) = scene.last_caller();
-    assert_eq!((app.as_str(), identified.as_str()), ("default", "unknown"));
-    assert!(program.ends_with("/wire"), "{program}");
+}
+
+/// A daemon that may not look at processes (it has no `CAP_SYS_PTRACE`) and says so once.
+#[test]
+fn a_caller_that_cannot_be_seen_is_no_app() {
+    let test = "namespaces::a_caller_that_cannot_be_seen_is_no_app";
+    if ran_inside(test, &["--mount", "setpriv", "--bounding-set=-sys_ptrace"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let socket = scene.socket();
+    for name in ["alice", "bob"] {
+        let made = scene.output("wire", 0, &["hide", "identity", &socket, name]);
+        assert!(made.starts_with("made"), "{made}");
+        assert_eq!(
+            scene.last_caller(),
+            ("default".into(), "unknown".into(), String::new())
+        );
+    }
+    assert_eq!(scene.daemon.log().matches("CAP_SYS_PTRACE").count(), 1);
+    // Those who can be seen are.
+    scene.output("wire", 0, &["identity", &socket, "alice"]);
+    assert_eq!(scene.last_caller().0, "wire");
 }
