@@ -151,6 +151,8 @@ fn main() {
                 if let Some(user) = user.take() {
                     command.current_dir("/").gid(user).uid(user);
                 }
+                // Whoever started this waits for both.
+                #[expect(clippy::zombie_processes)]
                 command.spawn().expect("a child starts");
             }
             "exec" => panic!("{}", me.program(word(), &after[1..]).exec()),
