@@ -1,9 +1,9 @@
 //! Who asks: the user, as the kernel notes it with the connection, and which of the
 //! configured apps the process is.
 //!
-//! [`process`] looks at the process, [`units`] and [`sandbox`] read what it is in, [`apps`]
+//! `process` looks at the process, `units` and `sandbox` read what it is in, `apps`
 //! says which app that is. A process is looked at before and after it has answered a
-//! challenge, and [`writer`] sees that it answers itself: so what was written while it ran
+//! challenge, and `writer` sees that it answers itself: so what was written while it ran
 //! another program, or by its child, is not taken for its own.
 
 mod apps;
