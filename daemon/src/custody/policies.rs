@@ -75,7 +75,8 @@ impl Custody {
             let look = std::thread::Builder::new().name("lint".to_owned());
             let looking = look.spawn(move || {
                 custody.lint(names);
-                drop(turn);
+                // Whoever goes on then may end the daemon, and start another one.
+                drop((turn, custody));
                 let _ = done.send(());
             });
             if looking.is_ok() {
