@@ -42,19 +42,12 @@ pub enum Replayed {
 }
 
 /// What a set has to say of a request on record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explained {
-    /// The policies that permit it, or that refuse it.
-    pub policies: Vec<String>,
-    /// If they refuse it.
-    pub refused: Option<Refused>,
-}
-
-/// A refusal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// The policy that would permit it without them.
-    pub else_permitted_by: Option<String>,
+    /// The policies that refuse it; none: it is permitted, or nothing permits it.
+    pub refused_by: Vec<String>,
+    /// The policy that permits it, or would without those that refuse it.
+    pub permitted_by: Option<String>,
 }
 
 impl Recorded {
@@ -79,9 +72,16 @@ impl Recorded {
     #[must_use]
     pub fn explain(&self, action: &str, set: &Set) -> Option<Explained> {
         let (answer, else_permitted_by) = self.decide(action, set)?;
-        Some(Explained {
-            policies: answer.all,
-            refused: (!answer.is_permit).then_some(Refused { else_permitted_by }),
+        Some(if answer.is_permit {
+            Explained {
+                refused_by: Vec::new(),
+                permitted_by: Some(answer.by.policy),
+            }
+        } else {
+            Explained {
+                refused_by: answer.all,
+                permitted_by: else_permitted_by,
+            }
         })
     }
 

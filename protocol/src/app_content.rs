@@ -31,16 +31,15 @@ pub fn app_content(label: &str, content: &[u8]) -> Option<SecretBytes> {
     Some(SecretBytes::new(out))
 }
 
-/// A vector with its length before it (RFC 9420, 2.1.2).
-fn write_opaque(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+/// Appends `bytes` as `opaque<V>` (RFC 9420, 2.1.2). `None` if they are longer than the 2^30 - 1 bytes that a length can
+/// say.
+pub fn write_opaque(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
     let length = u32::try_from(bytes.len()).ok()?;
+    let [b0, b1, b2, b3] = length.to_be_bytes();
     match length {
-        0..0x40 => out.push(u8::try_from(length).ok()?),
-        0x40..0x4000 => {
-            let length = u16::try_from(length).ok()? | 0x4000;
-            out.extend_from_slice(&length.to_be_bytes());
-        }
-        0x4000..0x4000_0000 => out.extend_from_slice(&(length | 0x8000_0000).to_be_bytes()),
+        0..0x40 => out.push(b3),
+        0x40..0x4000 => out.extend([b2 | 0x40, b3]),
+        0x4000..0x4000_0000 => out.extend([b0 | 0x80, b1, b2, b3]),
         _ => return None,
     }
     out.extend_from_slice(bytes);

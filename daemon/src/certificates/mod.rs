@@ -63,6 +63,14 @@ pub(crate) struct Issued {
     pub(crate) serial: String,
 }
 
+impl Issued {
+    /// All its names, for a person.
+    pub(crate) fn named(&self) -> String {
+        let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        names.join(", ")
+    }
+}
+
 /// Why a chain of certificates is none for an identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CertificateError {

@@ -173,8 +173,7 @@ pub(super) fn shown(credential: &Credential) -> String {
             own.map_or_else(
                 || "a certificate that cannot be read".to_owned(),
                 |own| {
-                    let names: Vec<String> = own.names.into_iter().collect();
-                    let names = printable(&names.join(", "));
+                    let names = printable(&own.named());
                     format!("certificate for {names}, until {}", date(own.ends))
                 },
             )

@@ -123,10 +123,6 @@ pub(super) fn one(log: &Path, number: u64, vendor: &Path, local: &Path) -> Resul
     let recorded = Recorded::read(facts).ok_or_else(missing)?;
     let explained = recorded.explain(&record.action, &set).ok_or_else(missing)?;
     let facts: Value = serde_json::from_str(facts).unwrap_or(Value::Null);
-    let (refused_by, permitted_by) = match explained.refused {
-        None => (Vec::new(), explained.policies.into_iter().next()),
-        Some(refused) => (explained.policies, refused.else_permitted_by),
-    };
     let outcome = match &record.outcome {
         AuditOutcome::Denied { policy, reason } => format!("refused by {policy}: {reason}"),
         AuditOutcome::Served { policy } => format!("permitted by {policy}"),
@@ -137,15 +133,15 @@ pub(super) fn one(log: &Path, number: u64, vendor: &Path, local: &Path) -> Resul
         "record {number}, {}\n  {}\n  by these policies: {}\n{}",
         printable(&record.action),
         printable(&outcome),
-        said(&refused_by, permitted_by.as_deref()),
+        said(&explained.refused_by, explained.permitted_by.as_deref()),
         pretty(&facts),
     );
     Ok(Shown {
         json: json!({
             "record": number,
             "action": record.action,
-            "policies": refused_by,
-            "permitted_by": permitted_by,
+            "policies": explained.refused_by,
+            "permitted_by": explained.permitted_by,
             "facts": facts,
         }),
         text,

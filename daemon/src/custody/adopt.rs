@@ -14,11 +14,19 @@ use super::lifecycle::Order;
 use super::request::encoded;
 use super::subject::Subject;
 use super::{Call, Request, Session, failure};
+use crate::certificates::Issued;
 use crate::store::{IdentityRecord, StoreError};
+
+/// What was read from an [`AdoptIdentity`] request.
+pub struct Adopting {
+    place: Place,
+    /// What its certificate says, if it is to have one.
+    issued: Option<Issued>,
+}
 
 impl Request for AdoptIdentity {
     type Reply = IdentityInfo;
-    type Read = Place;
+    type Read = Adopting;
     const ACTION: Action = Action::AdoptIdentity;
     const LEAVES_TRACES: bool = true;
 
@@ -27,26 +35,28 @@ impl Request for AdoptIdentity {
         session: &Session,
         _: &Call,
         subject: &mut Subject,
-    ) -> Result<Place, Failure> {
+    ) -> Result<Adopting, Failure> {
         check_name("a device's name", &self.device)?;
         check_name("a key's label", &self.label)?;
         let custody = session.custody();
         custody
             .check_new_identity(&self.owner, &self.name, &self.credential, subject)
             .await?;
-        if let Credential::X509(chain) = &self.credential {
-            custody.certified(chain)?;
-        }
+        let issued = match &self.credential {
+            Credential::Basic(_) => None,
+            Credential::X509(chain) => Some(custody.certified(chain)?),
+        };
         custody.devices.get(&self.device)?;
         subject.device = Some(self.device.clone());
         subject.context.algorithm = Algorithm::Signature(self.scheme).to_string();
-        // No more is promised until the device has said how it keeps the key.
-        subject.context.tier = Tier::Software.to_string();
-        Ok(Place {
+        // Until the device has said how it keeps the key, no promise is made.
+        let tier = Tier::Software;
+        subject.context.tier = tier.to_string();
+        let place = Place {
             device: self.device.clone(),
-            // Until the device has said how it keeps the key, no promise is made.
-            tier: Tier::Software,
-        })
+            tier,
+        };
+        Ok(Adopting { place, issued })
     }
 
     fn consents_to(&self, _: &Self::Read) -> Result<Option<Vec<u8>>, Failure> {
@@ -55,7 +65,7 @@ impl Request for AdoptIdentity {
 
     async fn perform(
         self,
-        place: Place,
+        read: Adopting,
         session: &Session,
         call: &Call,
         subject: &mut Subject,
@@ -63,7 +73,7 @@ impl Request for AdoptIdentity {
         let order = Order {
             owner: &self.owner,
             algorithm: Algorithm::Signature(self.scheme),
-            place: &place,
+            place: &read.place,
             identity: Some(&self.name),
             pin: None,
         };
@@ -72,16 +82,10 @@ impl Request for AdoptIdentity {
             .await?;
         subject.made = Some(adopted.id);
         let custody = session.custody();
-        if let Credential::X509(chain) = &self.credential {
-            let issued = custody.certified(chain);
-            let fits = issued.and_then(|issued| {
-                let fits = *adopted.public_key == *issued.public_key;
-                fits.then_some(()).ok_or_else(another_key)
-            });
-            if let Err(failure) = fits {
-                custody.undo_creation(adopted.id).await;
-                return Err(failure);
-            }
+        let fits = |issued: &Issued| *adopted.public_key == *issued.public_key;
+        if !read.issued.as_ref().is_none_or(fits) {
+            custody.undo_creation(adopted.id).await;
+            return Err(another_key());
         }
         let record = IdentityRecord {
             owner: self.owner,

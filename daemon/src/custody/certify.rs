@@ -220,7 +220,7 @@ impl Request for UpdateCredential {
                 "{} (serial {}, for {})",
                 shown(&self.credential),
                 issued.serial,
-                issued.names.iter().cloned().collect::<Vec<_>>().join(", ")
+                issued.named()
             ),
         };
         let mut note = format!("{} -> {new}", shown(&read.identity.credential));

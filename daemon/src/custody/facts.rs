@@ -72,6 +72,7 @@ pub(super) fn on_record(
     let context = ContextFacts {
         added_names: BTreeSet::new(),
         removed_leaves: BTreeSet::new(),
+        private_proposals: BTreeSet::new(),
         certificate_names: BTreeSet::new(),
         certificate_issuer: None,
         credential: context.credential.as_deref().map(shortened),

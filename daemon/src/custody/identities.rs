@@ -115,12 +115,13 @@ impl Request for CreateIdentity {
             next: None,
         };
         let custody = session.custody();
+        let mut refused = outrun();
         for _ in 0..MAX_TRIES {
             let others = Some(subject.context.others);
             let created = custody
                 .registry
                 .create_identity(record.clone(), made.clone(), others);
-            let failure = match created.await {
+            refused = match created.await {
                 Ok(key) => return Ok(custody.info_with(&record, &key, Vec::new())),
                 // The owner got another one meanwhile: policies saw fewer.
                 Err(StoreError::Outrun(_)) => match session.permitted_again(&self, subject).await {
@@ -132,11 +133,10 @@ impl Request for CreateIdentity {
                 Err(StoreError::Conflict(_)) => conflict(&self.name),
                 Err(error) => failure::of_store(error),
             };
-            custody.undo_creation(made.id).await;
-            return Err(failure);
+            break;
         }
         custody.undo_creation(made.id).await;
-        Err(conflict(&self.name))
+        Err(refused)
     }
 }
 
@@ -152,11 +152,7 @@ impl Session {
         self.describe_identity(request, subject).await?;
         self.custody().permit(self, subject).await?;
         if subject.consent.is_some() && !consented {
-            return Err(Failure::new(
-                FailureCode::Conflict,
-                "this app got another identity meanwhile",
-                "ask again: a person has to consent to this one",
-            ));
+            return Err(outrun());
         }
         Ok(())
     }
@@ -414,6 +410,15 @@ fn taken(owner: &Owner, name: &str) -> Failure {
         FailureCode::Conflict,
         format!("{owner} has an identity {name:?} already"),
         "choose another name, or give that one a new key: `mlskeyctl identities rotate`",
+    )
+}
+
+/// The app got other identities, with which a person has to be asked, or nobody comes to an end.
+fn outrun() -> Failure {
+    Failure::new(
+        FailureCode::Conflict,
+        "this app got another identity meanwhile",
+        "ask again",
     )
 }
 

@@ -1,5 +1,6 @@
 //! What administrators do to policies and to the guard.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
@@ -10,12 +11,12 @@ use mlskeyd_protocol::limits::MAX_GROUP_ID;
 use mlskeyd_protocol::v1::{
     Failure, FailureCode, GuardReset, PoliciesInForce, RegistryRestored, ReloadPolicies, ResetGuard,
 };
-
 use tokio::sync::oneshot;
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Custody, PlainRequest, Request, Session, failure};
+use super::{Call, Custody, PlainRequest, Request, Session, failure, recall};
+use crate::audit::{AuditOutcome, Durability, Record};
 use crate::policy_files::{InForce, PolicyError};
 use crate::store::{GuardId, GuardMark};
 
@@ -236,7 +237,20 @@ impl Request for ResetGuard {
         _: &Call,
         subject: &mut Subject,
     ) -> Result<GuardReset, Failure> {
-        let registry = &session.custody().registry;
+        let custody = session.custody();
+        // Before it is forgotten: else a power cut in between would make it look as if an older
+        // registry had been put back.
+        let note = AuditOutcome::Noted {
+            note: Cow::Borrowed("the guard is to forget this group"),
+        };
+        let record = Record {
+            action: Cow::Borrowed(recall::RESET),
+            outcome: note,
+            ..subject.to_record(session.caller(), None)
+        };
+        let appended = custody.audit.append(record, Durability::Now).await;
+        appended.map_err(failure::of_audit)?;
+        let registry = &custody.registry;
         let restores = registry.restores();
         let forget = move |_: Option<&GuardMark>| {
             Ok::<_, Infallible>(GuardMark {

@@ -12,6 +12,9 @@ use crate::audit::{
 };
 use crate::store::{GuardId, GuardMark, MAX_COMMITS, Registry, StoreError};
 
+/// What goes on record before an administrator's reset of a group is done.
+pub(super) const RESET: &str = "GuardReset";
+
 /// Why marks and log could not be compared.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecallError {
@@ -83,14 +86,14 @@ fn signed_after(log: &Path, after: Option<Tip>) -> Result<HashMap<GuardId, Signe
     let mut groups: HashMap<GuardId, Signed> = HashMap::new();
     for entry in entries {
         let record = entry?.record;
-        let is_reset = record.action == Action::ResetGuard.name();
         let Some((of, epoch)) = about(&record) else {
             continue;
         };
-        if is_reset {
+        if record.action == RESET {
             // What the administrator had the guard forget is not missed.
             groups.remove(&of);
-        } else if record.raises {
+        } else if record.raises && matches!(record.outcome, AuditOutcome::Served { .. }) {
+            // Of what was not served nobody has a signature.
             let commit = (record.action == Action::SignCommit.name())
                 .then_some(record.content)
                 .flatten();
@@ -100,12 +103,8 @@ fn signed_after(log: &Path, after: Option<Tip>) -> Result<HashMap<GuardId, Signe
     Ok(groups)
 }
 
-/// The group and the epoch that a request was about, if it was served: of one that was not
-/// nobody has a signature.
+/// The group and the epoch that a request was about.
 fn about(record: &Record) -> Option<(GuardId, u64)> {
-    if !matches!(record.outcome, AuditOutcome::Served { .. }) {
-        return None;
-    }
     let owner = record.owner.as_ref();
     let owner = owner.or(record.caller.as_ref().map(|caller| &caller.owner))?;
     let of = GuardId {
@@ -209,14 +208,17 @@ mod tests {
         }
     }
 
-    /// An administrator's reset is about one owner's group, and only if it was served.
+    /// An administrator's reset is about one owner's group, and only if it was begun.
     #[tokio::test]
     async fn a_reset_has_nothing_missed_of_that_owner_alone() {
         let reset = |of: u32| Record {
             owner: Some(owner(of)),
+            action: RESET.into(),
+            outcome: AuditOutcome::Noted { note: "".into() },
             ..record(Action::ResetGuard, 0, 20)
         };
         let denied = Record {
+            action: Action::ResetGuard.name().into(),
             outcome: AuditOutcome::Denied {
                 policy: "p".into(),
                 reason: "no".into(),

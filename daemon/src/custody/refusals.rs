@@ -49,20 +49,14 @@ fn explained(record: Record, set: &Set) -> Option<Explained> {
     let recorded = record.facts.as_deref().filter(|_| !by_rule);
     let recorded = recorded.and_then(Recorded::read);
     let now = recorded.and_then(|recorded| recorded.explain(&record.action, set));
-    let (policies, permitted_by) = match now {
-        None => (Vec::new(), None),
-        Some(now) => match now.refused {
-            Some(refused) => (now.policies, refused.else_permitted_by),
-            None => (Vec::new(), now.policies.into_iter().next()),
-        },
-    };
+    let now = now.unwrap_or_default();
     Some(Explained {
         time: record.time.checked_div(1_000_000).unwrap_or(0),
         action: record.action.into_owned(),
         refused,
         by_rule,
-        policies,
-        permitted_by,
+        policies: now.refused_by,
+        permitted_by: now.permitted_by,
         facts: record.facts.unwrap_or_default(),
     })
 }

@@ -160,7 +160,13 @@ impl Drop for Place {
 
 impl Users {
     fn forget_if_gone(&mut self, uid: u32) {
-        let gone = |user: &User| user.connections == 0 && user.greeting.is_empty();
+        // Whoever still looks for a user that has gone has its turn still: else who connects
+        // and goes, again and again, would have any number of them.
+        let gone = |user: &User| {
+            user.connections == 0
+                && user.greeting.is_empty()
+                && user.looking.available_permits() == MAX_LOOKING
+        };
         if self.by_uid.get(&uid).is_some_and(gone) {
             self.by_uid.remove(&uid);
         }
@@ -189,6 +195,24 @@ mod tests {
         drop(places);
         assert!(crowd.arrive(7).0.take_place(false).is_some());
         assert!(crowd.users().by_uid.is_empty());
+    }
+
+    /// A look that hangs goes on when its connection has gone.
+    #[tokio::test]
+    async fn who_comes_again_has_no_more_turns_to_be_looked_at() {
+        let crowd = crowd();
+        let turn = |newcomer: &Newcomer| Arc::clone(&newcomer.looking).try_acquire_owned();
+        let mut hanging = Vec::new();
+        for _ in 0..MAX_LOOKING {
+            let (newcomer, _) = crowd.arrive(7);
+            hanging.push(turn(&newcomer).unwrap());
+        }
+        assert!(turn(&crowd.arrive(7).0).is_err());
+        assert!(turn(&crowd.arrive(8).0).is_ok());
+        hanging.clear();
+        assert!(turn(&crowd.arrive(7).0).is_ok());
+        drop(crowd.arrive(7));
+        assert!(!crowd.users().by_uid.contains_key(&7));
     }
 
     #[test]

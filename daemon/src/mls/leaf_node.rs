@@ -1,9 +1,10 @@
 //! LeafNode and LeafNodeTBS (RFC 9420 section 7.2), with Credential and Capabilities.
 
+use mlskeyd_protocol::app_content::write_opaque;
 use mlskeyd_protocol::v1;
 
 use super::extension::Extensions;
-use super::reader::{ParseError, Reader, write_opaque};
+use super::reader::{ParseError, Reader};
 use super::signable::{LEAF_NODE_LABEL, sign_content};
 
 /// Certificate chains are short.

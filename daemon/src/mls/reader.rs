@@ -178,22 +178,10 @@ pub(super) fn parse_exact<'a, T>(
     Ok(value)
 }
 
-/// Appends `bytes` as `opaque<V>`. `None` if they are longer than the 2^30 - 1 bytes that a length can say.
-pub(super) fn write_opaque(out: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
-    let length = u32::try_from(bytes.len()).ok()?;
-    let [b0, b1, b2, b3] = length.to_be_bytes();
-    match length {
-        0..0x40 => out.push(b3),
-        0x40..0x4000 => out.extend([b2 | 0x40, b3]),
-        0x4000..0x4000_0000 => out.extend([b0 | 0x80, b1, b2, b3]),
-        _ => return None,
-    }
-    out.extend_from_slice(bytes);
-    Some(())
-}
-
 #[cfg(test)]
 mod tests {
+    use mlskeyd_protocol::app_content::write_opaque;
+
     use super::*;
 
     fn length_of(bytes: &[u8]) -> Result<usize, ParseError> {

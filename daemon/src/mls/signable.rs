@@ -5,10 +5,10 @@ use super::group::GroupInfoTbs;
 use super::key_package::{KeyPackage, KeyPackageTbs};
 use super::leaf_node::{LeafNode, LeafNodeTbs};
 use super::proposal::Proposal;
-use super::reader::{ParseError, Reader, parse_exact, write_opaque};
+use super::reader::{ParseError, Reader, parse_exact};
 use super::targeted_message::TargetedMessageTbs;
 use mlskeyd_policies::Action;
-use mlskeyd_protocol::app_content::{LABEL_PREFIX, is_label};
+use mlskeyd_protocol::app_content::{LABEL_PREFIX, is_label, write_opaque};
 
 const FRAMED_CONTENT_LABEL: &[u8] = b"MLS 1.0 FramedContentTBS";
 pub(super) const LEAF_NODE_LABEL: &[u8] = b"MLS 1.0 LeafNodeTBS";

@@ -3,9 +3,9 @@
 use mlskeyd_policies::Action;
 use proptest::prelude::*;
 
-use super::reader::write_opaque;
 use super::signable::sign_content;
 use super::*;
+use mlskeyd_protocol::app_content::write_opaque;
 
 const FRAMED_CONTENT: &[u8] = b"MLS 1.0 FramedContentTBS";
 

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use mlskeyd::audit::AuditOutcome;
+use mlskeyd::audit::{AuditOutcome, Entries, FILE_NAME};
 use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::v1::{Bytes, ResetGuard};
+use mlskeyd_tests::rig::{Daemon, Options, Stage};
+use mlskeyd_tests::{member, programs};
 
 use crate::forge::*;
 use crate::house::{App, House};
@@ -59,7 +61,7 @@ fn restored() -> (House, App) {
 }
 
 fn log(house: &House) -> PathBuf {
-    house.state().join(mlskeyd::audit::FILE_NAME)
+    house.state().join(FILE_NAME)
 }
 
 /// What the daemon said when it found a registry put back.
@@ -135,33 +137,32 @@ fn both_ways_out_of_a_restored_registry_work() {
     assert_eq!(refused_by(&app, &text("quiet", 3)), "restored-registry");
 }
 
-#[test]
-fn commits_that_were_forgotten_within_an_epoch_are_missed() {
+/// The registry forgets this, which was signed in `talk` when that was in epoch 10.
+fn forgotten(content: impl FnOnce(&App) -> Vec<u8>) -> (House, App) {
     let mut house = House::new("");
     let app = App::new(&house, SUITE, "mallory");
     app.sign(&text("talk", 10)).unwrap();
-    put_back(&mut house, |_| {
-        let leaf = app.signed_leaf(&app.generate(), Source::Commit, "talk", 0);
-        let commit = message(SUITE, "talk", 10, Sender::Member(0), &commit(&leaf));
-        app.sign(&commit).unwrap();
-    });
+    put_back(&mut house, |_| drop(app.sign(&content(&app)).unwrap()));
     house.start("");
     assert_eq!(findings(&house).len(), 1);
+    (house, app)
+}
+
+#[test]
+fn commits_that_were_forgotten_within_an_epoch_are_missed() {
+    let (_house, app) = forgotten(|app| {
+        let leaf = app.signed_leaf(&app.generate(), Source::Commit, "talk", 0);
+        message(SUITE, "talk", 10, Sender::Member(0), &commit(&leaf))
+    });
     assert_eq!(refused_by(&app, &text("talk", 10)), "restored-registry");
 }
 
 #[test]
 fn proposals_that_were_forgotten_are_missed() {
-    let mut house = House::new("");
-    let app = App::new(&house, SUITE, "mallory");
-    app.sign(&text("talk", 10)).unwrap();
-    put_back(&mut house, |_| {
+    let (_house, app) = forgotten(|_| {
         let removal = proposal(&remove(3));
-        app.sign(&message(SUITE, "talk", 11, Sender::Member(0), &removal))
-            .unwrap();
+        message(SUITE, "talk", 11, Sender::Member(0), &removal)
     });
-    house.start("");
-    assert_eq!(findings(&house).len(), 1);
     assert_eq!(refused_by(&app, &text("talk", 10)), "no-rollback");
 }
 
@@ -242,4 +243,33 @@ fn a_reset_is_no_restored_registry() {
     std::fs::remove_file(log(&house)).unwrap();
     house.start("");
     app.sign(&text("talk", 6)).unwrap();
+}
+
+/// A power cut in the middle of a reset, on either side of what it does.
+#[test]
+fn a_reset_that_was_cut_off_is_no_restored_registry() {
+    for (point, newest) in [
+        ("store.guard.before_commit:2", 20),
+        ("store.guard.after_commit:2", 5),
+    ] {
+        let stage = Stage::new(programs!());
+        let options = Options {
+            failpoint: Some(point.to_owned()),
+            ..Options::default()
+        };
+        let mut daemon = Daemon::start(&stage, &options);
+        let app = App::at(member::client(&daemon.socket()), SUITE, "mallory");
+        app.sign(&text("talk", 20)).unwrap();
+        let owner = format!("{}/default", rustix::process::geteuid().as_raw());
+        let group = hex::encode("talk");
+        let reset = daemon.ctl(&["guard", "reset", &owner, "mallory", &group]);
+        assert!(reset.is_err(), "{point}");
+        assert!(!daemon.wait().success());
+        daemon.restart(&Options::default());
+        app.sign(&text("talk", newest)).unwrap();
+        let entries = Entries::open(&daemon.state().join(FILE_NAME)).unwrap();
+        let actions: Vec<_> = entries.map(|it| it.unwrap().record.action).collect();
+        assert!(!actions.contains(&"RegistryRestored".into()), "{point}");
+        assert!(actions.contains(&"GuardReset".into()), "{point}");
+    }
 }

@@ -103,6 +103,23 @@ impl Scene {
         App(provider)
     }
 
+    /// An app that waits for a locked key, and tells when it does.
+    fn waiting_app(&self) -> (App, mpsc::Receiver<()>) {
+        let (told, tells) = mpsc::channel();
+        let provider = CustodyProvider::builder()
+            .socket(self.daemon.socket())
+            .storage("waits", MemoryStorage::default())
+            .device("tpm")
+            .on_progress(move |progress| {
+                if matches!(progress, Progress::Locked { .. }) {
+                    told.send(()).unwrap();
+                }
+            })
+            .build()
+            .unwrap();
+        (App(provider), tells)
+    }
+
     /// How the acts of a kind ended, as they are on record.
     fn records(&self, action: &str) -> Vec<AuditOutcome> {
         let log = self.daemon.state().join(FILE_NAME);
@@ -159,20 +176,9 @@ fn what_waits_for_a_locked_key_goes_on_when_somebody_unlocks_it() {
     assert_eq!(code, FailureCode::DeviceLocked, "{why}");
     assert!(why.contains("mlskeyctl identities unlock"), "{why}");
 
-    let (told, tells) = mpsc::channel();
-    let provider = CustodyProvider::builder()
-        .socket(scene.daemon.socket())
-        .storage("waits", MemoryStorage::default())
-        .device("tpm")
-        .on_progress(move |progress| {
-            if matches!(progress, Progress::Locked { .. }) {
-                told.send(()).unwrap();
-            }
-        })
-        .build()
-        .unwrap();
+    let (waiting, tells) = scene.waiting_app();
     std::thread::scope(|scope| {
-        let signing = scope.spawn(move || App(provider).key_package("alice"));
+        let signing = scope.spawn(move || waiting.key_package("alice"));
         tells.recv().unwrap();
         let unlocked = scene.unlock("alice", PIN, &[]).unwrap();
         assert_eq!(unlocked["pin_tried"], true);
@@ -305,20 +311,9 @@ fn a_lockout_is_shown_and_named_and_the_others_go_on() {
 fn what_waits_is_frozen_as_well() {
     let scene = Scene::new();
     scene.create("alice", "p256");
-    let (told, tells) = mpsc::channel();
-    let provider = CustodyProvider::builder()
-        .socket(scene.daemon.socket())
-        .storage("waits", MemoryStorage::default())
-        .device("tpm")
-        .on_progress(move |progress| {
-            if matches!(progress, Progress::Locked { .. }) {
-                told.send(()).unwrap();
-            }
-        })
-        .build()
-        .unwrap();
+    let (waiting, tells) = scene.waiting_app();
     std::thread::scope(|scope| {
-        let signing = scope.spawn(move || App(provider).key_package("alice"));
+        let signing = scope.spawn(move || waiting.key_package("alice"));
         tells.recv().unwrap();
         scene.daemon.ctl(&["freeze", "all"]).unwrap();
         scene.unlock("alice", PIN, &[]).unwrap();

@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::*;
-use crate::mls::reader::write_opaque;
 use crate::mls::signable::sign_content;
+use mlskeyd_protocol::app_content::write_opaque;
 
 const GROUP: &[u8] = b"group";
 const INDEX: u32 = 3;
