@@ -2,6 +2,7 @@
 //! `kind` has a default, and unknown keys are refused. `docs/mlskeyd.toml` shows all of it.
 
 mod apps;
+mod dbus;
 mod devices;
 mod pcrs;
 mod slot;
@@ -19,6 +20,8 @@ use toml::Spanned;
 
 pub use self::apps::AppConfig;
 use self::apps::AppTable;
+pub use self::dbus::Bus;
+use self::dbus::DbusTable;
 use self::devices::DeviceTable;
 pub use self::devices::{
     DeviceConfig, DeviceKind, ManagedConfig, ManagementKeyConfig, MeasuredConfig,
@@ -57,6 +60,8 @@ pub struct Config {
     pub limits: Limits,
     /// The apps that have names, in the order of these.
     pub apps: Vec<AppConfig>,
+    /// The bus on which the daemon is, too; `None`: on none.
+    pub bus: Option<Bus>,
 }
 
 /// Where the store key comes from.
@@ -332,6 +337,7 @@ struct ConfigFile {
     policy: PolicyTable,
     limits: Limits,
     apps: BTreeMap<String, Spanned<AppTable>>,
+    dbus: DbusTable,
 }
 
 impl Default for ConfigFile {
@@ -347,6 +353,7 @@ impl Default for ConfigFile {
             policy: PolicyTable::default(),
             limits: Limits::default(),
             apps: BTreeMap::new(),
+            dbus: DbusTable::default(),
         }
     }
 }
@@ -467,6 +474,7 @@ impl ConfigFile {
             policy,
             limits: self.limits,
             apps: apps::check(self.apps)?,
+            bus: self.dbus.bus,
         })
     }
 }

@@ -108,6 +108,7 @@ impl TestDaemon {
             policy: PolicyConfig::default(),
             limits: Limits::default(),
             apps: Vec::new(),
+            bus: None,
         };
         change(&mut config);
         let mut daemon = Self {

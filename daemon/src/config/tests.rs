@@ -28,6 +28,7 @@ fn the_sample_has_every_key() {
         "[lifetimes]",
         "[policy]",
         "[limits]",
+        "[dbus]",
     ] {
         // The refusal of an unknown key lists the known ones.
         let message = refused(&format!("{table}\nunknown = 1"));
@@ -399,4 +400,18 @@ fn a_file_is_bounded_and_has_to_be_there() {
     assert!(Config::load(&path).is_err());
     std::fs::write(&path, SAMPLE).unwrap();
     assert_eq!(Config::load(&path).unwrap(), parse("").unwrap());
+}
+
+#[test]
+fn a_bus_is_named_or_at_an_address() {
+    let bus = |said: &str| parse(&format!("[dbus]\nbus = {said:?}")).map(|config| config.bus);
+    assert_eq!(bus("none"), Ok(None));
+    assert_eq!(bus("system"), Ok(Some(Bus::System)));
+    assert_eq!(bus("session"), Ok(Some(Bus::Session)));
+    let address = "unix:path=/run/bus";
+    assert_eq!(bus(address), Ok(Some(Bus::At(address.to_owned()))));
+    let long = format!("unix:path=/{}", "x".repeat(4096));
+    for none in ["", "System", "tcp:host=127.0.0.1", &long] {
+        assert!(bus(none).unwrap_err().contains("a bus is"), "{none}");
+    }
 }
