@@ -237,13 +237,14 @@ async fn serve_with_clock(
     let watch = tokio::spawn(Arc::clone(&custody).run_policy_watch());
     let freeze_watch = tokio::spawn(Arc::clone(&custody).run_freeze_watch(freeze_watch));
     let socket = Socket::bind(&config.socket)?;
-    ready(Controls(Arc::clone(&custody)));
-
+    let controls = Controls(Arc::clone(&custody));
+    let bus = config.bus.clone();
     ipc::serve(
-        socket,
+        ipc::Doors { socket, bus },
         Arc::clone(&custody),
         config.apps.clone(),
         connection_bounds(&config),
+        || ready(controls),
         stop,
     )
     .await;

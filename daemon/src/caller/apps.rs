@@ -87,7 +87,7 @@ impl Apps {
     }
 
     fn flatpak(&self, seen: &Seen) -> Option<(&str, Identified)> {
-        let id = seen.flatpak.as_deref()?;
+        let id = seen.flatpak.as_ref()?.id.as_str();
         let app = self.named(|app| app.flatpak.as_deref() == Some(id))?;
         // Who may make namespaces can write such a file as well, but has no scope for it.
         let identified = match sandbox::is_in_scope_of(id, &seen.units) {
@@ -185,8 +185,8 @@ fn is_version_of(name: &str, known: &str) -> bool {
 /// A process as people read it: its program, and what it is in.
 fn shown(uid: u32, seen: &Seen) -> String {
     let mut text: String = seen.program.path.display().to_string();
-    if let Some(id) = &seen.flatpak {
-        text = format!("{text} (Flatpak {id})");
+    if let Some(flatpak) = &seen.flatpak {
+        text = format!("{text} (Flatpak {})", flatpak.id);
     } else if let Some(snap) = &seen.snap {
         text = format!("{text} (Snap {})", snap.name);
     } else if let Some((_, unit)) = seen.units.user.as_ref().filter(|(whose, _)| *whose == uid) {

@@ -1,4 +1,4 @@
-//! What can be seen of the process at the other end of a socket.
+//! What can be seen of the process at the other end of a socket, or of a bus.
 //!
 //! A process id alone may be another process's by now. So the kernel's descriptor of the
 //! process is asked whether it still runs, *after* its directory in /proc was opened: then
@@ -15,7 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::sandbox::{self, Snap};
+use super::sandbox::{self, Flatpak, Snap};
 use super::units::{self, Units};
 use super::writer;
 
@@ -49,7 +49,7 @@ impl From<io::Error> for Unseen {
     }
 }
 
-/// The process that connected a socket.
+/// The process that connected to a socket, or to a bus.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pidfd: OwnedFd,
@@ -66,7 +66,7 @@ pub(crate) struct Seen {
     started: u64,
     pub(super) program: Program,
     pub(super) units: Units,
-    pub(super) flatpak: Option<String>,
+    pub(super) flatpak: Option<Flatpak>,
     pub(super) snap: Option<Snap>,
     /// Can another process not pose as this one?
     pub(super) exact: bool,
@@ -97,6 +97,27 @@ impl Peer {
             Err(error) if error.kind() == ErrorKind::InvalidInput => Err(Unseen::Gone),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The process that a bus says has connected there. Without its descriptor, which older
+    /// buses do not give, it is the one that has this id now: a process that proves that it
+    /// is the one, as [`Self::proves_itself`], is it nevertheless.
+    pub(crate) fn on_bus(process: Option<OwnedFd>, pid: Option<i32>) -> Result<Self, Unseen> {
+        match process {
+            Some(pidfd) => Self::held(pidfd, true),
+            None => Self::by_id(pid),
+        }
+    }
+
+    /// The same, on a socket which nobody has connected, but which somebody was given for it:
+    /// what counts is who writes.
+    pub(crate) fn proves_itself(self, socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let exact = match writer::tell_writers(socket, true) {
+            Ok(()) => true,
+            Err(error) if error.raw_os_error() == Some(Errno::NOPROTOOPT.raw_os_error()) => false,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { exact, ..self })
     }
 
     /// The process that has this id now, which may be another one already.
@@ -140,11 +161,17 @@ impl Peer {
     }
 
     /// Receives what this process has written; where the kernel does not tell, what anybody
-    /// has.
+    /// has. What another process has written is that of `other`, if there may be one: the
+    /// first that writes.
     ///
     /// # Errors
     /// What the system says; [`ErrorKind::PermissionDenied`]: another process has written it.
-    pub(crate) fn receive(&self, socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn receive(
+        &self,
+        socket: BorrowedFd<'_>,
+        room: &mut [u8],
+        other: Option<&mut Option<Self>>,
+    ) -> io::Result<usize> {
         if !self.exact {
             return receive_from_anybody(socket, room);
         }
@@ -156,11 +183,23 @@ impl Peer {
         let Some(writer) = writer else {
             return Ok(count);
         };
-        // Both had this id, and this one has it still: so they are one.
-        if pid_of(writer.as_fd())? != self.pid || self.check_alive().is_err() {
-            return Err(foreign());
+        if self.is(&writer)? {
+            return Ok(count);
         }
-        Ok(count)
+        let other = other.ok_or_else(foreign)?;
+        if other.is_none() {
+            *other = Some(Self::held(writer, true).map_err(|_| foreign())?);
+            return Ok(count);
+        }
+        match other {
+            Some(other) if other.is(&writer)? => Ok(count),
+            _ => Err(foreign()),
+        }
+    }
+
+    /// Is it this process? Both had this id, and this one has it still: so they are one.
+    fn is(&self, pidfd: &OwnedFd) -> io::Result<bool> {
+        Ok(pid_of(pidfd.as_fd())? == self.pid && self.check_alive().is_ok())
     }
 
     /// What is to be seen of it now.
@@ -219,6 +258,26 @@ impl Seen {
     pub(crate) fn is_same(&self, now: &Self) -> bool {
         let file = |seen: &Self| (seen.program.stat.st_dev, seen.program.stat.st_ino);
         self.started == now.started && file(self) == file(now)
+    }
+
+    /// Are both in the same sandbox? What a Flatpak says on a bus comes from a process that
+    /// Flatpak has put beside the app's own (`xdg-dbus-proxy`), in the same instance.
+    pub(crate) fn shares_sandbox_with(&self, other: &Self) -> bool {
+        let instance = |seen: &Self| seen.flatpak.clone().filter(|it| it.instance.is_some());
+        instance(self).is_some_and(|it| instance(other) == Some(it))
+    }
+
+    /// Is it in a sandbox that may have a process beside the app's own?
+    pub(crate) fn is_in_sandbox(&self) -> bool {
+        self.flatpak.is_some()
+    }
+
+    /// The same, but that it is not sure which process it is.
+    pub(crate) fn doubtful(self) -> Self {
+        Self {
+            exact: false,
+            ..self
+        }
     }
 }
 

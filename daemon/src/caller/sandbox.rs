@@ -11,6 +11,14 @@ use super::units::Units;
 /// Longest id of a Flatpak or name of a Snap, in bytes.
 pub(crate) const MAX_ID: usize = 255;
 
+/// A Flatpak, by its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Flatpak {
+    pub(super) id: String,
+    /// Which of its sandboxes: Flatpak numbers them.
+    pub(super) instance: Option<String>,
+}
+
 /// A Snap, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snap {
@@ -19,9 +27,9 @@ pub(crate) struct Snap {
     pub(super) confined: bool,
 }
 
-/// The id of the Flatpak whose root directory this is: Flatpak puts a description of the
-/// sandbox there, which the app in it cannot change.
-pub(super) fn flatpak(root: BorrowedFd<'_>) -> Option<String> {
+/// The Flatpak whose root directory this is: Flatpak puts a description of the sandbox there,
+/// which the app in it cannot change.
+pub(super) fn flatpak(root: BorrowedFd<'_>) -> Option<Flatpak> {
     // Whoever made this root may have put anything there: a pipe is not waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = openat(
@@ -32,18 +40,22 @@ pub(super) fn flatpak(root: BorrowedFd<'_>) -> Option<String> {
     )
     .ok()?;
     let is_file = FileType::from_raw_mode(fstat(&file).ok()?.st_mode).is_file();
-    application(&bounded(File::from(file)).ok().filter(|_| is_file)?)
+    let info = bounded(File::from(file)).ok().filter(|_| is_file)?;
+    Some(Flatpak {
+        id: value(&info, "[Application]", "name")?,
+        instance: value(&info, "[Instance]", "instance-id"),
+    })
 }
 
-/// `name` in the section `Application`.
-fn application(info: &str) -> Option<String> {
+/// The first of this name in the section, if it is an id.
+fn value(info: &str, wanted: &str, name: &str) -> Option<String> {
     let mut section = "";
     for line in info.lines().map(str::trim) {
         if line.starts_with('[') {
             section = line;
-        } else if section == "[Application]"
+        } else if section == wanted
             && let Some((key, value)) = line.split_once('=')
-            && key.trim_end() == "name"
+            && key.trim_end() == name
         {
             return is_id(value.trim_start()).then(|| value.trim_start().to_owned());
         }
@@ -99,9 +111,12 @@ mod tests {
 
     #[test]
     fn a_flatpak_is_what_its_root_says() {
-        let info = |text: &str| application(text);
-        let own = "[Application]\nname=com.wire.WireDesktop\nruntime=x\n[Instance]\nname=other\n";
+        let info = |text: &str| value(text, "[Application]", "name");
+        let own = "[Application]\nname=com.wire.WireDesktop\nruntime=x\n[Instance]\nname=other\ninstance-id=42\n";
         assert_eq!(info(own).as_deref(), Some("com.wire.WireDesktop"));
+        let instance = |text: &str| value(text, "[Instance]", "instance-id");
+        assert_eq!(instance(own).as_deref(), Some("42"));
+        assert_eq!(instance("[Application]\ninstance-id=42\n"), None);
         for none in [
             "",
             "name=com.wire.WireDesktop",
@@ -129,7 +144,10 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
         assert_eq!(flatpak(root().as_fd()), None);
         std::fs::rename(&elsewhere, &path).unwrap();
-        assert_eq!(flatpak(root().as_fd()).as_deref(), Some("com.wire"));
+        assert_eq!(
+            flatpak(root().as_fd()).map(|it| it.id).as_deref(),
+            Some("com.wire")
+        );
         let long = "#".repeat(1 << 20) + "\n[Application]\nname=com.wire\n";
         std::fs::write(&path, long).unwrap();
         assert_eq!(flatpak(root().as_fd()), None);

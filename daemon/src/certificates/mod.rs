@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{Bytes, SignatureScheme};
-use pki_types::UnixTime;
+use pki_types::pem::PemObject;
+use pki_types::{CertificateDer, UnixTime};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::rfc4519::CN;
@@ -45,6 +46,25 @@ const MAX_CERTIFIED: usize = 255;
 
 /// A certificate that has no more than so many seconds left is to be renewed.
 pub(crate) const RENEW_WITHIN: u64 = 30 * 24 * 60 * 60;
+
+/// Longest chain in PEM, in bytes: it is a third longer than what it holds, and may have words
+/// around that.
+pub(crate) const MAX_PEM: usize = MAX_CREDENTIAL.saturating_mul(4);
+
+/// The certificates that are written in PEM, in DER.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub(crate) fn chain(pem: &[u8]) -> Result<Vec<Bytes>, String> {
+    let certificates = CertificateDer::pem_slice_iter(pem);
+    let certificates = certificates.map(|it| it.map(|der| Bytes::from(der.as_ref())));
+    let chain: Result<Vec<Bytes>, _> = certificates.collect();
+    let chain = chain.map_err(|error| format!("it is not PEM: {error}"))?;
+    if chain.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(chain)
+}
 
 /// A certificate that leads to a pinned issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,10 @@ use std::time::SystemTime;
 
 use clap::Args;
 use mlskeyd_protocol::client::{AdminClient, Call};
-use mlskeyd_protocol::limits::MAX_CREDENTIAL;
 use mlskeyd_protocol::v1::{
     Bytes, Credential, NewSignatureKey, OwnedIdentity, Owner, Placement, SignCsr, Tier,
     UpdateCredential,
 };
-use pki_types::CertificateDer;
-use pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use super::CtlError;
@@ -149,16 +146,8 @@ pub(super) fn credential(
 }
 
 fn chain(path: &Path) -> Result<Vec<Bytes>, CtlError> {
-    // PEM is a third longer than what it holds, and may have words around that.
-    let pem = files::read(path, MAX_CREDENTIAL.saturating_mul(4))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem);
-    let certificates = certificates.map(|it| it.map(|der| Bytes::from(der.as_ref())));
-    let chain: Result<Vec<Bytes>, _> = certificates.collect();
-    let chain = chain.map_err(|error| files::at(path, format!("it is not PEM: {error}")))?;
-    if chain.is_empty() {
-        return Err(files::at(path, "there is no certificate in it"));
-    }
-    Ok(chain)
+    let pem = files::read(path, certificates::MAX_PEM)?;
+    certificates::chain(&pem).map_err(|why| files::at(path, why))
 }
 
 /// What a credential is, for a person: with the end of a certificate.

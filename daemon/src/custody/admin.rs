@@ -175,7 +175,7 @@ impl Custody {
         }
     }
 
-    fn device_infos(&self) -> impl Iterator<Item = DeviceInfo> {
+    pub(super) fn device_infos(&self) -> impl Iterator<Item = DeviceInfo> {
         self.devices.all_shown().map(device_info)
     }
 

@@ -242,6 +242,7 @@ impl Request for UpdateCredential {
         match custody.registry.recredential(update).await {
             Ok((identity, key)) => {
                 custody.due.notify_one();
+                custody.tell_of_changed_identity(&key, &identity);
                 Ok(custody.identity_info(&identity, &key).await)
             }
             Err(StoreError::Conflict(_)) => Err(Failure::new(

@@ -122,7 +122,10 @@ impl Request for CreateIdentity {
                 .registry
                 .create_identity(record.clone(), made.clone(), others);
             refused = match created.await {
-                Ok(key) => return Ok(custody.info_with(&record, &key, Vec::new())),
+                Ok(key) => {
+                    custody.tell_of_new_identity(&key, &record);
+                    return Ok(custody.info_with(&record, &key, Vec::new()));
+                }
                 // The owner got another one meanwhile: policies saw fewer.
                 Err(StoreError::Outrun(_)) => match session.permitted_again(&self, subject).await {
                     Ok(()) => continue,
@@ -278,7 +281,10 @@ impl Custody {
             .create_identity(record.clone(), made, None)
             .await
         {
-            Ok(key) => Ok(self.info_with(&record, &key, Vec::new())),
+            Ok(key) => {
+                self.tell_of_new_identity(&key, &record);
+                Ok(self.info_with(&record, &key, Vec::new()))
+            }
             Err(error) => {
                 self.undo_creation(id).await;
                 Err(error)

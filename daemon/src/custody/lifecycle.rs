@@ -113,6 +113,7 @@ impl Session {
             }
         };
         custody.due.notify_one();
+        custody.tell_of_new_key(&key);
         Ok(key)
     }
 

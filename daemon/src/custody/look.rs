@@ -3,7 +3,8 @@
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_LOOKUP, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{
-    Bytes, DeviceState, Failure, FailureCode, IdentityInfo, KeyInfo, KeyPin, ServiceStatus,
+    Bytes, DeviceInfo, DeviceState, Failure, FailureCode, IdentityInfo, KeyId, KeyInfo, KeyPin,
+    ServiceStatus,
 };
 
 use super::devices::key_is_locked;
@@ -26,6 +27,18 @@ pub struct Prepare(pub String);
 /// Which of these public keys are in custody for the caller?
 #[derive(Clone, Debug)]
 pub struct LookUp(pub Vec<Bytes>);
+
+/// A page of the caller's keys that are not destroyed, ordered by id, from after this one.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnKeys(pub Option<KeyId>);
+
+/// A key of the caller's.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnKey(pub KeyId);
+
+/// The devices, of which anybody may know what they are and whether they are ready.
+#[derive(Clone, Copy, Debug)]
+pub struct LookAtDevices;
 
 impl PlainRequest for Status {
     type Reply = ServiceStatus;
@@ -128,5 +141,60 @@ impl PlainRequest for LookUp {
             found.push(key.map(|key| custody.key_info(&key)));
         }
         Ok(found)
+    }
+}
+
+impl PlainRequest for OwnKeys {
+    type Reply = Vec<KeyInfo>;
+    const ACTION: Action = Action::Look;
+
+    async fn run(self, session: &Session) -> Result<Vec<KeyInfo>, Failure> {
+        let custody = session.custody();
+        let owner = session.caller().owner.clone();
+        let keys = custody.registry.keys_of(owner, self.0).await;
+        let keys = keys.map_err(failure::of_store)?;
+        Ok(keys.iter().map(|key| custody.key_info(key)).collect())
+    }
+}
+
+impl Request for OwnKey {
+    type Reply = KeyInfo;
+    type Read = ();
+    const ACTION: Action = Action::Look;
+    const LEAVES_TRACES: bool = false;
+
+    async fn read(
+        &self,
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<(), Failure> {
+        subject.durability = None;
+        let key = session.custody().registry.key(self.0).await;
+        let key = key.map_err(failure::of_store)?;
+        // Whose another one is, is not said.
+        let own = key.filter(|key| key.owner == session.caller().owner);
+        subject.about_key(own.ok_or_else(|| failure::not_found("key"))?);
+        Ok(())
+    }
+
+    async fn perform(
+        self,
+        (): (),
+        session: &Session,
+        _: &Call,
+        subject: &mut Subject,
+    ) -> Result<KeyInfo, Failure> {
+        let key = subject.key.as_ref().ok_or_else(failure::internal)?;
+        Ok(session.custody().key_info(key))
+    }
+}
+
+impl PlainRequest for LookAtDevices {
+    type Reply = Vec<DeviceInfo>;
+    const ACTION: Action = Action::Look;
+
+    async fn run(self, session: &Session) -> Result<Vec<DeviceInfo>, Failure> {
+        Ok(session.custody().device_infos().collect())
     }
 }

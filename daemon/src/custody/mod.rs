@@ -15,6 +15,7 @@ mod bindings;
 mod certify;
 mod consent;
 mod devices;
+mod events;
 mod facts;
 mod failure;
 mod freeze;
@@ -48,10 +49,12 @@ pub use admin::{
     AllDevices, AllIdentities, AllKeys, AllStorages, DaemonAtAGlance, ForgetStorage, Sweep,
 };
 pub use devices::{Configured, Devices};
+pub(crate) use events::Event;
+use events::Events;
 pub use freeze::Frozen;
 pub(crate) use freeze::{FILE as FROZEN_FILE, LABEL as FROZEN_LABEL};
 pub use lifecycle::Repaired;
-pub use look::{Identities, LookUp, Prepare, Status};
+pub use look::{Identities, LookAtDevices, LookUp, OwnKey, OwnKeys, Prepare, Status};
 pub use prompted::{Declined, LookForPrompts};
 pub(crate) use recall::{RecallError, recall};
 pub use request::{Asker, Call, PlainRequest, Request};
@@ -103,6 +106,7 @@ pub struct Custody {
     rates: Rates,
     references: References,
     refusals: Refusals,
+    events: Events,
     audit: AuditLog,
     settings: Settings,
     /// One portion of a sweep at a time: a second one would meet keys that the
@@ -178,6 +182,7 @@ impl Custody {
             rates: Rates::default(),
             references: References::default(),
             refusals: Refusals::default(),
+            events: Events::default(),
             registry,
             devices,
             policy,
@@ -265,7 +270,7 @@ impl Custody {
                     reason,
                     advice,
                 } => {
-                    self.tell_of_refusal(caller, action, &reason);
+                    self.tell_of_refusal(caller, action, &policy, &reason);
                     let failure = Failure::new(FailureCode::Denied, reason.clone(), advice)
                         .by_policy(policy.clone());
                     subject.denied = Some((policy, reason));

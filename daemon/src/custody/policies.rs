@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::generate::check_name;
 use super::subject::Subject;
-use super::{Call, Custody, PlainRequest, Request, Session, failure, recall};
+use super::{Call, Custody, Event, PlainRequest, Request, Session, failure, recall};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::policy_files::{InForce, PolicyError};
 use crate::store::{GuardId, GuardMark};
@@ -45,6 +45,10 @@ impl Custody {
             Ok(()) => Ok(self.lint_policies().await),
             Err(error) => Err(error),
         };
+        if let Ok(now) = &loaded {
+            let count = u32::try_from(now.count()).unwrap_or(u32::MAX);
+            self.events.tell(Event::PoliciesReloaded(count));
+        }
         let note = match &loaded {
             Ok(now) => format!("by {by}: {}", now.note()),
             Err(error) => format!("refused, by {by}: {error}"),

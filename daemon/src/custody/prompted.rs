@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use mlskeyd_policies::Action;
 use mlskeyd_protocol::v1::{AnswerPrompt, Failure, FailureCode, Prompt, Prompts};
+use tokio::sync::watch;
 
 use super::key_pins::check_pin;
 use super::subject::Subject;
-use super::{Call, Custody, Request, Session};
+use super::{Call, Custody, Event, Request, Session};
 use crate::caller::Caller;
 use crate::devices::{Device, DeviceError};
 
@@ -183,15 +184,38 @@ impl Custody {
         agents.contains_key(&uid)
     }
 
+    /// What waits for the persons is another whenever this number is.
+    pub(crate) fn prompt_changes(&self) -> watch::Receiver<u64> {
+        self.devices.board.changes()
+    }
+
+    /// What waits for the person of this user now.
+    pub(crate) fn prompts_of(&self, uid: u32) -> Vec<Prompt> {
+        self.devices.board.now(uid)
+    }
+
     /// Answers the agents that look for what waits, though nothing happened: the daemon
     /// stops.
     pub(crate) fn dismiss_agents(&self) {
         self.devices.board.changed();
     }
 
-    /// Tells the person that the policy refused something, if there is an agent to do so.
-    pub(super) fn tell_of_refusal(&self, caller: &Caller, action: Action, reason: &str) {
+    /// Tells whoever listens that the policy refused something, and the person, if there is
+    /// an agent to do so.
+    pub(super) fn tell_of_refusal(
+        &self,
+        caller: &Caller,
+        action: Action,
+        policy: &str,
+        reason: &str,
+    ) {
         let owner = &caller.owner;
+        self.events.tell(Event::Refused {
+            owner: owner.clone(),
+            action,
+            policy: policy.to_owned(),
+            reason: reason.to_owned(),
+        });
         if !self.has_agent(owner.uid) {
             return;
         }

@@ -168,12 +168,22 @@ impl Board {
         // The sender lives as long as this.
         let _ = changes.wait_for(|now| *now != known).await;
         let known = *changes.borrow();
-        let state = self.state();
-        let own = state.waiting.values().filter(|waiting| waiting.uid == uid);
         Prompts {
             known,
-            prompts: own.map(|waiting| waiting.prompt.clone()).collect(),
+            prompts: self.now(uid),
         }
+    }
+
+    /// What waits for this user now.
+    pub(super) fn now(&self, uid: u32) -> Vec<Prompt> {
+        let state = self.state();
+        let own = state.waiting.values().filter(|waiting| waiting.uid == uid);
+        own.map(|waiting| waiting.prompt.clone()).collect()
+    }
+
+    /// Counts the changes.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
     }
 
     /// A prompt of this user's that still waits.

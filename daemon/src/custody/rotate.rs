@@ -131,6 +131,7 @@ impl Request for RotateIdentity {
             Ok((identity, key)) => {
                 subject.made = Some(id);
                 custody.due.notify_one();
+                custody.tell_of_changed_identity(&key, &identity);
                 Ok(custody.identity_info(&identity, &key).await)
             }
             Err(error) => {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::future::{join_all, try_join_all};
 use mlskeyd_protocol::v1::{Failure, KeyId, Swept};
 
-use super::{Custody, failure};
+use super::{Custody, Event, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, DeviceError, GenerationId};
 use crate::store::{Cause, Generation, GenerationState, KeyRecord, StoreError};
@@ -136,10 +136,11 @@ impl Custody {
             .append(record, Durability::Now)
             .await
             .map_err(failure::of_audit)?;
-        self.registry
-            .finish_destroy(key.id)
-            .await
-            .map_err(failure::of_store)
+        let destroyed = self.registry.finish_destroy(key.id).await;
+        destroyed.map_err(failure::of_store)?;
+        let gone = Event::KeyRemoved(key.owner.clone(), key.id);
+        self.events.tell(gone);
+        Ok(())
     }
 
     /// Has the devices let go of what destroyed keys leave there, each device by

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::frame::Budget;
 use mlskeyd_protocol::limits::MAX_MEMORY_PER_USER;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Most connections of one user that have not said their greeting. One more
 /// ends the oldest: an honest client says it at once.
@@ -48,6 +48,17 @@ struct User {
     looking: Arc<Semaphore>,
 }
 
+impl Default for User {
+    fn default() -> Self {
+        Self {
+            connections: 0,
+            greeting: VecDeque::new(),
+            budget: Budget::new(MAX_MEMORY_PER_USER),
+            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
+        }
+    }
+}
+
 /// A connection that is to say its greeting.
 #[derive(Debug)]
 pub(super) struct Newcomer {
@@ -56,8 +67,14 @@ pub(super) struct Newcomer {
     number: u64,
     /// The memory that the user's requests share.
     pub(super) budget: Budget,
-    /// The turns of the user's connections to be looked at.
-    pub(super) looking: Arc<Semaphore>,
+}
+
+/// A user's turn to have something looked at, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    crowd: Arc<Crowd>,
+    uid: u32,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A connection's place in the crowd, until it is dropped.
@@ -82,19 +99,13 @@ impl Crowd {
         let mut users = self.users();
         users.next = users.next.wrapping_add(1);
         let number = users.next;
-        let user = users.by_uid.entry(uid).or_insert_with(|| User {
-            connections: 0,
-            greeting: VecDeque::new(),
-            budget: Budget::new(MAX_MEMORY_PER_USER),
-            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
-        });
+        let user = users.by_uid.entry(uid).or_default();
         user.greeting.push_back((number, evict));
         if user.greeting.len() > MAX_GREETING {
             // Dropping the sender resolves the receiver.
             user.greeting.pop_front();
         }
         let budget = user.budget.clone();
-        let looking = Arc::clone(&user.looking);
         drop(users);
         (
             Newcomer {
@@ -102,10 +113,29 @@ impl Crowd {
                 uid,
                 number,
                 budget,
-                looking,
             },
             evicted,
         )
+    }
+
+    /// The user's turn to have a process looked at, or a name looked up.
+    pub(super) async fn turn_to_look(self: &Arc<Self>, uid: u32) -> Turn {
+        let turn = |permit| Turn {
+            crowd: Arc::clone(self),
+            uid,
+            permit,
+        };
+        let looking = {
+            let mut users = self.users();
+            let looking = Arc::clone(&users.by_uid.entry(uid).or_default().looking);
+            // Here, so that the entry is not forgotten before the turn is taken.
+            if let Ok(permit) = Arc::clone(&looking).try_acquire_owned() {
+                return turn(Some(permit));
+            }
+            looking
+        };
+        // The semaphore is never closed.
+        turn(looking.acquire_owned().await.ok())
     }
 
     fn users(&self) -> MutexGuard<'_, Users> {
@@ -147,6 +177,13 @@ impl Drop for Newcomer {
     }
 }
 
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.permit = None;
+        self.crowd.users().forget_if_gone(self.uid);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut users = self.crowd.users();
@@ -175,6 +212,8 @@ impl Users {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn crowd() -> Arc<Crowd> {
@@ -201,17 +240,20 @@ mod tests {
     #[tokio::test]
     async fn who_comes_again_has_no_more_turns_to_be_looked_at() {
         let crowd = crowd();
-        let turn = |newcomer: &Newcomer| Arc::clone(&newcomer.looking).try_acquire_owned();
         let mut hanging = Vec::new();
         for _ in 0..MAX_LOOKING {
             let (newcomer, _) = crowd.arrive(7);
-            hanging.push(turn(&newcomer).unwrap());
+            hanging.push(crowd.turn_to_look(7).await);
+            drop(newcomer);
         }
-        assert!(turn(&crowd.arrive(7).0).is_err());
-        assert!(turn(&crowd.arrive(8).0).is_ok());
-        hanging.clear();
-        assert!(turn(&crowd.arrive(7).0).is_ok());
-        drop(crowd.arrive(7));
+        let mut waits = Box::pin(crowd.turn_to_look(7));
+        assert!(waits.as_mut().now_or_never().is_none());
+        drop(crowd.turn_to_look(8).await);
+        assert!(!crowd.users().by_uid.contains_key(&8));
+        drop(hanging);
+        let last = waits.await;
+        assert!(crowd.users().by_uid.contains_key(&7));
+        drop(last);
         assert!(!crowd.users().by_uid.contains_key(&7));
     }
 

@@ -7,10 +7,33 @@ use std::sync::Arc;
 use mlskeyd_protocol::handshake::Nonce;
 use mlskeyd_protocol::server::{Greeting, TransportError};
 use rand_core::{OsRng, RngCore};
-use tokio::sync::Semaphore;
+use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
+use super::crowd::Crowd;
 use crate::caller::{App, Apps, Caller, Peer, Seen, Unseen, receive_from_anybody};
+
+/// A connection, and who is said to be there.
+pub(super) struct Arrival {
+    pub(super) stream: UnixStream,
+    pub(super) uid: u32,
+    /// As the kernel or the bus says; for the log.
+    pub(super) pid: Option<i32>,
+    pub(super) origin: Origin,
+}
+
+/// Where a connection comes from, which says how it is known whose it is.
+pub(super) enum Origin {
+    /// Somebody has connected to the socket: the kernel knows who.
+    Socket,
+    /// It was given to a process that asked on a bus.
+    Bus {
+        /// The process, as the bus says.
+        process: Result<Peer, Unseen>,
+        /// Is the bus the machine's own? What another one says is not sure.
+        of_machine: bool,
+    },
+}
 
 /// Why somebody is not served.
 pub(super) enum NotServed {
@@ -44,19 +67,37 @@ pub(super) async fn identify(
     greeting: &mut Greeting,
     apps: &Arc<Apps>,
     (uid, pid): (u32, Option<i32>),
-    looking: &Arc<Semaphore>,
+    origin: Origin,
+    crowd: &Arc<Crowd>,
 ) -> Result<Caller, NotServed> {
-    let peer = match Peer::of(greeting.as_fd(), pid) {
+    let (peer, from_bus, sure) = match origin {
+        Origin::Socket => (Peer::of(greeting.as_fd(), pid), false, true),
+        Origin::Bus {
+            process,
+            of_machine,
+        } => (process, true, of_machine),
+    };
+    let peer = match peer {
+        Ok(peer) if from_bus => Ok(Arc::new(peer.proves_itself(greeting.as_fd())?)),
         Ok(peer) => Ok(Arc::new(peer)),
         Err(Unseen::Gone) => return Err(GONE),
         Err(why) => Err(why),
     };
-    let before = match peer {
+    let seen = match peer {
         Ok(peer) => {
             let it = Arc::clone(&peer);
-            let before = aside(looking, move || it.look()).await?;
-            challenge(greeting, &peer).await?;
-            before.map(|before| (peer, before))
+            let before = aside(crowd, uid, move || it.look()).await?;
+            if matches!(before, Err(Unseen::Gone)) {
+                return Err(GONE);
+            }
+            let may_be_another = from_bus && before.as_ref().is_ok_and(Seen::is_in_sandbox);
+            let other = challenge(greeting, &peer, may_be_another).await?;
+            before.map(|before| Answered {
+                peer,
+                before,
+                other,
+                sure,
+            })
         }
         Err(why) => {
             greeting.challenge(nonce()?, receive_from_anybody).await?;
@@ -65,36 +106,65 @@ pub(super) async fn identify(
     };
     let apps = Arc::clone(apps);
     let name = move || {
-        let app = match before {
-            Ok((peer, before)) => which(&apps, uid, &before, &peer)?,
+        let app = match seen {
+            Ok(answered) => answered.app(&apps, uid)?,
             Err(Unseen::Gone) => return Err(GONE),
             Err(why) => apps.hidden(&why),
         };
         Ok(Caller::of_app(uid, pid, app).looked_up())
     };
-    aside(looking, name).await?
+    aside(crowd, uid, name).await?
 }
 
-/// Which app it is, if it is what it was before.
-fn which(apps: &Apps, uid: u32, before: &Seen, peer: &Peer) -> Result<App, NotServed> {
-    match peer.look() {
-        Ok(now) if before.is_same(&now) => Ok(apps.of(uid, &now)),
-        Err(Unseen::Gone) => Err(GONE),
-        Ok(_) | Err(_) => Err(CHANGED),
+/// Who has answered a challenge.
+struct Answered {
+    peer: Arc<Peer>,
+    /// What the peer was before.
+    before: Seen,
+    /// Another process, for which the peer has connected: that is to be in its sandbox.
+    other: Option<Peer>,
+    /// Is it sure which process the peer is?
+    sure: bool,
+}
+
+impl Answered {
+    /// Which app it is, if the peer is what it was before.
+    fn app(&self, apps: &Apps, uid: u32) -> Result<App, NotServed> {
+        let now = match self.peer.look() {
+            Ok(now) if self.before.is_same(&now) => now,
+            Err(Unseen::Gone) => return Err(GONE),
+            Ok(_) | Err(_) => return Err(CHANGED),
+        };
+        let seen = match self.other.as_ref().map(Peer::look) {
+            None => now,
+            Some(Ok(other)) if other.shares_sandbox_with(&now) => other,
+            Some(_) => return Err(ANOTHER),
+        };
+        let seen = if self.sure { seen } else { seen.doubtful() };
+        Ok(apps.of(uid, &seen))
     }
 }
 
-async fn challenge(greeting: &mut Greeting, peer: &Peer) -> Result<(), NotServed> {
+/// Answers the process that has answered, if that is another one and may be.
+async fn challenge(
+    greeting: &mut Greeting,
+    peer: &Peer,
+    may_be_another: bool,
+) -> Result<Option<Peer>, NotServed> {
     // Before it is challenged: what is sent earlier comes without its writer.
     peer.tell_writers(greeting.as_fd(), true)?;
-    let answer = greeting.challenge(nonce()?, |socket, room| peer.receive(socket, room));
+    let mut other = None;
+    let answer = greeting.challenge(nonce()?, |socket, room| {
+        peer.receive(socket, room, may_be_another.then_some(&mut other))
+    });
     match answer.await {
         Err(TransportError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
             Err(ANOTHER)
         }
         answered => {
             answered?;
-            Ok(peer.tell_writers(greeting.as_fd(), false)?)
+            peer.tell_writers(greeting.as_fd(), false)?;
+            Ok(other)
         }
     }
 }
@@ -107,15 +177,15 @@ fn nonce() -> io::Result<Nonce> {
 
 /// Does what may take long, since a file system or a directory of the company does, where
 /// nobody else waits; few such things at a time for each user.
-async fn aside<T: Send + 'static>(
-    looking: &Arc<Semaphore>,
+pub(super) async fn aside<T: Send + 'static>(
+    crowd: &Arc<Crowd>,
+    uid: u32,
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, TransportError> {
-    let turn = Arc::clone(looking).acquire_owned().await;
-    let turn = turn.map_err(io::Error::other)?;
+) -> io::Result<T> {
+    let turn = crowd.turn_to_look(uid).await;
     let done = spawn_blocking(move || {
         let _turn = turn;
         work()
     });
-    Ok(done.await.map_err(io::Error::other)?)
+    done.await.map_err(io::Error::other)
 }

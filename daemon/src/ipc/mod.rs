@@ -1,6 +1,7 @@
 //! The doors. Behind each of them is the one path in
 //! [`custody`](crate::custody).
 
+mod bus;
 mod crowd;
 mod identify;
 mod rpc;
@@ -8,5 +9,5 @@ mod services;
 mod socket;
 
 pub use crowd::Bounds;
-pub use rpc::serve;
+pub use rpc::{Doors, serve};
 pub use socket::{Socket, SocketError};

@@ -181,6 +181,28 @@ pub(super) fn page(
     Ok(keys)
 }
 
+/// A page of an owner's keys that are not destroyed, ordered by id; rows that do not verify
+/// show as missing.
+pub(super) fn of_owner(
+    conn: &Connection,
+    mac: &RowMac,
+    owner: &Owner,
+    after: Option<KeyId>,
+    limit: u32,
+) -> Result<Vec<KeyRecord>, StoreError> {
+    let mut statement = conn.prepare_cached(
+        "SELECT id, body, mac FROM keys
+         WHERE uid = ?1 AND app = ?2 AND state IN (1, 2) AND id > ?3 ORDER BY id LIMIT ?4",
+    )?;
+    let after = after.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+    let rows = statement.query_map(params![owner.uid, owner.app, after, limit], Raw::read)?;
+    let mut keys = Vec::new();
+    for row in rows {
+        keys.extend(row?.show(mac).filter(|key| key.owner == *owner));
+    }
+    Ok(keys)
+}
+
 /// Writes the row, and tells the cache when that is durable.
 pub(super) fn put(tx: &mut Tx<'_>, key: KeyRecord) -> Result<(), StoreError> {
     let id = Value::Blob(key.id.as_bytes().to_vec());

@@ -857,6 +857,20 @@ impl Registry {
             .await
     }
 
+    /// At most 1000 keys of an owner that are not destroyed, by id, from after `after`. Keys
+    /// that do not verify show as missing.
+    ///
+    /// # Errors
+    /// As any reading.
+    pub async fn keys_of(
+        &self,
+        owner: Owner,
+        after: Option<KeyId>,
+    ) -> Result<Vec<KeyRecord>, StoreError> {
+        self.read(move |reading| keys::of_owner(reading.conn, reading.mac, &owner, after, PAGE))
+            .await
+    }
+
     /// Verifies the next `batch` rows; for a background pass over all.
     ///
     /// # Errors

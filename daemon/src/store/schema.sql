@@ -28,6 +28,7 @@ CREATE TABLE keys (
     mac BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX keys_public ON keys (public_key, uid, app);
+CREATE INDEX keys_owner ON keys (uid, app, id) WHERE state IN (1, 2);
 CREATE INDEX keys_generation ON keys (generation, state);
 CREATE INDEX keys_pending ON keys (state) WHERE state IN (0, 2);
 CREATE INDEX keys_wait ON keys (wait, since) WHERE wait IS NOT NULL;

@@ -1,6 +1,7 @@
 //! Rigs: a daemon, messengers and their delivery service, each a real process
 //! in a private directory. All end with their values.
 
+mod bus;
 mod chat;
 mod daemon;
 mod faulty;
@@ -18,6 +19,7 @@ mod tap;
 mod tpm2_pkcs11;
 mod yubikey;
 
+pub use bus::Bus;
 pub use chat::{Answer, Chat, Hub, Refused};
 pub use daemon::{Daemon, Options};
 pub use faulty::FaultyHsm;

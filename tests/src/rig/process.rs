@@ -66,6 +66,16 @@ impl Process {
         }
     }
 
+    /// The next byte of output.
+    ///
+    /// # Panics
+    /// If it ended.
+    pub fn byte(&mut self) -> u8 {
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut self.output, &mut byte).expect("it goes on");
+        byte[0]
+    }
+
     /// Waits until there is something to read from this process (`true`), or
     /// the other one has ended (`false`).
     pub fn speaks_before_end_of(&self, other: &Self) -> bool {

@@ -1,6 +1,6 @@
 //! One process connects and another program, or another process, speaks.
 
-use crate::scene::{Scene, ran_inside};
+use crate::scene::{DOORS, Scene, ran_inside};
 
 const STARTED: &str = "refused: the process has started another program since it connected";
 const ANOTHER: &str = "refused: another process has answered than the one that connected";
@@ -14,9 +14,11 @@ fn assert_begins(line: Option<String>, wanted: &str) {
 #[test]
 fn an_honest_process_is_served() {
     let scene = Scene::new();
-    for echo in ["echo", "echo-from-a-thread"] {
-        let mut wire = scene.start("wire", &format!("connect @@ hello challenge {echo} answer"));
-        assert_begins(wire.line(), "agreed");
+    for door in DOORS {
+        for echo in ["echo", "echo-from-a-thread"] {
+            let mut wire = scene.start("wire", &format!("{door} hello challenge {echo} answer"));
+            assert_begins(wire.line(), "agreed");
+        }
     }
 }
 
@@ -24,68 +26,83 @@ fn an_honest_process_is_served() {
 #[test]
 fn a_program_that_is_executed_after_connect_is_not_taken_for_the_caller() {
     let scene = Scene::new();
-    let mut evil = scene.start("evil", "connect @@ hello challenge exec @wire echo answer");
-    assert_begins(evil.line(), STARTED);
-    // What was sent before the challenge is not even read as an answer.
-    let mut evil = scene.start("evil", "connect @@ hello echo exec @wire answer answer");
-    assert_ne!(evil.line().as_deref(), Some("agreed 0"));
-    assert_begins(evil.line(), "closed");
+    for door in DOORS {
+        let steps = format!("{door} hello challenge exec @wire echo answer");
+        let mut evil = scene.start("evil", &steps);
+        assert_begins(evil.line(), STARTED);
+        // What was sent before the challenge is not even read as an answer.
+        let steps = format!("{door} hello echo exec @wire answer answer");
+        let mut evil = scene.start("evil", &steps);
+        assert_ne!(evil.line().as_deref(), Some("agreed 0"));
+        assert_begins(evil.line(), "closed");
+    }
 }
 
 /// The daemon is slow, and reads the answer when the program has long been another one.
 #[test]
 fn an_answer_that_was_queued_before_exec_is_not_taken() {
     let scene = Scene::new();
-    let steps = "connect @@ hello challenge say ready go echo exec @wire say wire answer";
-    let mut evil = scene.start("evil", steps);
-    evil.expect_line("ready");
-    scene.daemon_pauses(|| {
-        assert!(evil.write(b"\n"));
-        evil.expect_line("wire");
-    });
-    assert_begins(evil.line(), STARTED);
+    for door in DOORS {
+        let steps = "hello challenge say ready go echo exec @wire say wire answer";
+        let mut evil = scene.start("evil", &format!("{door} {steps}"));
+        evil.expect_line("ready");
+        scene.daemon_pauses(|| {
+            assert!(evil.write(b"\n"));
+            evil.expect_line("wire");
+        });
+        assert_begins(evil.line(), STARTED);
+    }
 }
 
 #[test]
 fn a_child_does_not_speak_for_the_program_that_its_parent_became() {
     let scene = Scene::new();
-    let child = "child @evil await @go hello challenge echo answer --";
-    let steps = format!("connect @@ {child} exec @wire say wire rest");
-    let mut wire = scene.start("evil", &steps);
-    wire.expect_line("wire");
-    scene.happened("go");
-    assert_begins(wire.line(), ANOTHER);
+    for (door, go) in DOORS.into_iter().zip(["go", "go-too"]) {
+        let child = format!("child @evil await @{go} hello challenge echo answer --");
+        let steps = format!("{door} {child} exec @wire say wire rest");
+        let mut wire = scene.start("evil", &steps);
+        wire.expect_line("wire");
+        scene.happened(go);
+        assert_begins(wire.line(), ANOTHER);
+    }
 }
 
 #[test]
 fn a_child_of_the_app_makes_a_connection_of_its_own() {
     let scene = Scene::new();
-    let child = "child @wire hello challenge echo answer connect @@ hello challenge echo answer --";
-    let mut wire = scene.start("wire", &format!("connect @@ {child} rest"));
-    assert_begins(wire.line(), ANOTHER);
-    assert_begins(wire.line(), "agreed");
+    for door in DOORS {
+        let greets = "hello challenge echo answer";
+        let child = format!("child @wire {greets} {door} {greets} --");
+        let mut wire = scene.start("wire", &format!("{door} {child} rest"));
+        assert_begins(wire.line(), ANOTHER);
+        assert_begins(wire.line(), "agreed");
+    }
 }
 
 #[test]
 fn who_has_exited_is_not_identified() {
     let scene = Scene::new();
-    let child = "child @evil await @go hello answer --";
-    let mut evil = scene.start_parent("evil", &format!("connect @@ {child}"));
-    evil.end();
-    scene.happened("go");
-    assert_begins(Some(evil.line()), ENDED);
+    for (door, go) in DOORS.into_iter().zip(["go", "go-too"]) {
+        let child = format!("child @evil await @{go} hello answer --");
+        let mut evil = scene.start_parent("evil", &format!("{door} {child}"));
+        evil.end();
+        scene.happened(go);
+        assert_begins(Some(evil.line()), ENDED);
+    }
 }
 
 /// It answered itself, and was gone when the daemon came to read it.
 #[test]
 fn an_answer_of_a_process_that_exits_is_not_taken() {
     let scene = Scene::new();
-    let child = "child @evil answer --";
-    let steps = format!("connect @@ hello challenge say ready go echo {child}");
-    let mut evil = scene.start_parent("evil", &steps);
-    assert_eq!(evil.line(), "ready");
-    scene.daemon_pauses(|| evil.end());
-    assert_begins(Some(evil.line()), ANOTHER);
+    for door in DOORS {
+        let child = "child @evil answer --";
+        let steps = format!("{door} hello challenge say ready go echo {child}");
+        let mut evil = scene.start_parent("evil", &steps);
+        assert_eq!(evil.line(), "ready");
+        scene.daemon_pauses(|| evil.end());
+        assert_begins(Some(evil.line()), ANOTHER);
+    }
 }
 
 #[test]
@@ -95,7 +112,9 @@ fn a_connection_is_of_no_use_to_another_users_process() {
         return;
     }
     let scene = Scene::new();
-    let child = "child-of 65533 child @wire hello challenge echo answer --";
-    let mut wire = scene.start("wire", &format!("connect @@ {child} rest"));
-    assert_begins(wire.line(), ANOTHER);
+    for door in DOORS {
+        let child = "child-of 65533 child @wire hello challenge echo answer --";
+        let mut wire = scene.start("wire", &format!("{door} {child} rest"));
+        assert_begins(wire.line(), ANOTHER);
+    }
 }

@@ -3,7 +3,9 @@
 
 use std::process::Command;
 
-use crate::scene::{Scene, ran_inside};
+use mlskeyd_tests::rig::Process;
+
+use crate::scene::{DOORS, Scene, ran_inside};
 
 /// The process that connected is gone, and an app has its id now.
 #[test]
@@ -13,17 +15,18 @@ fn an_app_that_got_the_process_id_is_not_taken_for_the_caller() {
         return;
     }
     let scene = Scene::new();
-    let child = "child @evil await @go hello challenge echo answer --";
-    let mut evil = scene.start_parent("evil", &format!("connect @@ {child}"));
+    for (door, go) in DOORS.into_iter().zip(["go", "go-too"]) {
+        poses_with_a_process_id(&scene, door, go);
+    }
+}
+
+fn poses_with_a_process_id(scene: &Scene, door: &str, go: &str) {
+    let child = format!("child @evil await @{go} hello challenge echo answer --");
+    let mut evil = scene.start_parent("evil", &format!("{door} {child}"));
     let pid = i32::try_from(evil.child.id()).unwrap();
     evil.end();
-    let wire = (0..1000).find_map(|_| {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
-        let wire = scene.start("wire", "rest");
-        (wire.pid().as_raw_nonzero().get() == pid).then_some(wire)
-    });
-    let wire = wire.expect("the process id is there to be had again");
-    scene.happened("go");
+    let wire = gets_process_id(scene, pid);
+    scene.happened(go);
     let line = evil.line();
     assert!(
         line.starts_with("refused: the process that connected has ended"),
@@ -50,6 +53,39 @@ fn in_own_root(scene: &Scene, prepare: &str, arguments: &[&str]) -> String {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// The app, with this process id.
+fn gets_process_id(scene: &Scene, pid: i32) -> Process {
+    let wire = (0..1000).find_map(|_| {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let wire = scene.start("wire", "rest");
+        (wire.pid().as_raw_nonzero().get() == pid).then_some(wire)
+    });
+    wire.expect("the process id is there to be had again")
+}
+
+/// The child still has the connection to the bus, and asks for a channel when its parent's id
+/// is the app's: the bus says what it saw at first.
+#[test]
+fn a_bus_that_knows_an_old_process_id_makes_no_app() {
+    let test = "namespaces::a_bus_that_knows_an_old_process_id_makes_no_app";
+    if ran_inside(test, &["--pid", "--fork", "--mount-proc"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let child = "child @evil await @go ask-for-channel hello challenge echo answer --";
+    let mut evil = scene.start_parent("evil", &format!("connect-bus @bus {child}"));
+    let pid = i32::try_from(evil.child.id()).unwrap();
+    evil.end();
+    let wire = gets_process_id(&scene, pid);
+    scene.happened("go");
+    let line = evil.line();
+    assert!(
+        line.starts_with("refused: another process has answered"),
+        "{line}"
+    );
+    assert!(wire.runs());
 }
 
 /// Who may make namespaces writes its own description of a sandbox: that is no more than
@@ -122,4 +158,64 @@ fn a_caller_that_cannot_be_seen_is_no_app() {
     // Those who can be seen are.
     scene.output("wire", 0, &["identity", &socket, "alice"]);
     assert_eq!(scene.last_caller().0, "wire");
+}
+
+/// What Flatpak does for an app that may talk to a bus: the app's process is in a sandbox, and
+/// `xdg-dbus-proxy`, in another one that has the same description, speaks for it.
+#[test]
+fn a_flatpak_is_known_behind_its_proxy() {
+    if ran_inside("namespaces::a_flatpak_is_known_behind_its_proxy", &[]) {
+        return;
+    }
+    let scene = Scene::with("flatpak = \"com.wire.WireDesktop\"\n");
+    let sandbox = |name: &str, info: &str| {
+        std::fs::write(scene.stage.path(name), info).unwrap();
+        let mut command = Command::new("bwrap");
+        command.args(["--ro-bind", "/usr", "/usr", "--unshare-pid"]);
+        command.args(["--proc", "/proc", "--dev", "/dev", "--die-with-parent"]);
+        for library in ["bin", "lib", "lib64"] {
+            command.args([
+                "--symlink",
+                &format!("usr/{library}"),
+                &format!("/{library}"),
+            ]);
+        }
+        command.args(["--bind", &scene.path(""), &scene.path("")]);
+        command.args(["--ro-bind", &scene.path(name), "/.flatpak-info"]);
+        command
+    };
+    let own = "[Application]\nname=com.wire.WireDesktop\n[Instance]\ninstance-id=4711\n";
+    let mut proxy = sandbox("proxy-info", own);
+    proxy.args(["xdg-dbus-proxy", "--fd=1", &scene.bus_address()]);
+    proxy.args([
+        &scene.path("proxy"),
+        "--filter",
+        "--talk=org.mlskeyd.Custody1",
+    ]);
+    let mut proxy = Process::start("proxy", proxy, &scene.stage.path("proxy.log"));
+    // It writes a byte when it listens.
+    proxy.byte();
+    let through = format!("unix:path={}", scene.path("proxy"));
+    let greets = |name: &str, info: &str| {
+        let mut command = sandbox(name, info);
+        command.args([&scene.path("evil"), "channel", &through]);
+        command.args(["hello", "challenge", "echo", "answer"]);
+        let output = command.output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(greets("app-info", own), "agreed 0\n");
+    for (name, another) in [
+        ("instance", own.replace("4711", "4712")),
+        ("app", own.replace("com.wire.WireDesktop", "com.evil")),
+        (
+            "none",
+            "[Application]\nname=com.wire.WireDesktop\n".to_owned(),
+        ),
+    ] {
+        let line = greets(name, &another);
+        assert!(
+            line.starts_with("refused: another process has answered"),
+            "{name}: {line}"
+        );
+    }
 }

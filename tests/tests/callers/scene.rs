@@ -10,7 +10,7 @@ use mlskeyd::audit::{Entries, FILE_NAME, Record};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig};
 use mlskeyd_protocol::v1::{KeyQuery, OwnedKey};
 use mlskeyd_tests::programs;
-use mlskeyd_tests::rig::{Daemon, Options, Process, Stage};
+use mlskeyd_tests::rig::{Bus, Daemon, Options, Process, Stage};
 use rustix::process::Signal;
 
 /// Runs a test once more as root of namespaces of its own, by `unshare` with these options,
@@ -41,9 +41,13 @@ pub(crate) fn ran_inside(test: &str, options: &[&str]) -> bool {
     true
 }
 
+/// How a program comes to a connection: at each door. `@@` is the socket, and `@bus` the bus.
+pub(crate) const DOORS: [&str; 2] = ["connect @@", "channel @bus"];
+
 /// A daemon for which the program `wire` is the app `wire`, and `signal` is `signal`.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
+    bus: Bus,
     pub(crate) stage: Stage,
 }
 
@@ -68,17 +72,19 @@ impl Scene {
         ] {
             copy(program, &stage.path(name));
         }
+        let bus = Bus::start(&stage);
         let (wire, signal) = (stage.path("wire"), stage.path("signal"));
         let (stranger, extra) = (stage.path("stranger"), more);
         let options = Options {
             extra: format!(
                 "[apps.signal]\nexe = {signal:?}\n[apps.stranger]\nexe = {stranger:?}\n\
-                 [apps.wire]\nexe = {wire:?}\n{extra}"
+                 [apps.wire]\nexe = {wire:?}\n{extra}\n{}",
+                bus.section()
             ),
             ..Options::default()
         };
         let daemon = Daemon::start(&stage, &options);
-        Self { daemon, stage }
+        Self { daemon, bus, stage }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -89,8 +95,12 @@ impl Scene {
         self.daemon.socket().to_str().unwrap().to_owned()
     }
 
-    /// Starts one of the programs; in its steps `@name` is a path of the scene, and `@@` the
-    /// socket.
+    pub(crate) fn bus_address(&self) -> String {
+        self.bus.address()
+    }
+
+    /// Starts one of the programs; in its steps `@name` is a path of the scene, `@@` the
+    /// socket, and `@bus` the bus's address.
     pub(crate) fn start(&self, program: &str, steps: &str) -> Process {
         let mut command = Command::new(self.stage.path(program));
         command.args(self.steps(steps));
@@ -110,6 +120,7 @@ impl Scene {
     pub(crate) fn steps(&self, steps: &str) -> Vec<String> {
         let path = |step: &str| match step.strip_prefix('@') {
             Some("@") => self.socket(),
+            Some("bus") => self.bus.address(),
             Some(name) => self.path(name),
             None => step.to_owned(),
         };

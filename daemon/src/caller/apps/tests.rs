@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::caller::Peer;
+use crate::caller::sandbox::Flatpak;
 use crate::caller::sandbox::Snap;
 use crate::caller::units;
 use crate::config::Config;
@@ -30,6 +31,11 @@ fn in_unit(path: &str) -> Seen {
     let mut seen = seen();
     seen.units = units::of(&format!("0::{path}\n"));
     seen
+}
+
+fn flatpak(id: &str) -> Option<Flatpak> {
+    let (id, instance) = (id.to_owned(), None);
+    Some(Flatpak { id, instance })
 }
 
 fn is(apps: &Apps, seen: &Seen) -> (String, Identified) {
@@ -59,9 +65,9 @@ fn what_is_stronger_goes_first() {
         confined: true,
     });
     assert_eq!(is(&apps, &seen), named("s", Identified::Enforced));
-    seen.flatpak = Some("com.wire".into());
+    seen.flatpak = flatpak("com.wire");
     assert_eq!(is(&apps, &seen), named("f", Identified::Enforced));
-    seen.flatpak = Some("com.other".into());
+    seen.flatpak = flatpak("com.other");
     assert_eq!(is(&apps, &seen), named("s", Identified::Enforced));
     let seen = in_unit("/system.slice/wire.service");
     assert_eq!(is(&apps, &seen), named("u", Identified::Enforced));
@@ -71,7 +77,7 @@ fn what_is_stronger_goes_first() {
 fn what_nobody_sees_to_is_observed() {
     let apps = apps(ALL);
     let mut seen = seen();
-    seen.flatpak = Some("com.wire".into());
+    seen.flatpak = flatpak("com.wire");
     // Its root says so, and no scope does: anybody's namespace has such a root.
     assert_eq!(is(&apps, &seen), named("f", Identified::Observed));
     seen.flatpak = None;
@@ -216,7 +222,7 @@ fn a_digest_makes_any_file_known_and_none_that_differs() {
 #[test]
 fn what_goes_on_record_is_short_and_plain() {
     let mut seen = running(Path::new("/bin/sleep"));
-    seen.flatpak = Some("com.wire".into());
+    seen.flatpak = flatpak("com.wire");
     let app = apps("").of(UID, &seen);
     assert_eq!(app.program.unwrap(), "/bin/sleep (Flatpak com.wire)");
     seen.program.path = PathBuf::from(format!("/a\n\u{1b}{}", "ü".repeat(4000)));

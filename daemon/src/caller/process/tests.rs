@@ -92,14 +92,14 @@ fn what_another_process_writes_is_not_taken() {
     peer.tell_writers(theirs.as_fd(), true).unwrap();
     ours.write_all(b"own").unwrap();
     let mut room = [0; 16];
-    assert_eq!(peer.receive(theirs.as_fd(), &mut room).unwrap(), 3);
+    assert_eq!(peer.receive(theirs.as_fd(), &mut room, None).unwrap(), 3);
     let mut child = Command::new("echo");
     child.stdout(OwnedFd::from(ours.try_clone().unwrap()));
     child.status().unwrap();
-    let foreign = peer.receive(theirs.as_fd(), &mut room).unwrap_err();
+    let foreign = peer.receive(theirs.as_fd(), &mut room, None).unwrap_err();
     assert_eq!(foreign.kind(), ErrorKind::PermissionDenied);
     drop((child, ours));
-    assert_eq!(peer.receive(theirs.as_fd(), &mut room).unwrap(), 0);
+    assert_eq!(peer.receive(theirs.as_fd(), &mut room, None).unwrap(), 0);
 }
 
 /// As on a kernel before 6.5.
@@ -110,7 +110,7 @@ fn without_the_kernels_help_anybody_may_have_written() {
     let peer = peer.peer().unwrap();
     peer.tell_writers(theirs.as_fd(), true).unwrap();
     ours.write_all(b"own").unwrap();
-    assert_eq!(peer.receive(theirs.as_fd(), &mut [0; 16]).unwrap(), 3);
+    assert_eq!(peer.receive(theirs.as_fd(), &mut [0; 16], None).unwrap(), 3);
     assert!(!peer.look().unwrap().exact);
 }
 

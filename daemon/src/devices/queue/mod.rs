@@ -309,6 +309,12 @@ impl<O: Clone + Eq + Hash + Send + 'static> DeviceHandle<O> {
         self.info()
     }
 
+    /// Waits until the device says something else of itself than this.
+    pub async fn other_than(&self, known: &DeviceInfo) -> Arc<DeviceInfo> {
+        self.shows(|info| info != known).await;
+        self.info()
+    }
+
     /// Waits while the device is locked.
     pub async fn unlocked(&self) {
         self.shows(|info| info.state != DeviceState::Locked).await;

@@ -2,7 +2,9 @@
 //! say, one after the other, on one connection: its own, or the one that it finds as its
 //! standard input.
 //!
-//! - `connect SOCKET`, `hello`, `challenge`, `echo` (`echo-from-a-thread`), `answer`: the handshake,
+//! - `connect SOCKET`, or `channel BUS`: a connection, or one that it is given on a bus at that address;
+//! - `connect-bus BUS`, then `ask-for-channel`: the same in two steps;
+//! - `hello`, `challenge`, `echo` (`echo-from-a-thread`), `answer`: the handshake,
 //!   of which `challenge` and `answer` read what the daemon says, and the latter prints it;
 //! - `nonce HEX`: it was told the nonce;
 //! - `say WORD`: prints it; `go`: waits for a line on standard input, or its end; `await FILE`: until it is there;
@@ -12,6 +14,8 @@
 //! - `hide`: lets no other process of its user look at it;
 //! - `identity SOCKET NAME`: makes an identity on a connection of its own, and prints what came of it;
 //! - `rest`: does nothing any more.
+
+mod bus;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -116,6 +120,15 @@ fn main() {
                 me.connection = Some(UnixStream::connect(word()).expect("the daemon listens"));
                 used = 1;
             }
+            "channel" => {
+                me.connection = Some(bus::open_channel(&mut bus::connect(word())));
+                used = 1;
+            }
+            "connect-bus" => {
+                me.connection = Some(bus::connect(word()));
+                used = 1;
+            }
+            "ask-for-channel" => me.connection = Some(bus::open_channel(me.connection())),
             "hello" => me.send(&Hello::new(Service::Custody, "impostor")),
             "challenge" => me.challenge(),
             "nonce" => {
