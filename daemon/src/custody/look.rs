@@ -4,13 +4,14 @@ use mlskeyd_policies::Action;
 use mlskeyd_protocol::limits::{MAX_LOOKUP, MAX_PUBLIC_KEY};
 use mlskeyd_protocol::v1::{
     Bytes, DeviceInfo, DeviceState, Failure, FailureCode, IdentityInfo, KeyId, KeyInfo, KeyPin,
-    ServiceStatus,
+    KeyState, ServiceStatus,
 };
 
 use super::devices::key_is_locked;
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, PlainRequest, Request, Session, failure};
+use crate::store::KeyRecord;
 
 /// Is the service ready for this caller?
 #[derive(Clone, Copy, Debug)]
@@ -172,8 +173,11 @@ impl Request for OwnKey {
         subject.durability = None;
         let key = session.custody().registry.key(self.0).await;
         let key = key.map_err(failure::of_store)?;
-        // Whose another one is, is not said.
-        let own = key.filter(|key| key.owner == session.caller().owner);
+        // Whose another one is, or what became of it, is not said.
+        let is_own = |key: &KeyRecord| {
+            key.owner == session.caller().owner && key.shown_state() != KeyState::Destroyed
+        };
+        let own = key.filter(|key| is_own(key));
         subject.about_key(own.ok_or_else(|| failure::not_found("key"))?);
         Ok(())
     }

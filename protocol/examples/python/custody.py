@@ -2,8 +2,10 @@
 """Shows what mlskeyd keeps for this user, follows what happens, and makes a KeyPackage.
 
     custody.py list
+    custody.py get PATH
     custody.py follow [COUNT]
     custody.py key-package NAME
+    custody.py freeze TARGET [REASON]
 
 `--bus ADDRESS` is another bus than the machine's.
 """
@@ -21,14 +23,24 @@ def main():
     parser.add_argument("--bus", default="SYSTEM", help="SYSTEM, SESSION or an address")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="devices, identities and keys")
+    get = commands.add_parser("get", help="the properties of one object")
+    get.add_argument("path")
     follow = commands.add_parser("follow", help="print what happens")
     follow.add_argument("count", type=int, nargs="?", help="end after so many")
     package = commands.add_parser("key-package", help="print a KeyPackage (RFC 9420, 10)")
     package.add_argument("name", help="the identity's name")
+    freeze = commands.add_parser("freeze", help="have nothing signed, for administrators")
+    freeze.add_argument("target", help="as mlskeyctl freeze has it, such as 'user 1000'")
+    freeze.add_argument("reason", nargs="?", default="")
     arguments = parser.parse_args()
     custody = Custody(arguments.bus)
     if arguments.command == "list":
         show(custody)
+    elif arguments.command == "get":
+        for name, value in custody.properties(arguments.path).items():
+            print(f"{name}: {value}")
+    elif arguments.command == "freeze":
+        custody.freeze(arguments.target, arguments.reason)
     elif arguments.command == "follow":
         print("following", flush=True)
         for number, (name, values) in enumerate(custody.signals(), 1):

@@ -47,6 +47,17 @@ class Custody:
                 found.setdefault(kind, {})[path] = values
         return found
 
+    def properties(self, path):
+        """What an object shows of itself."""
+        bus = "org.freedesktop.DBus.Properties"
+        address = DBusAddress(path, bus_name=NAME, interface=bus)
+        (found,) = self.call(address, "GetAll", "s", ("",))
+        return {name: value for name, (_, value) in found.items()}
+
+    def freeze(self, target, reason):
+        """Has nothing signed, opened or made for something; for administrators."""
+        self.call(self.address, "Freeze", "ss", (target, reason))
+
     def signals(self):
         """What happens, as (name, arguments), without end."""
         self.call(self.address, "Subscribe")

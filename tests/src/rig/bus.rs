@@ -6,7 +6,8 @@ use std::process::Command;
 
 use super::{Process, Stage};
 
-/// A `dbus-daemon`. Anybody may connect; root, under whom tests run, may be mlskeyd there.
+/// A `dbus-daemon`. Anybody may connect; the user who runs the tests may be mlskeyd there, and
+/// listen to everything.
 #[derive(Debug)]
 pub struct Bus {
     process: Process,
@@ -36,11 +37,13 @@ const SYSTEM: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Properties"/>
     <deny send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus" send_member="UpdateActivationEnvironment"/>
   </policy>
-  <policy user="root">
+  <policy user="USER">
+    <allow own="org.mlskeyd.Custody1"/>
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
     MORE
   </policy>
   <limit name="max_connections_per_user">512</limit>
+  <limit name="max_replies_per_connection">2048</limit>
   INCLUDED
 </busconfig>
 "#;
@@ -51,7 +54,7 @@ impl Bus {
         Self::start_with(stage, "", &[])
     }
 
-    /// Starts one with more rules for root, and with more policies that are installed.
+    /// Starts one with more rules for this user, and with more policies that are installed.
     pub fn start_with(stage: &Stage, more: &str, policies: &[&Path]) -> Self {
         let directory = stage.path("bus");
         std::fs::create_dir(&directory).expect("a directory for the bus");
@@ -71,6 +74,7 @@ impl Bus {
             .collect();
         let config = SYSTEM
             .replace("SOCKET", &directory.join("socket").display().to_string())
+            .replace("USER", &rustix::process::geteuid().as_raw().to_string())
             .replace("MORE", more)
             .replace("INCLUDED", &included);
         std::fs::write(directory.join("config"), config).expect("its configuration is written");

@@ -7,8 +7,8 @@ use mlskeyd_protocol::v1::{
     AnswerChallenge, Bytes, Credential, Freeze, IdentityInfo, KeyInfo, LockDevice, LockIdentity,
     Owner, ReloadPolicies, Thaw, UpdateCredential,
 };
+use zbus::DynamicType;
 use zbus::message::Message;
-use zbus::{DynamicType, Variant};
 
 use super::calls::Asked;
 use super::errors::{NotDone, Wrong};
@@ -284,7 +284,7 @@ async fn get(asked: &Asked<'_>, place: &Place) -> Result<Message, NotDone> {
         return Err(no_interface(interface));
     }
     match object.properties.get(name) {
-        Some(value) => asked.reply(&Variant::new(value.try_clone()?)),
+        Some(value) => asked.reply(value),
         None => {
             let text = format!("there is no property {name} here");
             Err(NotDone::call(Wrong::Property, text))

@@ -1,0 +1,220 @@
+//! Clients on the bus that mean ill: they are refused, and nobody else notices.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+
+use mlskeyd_tests::rig::{Bus, Daemon, Options, Stage};
+use mlskeyd_tests::vitals::Vitals;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use zbus::message::Flags;
+use zbus::{Fd, Message};
+
+use crate::scene::{Guest, NAME, ROOT, STRANGER, Scene, create};
+
+const INVALID: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+const LIMITS: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+
+/// Somebody else is served as ever.
+fn assert_others_are_served(scene: &Scene) {
+    assert!(
+        scene
+            .python_prints(STRANGER, &["list"])
+            .starts_with("device software")
+    );
+}
+
+fn open_files(daemon: &Daemon) -> usize {
+    Vitals::of(daemon.pid()).descriptors
+}
+
+#[test]
+fn what_is_too_large_or_of_other_types_is_refused() {
+    let scene = Scene::new();
+    let guest = scene.guest();
+    let large = vec![0_u8; 24 * 1024 * 1024];
+    for _ in 0..4 {
+        assert_eq!(guest.error(ROOT, NAME, "Freeze", &large.as_slice()), LIMITS);
+    }
+    let long = "x".repeat(60 * 1024);
+    assert_eq!(
+        guest.error(ROOT, NAME, "Freeze", &(1_u8, long.as_str())),
+        INVALID
+    );
+    assert_eq!(
+        guest.error(ROOT, NAME, "Freeze", &(long.as_str(), "")),
+        INVALID
+    );
+    assert_eq!(
+        guest.error(ROOT, NAME, "Freeze", &("all", long.as_str())),
+        "org.mlskeyd.Error.BadRequest"
+    );
+    let path = format!("{ROOT}/devices/{}", "a".repeat(60 * 1024));
+    let unknown = "org.freedesktop.DBus.Error.UnknownObject";
+    assert_eq!(guest.error(&path, NAME, "OpenChannel", &()), unknown);
+    let deep = vec![vec![vec![vec![vec![("a", 1_u8)]]]]];
+    assert_eq!(guest.error(ROOT, NAME, "OpenChannel", &deep), INVALID);
+    assert_others_are_served(&scene);
+    let resident = Vitals::of(scene.daemon.pid()).memory;
+    assert!(resident < 192 * 1024 * 1024, "{resident} bytes");
+}
+
+#[test]
+fn a_thousand_calls_at_once_are_answered_or_refused() {
+    let scene = Scene::new();
+    create(&scene.client(), "alice");
+    let guest = scene.guest();
+    let call = |member: &str| {
+        let call = Message::method_call(ROOT, member).destination(NAME);
+        call.interface("org.freedesktop.DBus.ObjectManager")
+            .build(&())
+            .unwrap()
+    };
+    let own = guest.bus.unique_name().unwrap().to_string();
+    let calls: Vec<_> = (0..1000).map(|_| call("GetManagedObjects")).collect();
+    let (mut served, mut refused) = (0, 0);
+    let answers = guest.exchange(&calls);
+    assert_others_are_served(&scene);
+    for answer in answers {
+        match answer {
+            Ok(()) => served += 1,
+            Err(name) if name == LIMITS => refused += 1,
+            Err(name) => panic!("{name} to {own}"),
+        }
+    }
+    assert_eq!(served + refused, 1000);
+    assert!(served >= 32, "{served} were served");
+    // It has its turns again.
+    guest.objects();
+}
+
+#[test]
+fn who_leaves_in_the_middle_is_forgotten() {
+    let scene = Scene::new();
+    let before = open_files(&scene.daemon);
+    for round in 0..100 {
+        let guest = scene.guest();
+        let call = Message::method_call(ROOT, "OpenChannel").destination(NAME);
+        let flags = if round % 2 == 0 {
+            Flags::NO_REPLY_EXPECTED
+        } else {
+            Flags::NO_AUTO_START
+        };
+        let call = call.interface(NAME).with_flags(flags).build(&()).unwrap();
+        guest.send(&call);
+    }
+    assert_others_are_served(&scene);
+    // Those that were given a channel have gone as well.
+    while open_files(&scene.daemon) > before + 2 {
+        std::thread::yield_now();
+    }
+}
+
+fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
+    let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
+    let mut file = File::from(memfd_create("hostile", flags).unwrap());
+    file.write_all(bytes).unwrap();
+    fcntl_add_seals(&file, seals).unwrap();
+    file.into()
+}
+
+#[test]
+fn what_is_not_sealed_is_not_read() {
+    let scene = Scene::new();
+    create(&scene.client(), "alice");
+    let guest = scene.guest();
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let digits: String = own[1..].to_owned();
+    let path = format!("{ROOT}/identities/_3{}{digits}/default/alice", &own[..1]);
+    let interface = "org.mlskeyd.Custody1.Identity";
+    let update = |fd: &OwnedFd| {
+        let update = guest.call(
+            &path,
+            interface,
+            "UpdateCertificates",
+            &Fd::from(fd.as_fd()),
+        );
+        update.map(|_| ()).unwrap_err()
+    };
+    let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK;
+    guest.objects();
+    let before = open_files(&scene.daemon);
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    for open in [
+        memory(b"x", SealFlags::empty()),
+        memory(b"x", SealFlags::WRITE),
+        memory(b"x", SealFlags::GROW | SealFlags::SHRINK),
+        File::open("/proc/self/mem").unwrap().into(),
+        File::open("/dev/zero").unwrap().into(),
+        pipe.into(),
+    ] {
+        let (name, text) = update(&open);
+        assert_eq!(name, INVALID);
+        assert!(text.contains("seal it with F_SEAL_WRITE"), "{text}");
+    }
+    let (name, text) = update(&memory(b"no certificate", all));
+    assert_eq!(name, INVALID);
+    assert!(text.contains("no certificate in it"), "{text}");
+    let (name, text) = update(&memory(&vec![0; 1 << 20], all));
+    assert_eq!(name, INVALID);
+    assert!(text.contains("longer than"), "{text}");
+    // Descriptors that nobody asked for are closed.
+    let sealed = memory(b"x", all);
+    let many: Vec<_> = (0..16).map(|_| Fd::from(sealed.as_fd())).collect();
+    for _ in 0..50 {
+        assert_eq!(guest.error(ROOT, NAME, "OpenChannel", &many), INVALID);
+    }
+    // The last one's may not be closed yet.
+    while open_files(&scene.daemon) > before {
+        std::thread::yield_now();
+    }
+    assert_others_are_served(&scene);
+}
+
+/// Who has the name already keeps it, until it goes.
+#[test]
+fn two_daemons_do_not_share_a_name() {
+    let scene = Scene::new();
+    let another = Stage::new(mlskeyd_tests::programs!());
+    let options = Options {
+        extra: scene.bus.section(),
+        ..Options::default()
+    };
+    let mut second = Daemon::start(&another, &options);
+    assert!(
+        second.log().contains("cannot be on the bus"),
+        "{}",
+        second.log()
+    );
+    create(&mlskeyd_tests::member::client(&second.socket()), "bob");
+    let guest = scene.guest();
+    assert_eq!(guest.objects().len(), 1, "the first one's device alone");
+    let mut scene = scene;
+    scene.daemon.stop();
+    let device = format!("{ROOT}/devices/software");
+    guest.await_object(&device);
+    assert_eq!(guest.objects().len(), 3, "the second one's");
+    second.stop();
+}
+
+/// The bus is not there at first, goes, and comes: the socket does not mind.
+#[test]
+fn a_bus_that_comes_and_goes_takes_nothing_along() {
+    let mut scene = Scene::new();
+    let client = scene.client();
+    create(&client, "alice");
+    scene.bus.kill();
+    create(&client, "bob");
+    scene.daemon.stop();
+    scene.daemon.restart(&scene.options);
+    create(&scene.client(), "carol");
+    scene.bus.restart();
+    let guest = await_daemon(&scene.bus);
+    assert_eq!(guest.objects().len(), 1 + 2 * 3);
+}
+
+fn await_daemon(bus: &Bus) -> Guest {
+    let guest = Guest::new(&bus.address());
+    guest.await_object(ROOT);
+    guest
+}

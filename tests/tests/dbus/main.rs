@@ -1,0 +1,9 @@
+//! The door on a message bus: a real dbus-daemon, and real processes on it.
+
+#![allow(clippy::panic, clippy::unwrap_used)]
+
+mod hostile;
+mod objects;
+mod people;
+mod python;
+mod scene;
