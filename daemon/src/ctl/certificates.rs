@@ -14,11 +14,9 @@ use pki_types::CertificateDer;
 use pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::CtlError;
-use super::args::{grace, tier};
-use super::files;
-use super::run::new_pin;
+use super::commands::values::{grace, tier};
 use super::table::{date, printable};
+use super::{CtlError, files, pin};
 use crate::certificates::{self, RENEW_WITHIN};
 use crate::freeze_target::owner;
 
@@ -92,7 +90,7 @@ pub(super) fn csr(
                 device: args.device.clone(),
                 tier: args.tier,
             },
-            pin: new_pin(args.pin, &args.name)?,
+            pin: pin::of_new_key(args.pin, &args.name)?,
             drop_pin: args.no_pin,
         })
     } else {

@@ -1,7 +1,7 @@
 //! The command `mlskeyctl`.
 //!
-//! Most commands ask the running daemon over its socket: `args` is what can be asked, `run`
-//! asks it, `json`, `table` and `devices` show it, `progress` what takes long, and `pin` reads
+//! `commands` is what can be asked. Most of it asks the running daemon over its socket: `json`,
+//! `table` and `devices` show it, `progress` what takes long, and `pin` reads
 //! the one secret that it is told; `certificates` are those of identities. The agent of a login
 //! session stays (`agent`). Others take no daemon: a verifier of evidence (`attest`), who gets a
 //! device ready (`provision`), or writes policies (`policy`, `manifest`) and tries them on what
@@ -9,10 +9,10 @@
 //! machine measured.
 
 mod agent;
-mod args;
 mod attest;
 mod attested;
 mod certificates;
+mod commands;
 mod devices;
 mod files;
 mod json;
@@ -24,7 +24,6 @@ mod progress;
 #[cfg(feature = "yubikey")]
 mod provision;
 mod replay;
-mod run;
 mod suites;
 mod table;
 
@@ -36,13 +35,13 @@ use clap::Parser;
 use mlskeyd_protocol::client::CallError;
 use mlskeyd_protocol::v1::FailureCode;
 
-use args::Args;
+use commands::Args;
 
 /// Runs the command with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    match run::run(&args) {
+    match commands::run(&args) {
         Ok(answer) => match print(&answer.text) {
             Ok(()) => ExitCode::from(answer.code),
             Err(_) => ExitCode::FAILURE,
