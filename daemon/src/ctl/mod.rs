@@ -5,12 +5,13 @@
 //! the one secret that it is told; `certificates` are those of identities. The agent of a login
 //! session stays (`agent`). Others take no daemon: a verifier of evidence (`attest`), who gets a
 //! device ready (`provision`), or writes policies (`policy`, `manifest`) and tries them on what
-//! is on record (`replay`). `files` are what commands are given, and `measurements` what a
+//! is on record (`replay`), or reads that (`audit`). `files` are what commands are given, and `measurements` what a
 //! machine measured.
 
 mod agent;
 mod attest;
 mod attested;
+mod audit;
 mod certificates;
 mod commands;
 mod devices;
@@ -76,7 +77,9 @@ enum CtlError {
     #[error("{0}")]
     Cases(String),
     #[error("cannot start a thread: {0}")]
-    Agent(std::io::Error),
+    Thread(std::io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
     #[error("{} does not start: {why}; name another one with --pinentry", path.display())]
     Pinentry { path: PathBuf, why: String },
     #[error("the system has no randomness for a challenge")]
@@ -107,7 +110,8 @@ impl CtlError {
             | Self::NotConfirmed
             | Self::Policies(_)
             | Self::Cases(_)
-            | Self::Agent(_)
+            | Self::Thread(_)
+            | Self::Output(_)
             | Self::Pinentry { .. }
             | Self::Terminal(_)
             | Self::Pin(_)

@@ -10,10 +10,11 @@ Exit codes:
   5  the device, or the key, was unlocked already: the PIN was not tried
   6  attestation: the evidence is refused
   7  attestation: the AK is not bound to this TPM
+  8  audit: the chain of the log is broken
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
-neither do `policy check`, `policy manifest`, `policy test` and `policy replay`.";
+neither do `audit`, `policy check`, `policy manifest`, `policy test` and `policy replay`.";
 
 pub(super) const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -29,7 +30,7 @@ JSON (with --json; fields are only ever added):
   status          {\"version\", \"pid\", \"uptime_seconds\", \"connections\", \"keys\",
                    \"read_only\": text or null, \"audit_sequence\",
                    \"policies\": as of policy reload, \"devices\": [DEVICE]}
-  devices list    [DEVICE]
+  devices list    [DEVICE], also without list
   devices accept  {\"device\": DEVICE, \"serial\", \"before\": text or null}
   devices measurements, devices approve
                   {\"device\", \"registers\": [{\"pcr\", \"sha256\": hex}],
@@ -53,6 +54,24 @@ JSON (with --json; fields are only ever added):
   guard reset     {\"epoch\": the newest one that was signed in}
   guard restored  {\"restored\": true}
   lock            DEVICE
+  agent           nothing
+  audit verify    {\"holds\", \"records\": number, those that hold if it does not,
+                   \"first\", \"last\": seconds since 1970 or null, \"hash\": hex or null,
+                   \"torn\": bytes of a record that is not whole,
+                   \"broken\": null or {\"offset\", \"after\": record, \"why\"}}
+  audit show      [RECORD]
+  audit follow    RECORD, each on a line of its own
+  RECORD   {\"record\": its number, \"time\": seconds since 1970, \"time_us\": microseconds,
+            \"caller\": null or {\"owner\": OWNER, \"pid\": number or null,
+                              \"program\": text or null},
+            \"owner\": OWNER or null: of what it is about, if that is another one,
+            \"action\", \"key\", \"identity\", \"group\": hex, \"epoch\", \"device\": or null,
+            \"raises\": the guard's mark, \"outcome\": \"served|denied|failed|noted\",
+            \"policy\": text or null, \"reason\": text or null,
+            \"content\": SHA-256 of what was signed or opened, or null,
+            \"would_deny\": [text]: policies that are only reported,
+            \"facts\": object or null: what policies knew, \"duration_us\",
+            \"repeated\": how many more it stands for}
   policy check    {\"good\", \"policies\": number, \"problems\": [{\"file\", \"line\": 0 if it is the
                     whole, \"level\": \"error|lint\", \"message\"}]}
                    and \"manifest\": null if there is none, or {\"serial\": number or null,

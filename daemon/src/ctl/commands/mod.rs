@@ -4,6 +4,7 @@
 //! command is a variant of its group's enum with an arm in the `run` there, a description of
 //! its JSON in `help`, and whatever does and shows it in a file of `ctl/`.
 
+mod audit;
 mod devices;
 mod freeze;
 mod guard;
@@ -89,6 +90,11 @@ pub(super) enum Command {
         /// The program that asks the person
         #[arg(long, value_name = "PROGRAM", default_value = "pinentry")]
         pinentry: PathBuf,
+    },
+    /// The audit log: what was asked, by whom, and what came of it; takes no daemon
+    Audit {
+        #[command(subcommand)]
+        command: audit::AuditCommand,
     },
     /// The company's policies
     Policy {
@@ -200,6 +206,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         Command::Unlock { device, last_try } => devices::unlock(device, *last_try, context),
         Command::Lock { device } => devices::lock(device, context),
         Command::Agent { pinentry } => match agent::run(socket, pinentry.clone())? {},
+        Command::Audit { command } => audit::run(command, context),
         Command::Policy { command } => policy::run(command, context),
         Command::Guard { command } => guard::run(command, context),
         Command::Freeze { target, reason } => freeze::freeze(target, reason, context),

@@ -6,8 +6,9 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use mlskeyd_protocol::v1::{ReadRefusals, ReloadPolicies};
 
+use super::values::moment;
 use super::{Answer, Context};
-use crate::ctl::{CtlError, json, manifest, policy, replay};
+use crate::ctl::{CtlError, files, json, manifest, policy, replay};
 use crate::policy_files::Known;
 
 #[derive(Debug, Subcommand)]
@@ -95,12 +96,6 @@ pub(in crate::ctl) enum PolicyCommand {
 /// Higher numbers TOML does not have.
 const MAX_SERIAL: u64 = i64::MAX.unsigned_abs();
 
-fn moment(text: &str) -> Result<Timestamp, String> {
-    let day = format!("{text}T00:00:00Z");
-    let moment = text.parse().or_else(|_| day.parse());
-    moment.map_err(|_| "a date is as in 2027-01-01, or 2027-01-01T08:00:00Z".to_owned())
-}
-
 pub(super) fn run(command: &PolicyCommand, context: &Context) -> Result<Answer, CtlError> {
     let shown = match command {
         PolicyCommand::Check {
@@ -109,7 +104,7 @@ pub(super) fn run(command: &PolicyCommand, context: &Context) -> Result<Answer, 
             signer,
             config,
         } => {
-            let config = manifest::config(config.as_deref())?;
+            let config = files::config(config.as_deref())?;
             let signers = manifest::signers(signer.as_deref(), config.as_ref())?;
             let known = config.as_ref().map(Known::of).unwrap_or_default();
             policy::check(vendor, dir, signers.as_ref(), &known)?

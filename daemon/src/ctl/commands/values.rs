@@ -1,6 +1,7 @@
 //! What several commands take, as text that is checked.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use jiff::Timestamp;
 use mlskeyd_protocol::v1::{SignatureScheme, Tier};
 
 use crate::config::parse_duration;
@@ -26,4 +27,11 @@ pub(in crate::ctl) fn grace(text: &str) -> Result<u64, String> {
         "a duration is a number and a unit, as in 30s, 15m, 24h or 90d (10 years at most)",
     )?;
     Ok(duration.as_secs())
+}
+
+/// A moment, or the start of a day in UTC.
+pub(in crate::ctl) fn moment(text: &str) -> Result<Timestamp, String> {
+    let day = format!("{text}T00:00:00Z");
+    let moment = text.parse().or_else(|_| day.parse());
+    moment.map_err(|_| "a date is as in 2027-01-01, or 2027-01-01T08:00:00Z".to_owned())
 }
