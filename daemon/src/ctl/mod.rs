@@ -5,7 +5,8 @@
 //! the one secret that it is told; `certificates` are those of identities. The agent of a login
 //! session stays (`agent`). Others take no daemon: a verifier of evidence (`attest`), who gets a
 //! device ready (`provision`), or writes policies (`policy`, `manifest`) and tries them on what
-//! is on record (`replay`), or reads that (`audit`). `files` are what commands are given, and `measurements` what a
+//! is on record (`replay`), or reads that (`audit`). `doctor` looks at the daemon and what
+//! it stands on. `files` are what commands are given, and `measurements` what a
 //! machine measured.
 
 mod agent;
@@ -15,6 +16,7 @@ mod audit;
 mod certificates;
 mod commands;
 mod devices;
+mod doctor;
 mod files;
 mod json;
 mod manifest;

@@ -3,7 +3,7 @@
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed
+  1  failed; doctor: something that it looked at does
   2  wrong usage
   3  the daemon cannot be reached, or its version does not fit
   4  denied
@@ -14,7 +14,7 @@ Exit codes:
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
-neither do `audit`, `policy check`, `policy manifest`, `policy test` and `policy replay`.";
+neither do `audit`, `doctor`, `policy check`, `policy manifest`, `policy test` and `policy replay`.";
 
 pub(super) const JSON: &str = "\
 JSON (with --json; fields are only ever added):
@@ -54,6 +54,8 @@ JSON (with --json; fields are only ever added):
   guard reset     {\"epoch\": the newest one that was signed in}
   guard restored  {\"restored\": true}
   lock            DEVICE
+  doctor          {\"good\", \"findings\": [{\"check\", \"verdict\": \"ok|warn|fail|skip\",
+                   \"what\": text, \"do\": text or null}]}
   agent           nothing
   audit verify    {\"holds\", \"records\": number, those that hold if it does not,
                    \"first\", \"last\": seconds since 1970 or null, \"hash\": hex or null,

@@ -6,6 +6,7 @@
 
 mod audit;
 mod devices;
+mod doctor;
 mod freeze;
 mod guard;
 mod help;
@@ -79,6 +80,15 @@ pub(super) enum Command {
         /// Try the PIN even if one more wrong one would lock the device for good
         #[arg(long)]
         last_try: bool,
+    },
+    /// Look whether all is as it should be, and say what to do
+    ///
+    /// It changes nothing, and tries no PIN. Whoever is not root sees less: what is not seen
+    /// is `skip`. The exit code is 1 if something fails.
+    Doctor {
+        /// The daemon's configuration [default: /etc/mlskeyd/mlskeyd.toml]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Ask the person of this login session for PINs, when requests wait for them
     ///
@@ -205,6 +215,9 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         Command::Keys { all, command } => keys::run(*all, command.as_ref(), context),
         Command::Unlock { device, last_try } => devices::unlock(device, *last_try, context),
         Command::Lock { device } => devices::lock(device, context),
+        Command::Doctor { config } => {
+            doctor::run(args.socket.as_deref(), config.as_deref(), context)
+        }
         Command::Agent { pinentry } => match agent::run(socket, pinentry.clone())? {},
         Command::Audit { command } => audit::run(command, context),
         Command::Policy { command } => policy::run(command, context),
