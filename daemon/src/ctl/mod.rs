@@ -34,7 +34,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use mlskeyd_protocol::client::CallError;
 use mlskeyd_protocol::v1::FailureCode;
 
@@ -54,6 +54,12 @@ pub fn main() -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+/// The command line, of which manual pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Why the command did not do what it was asked.

@@ -37,10 +37,7 @@ pub(in crate::ctl) fn follow(log: &Path, wanted: &Wanted, json: bool) -> Result<
     while let Some(entry) = reading.next() {
         let entry = entry.map_err(|error| unreadable(log, &error))?;
         if wanted.takes(&entry.record, since) {
-            if last.len() == wanted.most() {
-                last.pop_front();
-            }
-            last.push_back(entry);
+            wanted.keep(entry, &mut last);
         }
     }
     let Reading {

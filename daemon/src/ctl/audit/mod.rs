@@ -137,7 +137,6 @@ fn whole(log: &Path, report: &Report) -> (Value, String, bool) {
 /// The last records that are wanted: JSON, and text.
 pub(super) fn show(log: &Path, wanted: &Wanted, json: bool) -> Result<(Value, String), CtlError> {
     let after = wanted.since(Timestamp::now());
-    let most = wanted.most();
     let mut shown = VecDeque::new();
     let mut more: u64 = 0;
     let mut reading = Reading::begin(log, json)?;
@@ -146,11 +145,7 @@ pub(super) fn show(log: &Path, wanted: &Wanted, json: bool) -> Result<(Value, St
         if !wanted.takes(&entry.record, after) {
             continue;
         }
-        if shown.len() == most {
-            shown.pop_front();
-            more = more.saturating_add(1);
-        }
-        shown.push_back(entry);
+        more = more.saturating_add(u64::from(wanted.keep(entry, &mut shown)));
     }
     drop(reading);
     let listed: Vec<Value> = shown.iter().map(record::json).collect();
@@ -161,8 +156,7 @@ pub(super) fn show(log: &Path, wanted: &Wanted, json: bool) -> Result<(Value, St
     };
     if more > 0 {
         text.push_str(&format!(
-            "({more} more before these: --last {} shows them, too)\n",
-            more.saturating_add(shown.len().try_into().unwrap_or(u64::MAX))
+            "({more} more before these: see --last, --since)\n"
         ));
     }
     Ok((listed.into(), text))

@@ -1,16 +1,18 @@
 //! Which records are shown.
 
+use std::collections::VecDeque;
+
 use clap::Args;
 use jiff::Timestamp;
 use mlskeyd_protocol::v1::Owner;
 
-use crate::audit::{AuditOutcome, Record};
+use crate::audit::{AuditOutcome, Entry, Record};
 use crate::config::parse_duration;
 use crate::ctl::commands::values::moment;
 use crate::freeze_target::owner;
 
 /// Most records that are shown at once: they are kept until the last one is read.
-const MOST: u32 = 100_000;
+const MOST: u32 = 10_000;
 
 /// Which records.
 #[derive(Debug, Args)]
@@ -52,9 +54,14 @@ fn since(text: &str) -> Result<Since, String> {
 }
 
 impl Wanted {
-    /// How many.
-    pub(super) fn most(&self) -> usize {
-        usize::try_from(self.last).unwrap_or(usize::MAX).max(1)
+    /// Keeps a record as the last one, and so many as are wanted. `true`: the first one went.
+    pub(super) fn keep(&self, entry: Entry, kept: &mut VecDeque<Entry>) -> bool {
+        kept.push_back(entry);
+        kept.len() > self.most() && kept.pop_front().is_some()
+    }
+
+    fn most(&self) -> usize {
+        usize::try_from(self.last).unwrap_or(usize::MAX)
     }
 
     /// From when on, in microseconds since 1970.

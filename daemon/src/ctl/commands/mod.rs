@@ -292,4 +292,78 @@ mod tests {
                 )
         );
     }
+
+    /// All commands that do something, by their words.
+    fn all(command: &clap::Command, words: &str) -> Vec<(String, clap::Command)> {
+        let below = command
+            .get_subcommands()
+            .filter(|it| it.get_name() != "help");
+        let mut found: Vec<_> = below
+            .flat_map(|it| all(it, format!("{words} {}", it.get_name()).trim_start()))
+            .collect();
+        if found.is_empty() || !command.is_subcommand_required_set() {
+            found.push((words.to_owned(), command.clone()));
+        }
+        found
+    }
+
+    /// The commands whose JSON is described: at the start of a line, before two spaces.
+    fn described() -> Vec<&'static str> {
+        let lines = help::JSON
+            .lines()
+            .filter_map(|line| line.strip_prefix("  "));
+        let commands = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+        let names = commands.flat_map(|line| {
+            let end = line.find(['{', '[']).or_else(|| line.find("  "));
+            let end = line.find("  ").into_iter().chain(end).min();
+            line[..end.unwrap_or(line.len())].split(", ")
+        });
+        names.map(str::trim).collect()
+    }
+
+    #[test]
+    fn the_json_of_each_command_is_described() {
+        let described = described();
+        let commands = all(&Args::command(), "");
+        for (words, _) in &commands {
+            // A list is the default of its group; what is frozen and thawed are words.
+            let known = described.iter().any(|one| {
+                one == words || *one == format!("{words} list") || {
+                    let target = words.strip_prefix(one);
+                    ["freeze", "thaw"].contains(one) && target.is_some_and(|it| it.starts_with(' '))
+                }
+            });
+            assert!(known || words.is_empty(), "{words}");
+        }
+        let is_one = |one: &&str| {
+            let path = format!("{one} ");
+            commands
+                .iter()
+                .any(|(words, _)| words == one || words.starts_with(&path))
+        };
+        let unknown: Vec<_> = described.iter().filter(|one| !is_one(one)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn a_pin_is_no_argument() {
+        for (words, command) in all(&Args::command(), "") {
+            for argument in command.get_arguments() {
+                let names = [Some(argument.get_id().as_str()), argument.get_long()];
+                let values = argument.get_value_names().unwrap_or_default();
+                let names = names.into_iter().flatten().map(str::to_owned);
+                let is_secret = names
+                    .chain(values.iter().map(ToString::to_string))
+                    .flat_map(|name| {
+                        let words = name.split(['-', '_', ' ']).map(str::to_lowercase);
+                        words.collect::<Vec<_>>()
+                    })
+                    .any(|word| ["pin", "puk", "passphrase", "password"].contains(&word.as_str()));
+                assert!(
+                    !(is_secret && argument.get_action().takes_values()),
+                    "{words}: {argument}"
+                );
+            }
+        }
+    }
 }

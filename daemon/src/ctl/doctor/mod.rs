@@ -12,6 +12,7 @@ mod machine;
 mod process;
 mod state;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -54,6 +55,18 @@ impl Seen {
     fn owner(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.uid)
     }
+}
+
+/// What the daemon would say to others.
+const NOT_FOR_US: &str = "only root and the daemon's own user administer mlskeyd";
+
+/// Are we root, or the daemon's user? Whoever is not would have a refusal on record by asking.
+fn may_ask(socket: &Path) -> bool {
+    let us = rustix::process::geteuid();
+    us.is_root()
+        || socket
+            .metadata()
+            .map_or(true, |found| found.uid() == us.as_raw())
 }
 
 /// For the daemon's answers.
@@ -108,7 +121,11 @@ pub(super) fn run(
     };
     let software = concat!("mlskeyctl-doctor/", env!("CARGO_PKG_VERSION"));
     let client = AdminClient::new(ClientConfig::new(socket.clone(), software));
-    let status = client.status(&call());
+    let status = if may_ask(&socket) {
+        client.status(&call())
+    } else {
+        Err(CallError::Refused(NOT_FOR_US.to_owned()))
+    };
     let process = status.as_ref().ok().and_then(|it| Process::of(it.pid));
     let seen = Arc::new(Seen {
         config_path,
