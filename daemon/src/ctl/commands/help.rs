@@ -14,7 +14,8 @@ Exit codes:
 
 Only root and the daemon's own user are served. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
-neither do `audit`, `doctor`, `policy check`, `policy manifest`, `policy test` and `policy replay`.";
+neither do `audit`, `doctor`, `policy check`, `policy manifest`, `policy test` and
+`policy replay`.";
 
 pub(super) const JSON: &str = "\
 JSON (with --json; fields are only ever added):
