@@ -251,5 +251,8 @@ fn who_follows_a_log_that_is_replaced_is_told() {
     let mut told = String::new();
     let errors = follower.child.stderr.take().unwrap();
     BufReader::new(errors).read_line(&mut told).unwrap();
-    assert!(told.contains("copy.log: another log is in its place"), "{told}");
+    assert!(
+        told.contains("copy.log: another log is in its place"),
+        "{told}"
+    );
 }

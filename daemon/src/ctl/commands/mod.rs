@@ -361,7 +361,8 @@ mod tests {
                     .any(|word| ["pin", "puk", "passphrase", "password"].contains(&word.as_str()));
                 assert!(
                     !(is_secret && argument.get_action().takes_values()),
-                    "{words}: {argument}"
+                    "{words}: {}",
+                    argument.get_id()
                 );
             }
         }

@@ -33,7 +33,7 @@ pub(super) fn chain(seen: &Seen) -> Vec<Finding> {
         }
         Err(error) => return vec![unseen(CHECK, &path, &error)],
     }
-    match walk(&path) {
+    match walk(&path, READ_WITHIN) {
         Ok((finding, last)) => {
             let ahead = last.map(|last| ahead(last, machine::now()));
             std::iter::once(finding).chain(ahead.flatten()).collect()
@@ -48,7 +48,7 @@ pub(super) fn chain(seen: &Seen) -> Vec<Finding> {
 }
 
 /// Reads it as far as there is time: what was found, and the time of the last record.
-fn walk(path: &Path) -> Result<(Finding, Option<u64>), ReadError> {
+fn walk(path: &Path, within: Duration) -> Result<(Finding, Option<u64>), ReadError> {
     const CHECK: &str = "audit-log";
     let begun = Instant::now();
     let mut last = None;
@@ -56,7 +56,7 @@ fn walk(path: &Path) -> Result<(Finding, Option<u64>), ReadError> {
     for entry in Entries::open(path)? {
         let entry = entry?;
         (last, count) = (Some(entry.record.time / 1_000_000), entry.sequence);
-        if begun.elapsed() > READ_WITHIN {
+        if begun.elapsed() > within {
             let what = format!(
                 "{} is long: its first {count} records and its end were looked at",
                 path.display()
@@ -129,6 +129,39 @@ fn since_the_build(now: u64, built: Option<u64>) -> Finding {
 mod tests {
     use super::super::finding::Verdict;
     use super::*;
+    use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
+
+    #[tokio::test]
+    async fn of_a_long_log_the_end_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, _) = AuditLog::open(dir.path()).unwrap();
+        let append = async |log: &AuditLog| {
+            let note = AuditOutcome::Noted { note: "x".into() };
+            let record = Record::new("Something", note);
+            log.append(record, Durability::Now).await.unwrap();
+        };
+        append(&log).await;
+        append(&log).await;
+        let path = dir.path().join(FILE_NAME);
+        let found = |within| walk(&path, within).unwrap().0;
+        assert_eq!(found(READ_WITHIN).verdict, Verdict::Ok);
+        let long = found(Duration::ZERO);
+        assert_eq!(long.verdict, Verdict::Warn);
+        assert!(long.what.contains("its first 1 records and its end"));
+        // While it is written.
+        append(&log).await;
+        assert_eq!(found(Duration::ZERO).verdict, Verdict::Warn);
+        drop(log);
+
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let broken = found(Duration::ZERO);
+        assert_eq!(broken.verdict, Verdict::Fail);
+        assert!(broken.what.ends_with("which is broken"));
+    }
 
     #[test]
     fn a_clock_that_is_behind_is_told() {
