@@ -9,6 +9,7 @@
 //! where the company's policies come from, [`signers`] who may sign them.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod arguments;
 pub mod attest;
 pub mod audit;
 pub mod caller;

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod fuzz;
 mod kryoptic;
+mod pages;
 mod setup;
 mod stage;
 mod steps;
@@ -29,6 +30,9 @@ usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2|yubikey]
                                           --keep adds to the corpus what it found;
                                           --planted shows that it finds a planted bug;
                                           --coverage tells which lines the corpus reaches
+       cargo xtask man [DIR]              the manual pages, for packages [default: target/man]
+       cargo xtask completions [DIR]      what bash, zsh and fish complete of mlskeyctl
+                                          [default: target/completions]
        cargo xtask setup [--yes] [--full] only the packages that the others need";
 
 /// What was asked for on the command line.
@@ -38,6 +42,7 @@ enum Command {
     Test { full: bool },
     Bench,
     Fuzz(fuzz::Run),
+    Pages(pages::Pages, Option<PathBuf>),
     Setup { full: bool },
     Help,
 }
@@ -48,6 +53,15 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
         && first == "fuzz"
     {
         return Ok((Command::Fuzz(parse_fuzz(rest)?), false));
+    }
+    if let [first, rest @ ..] = words
+        && let Some(pages) = match first.as_str() {
+            "man" => Some(pages::Pages::Man),
+            "completions" => Some(pages::Pages::Completions),
+            _ => None,
+        }
+    {
+        return Ok((Command::Pages(pages, parse_directory(rest)?), false));
     }
     let (mut command, mut yes, mut full, mut device) = (None, false, false, None);
     let mut words = words.iter();
@@ -102,6 +116,15 @@ fn parse_fuzz(words: &[String]) -> Result<fuzz::Run, String> {
     }
 }
 
+/// Reads what follows `man` and `completions`. They take what is installed.
+fn parse_directory(words: &[String]) -> Result<Option<PathBuf>, String> {
+    match words {
+        [] => Ok(None),
+        [dir] if !dir.starts_with('-') => Ok(Some(dir.into())),
+        [other, ..] => Err(format!("unexpected argument '{other}'")),
+    }
+}
+
 /// What the set-up calls that the tests need.
 const fn packages_of_tests(full: bool) -> &'static str {
     if full { "full" } else { "test" }
@@ -140,6 +163,7 @@ fn main() -> ExitCode {
             setup::packages(packages_of_tests(false), yes).and_then(|()| bench::run())
         }
         Ok((Command::Fuzz(run), _)) => fuzz::run(run),
+        Ok((Command::Pages(pages, dir), _)) => pages::run(&pages, dir),
         Err(wrong) => {
             eprintln!("cargo xtask: {wrong}\n\n{USAGE}");
             return ExitCode::from(2);
@@ -206,6 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn where_pages_go_is_read() {
+        use pages::Pages::{Completions, Man};
+        let parsed_to = |pages, dir: Option<&str>| {
+            let dir = dir.map(PathBuf::from);
+            Ok((Command::Pages(pages, dir), false))
+        };
+        assert_eq!(parsed("man"), parsed_to(Man, None));
+        assert_eq!(parsed("man out"), parsed_to(Man, Some("out")));
+        let completions = parsed_to(Completions, Some("/tmp/x"));
+        assert_eq!(parsed("completions /tmp/x"), completions);
+    }
+
+    #[test]
     fn unknown_words_and_flags_are_refused() {
         for line in [
             "fuzz --minutes",
@@ -214,6 +251,8 @@ mod tests {
             "fuzz --coverage --minutes 1",
             "fuzz --keep --planted",
             "fuzz --yes",
+            "man --yes",
+            "man a b",
             "",
             "--full",
             "demo --full",

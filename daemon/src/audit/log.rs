@@ -2,7 +2,7 @@
 //! getting over a full or failing disk.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -306,16 +306,37 @@ fn is_unwritten(file: &File, len: u64, rest: u64) -> io::Result<bool> {
     Ok(possible && end == [0; 32])
 }
 
+/// How often the end of a log in use is looked at: what is written just then may be there in part.
+const LOOKS: usize = 3;
+
+/// Do the last entries of a log fit each other? Quick, however long the log is; it may be in
+/// use. That all fits is [`verify`](super::verify())'s to prove.
+///
+/// # Errors
+/// [`ReadError::NoLog`], [`ReadError::Io`].
+pub fn verify_end(path: &Path) -> Result<bool, ReadError> {
+    let file = File::open(path)?;
+    Entries::of(file.try_clone()?)?;
+    for _ in 0..LOOKS {
+        if check_tail(&file, file.metadata()?.len())?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Steps back over the last entries and checks them; `None` if that does not
 /// work out, whatever the reason.
 fn check_tail(file: &File, len: u64) -> io::Result<Option<Tip>> {
     let Some(mut tip) = step_back(file, len)? else {
         return Ok(None);
     };
-    let mut from = io::BufReader::new(At {
+    let at = At {
         file,
         offset: tip.offset,
-    });
+    };
+    // No further, if it grows meanwhile.
+    let mut from = io::BufReader::new(at.take(len.saturating_sub(tip.offset)));
     // Somewhere within the file, the first number is not known beforehand.
     let mut known = tip.offset == HEADER_LEN as u64;
     loop {

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 
 pub use chain::Tip;
-pub use log::{OpenError, Opened};
+pub use log::{OpenError, Opened, verify_end};
 pub use record::{AuditCaller, AuditOutcome, Entry, Record};
 pub use verify::{Entries, ReadError, Report, verify};
 

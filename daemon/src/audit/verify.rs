@@ -58,12 +58,7 @@ pub fn verify(path: &Path) -> Result<Report, ReadError> {
         let time = entry?.record.time;
         times = Some(times.map_or((time, time), |(first, _)| (first, time)));
     }
-    Ok(Report {
-        entries: entries.tip.sequence,
-        times,
-        hash: entries.tip.hash,
-        torn: entries.torn()?,
-    })
+    Ok(entries.report(times)?)
 }
 
 /// The entries of a log, each proven to follow the one before. Ends after the
@@ -130,8 +125,23 @@ impl Entries {
     }
 
     /// The place after the last entry that was read.
-    pub(super) const fn tip(&self) -> Tip {
+    #[must_use]
+    pub const fn tip(&self) -> Tip {
         self.tip
+    }
+
+    /// What there is to say of a log whose last entry was read; `times` are those of its first
+    /// and its last one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn report(&self, times: Option<(u64, u64)>) -> io::Result<Report> {
+        Ok(Report {
+            entries: self.tip.sequence,
+            times,
+            hash: self.tip.hash,
+            torn: self.torn()?,
+        })
     }
 
     /// How many bytes follow the last entry that was read.

@@ -1,10 +1,10 @@
 //! The daemon `mlskeyd`.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use mlskeyd::arguments::Arguments;
 use mlskeyd::config::Config;
 use mlskeyd::daemon::{self, Controls, StartError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,33 +21,6 @@ const BAD_CONFIG: u8 = 3;
 /// each deadline that passed, as often as a hostile caller likes. What matters
 /// of it comes back as an error, and is logged where that ends.
 const DEFAULT_LOG: &str = "info,tarpc=off";
-
-/// Keeps the private keys of MLS apps in devices, and decides what they sign.
-#[derive(Parser)]
-#[command(
-    version,
-    after_help = "\
-Environment:
-  MLSKEYD_LOG  What is logged to stderr, such as `debug` or `mlskeyd::custody=debug`
-               (default: `info,tarpc=off`)
-
-Exit codes:
-  0  stopped by SIGTERM or SIGINT (SIGHUP has it read its policies again), or --check-config found nothing wrong
-  1  could not start, or ended by a fault
-  2  wrong arguments
-  3  the configuration was refused"
-)]
-struct Arguments {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "/etc/mlskeyd/mlskeyd.toml")]
-    config: PathBuf,
-    /// Only check the configuration.
-    #[arg(long)]
-    check_config: bool,
-    /// Print the line `ready` on stdout when apps can connect.
-    #[arg(long)]
-    notify_stdout: bool,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -1,24 +1,25 @@
 //! Attestation: what the machine makes, and what a verifier makes of it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use mlskeyd_protocol::client::{AdminClient, Call};
+use clap::Subcommand;
+use mlskeyd_protocol::client::Call;
 use mlskeyd_protocol::limits::MAX_DEADLINE;
-use mlskeyd_protocol::v1::{AnswerChallenge, AttestIdentity, Bytes};
+use mlskeyd_protocol::v1::{AnswerChallenge, AttestIdentity, Bytes, Owner};
 use pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use super::CtlError;
-use super::args::AttestCommand;
 use super::attested::Device;
+use super::commands::{Answer, Context};
 use super::files::{at, create, read};
-use super::run::Answer;
 use super::table::printable;
 use crate::attest::{
     Activation, DocumentError, Envelope, MAX_DOCUMENT, NoChallenge, Refusal, Response, Roots,
-    Secret, Verdict, challenge, verify,
+    Secret, Verdict, challenge, is_nonce, verify,
 };
+use crate::freeze_target::owner;
 use crate::private_file;
 
 /// Exit codes, as `--help` documents them.
@@ -28,17 +29,84 @@ const NOT_BOUND: u8 = 7;
 /// Longest file of trusted certificates: all makers' together have less.
 const MAX_ROOTS: usize = 4 * 1024 * 1024;
 
-pub(super) fn run(
-    command: &AttestCommand,
-    client: &AdminClient,
-    call: &Call<'_>,
-    show: impl Fn(Value, String) -> String,
-) -> Result<Answer, CtlError> {
+#[derive(Debug, Subcommand)]
+pub(super) enum AttestCommand {
+    /// The machine: make evidence that an identity's signature key is in hardware
+    Evidence {
+        /// As `identities` shows it: uid/app
+        #[arg(value_parser = owner)]
+        owner: Owner,
+        /// The identity's name
+        identity: String,
+        /// What the verifier chose: 16 to 64 bytes
+        #[arg(long, value_name = "HEX", value_parser = nonce)]
+        nonce: Nonce,
+    },
+    /// The verifier: make a challenge for the device that evidence came from
+    ///
+    /// Evidence of a YubiKey needs none: `attest verify` judges it as it is.
+    Challenge {
+        /// The evidence
+        evidence: PathBuf,
+        /// Certificates of the makers that are trusted, in PEM
+        #[arg(long, value_name = "PEM")]
+        roots: PathBuf,
+        /// Where the challenge goes; it must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out_challenge: PathBuf,
+        /// Where the secret goes that the answer is checked with; it must not be there
+        /// yet, and stays with the verifier
+        #[arg(long, value_name = "FILE")]
+        out_secret: PathBuf,
+    },
+    /// The machine: answer a challenge
+    Activate {
+        /// The device that the evidence came from
+        device: String,
+        /// The challenge
+        challenge: PathBuf,
+    },
+    /// The verifier: judge evidence
+    ///
+    /// Of evidence of a TPM: without the response to a challenge it is not shown that the
+    /// attestation key is in a TPM at all, so the verdict is no better than `ak-not-bound`.
+    Verify {
+        /// The evidence
+        evidence: PathBuf,
+        /// Certificates of the makers that are trusted, in PEM
+        #[arg(long, value_name = "PEM")]
+        roots: PathBuf,
+        /// What the verifier chose
+        #[arg(long, value_name = "HEX", value_parser = nonce)]
+        nonce: Nonce,
+        /// The secret of the challenge
+        #[arg(long, value_name = "FILE", requires = "response")]
+        secret: Option<PathBuf>,
+        /// The answer to the challenge
+        #[arg(long, value_name = "FILE", requires = "secret")]
+        response: Option<PathBuf>,
+    },
+}
+
+/// What a verifier chose. (Of bytes alone clap would make a list of values.)
+#[derive(Clone, Debug)]
+pub(super) struct Nonce(Vec<u8>);
+
+fn nonce(text: &str) -> Result<Nonce, String> {
+    match hex::decode(text) {
+        Ok(nonce) if is_nonce(&nonce) => Ok(Nonce(nonce)),
+        _ => Err("a nonce is 16 to 64 bytes in hexadecimal digits".to_owned()),
+    }
+}
+
+pub(super) fn run(command: &AttestCommand, context: &Context) -> Result<Answer, CtlError> {
+    let client = &context.client;
     // A chip may take minutes to make an RSA key.
     let call = &Call {
         deadline: MAX_DEADLINE,
-        ..*call
+        ..context.call
     };
+    let show = |json: Value, text: String| context.text(&json, text);
     match command {
         AttestCommand::Evidence {
             owner,
@@ -261,4 +329,44 @@ fn keep(
         let _ = std::fs::remove_file(secret_path);
         at(challenge_path, error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::commands::{Args, Command};
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_bytes_in_hexadecimal() {
+        let given = |nonce: &str| {
+            let evidence = [
+                "mlskeyctl",
+                "attest",
+                "evidence",
+                "0/app",
+                "alice",
+                "--nonce",
+            ];
+            Args::try_parse_from(evidence.iter().chain([&nonce]))
+        };
+        for right in ["00".repeat(16), "Ff".repeat(64)] {
+            let Command::Attest {
+                command: AttestCommand::Evidence { nonce, .. },
+            } = given(&right).unwrap().command
+            else {
+                panic!("another command")
+            };
+            assert_eq!(nonce.0, hex::decode(right).unwrap());
+        }
+        for wrong in [
+            "00".repeat(15),
+            "00".repeat(65),
+            "0".repeat(33),
+            "x".repeat(32),
+        ] {
+            assert!(given(&wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -11,11 +11,9 @@ use mlskeyd_protocol::v1::{
 };
 use serde_json::{Value, json};
 
-use super::CtlError;
-use super::args::{grace, tier};
-use super::files;
-use super::run::new_pin;
+use super::commands::values::{grace, tier};
 use super::table::{date, printable};
+use super::{CtlError, files, pin};
 use crate::certificates::{self, RENEW_WITHIN};
 use crate::freeze_target::owner;
 
@@ -89,7 +87,7 @@ pub(super) fn csr(
                 device: args.device.clone(),
                 tier: args.tier,
             },
-            pin: new_pin(args.pin, &args.name)?,
+            pin: pin::of_new_key(args.pin, &args.name)?,
             drop_pin: args.no_pin,
         })
     } else {

@@ -5,6 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::CtlError;
+use crate::config::{Config, ConfigError};
+
+/// The daemon's configuration, where nobody names another one.
+pub(super) const CONFIG: &str = "/etc/mlskeyd/mlskeyd.toml";
 
 /// Reads a file. Of one that is longer than the limit there is one byte more: who
 /// judges the content says then that it is too long.
@@ -46,5 +50,22 @@ pub(super) fn at(path: &Path, why: impl ToString) -> CtlError {
     CtlError::File {
         path: path.to_owned(),
         why: why.to_string(),
+    }
+}
+
+/// The daemon's configuration: this one, or the usual one if it can be read.
+pub(super) fn config(named: Option<&Path>) -> Result<Option<Config>, CtlError> {
+    let path = named.unwrap_or(Path::new(CONFIG));
+    match Config::load(path) {
+        Ok(config) => Ok(Some(config)),
+        // Whoever writes policies need not be who may read it.
+        Err(ConfigError::Io { .. }) if named.is_none() => Ok(None),
+        Err(ConfigError::Io { source, .. }) => Err(at(path, source)),
+        Err(ConfigError::Invalid {
+            line,
+            column,
+            message,
+            ..
+        }) => Err(at(path, format!("{line}:{column}: {message}"))),
     }
 }

@@ -160,6 +160,6 @@ pub(super) fn list<T>(items: &[T], show: impl Fn(&T) -> Value) -> Value {
     items.iter().map(show).collect()
 }
 
-fn owner(owner: &Owner) -> Value {
+pub(super) fn owner(owner: &Owner) -> Value {
     json!({ "uid": owner.uid, "app": owner.app })
 }

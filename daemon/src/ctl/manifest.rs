@@ -9,33 +9,13 @@ use serde_json::json;
 use super::policy::Shown;
 use super::table::printable;
 use super::{CtlError, files};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::policy_files::manifest::{MANIFEST, Manifest, NAMESPACE, SIGNATURE, SignedSet};
 use crate::policy_files::{Directory, PolicyError};
 use crate::signers::Signers;
 
-/// The daemon's configuration, where nobody names another one.
-const CONFIG: &str = "/etc/mlskeyd/mlskeyd.toml";
-
 /// Longest file of public keys, in bytes.
 const MAX_KEYS: usize = 1024 * 1024;
-
-/// The daemon's configuration: this one, or the usual one if it can be read.
-pub(super) fn config(named: Option<&Path>) -> Result<Option<Config>, CtlError> {
-    let path = named.unwrap_or(Path::new(CONFIG));
-    match Config::load(path) {
-        Ok(config) => Ok(Some(config)),
-        // Whoever writes policies need not be who may read it.
-        Err(ConfigError::Io { .. }) if named.is_none() => Ok(None),
-        Err(ConfigError::Io { source, .. }) => Err(files::at(path, source)),
-        Err(ConfigError::Invalid {
-            line,
-            column,
-            message,
-            ..
-        }) => Err(files::at(path, format!("{line}:{column}: {message}"))),
-    }
-}
 
 /// Who may sign: the keys of a file, or those of the configuration if there is one.
 pub(super) fn signers(

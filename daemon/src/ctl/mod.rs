@@ -1,19 +1,22 @@
 //! The command `mlskeyctl`.
 //!
-//! Most commands ask the running daemon over its socket: `args` is what can be asked, `run`
-//! asks it, `json`, `table` and `devices` show it, `progress` what takes long, and `pin` reads
+//! `commands` is what can be asked. Most of it asks the running daemon over its socket: `json`,
+//! `table` and `devices` show it, `progress` what takes long, and `pin` reads
 //! the one secret that it is told; `certificates` are those of identities. The agent of a login
 //! session stays (`agent`). Others take no daemon: a verifier of evidence (`attest`), who gets a
 //! device ready (`provision`), or writes policies (`policy`, `manifest`) and tries them on what
-//! is on record (`replay`). `files` are what commands are given, and `measurements` what a
+//! is on record (`replay`), or reads that (`audit`). `doctor` looks at the daemon and what
+//! it stands on. `files` are what commands are given, and `measurements` what a
 //! machine measured.
 
 mod agent;
-mod args;
 mod attest;
 mod attested;
+mod audit;
 mod certificates;
+mod commands;
 mod devices;
+mod doctor;
 mod files;
 mod json;
 mod manifest;
@@ -24,7 +27,6 @@ mod progress;
 #[cfg(feature = "yubikey")]
 mod provision;
 mod replay;
-mod run;
 mod suites;
 mod table;
 
@@ -32,17 +34,17 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use mlskeyd_protocol::client::CallError;
 use mlskeyd_protocol::v1::FailureCode;
 
-use args::Args;
+use commands::Args;
 
 /// Runs the command with the process's arguments.
 #[must_use]
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    match run::run(&args) {
+    match commands::run(&args) {
         Ok(answer) => match print(&answer.text) {
             Ok(()) => ExitCode::from(answer.code),
             Err(_) => ExitCode::FAILURE,
@@ -52,6 +54,12 @@ pub fn main() -> ExitCode {
             error.exit_code()
         }
     }
+}
+
+/// The command line, of which manual pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    Args::command()
 }
 
 /// Why the command did not do what it was asked.
@@ -77,7 +85,9 @@ enum CtlError {
     #[error("{0}")]
     Cases(String),
     #[error("cannot start a thread: {0}")]
-    Agent(std::io::Error),
+    Thread(std::io::Error),
+    #[error("cannot write to standard output: {0}")]
+    Output(std::io::Error),
     #[error("{} does not start: {why}; name another one with --pinentry", path.display())]
     Pinentry { path: PathBuf, why: String },
     #[error("the system has no randomness for a challenge")]
@@ -108,7 +118,8 @@ impl CtlError {
             | Self::NotConfirmed
             | Self::Policies(_)
             | Self::Cases(_)
-            | Self::Agent(_)
+            | Self::Thread(_)
+            | Self::Output(_)
             | Self::Pinentry { .. }
             | Self::Terminal(_)
             | Self::Pin(_)

@@ -10,6 +10,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use zeroize::Zeroizing;
 
 use super::CtlError;
+use super::table::printable;
 
 /// Reads the PIN of a device, or of an identity's key.
 pub(super) fn read(of: &str) -> Result<SecretBytes, CtlError> {
@@ -20,6 +21,15 @@ pub(super) fn read(of: &str) -> Result<SecretBytes, CtlError> {
 /// typed.
 pub(super) fn read_new(of: &str) -> Result<SecretBytes, CtlError> {
     twice(&format!("New PIN of {of}: "))
+}
+
+/// Reads the PIN that an identity's new key is to have, if it is to have one.
+pub(super) fn of_new_key(wanted: bool, identity: &str) -> Result<Option<SecretBytes>, CtlError> {
+    if wanted {
+        read_new(&printable(identity)).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// The same of the PUK that a card is to have.

@@ -9,9 +9,10 @@ use mlskeyd_policies::{Set, ids};
 use serde_json::{Value, json};
 
 use super::CtlError;
+use super::audit::{outcome, unreadable};
 use super::policy::{Shown, pretty, read, said};
 use super::table::printable;
-use crate::audit::{AuditOutcome, Entries, ReadError, Record};
+use crate::audit::{AuditOutcome, Entries, Record};
 
 /// What policies would have decided otherwise on what is on record.
 pub(super) fn all(log: &Path, vendor: &Path, local: &Path) -> Result<Shown, CtlError> {
@@ -123,12 +124,7 @@ pub(super) fn one(log: &Path, number: u64, vendor: &Path, local: &Path) -> Resul
     let recorded = Recorded::read(facts).ok_or_else(missing)?;
     let explained = recorded.explain(&record.action, &set).ok_or_else(missing)?;
     let facts: Value = serde_json::from_str(facts).unwrap_or(Value::Null);
-    let outcome = match &record.outcome {
-        AuditOutcome::Denied { policy, reason } => format!("refused by {policy}: {reason}"),
-        AuditOutcome::Served { policy } => format!("permitted by {policy}"),
-        AuditOutcome::Failed { code } => format!("it failed: {code:?}"),
-        AuditOutcome::Noted { note } => note.to_string(),
-    };
+    let outcome = outcome(&record.outcome);
     let text = format!(
         "record {number}, {}\n  {}\n  by these policies: {}\n{}",
         printable(&record.action),
@@ -147,11 +143,4 @@ pub(super) fn one(log: &Path, number: u64, vendor: &Path, local: &Path) -> Resul
         text,
         is_good: true,
     })
-}
-
-fn unreadable(log: &Path, error: &ReadError) -> CtlError {
-    CtlError::File {
-        path: log.to_owned(),
-        why: error.to_string(),
-    }
 }

@@ -5,18 +5,39 @@ use std::io::IsTerminal;
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// No column is cut below this many characters.
-const NARROWEST: usize = 8;
+/// No column is narrower than this many characters because of others: so the widest table, of
+/// ten columns, has room on 80.
+const NARROWEST: usize = 6;
 
-/// Lays rows out under their titles, and cuts the widest columns if the
-/// terminal is too narrow. What apps named must not speak to the terminal, so
-/// control characters are shown escaped.
+/// Lays rows out under their titles. On a terminal that is too narrow the widest columns go on
+/// below: nothing is cut, since names and ids are given to other commands. What apps named must
+/// not speak to the terminal, so control characters are shown escaped.
 pub(super) fn table<const N: usize>(
     titles: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
-    let rows: Vec<[String; N]> = std::iter::once(titles.map(str::to_owned))
-        .chain(rows)
+    table_in(titles, rows, terminal_width())
+}
+
+fn table_in<const N: usize>(
+    titles: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    room: Option<usize>,
+) -> String {
+    let rows = std::iter::once(titles.map(str::to_owned)).chain(rows);
+    let (rows, mut widths) = measured(rows);
+    if let Some(room) = room {
+        shrink(&mut widths, room);
+    }
+    lines("", rows, &widths)
+}
+
+/// Rows that may be shown, and how wide their columns are.
+fn measured<const N: usize>(
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> (Vec<[String; N]>, [usize; N]) {
+    let rows: Vec<[String; N]> = rows
+        .into_iter()
         .map(|row| row.map(|cell| printable(&cell)))
         .collect();
     let mut widths = [0; N];
@@ -25,10 +46,7 @@ pub(super) fn table<const N: usize>(
             *width = cell.chars().count().max(*width);
         }
     }
-    if let Some(room) = terminal_width() {
-        shrink(&mut widths, room);
-    }
-    rows.iter().map(|row| line(row, &widths)).collect()
+    (rows, widths)
 }
 
 /// The same text, with control characters and what reorders text escaped.
@@ -55,37 +73,30 @@ pub(super) fn wrapped<const N: usize>(
     rows: impl IntoIterator<Item = [String; N]>,
     room: Option<usize>,
 ) -> String {
-    let rows: Vec<[String; N]> = rows
-        .into_iter()
-        .map(|row| row.map(|cell| printable(&cell)))
-        .collect();
-    let mut widths = [0; N];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
+    let (rows, mut widths) = measured(rows);
     if let (Some(room), Some((last, before))) = (room, widths.split_last_mut()) {
         let gaps = GAP.len().saturating_mul(before.len());
         let before = before.iter().sum::<usize>().saturating_add(gaps);
         let left = room.saturating_sub(margin.len()).saturating_sub(before);
         *last = left.max(NARROWEST).min(*last);
     }
+    lines(margin, rows, &widths)
+}
+
+/// Rows, of which a cell goes on below where its column ends.
+fn lines<const N: usize>(margin: &str, rows: Vec<[String; N]>, widths: &[usize; N]) -> String {
     let mut text = String::new();
-    for row in rows {
-        let mut rest = row;
+    for mut rest in rows {
         loop {
             let mut now = std::mem::replace(&mut rest, [const { String::new() }; N]);
-            if let (Some(cell), Some(width)) = (now.last_mut(), widths.last()) {
-                let below = cell.split_off(break_at(cell, *width));
-                if let Some(last) = rest.last_mut() {
-                    below.trim_start().clone_into(last);
-                }
+            for ((cell, below), width) in now.iter_mut().zip(&mut rest).zip(widths) {
+                let after = cell.split_off(break_at(cell, *width));
+                after.trim_start().clone_into(below);
             }
-            let line = format!("{margin}{}", line(&now, &widths));
+            let line = format!("{margin}{}", line(&now, widths));
             text.push_str(line.trim_end());
             text.push('\n');
-            if rest.last().is_none_or(String::is_empty) {
+            if rest.iter().all(String::is_empty) {
                 break;
             }
         }
@@ -110,18 +121,11 @@ fn break_at(text: &str, width: usize) -> usize {
 fn line<const N: usize>(row: &[String; N], widths: &[usize; N]) -> String {
     let mut line = String::new();
     for (cell, &width) in row.iter().zip(widths) {
+        line.push_str(cell);
         let length = cell.chars().count();
-        if length > width {
-            line.extend(cell.chars().take(width.saturating_sub(1)));
-            line.push('…');
-        } else {
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', width.saturating_sub(length)));
-        }
+        line.extend(std::iter::repeat_n(' ', width.saturating_sub(length)));
         line.push_str(GAP);
     }
-    let mut line = line.trim_end().to_owned();
-    line.push('\n');
     line
 }
 
@@ -206,16 +210,57 @@ mod tests {
     }
 
     #[test]
-    fn the_widest_column_is_cut_first() {
+    fn the_widest_column_gives_way_first() {
         let mut widths = [4, 30, 10];
         shrink(&mut widths, 40);
         assert_eq!(widths, [4, 22, 10]);
-        assert_eq!(
-            line(&["abcd".into(), "efghij".into()], &[4, 4]),
-            "abcd  efg…\n"
-        );
         shrink(&mut widths, 1);
-        assert_eq!(widths, [4, 8, 8]);
+        assert_eq!(widths, [4, 6, 6]);
+    }
+
+    #[test]
+    fn a_table_fits_and_nothing_of_long_names_is_lost() {
+        let key = "0123456789abcdef0123456789abcdef";
+        let long = "someone-with-a-very-long-name-indeed@a-subsidiary-of-the-company.example.com";
+        let row = [
+            key,
+            "1000/default",
+            "signature",
+            "ECDSA P-384",
+            "hardware",
+            "yubikey-of-alice",
+            "retiring until 2027-01-01 08:00 UTC",
+            "12",
+            "100 d",
+            long,
+        ];
+        let titles = [
+            "KEY",
+            "OWNER",
+            "PURPOSE",
+            "ALGORITHM",
+            "TIER",
+            "DEVICE",
+            "STATE",
+            "CLAIMS",
+            "AGE",
+            "IDENTITY",
+        ];
+        for room in [80, 100, 132] {
+            let text = table_in(titles, [row.map(str::to_owned)], Some(room));
+            let fits = |line: &str| line.chars().count() <= room;
+            assert!(text.lines().all(fits), "{room}:\n{text}");
+            let all = |text: &str| {
+                let mut letters: Vec<char> = text.chars().filter(|c| !c.is_whitespace()).collect();
+                letters.sort_unstable();
+                letters
+            };
+            assert_eq!(all(&text), all(&(titles.concat() + &row.concat())));
+        }
+        // A program that reads it has each row on a line.
+        let text = table_in(titles, [row.map(str::to_owned)], None);
+        assert!(text.lines().nth(1).is_some_and(|line| line.ends_with(long)));
+        assert_eq!(text.lines().count(), 2);
     }
 
     #[test]
@@ -235,7 +280,7 @@ mod tests {
         assert_eq!(shown, "a   01234567\n    89\\u{1b}\n    ab\nbc\n");
         // Narrower than anybody could read.
         let shown = wrapped("", rows("0123456789"), Some(1));
-        assert_eq!(shown, "a   01234567\n    89\nbc\n");
+        assert_eq!(shown, "a   012345\n    6789\nbc\n");
     }
 
     #[test]

@@ -27,8 +27,8 @@ pub(super) fn run(
 ) -> Result<std::convert::Infallible, CtlError> {
     let software = concat!("mlskeyctl-agent/", env!("CARGO_PKG_VERSION"));
     let client = AgentClient::new(ClientConfig::new(socket, software));
-    let notices = Notices::begin().map_err(CtlError::Agent)?;
-    let watch = Watch::begin(client.clone(), notices).map_err(CtlError::Agent)?;
+    let notices = Notices::begin().map_err(CtlError::Thread)?;
+    let watch = Watch::begin(client.clone(), notices).map_err(CtlError::Thread)?;
     say("looking for what waits for a person");
     loop {
         let prompt = watch.next();

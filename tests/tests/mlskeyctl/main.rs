@@ -2,6 +2,10 @@
 //! a running daemon, in tables and in JSON, and the exit codes of its `--help`.
 //! (The one for strangers is in `attacks/callers.rs`, where there are some.)
 
+mod audit;
+mod doctor;
+mod pages;
+
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
