@@ -102,6 +102,12 @@ os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null
 # Yubico's PKCS#11 module.
 ykcs11() { any /usr/lib/*/libykcs11.so* /usr/lib64/libykcs11.so* /usr/lib/libykcs11.so*; }
 
+# Not whichever Python comes first on the PATH: distributions' packages are for their own.
+jeepney() { /usr/bin/python3 -c 'import jeepney' 2>/dev/null; }
+
+# Not on the PATH.
+polkit() { any /usr/lib/polkit-1/polkitd /usr/libexec/polkitd /usr/libexec/polkit-1/polkitd; }
+
 check_test() {
     check_demo
     maps_users || need "several user ids (newuidmap, a line for this user in /etc/subuid, and unprivileged user namespaces), or root" \
@@ -116,6 +122,11 @@ check_test() {
     { has yubico-piv-tool && ykcs11; } || need "yubico-piv-tool and ykcs11 (Yubico's programs on a YubiKey)" \
         "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
     has dbus-daemon || need "dbus-daemon (tests have buses of their own)" dbus-daemon dbus-daemon dbus dbus-1
+    jeepney || need "jeepney for the system's Python (an example is a client on a bus)" \
+        python3-jeepney python3-jeepney python-jeepney python3-jeepney
+    polkit || need "polkitd (it says who administers)" polkitd polkit polkit polkit
+    { has bwrap && has xdg-dbus-proxy; } || need "bubblewrap and xdg-dbus-proxy (what a Flatpak is made of)" \
+        "bubblewrap xdg-dbus-proxy" "bubblewrap xdg-dbus-proxy" "bubblewrap xdg-dbus-proxy" "bubblewrap xdg-dbus-proxy"
     has ssh-keygen || need "ssh-keygen (it signs policies)" openssh-client openssh openssh openssh-clients
     installs_python || need "Python with venv and its headers (ykman, Yubico's program on a YubiKey, is installed into one, and built)" \
         "python3-venv python3-dev" "python3 python3-devel" python "python3 python3-devel"

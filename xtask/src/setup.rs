@@ -104,7 +104,7 @@ mod tests {
     }
 
     const FINE: &str = "exit 0";
-    const TOOLS: [&str; 15] = [
+    const TOOLS: [&str; 17] = [
         "git",
         "softhsm2-util",
         "pkcs11-tool",
@@ -119,6 +119,8 @@ mod tests {
         "yubico-piv-tool",
         "python3",
         "dbus-daemon",
+        "bwrap",
+        "xdg-dbus-proxy",
         "ssh-keygen",
     ];
     const ROOT: (&str, &str) = ("id", "echo 0");
