@@ -122,6 +122,11 @@ pub(super) struct Args {
     /// that is there, else $XDG_RUNTIME_DIR/mlskeyd/socket if that is there]
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
+    /// The message bus on which the daemon is: system, session, none, or its address
+    /// [default: $MLSKEYD_BUS; else, if no socket is named, either bus if the socket is not
+    /// there or may not be opened]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(super) bus: Option<String>,
     /// Print JSON (--help describes it)
     #[arg(long, global = true)]
     pub(super) json: bool,

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
+use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, Doors};
 use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
     DaemonStatus, Freeze, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery,
@@ -56,12 +56,12 @@ const NOT_TRIED: u8 = 5;
 
 /// Does what the command line asks.
 pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
-    let socket = args.socket.clone().unwrap_or_else(default_socket);
+    let doors = Doors::named(args.socket.clone(), args.bus.as_deref());
     if let Command::Agent { pinentry } = &args.command {
-        match agent::run(socket, pinentry.clone())? {}
+        match agent::run(doors, pinentry.clone())? {}
     }
     let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
-    let client = AdminClient::new(ClientConfig::new(socket, software));
+    let client = AdminClient::new(ClientConfig::through(doors, software));
     // An administrator wants to know at once that the daemon is away.
     let call = Call {
         interaction: Interaction::Never,
