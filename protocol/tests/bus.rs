@@ -430,13 +430,14 @@ fn a_socket_that_this_user_may_not_open_leads_to_the_bus() {
         std::fs::set_permissions(path, open.clone()).unwrap();
     }
     let as_another = |bus: &str| {
+        // `nobody`: a bus takes no user without a name.
         let output = Command::new(&program)
             .args(["--exact", TEST, "--nocapture"])
             .env(AS_ANOTHER, &server.path)
             .env("MLSKEYD_BUS", bus)
             .current_dir("/")
-            .uid(1717)
-            .gid(1717)
+            .uid(65534)
+            .gid(65534)
             .output()
             .unwrap();
         let told = String::from_utf8(output.stdout).unwrap();
