@@ -210,11 +210,25 @@ fn a_daemon_that_hangs_on_the_bus_does_not_hold_a_call_either() {
         token.cancel();
         assert_eq!(waiting.join().unwrap(), Err(CallError::Cancelled));
     });
-    // One that leaves without an answer may be back soon, and is waited for.
+    // One that leaves without an answer was there, if it never answered, either.
+    let impatient = Client::new(ClientConfig {
+        reconnect_for: Duration::from_millis(100),
+        ..ClientConfig::through(doors(&bus), "test/1")
+    });
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| impatient.status(&Call::default()));
+        eventually("it is asked", || count(&daemon.asked) == 2);
+        drop(daemon);
+        let error = waiting.join().unwrap().unwrap_err();
+        assert!(matches!(error, CallError::Unreachable { .. }), "{error}");
+    });
+
+    // It may be back soon, and is waited for.
+    let daemon = OnBus::answering(Answer::Never, &bus);
     let server = Server::start();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| client.status(&Call::default()));
-        eventually("it is asked", || count(&daemon.asked) == 2);
+        eventually("it is asked", || count(&daemon.asked) == 1);
         drop(daemon);
         let _daemon = OnBus::of(&server, &bus);
         waiting.join().unwrap().unwrap();
