@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mlskeyd_protocol::client::{
-    AdminClient, Call, CallError, CancelToken, Client, ClientConfig, Probe, probe,
+    AdminClient, Call, CallError, CancelToken, Client, ClientConfig, Doors, Probe, probe,
 };
 use mlskeyd_protocol::frame::encode;
 use mlskeyd_protocol::handshake::Welcome;
@@ -253,7 +253,7 @@ fn a_daemon_that_stays_away_is_given_up() {
     assert_eq!(
         error,
         CallError::NotInstalled {
-            socket: path.clone()
+            doors: Doors::socket(&path)
         }
     );
     // A socket that nobody listens on.
@@ -363,17 +363,18 @@ fn a_probe_tells_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let within = Duration::from_secs(5);
-    assert_eq!(probe(&path, within), Probe::NotInstalled);
+    let doors = Doors::socket(&path);
+    assert_eq!(probe(&doors, within), Probe::NotInstalled);
     let listener = UnixListener::bind(&path).unwrap();
     // It listens, but does not answer.
     assert!(matches!(
-        probe(&path, Duration::from_millis(20)),
+        probe(&doors, Duration::from_millis(20)),
         Probe::Unreachable(_)
     ));
     drop(listener);
-    assert!(matches!(probe(&path, within), Probe::Unreachable(_)));
-    let server = Server::start_at(&path);
-    assert_eq!(probe(&server.path, within), Probe::Answers);
+    assert!(matches!(probe(&doors, within), Probe::Unreachable(_)));
+    let _server = Server::start_at(&path);
+    assert_eq!(probe(&doors, within), Probe::Answers);
 }
 
 /// A daemon that reads what comes and answers each connection with these bytes,

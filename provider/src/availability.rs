@@ -7,7 +7,9 @@ use mlskeyd_protocol::v1::{DeviceState, ServiceStatus};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Availability {
-    /// There is no daemon's socket.
+    /// The daemon is behind none of the doors: there is no socket, and it is on
+    /// no message bus. To an app in a sandbox that was not allowed to talk to
+    /// `org.mlskeyd.Custody1` it looks the same.
     NotInstalled,
     /// There is no mlskeyd for this platform.
     Unsupported,

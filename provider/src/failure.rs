@@ -5,7 +5,6 @@
 //! happened, given to a callback, and traced.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(target_os = "linux")]
@@ -18,24 +17,22 @@ use openmls_traits::types::{HpkeConfig, SignatureScheme};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProviderError {
-    /// There is no daemon's socket.
-    #[error("no mlskeyd at {}: install and start it, or name its socket", socket.display())]
+    /// The daemon is behind none of the doors.
+    #[error(
+        "there is no mlskeyd {doors}: install and start it, or name its door; an app in a sandbox \
+         has to be allowed to talk to org.mlskeyd.Custody1"
+    )]
     NotInstalled {
-        /// Where it was looked for.
-        socket: PathBuf,
+        /// Where it was looked for, for people.
+        doors: String,
     },
     /// There is no mlskeyd for this platform.
     #[error("mlskeyd runs on Linux only: use software keys on this platform")]
     Unsupported,
-    /// The socket is there, and nobody answers on it.
-    #[error(
-        "mlskeyd cannot be reached at {}: {reason}; check that it runs, then try again",
-        socket.display()
-    )]
+    /// There is a door, and nobody answers behind it.
+    #[error("mlskeyd cannot be reached {reason}; check that it runs, then try again")]
     Unreachable {
-        /// The socket.
-        socket: PathBuf,
-        /// What went wrong.
+        /// Where, and what went wrong there.
         reason: String,
     },
     /// App and daemon have no wire version in common: says which side is to be
@@ -95,8 +92,10 @@ pub enum ProviderError {
 impl From<CallError> for ProviderError {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::NotInstalled { socket } => Self::NotInstalled { socket },
-            CallError::Unreachable { socket, reason } => Self::Unreachable { socket, reason },
+            CallError::NotInstalled { doors } => Self::NotInstalled {
+                doors: doors.to_string(),
+            },
+            CallError::Unreachable { reason } => Self::Unreachable { reason },
             CallError::Incompatible { message } => Self::Incompatible(message),
             CallError::Refused(reason) => Self::NotServed(reason),
             CallError::Failure(failure) => Self::Failure(failure),

@@ -44,6 +44,13 @@
 //! ```
 //!
 //! # What an app should know
+//! - **Doors.** The daemon is found at its socket or, where that is out of reach, as
+//!   from a sandbox, on a message bus, as `org.mlskeyd.Custody1`; a Flatpak has
+//!   `--system-talk-name=org.mlskeyd.Custody1` for that. Which doors are tried, the
+//!   app says ([`socket`](CustodyProviderBuilder::socket) and `bus`), or
+//!   `MLSKEYD_SOCKET` (a path) and `MLSKEYD_BUS` (`system`, `session`, `none` or an
+//!   address) in its environment. An app that is never in a sandbox may turn the
+//!   feature `bus` off, and saves the dependency on zbus.
 //! - **Storage.** Any OpenMLS storage is wrapped, so that the daemon knows which
 //!   keys it still needs. Give a storage that lasts its own stable name, see
 //!   [`CustodyProviderBuilder::storage`]; an app with transactions says when

@@ -18,7 +18,7 @@ use crate::availability::Availability;
 use crate::crypto::CustodyCrypto;
 use crate::failure::{CustodyFailure, OnProgress, OnRefusal, ProviderError, Watch};
 use crate::identity::{CustodyIdentity, custody_credential};
-use crate::link::{Link, Terms};
+use crate::link::{Link, NamedDoors, Terms};
 use crate::rand::CustodyRand;
 use crate::status::{self, CustodyStatus};
 use crate::storage::{CustodyStorage, Transaction};
@@ -67,7 +67,7 @@ impl CustodyProvider {
     #[must_use]
     pub fn builder() -> CustodyProviderBuilder<MemoryStorage, RustCrypto> {
         CustodyProviderBuilder {
-            socket: None,
+            doors: NamedDoors::default(),
             name: None,
             storage: MemoryStorage::default(),
             crypto: RustCrypto::default(),
@@ -226,7 +226,7 @@ impl<S: StorageProvider<1>, C> CustodyProvider<S, C> {
 
 /// Makes a [`CustodyProvider`]. Nothing here asks the daemon.
 pub struct CustodyProviderBuilder<S, C> {
-    socket: Option<PathBuf>,
+    doors: NamedDoors,
     /// `None`: in memory only.
     name: Option<String>,
     storage: S,
@@ -241,7 +241,7 @@ pub struct CustodyProviderBuilder<S, C> {
 impl<S, C> std::fmt::Debug for CustodyProviderBuilder<S, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CustodyProviderBuilder")
-            .field("socket", &self.socket)
+            .field("doors", &self.doors)
             .field("name", &self.name)
             .field("placement", &self.placement)
             .field("require_custody", &self.require_custody)
@@ -262,11 +262,23 @@ pub enum BuildError {
 }
 
 impl<S, C> CustodyProviderBuilder<S, C> {
-    /// The daemon's socket. Else `$MLSKEYD_SOCKET` if it is set, else the
-    /// system's or the user's daemon.
+    /// The daemon's socket. If neither this nor a bus is said, the daemon is
+    /// looked for where `MLSKEYD_SOCKET` and `MLSKEYD_BUS` say; else at the
+    /// system's or the user's socket and, if that is not there or may not be
+    /// opened, as from a sandbox, on the system's and the session's bus.
     #[must_use]
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
-        self.socket = Some(path.into());
+        self.doors.socket = Some(path.into());
+        self
+    }
+
+    /// The message bus on which the daemon is: `system`, `session`, or an
+    /// address, as in `unix:path=/run/dbus/system_bus_socket`. It is the only door
+    /// then, or, if a socket is said as well, the second one.
+    #[cfg(feature = "bus")]
+    #[must_use]
+    pub fn bus(mut self, bus: impl Into<String>) -> Self {
+        self.doors.bus = Some(bus.into());
         self
     }
 
@@ -287,7 +299,7 @@ impl<S, C> CustodyProviderBuilder<S, C> {
 
     fn with_storage<T>(self, name: Option<String>, storage: T) -> CustodyProviderBuilder<T, C> {
         CustodyProviderBuilder {
-            socket: self.socket,
+            doors: self.doors,
             name,
             storage,
             crypto: self.crypto,
@@ -307,7 +319,7 @@ impl<S, C> CustodyProviderBuilder<S, C> {
     #[must_use]
     pub fn crypto<D>(self, crypto: D) -> CustodyProviderBuilder<S, D> {
         CustodyProviderBuilder {
-            socket: self.socket,
+            doors: self.doors,
             name: self.name,
             storage: self.storage,
             crypto,
@@ -404,7 +416,7 @@ where
             return Err(BuildError::StorageName);
         }
         let watch = Watch::new(self.on_progress, self.on_refusal);
-        let link = Arc::new(Link::new(self.socket, self.terms, self.placement, watch));
+        let link = Arc::new(Link::new(self.doors, self.terms, self.placement, watch));
         let inner = Arc::new(self.crypto);
         Ok(CustodyProvider {
             crypto: CustodyCrypto::new(Arc::clone(&inner), Arc::clone(&link), self.require_custody),

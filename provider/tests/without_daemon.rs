@@ -2,7 +2,7 @@
 //! it never falls back to software keys by itself.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use mlskeyd_provider::{
@@ -22,6 +22,11 @@ fn absent() -> (tempfile::TempDir, PathBuf) {
     (dir, socket)
 }
 
+fn not_installed(socket: &Path) -> ProviderError {
+    let doors = format!("at the socket {}", socket.display());
+    ProviderError::NotInstalled { doors }
+}
+
 fn credential() -> Credential {
     BasicCredential::new(b"alice".to_vec()).into()
 }
@@ -34,6 +39,33 @@ fn a_provider_is_made_without_a_daemon() {
     let suites = provider.crypto().supported_ciphersuites();
     assert_eq!(suites, RustCrypto::default().supported_ciphersuites());
     // Asking whether it is there is no failure.
+    assert!(provider.last_failure().is_none());
+}
+
+#[test]
+#[cfg(all(feature = "bus", target_os = "linux"))]
+fn availability_looks_behind_both_doors_and_does_not_wait() {
+    let (dir, socket) = absent();
+    let path = dir.path().join("bus");
+    let bus = format!("unix:path={}", path.display());
+    let builder = || CustodyProvider::builder().socket(&socket).bus(&bus);
+    let provider = builder().build().unwrap();
+    assert_eq!(provider.availability(), Availability::NotInstalled);
+    let error = provider.prepare("alice").unwrap_err().to_string();
+    assert!(
+        error.contains(&socket.display().to_string()) && error.contains(&bus),
+        "{error}"
+    );
+
+    // A bus that does not answer. The deadline of the app's own requests is no matter.
+    let _hangs = std::os::unix::net::UnixListener::bind(path).unwrap();
+    let provider = builder()
+        .deadline(std::time::Duration::from_secs(3600))
+        .build()
+        .unwrap();
+    let available = provider.availability();
+    let in_time = ProviderError::Timeout.to_string();
+    assert_eq!(available, Availability::Unreachable(in_time));
     assert!(provider.last_failure().is_none());
 }
 
@@ -121,7 +153,7 @@ fn a_fresh_key_is_never_made_in_software() {
 
     let failure = provider.last_failure().unwrap();
     assert_eq!(failure.operation, Operation::GenerateHpke);
-    assert_eq!(failure.error, ProviderError::NotInstalled { socket });
+    assert_eq!(failure.error, not_installed(&socket));
     assert!(provider.last_failure().is_none(), "answered once");
     assert_eq!(*told.lock().unwrap(), [failure]);
 }
@@ -130,7 +162,7 @@ fn a_fresh_key_is_never_made_in_software() {
 fn identities_need_the_daemon_and_say_so() {
     let (_dir, socket) = absent();
     let provider = CustodyProvider::builder().socket(&socket).build().unwrap();
-    let absent = ProviderError::NotInstalled { socket };
+    let absent = not_installed(&socket);
     let scheme = SUITE.signature_algorithm();
     let made = provider.create_identity("alice", &credential(), scheme);
     assert_eq!(made.err(), Some(absent.clone()));
@@ -203,7 +235,7 @@ fn what_no_key_in_custody_does_is_refused_and_noted() {
         (failure.operation, failure.key),
         (Operation::Open, Some(key))
     );
-    assert_eq!(failure.error, ProviderError::NotInstalled { socket });
+    assert_eq!(failure.error, not_installed(&socket));
 
     assert!(
         crypto

@@ -1,20 +1,16 @@
 //! One connection: connecting, greeting, one call at a time.
 
-use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Call, CallError, CancelToken, ClientConfig};
+use super::doors::{Door, Doors};
+use super::{Call, CallError, CancelToken};
 use crate::frame::{Budget, FrameBuffer, FrameError, Head, decode, encode};
 use crate::handshake::{Echo, Hello, Service, VERSIONS, Welcome};
 use crate::limits::{MAX_FRAME, MAX_HANDSHAKE_FRAME};
@@ -27,14 +23,22 @@ pub(super) struct Patience<'a> {
     pub(super) cancel: Option<&'a CancelToken>,
 }
 
-/// Why no connection came to be.
+/// Why no connection came to be. The texts name the doors.
 pub(super) enum ConnectError {
-    /// No such socket.
-    Absent,
+    /// No door is there.
+    Absent(String),
     /// Nobody listens, or not now: trying again may help.
     Away(String),
+    /// Nobody answered in the time that there was for it.
+    Silent(String),
     /// Trying again does not help.
     Final(CallError),
+}
+
+impl From<CallError> for ConnectError {
+    fn from(error: CallError) -> Self {
+        Self::Final(error)
+    }
 }
 
 /// Why a call on a connection has no reply.
@@ -62,35 +66,41 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// A connection, and the door through which it goes.
     pub(super) fn open(
-        config: &ClientConfig,
+        doors: &Doors,
+        software: &str,
         service: Service,
         patience: Patience<'_>,
-    ) -> Result<Self, ConnectError> {
-        let stream = connect_to(config)?;
+    ) -> Result<(Self, Door), ConnectError> {
+        let (stream, door) = doors.open(patience)?;
         let input = FrameBuffer::new(MAX_HANDSHAKE_FRAME, Budget::new(usize::MAX));
         let mut connection = Self { stream, input };
-        let welcome = connection.greet(&Hello::new(service, &config.software), patience);
+        let welcome = connection.greet(&Hello::new(service, software), patience);
         match welcome.map_err(|lost| match lost {
-            Lost::Connection { reason, .. } => ConnectError::Away(reason),
-            Lost::Call(error) => ConnectError::Final(error),
+            Lost::Connection { reason, .. } => ConnectError::Away(format!("{door}: {reason}")),
+            Lost::Call(CallError::Timeout) => {
+                ConnectError::Silent(format!("{door}: it does not answer the greeting"))
+            }
+            Lost::Call(error) => error.into(),
         })? {
             Welcome::Agreed { version, .. } if (VERSIONS.0..=VERSIONS.1).contains(&version) => {
                 connection.input.set_max(MAX_FRAME);
-                Ok(connection)
+                Ok((connection, door.clone()))
             }
             Welcome::Agreed {
                 version, daemon, ..
-            } => Err(ConnectError::Final(CallError::Protocol(format!(
+            } => Err(CallError::Protocol(format!(
                 "mlskeyd {daemon} agreed to wire version {version}, which was not offered"
-            )))),
+            ))
+            .into()),
             Welcome::Incompatible {
                 oldest,
                 newest,
                 daemon,
-            } => Err(ConnectError::Final(incompatible(oldest, newest, &daemon))),
-            Welcome::Refused(reason) => Err(ConnectError::Final(CallError::Refused(reason))),
-            Welcome::Challenge { .. } => Err(ConnectError::Final(unexpected("a second challenge"))),
+            } => Err(incompatible(oldest, newest, &daemon).into()),
+            Welcome::Refused(reason) => Err(CallError::Refused(reason).into()),
+            Welcome::Challenge { .. } => Err(unexpected("a second challenge").into()),
         }
     }
 
@@ -218,13 +228,17 @@ impl Connection {
     }
 
     fn wait(&self, what: PollFlags, patience: Patience<'_>) -> Result<(), CallError> {
-        let stream = PollFd::new(&self.stream, what);
-        match patience.cancel {
-            None => wait_for(&mut [stream], patience),
-            Some(token) => {
-                let cancel = PollFd::from_borrowed_fd(token.fd(), PollFlags::IN);
-                wait_for(&mut [stream, cancel], patience)
-            }
+        wait_with(PollFd::new(&self.stream, what), patience)
+    }
+}
+
+/// Waits until it is ready.
+pub(super) fn wait_with(fd: PollFd<'_>, patience: Patience<'_>) -> Result<(), CallError> {
+    match patience.cancel {
+        None => wait_for(&mut [fd], patience),
+        Some(token) => {
+            let cancel = PollFd::from_borrowed_fd(token.fd(), PollFlags::IN);
+            wait_for(&mut [fd, cancel], patience)
         }
     }
 }
@@ -272,32 +286,6 @@ pub(super) fn pause(time: Duration, patience: Patience<'_>) -> Result<(), CallEr
         Ok(())
     } else {
         Err(CallError::Timeout)
-    }
-}
-
-/// Connects without blocking, also where the daemon hangs and its backlog is
-/// full; another program that is started meanwhile does not inherit the socket.
-fn connect_to(config: &ClientConfig) -> Result<UnixStream, ConnectError> {
-    let away = |error: Errno| ConnectError::Away(error.to_string());
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket: OwnedFd =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(away)?;
-    let address = SocketAddrUnix::new(&config.socket).map_err(|error| {
-        ConnectError::Final(CallError::Unreachable {
-            socket: config.socket.clone(),
-            reason: format!("not a possible socket path ({error})"),
-        })
-    })?;
-    match connect(&socket, &address) {
-        Ok(()) => Ok(UnixStream::from(socket)),
-        Err(Errno::NOENT) => Err(ConnectError::Absent),
-        Err(error @ (Errno::CONNREFUSED | Errno::AGAIN | Errno::INTR)) => {
-            Err(ConnectError::Away(error.to_string()))
-        }
-        Err(error) => Err(ConnectError::Final(CallError::Unreachable {
-            socket: config.socket.clone(),
-            reason: io::Error::from(error).to_string(),
-        })),
     }
 }
 

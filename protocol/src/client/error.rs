@@ -1,30 +1,22 @@
 //! Why a call got no answer.
 
-use std::path::PathBuf;
-
+use super::Doors;
 use crate::v1::Failure;
 
 /// Why a call got no answer, or a refusal; each text says what can be done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// There is no socket, and there was none since this client was made.
-    #[error(
-        "mlskeyd is not there: no socket {socket}; install and start mlskeyd, \
-         or set MLSKEYD_SOCKET to its socket"
-    )]
+    /// The daemon is behind none of the doors, and was not since this client was
+    /// made.
+    #[error("mlskeyd is not there; it was looked for {doors}: {}", doors.advice())]
     NotInstalled {
-        /// The socket's path.
-        socket: PathBuf,
+        /// Where it was looked for.
+        doors: Doors,
     },
     /// The daemon could not be reached, or was lost during the call.
-    #[error(
-        "mlskeyd cannot be reached at {socket}: {reason}; \
-         check that it runs, then call again"
-    )]
+    #[error("mlskeyd cannot be reached {reason}; check that it runs, then call again")]
     Unreachable {
-        /// The socket's path.
-        socket: PathBuf,
-        /// What went wrong.
+        /// Where, and what went wrong there.
         reason: String,
     },
     /// App and daemon have no wire version in common.

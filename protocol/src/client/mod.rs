@@ -1,13 +1,18 @@
 //! The blocking client.
 //!
-//! It needs no asynchronous runtime and starts no thread, so it is safe to call
-//! inside and outside of one. After `fork` a child must make a client of its
-//! own: a connection cannot be shared between processes.
+//! It looks for the daemon at its socket and, with the feature `bus`, on a message
+//! bus: see [`Doors`]. Over the bus only a channel is asked for, which lives
+//! without the bus from then on, and on which all goes as on the socket.
+//!
+//! It is safe to call inside and outside of an asynchronous runtime: it needs none.
+//! While it asks a bus, a thread of its own has one. After `fork` a child must make
+//! a client of its own: a connection cannot be shared between processes.
 //!
 //! ```no_run
-//! use mlskeyd_protocol::client::{Call, Client, ClientConfig, default_socket};
+//! use mlskeyd_protocol::client::{Call, Client, ClientConfig, Doors};
 //!
-//! let client = Client::new(ClientConfig::new(default_socket(), "my-app/1.0"));
+//! let doors = Doors::named(None, None);
+//! let client = Client::new(ClientConfig::through(doors, "my-app/1.0"));
 //! for identity in client.identities(&Call::default())? {
 //!     println!("{} ({})", identity.name, identity.tier);
 //! }
@@ -15,15 +20,20 @@
 //! ```
 
 mod attachment;
+#[cfg(feature = "bus")]
+mod bus;
 mod cancel;
 mod connection;
+mod doors;
 mod error;
 mod pool;
 mod probe;
 mod services;
+mod socket;
 
 pub use attachment::Attachment;
 pub use cancel::CancelToken;
+pub use doors::{Bus, Doors, default_socket};
 pub use error::CallError;
 pub use probe::{Probe, probe};
 pub use services::{AdminClient, AgentClient, Client};
@@ -36,8 +46,8 @@ use crate::v1::{Interaction, Priority, Progress};
 /// How to reach the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
-    /// The daemon's socket.
-    pub socket: PathBuf,
+    /// Where it is looked for.
+    pub doors: Doors,
     /// The app's software and version, for the daemon's log: at most 64
     /// characters.
     pub software: String,
@@ -49,11 +59,17 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// Two seconds to connect, five to wait for a restart.
+    /// By this socket only; two seconds to connect, five to wait for a restart.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, software: impl Into<String>) -> Self {
+        Self::through(Doors::socket(socket), software)
+    }
+
+    /// The same, through these doors.
+    #[must_use]
+    pub fn through(doors: Doors, software: impl Into<String>) -> Self {
         Self {
-            socket: socket.into(),
+            doors,
             software: software.into(),
             connect_timeout: Duration::from_secs(2),
             reconnect_for: Duration::from_secs(5),
@@ -99,23 +115,5 @@ impl std::fmt::Debug for Call<'_> {
             .field("interaction", &self.interaction)
             .field("priority", &self.priority)
             .finish_non_exhaustive()
-    }
-}
-
-/// Where the daemon's socket is: `$MLSKEYD_SOCKET`, else `/run/mlskeyd/socket`
-/// if it is there, else `$XDG_RUNTIME_DIR/mlskeyd/socket` if that is there,
-/// else `/run/mlskeyd/socket`.
-#[must_use]
-pub fn default_socket() -> PathBuf {
-    if let Some(path) = std::env::var_os("MLSKEYD_SOCKET").filter(|path| !path.is_empty()) {
-        return path.into();
-    }
-    let system = PathBuf::from("/run/mlskeyd/socket");
-    let user = std::env::var_os("XDG_RUNTIME_DIR")
-        .map(|dir| PathBuf::from(dir).join("mlskeyd/socket"))
-        .filter(|path| path.exists());
-    match user {
-        Some(user) if !system.exists() => user,
-        _ => system,
     }
 }

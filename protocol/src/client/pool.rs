@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::connection::{ConnectError, Connection, Lost, Patience, pause};
+use super::doors::{Door, Doors};
 use super::{Call, CallError, ClientConfig};
 use crate::handshake::Service;
 use crate::limits::MAX_DEADLINE;
@@ -41,8 +42,9 @@ struct State {
     /// The most recently used last, so that a thread that calls again and again
     /// keeps to one, and the others age.
     idle: Vec<(Connection, Instant)>,
-    /// Was there ever a connection? Then a missing socket is a restart.
-    met: bool,
+    /// The door through which there was ever a connection. Then one that is not
+    /// there is a restart, and another one might lead to another daemon.
+    met: Option<Door>,
     /// Was one lost since the last one was made?
     lost: bool,
 }
@@ -131,7 +133,7 @@ impl Pool {
                     // grave of an older daemon, so it does not count against a
                     // request that was not sent.
                     if repeated || !harmless {
-                        return Err(self.unreachable(reason));
+                        return Err(self.unreachable(&reason));
                     }
                     repeated = lease.fresh || sent;
                     lease = Lease {
@@ -181,33 +183,41 @@ impl Pool {
     fn connect(&self, call: &Call<'_>, patience: Patience<'_>) -> Result<Connection, CallError> {
         let start = Instant::now();
         let mut wait = PAUSES.0;
+        // Was somebody there a moment ago?
+        let mut seen = false;
         loop {
+            let met = self.state().met.clone();
+            let doors = met
+                .clone()
+                .map_or_else(|| self.config.doors.clone(), Doors::only);
             let greeting = Patience {
                 until: Instant::now()
                     .checked_add(self.config.connect_timeout)
                     .map_or(patience.until, |until| until.min(patience.until)),
                 ..patience
             };
-            let reason = match Connection::open(&self.config, self.service, greeting) {
-                Ok(connection) => {
-                    self.note_connection();
+            let opened = Connection::open(&doors, &self.config.software, self.service, greeting);
+            let reason = match opened {
+                Ok((connection, door)) => {
+                    self.note_connection(door);
                     return Ok(connection);
                 }
-                Err(ConnectError::Final(CallError::Timeout)) if Instant::now() < patience.until => {
-                    return Err(self.unreachable("it does not answer the greeting".to_owned()));
+                Err(ConnectError::Silent(reason)) if Instant::now() < patience.until => {
+                    return Err(CallError::Unreachable { reason });
                 }
+                Err(ConnectError::Silent(_)) => return Err(CallError::Timeout),
                 Err(ConnectError::Final(error)) => return Err(error),
-                Err(ConnectError::Absent) if !self.state().met => {
-                    return Err(CallError::NotInstalled {
-                        socket: self.config.socket.clone(),
-                    });
+                Err(ConnectError::Absent(_)) if met.is_none() && !seen => {
+                    return Err(CallError::NotInstalled { doors });
                 }
-                Err(ConnectError::Absent) => "its socket is gone".to_owned(),
-                Err(ConnectError::Away(reason)) => reason,
+                Err(ConnectError::Absent(reason) | ConnectError::Away(reason)) => {
+                    seen = true;
+                    reason
+                }
             };
             let waited = start.elapsed();
             if call.interaction == Interaction::Never || waited >= self.config.reconnect_for {
-                return Err(self.unreachable(reason));
+                return Err(CallError::Unreachable { reason });
             }
             pause(
                 wait.min(self.config.reconnect_for.saturating_sub(waited)),
@@ -217,19 +227,22 @@ impl Pool {
         }
     }
 
-    fn note_connection(&self) {
+    fn note_connection(&self, door: Door) {
         let mut state = self.state();
-        state.met = true;
+        // Threads that came at once keep to what the first one found.
+        state.met.get_or_insert(door);
         if std::mem::take(&mut state.lost) {
             self.incarnation.fetch_add(1, Ordering::AcqRel);
         }
     }
 
-    fn unreachable(&self, reason: String) -> CallError {
-        CallError::Unreachable {
-            socket: self.config.socket.clone(),
-            reason,
-        }
+    /// A connection was lost, through whichever door it went.
+    fn unreachable(&self, reason: &str) -> CallError {
+        let reason = match &self.state().met {
+            Some(door) => format!("{door}: {reason}"),
+            None => reason.to_owned(),
+        };
+        CallError::Unreachable { reason }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

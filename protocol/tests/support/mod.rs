@@ -35,9 +35,38 @@ pub struct Seen {
 pub struct Server {
     pub seen: Arc<Seen>,
     pub path: PathBuf,
+    /// For what comes by another door than the socket.
+    pub entrance: Entrance,
     stop: tokio::sync::watch::Sender<bool>,
     runtime: Option<tokio::runtime::Runtime>,
     _dir: Option<tempfile::TempDir>,
+}
+
+/// Serves connections, wherever they come from.
+#[derive(Clone)]
+pub struct Entrance {
+    runtime: tokio::runtime::Handle,
+    budget: Budget,
+    seen: Arc<Seen>,
+    stopped: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Entrance {
+    fn serve(&self, stream: tokio::net::UnixStream) {
+        self.seen.connections.fetch_add(1, Ordering::SeqCst);
+        let (budget, seen) = (self.budget.clone(), Arc::clone(&self.seen));
+        self.runtime
+            .spawn(connection(stream, budget, seen, self.stopped.clone()));
+    }
+
+    /// The other end of a connection.
+    pub fn channel(&self) -> std::os::unix::net::UnixStream {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let _inside = self.runtime.enter();
+        self.serve(tokio::net::UnixStream::from_std(ours).unwrap());
+        theirs
+    }
 }
 
 impl Server {
@@ -59,24 +88,24 @@ impl Server {
             .unwrap();
         let seen = Arc::new(Seen::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        let shared = Arc::clone(&seen);
+        let entrance = Entrance {
+            runtime: runtime.handle().clone(),
+            budget: Budget::new(MAX_MEMORY_PER_USER),
+            seen: Arc::clone(&seen),
+            stopped,
+        };
+        let accepts = entrance.clone();
         runtime.spawn(async move {
             let listener = tokio::net::UnixListener::from_std(listener).unwrap();
-            let budget = Budget::new(MAX_MEMORY_PER_USER);
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                shared.connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(connection(
-                    stream,
-                    budget.clone(),
-                    Arc::clone(&shared),
-                    stopped.clone(),
-                ));
+                accepts.serve(stream);
             }
         });
         Self {
             seen,
             path: path.to_owned(),
+            entrance,
             stop,
             runtime: Some(runtime),
             _dir: None,

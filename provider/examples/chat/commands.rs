@@ -48,6 +48,9 @@ struct Arguments {
     /// mlskeyd's socket, if it is not where it usually is.
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// The message bus on which mlskeyd is, and no socket: "system", "session" or an address.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "socket")]
+    bus: Option<String>,
     /// The cipher suite: 1, 2 or 3.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=3))]
     suite: u16,
@@ -80,7 +83,7 @@ pub(crate) fn run() -> Result<()> {
         let keys = Stock::new(&connection, &name, suite);
         converse(&Participant::new(name, suite, keys, store, hub))
     } else {
-        let keys = Custody::new(&connection, &name, suite, arguments.socket)?;
+        let keys = Custody::new(&connection, &name, suite, arguments.socket, arguments.bus)?;
         converse(&Participant::new(name, suite, keys, store, hub))
     }
 }

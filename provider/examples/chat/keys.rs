@@ -65,10 +65,14 @@ impl<'a> Custody<'a> {
         name: &str,
         suite: Ciphersuite,
         socket: Option<PathBuf>,
+        bus: Option<String>,
     ) -> Result<Self> {
         let mut builder = CustodyProvider::builder();
         if let Some(socket) = socket {
             builder = builder.socket(socket);
+        }
+        if let Some(bus) = bus {
+            builder = builder.bus(bus);
         }
         let provider = builder
             .storage(format!("chat/{name}"), MlsStorage::new(connection))

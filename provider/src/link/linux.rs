@@ -1,17 +1,16 @@
-//! The daemon's socket.
+//! The daemon's doors.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::client::{
-    self, Attachment, Call, CallError, CancelToken, Client, ClientConfig,
+    Attachment, Call, CallError, CancelToken, Client, ClientConfig, Doors,
 };
 use mlskeyd_protocol::v1::{
     Bytes, Claim, Claimed, CreateIdentity, GenerateHpke, GeneratedHpke, Housekeeping, IdentityInfo,
     KeyInfo, LeaveCustody, Looked, Open, Report, SecretBytes, ServiceStatus, Settle, Sign,
 };
 
-use super::{Terms, requests};
+use super::{NamedDoors, Terms, requests};
 use crate::failure::{ProviderError, Watch};
 
 /// The blocking client, with what one provider keeps beside it.
@@ -37,9 +36,9 @@ macro_rules! forward {
 }
 
 impl Door {
-    pub(super) fn new(socket: Option<PathBuf>, watch: Arc<Watch>) -> Self {
-        let config = ClientConfig::new(
-            socket.unwrap_or_else(client::default_socket),
+    pub(super) fn new(named: NamedDoors, watch: Arc<Watch>) -> Self {
+        let config = ClientConfig::through(
+            Doors::named(named.socket, named.bus.as_deref()),
             concat!("mlskeyd-provider ", env!("CARGO_PKG_VERSION")),
         );
         Self {

@@ -53,6 +53,14 @@ macro_rules! requests {
 }
 use requests;
 
+/// The doors that the app names. If it names none, the client finds them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NamedDoors {
+    pub(crate) socket: Option<PathBuf>,
+    /// `system`, `session`, `none`, or an address.
+    pub(crate) bus: Option<String>,
+}
+
 /// How a call may wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
@@ -97,15 +105,10 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(crate) fn new(
-        socket: Option<PathBuf>,
-        terms: Terms,
-        placement: Placement,
-        watch: Watch,
-    ) -> Self {
+    pub(crate) fn new(doors: NamedDoors, terms: Terms, placement: Placement, watch: Watch) -> Self {
         let watch = Arc::new(watch);
         Self {
-            door: Door::new(socket, Arc::clone(&watch)),
+            door: Door::new(doors, Arc::clone(&watch)),
             terms,
             placement,
             watch,

@@ -1,6 +1,5 @@
 //! Where there is no daemon: every request fails in the same way.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use mlskeyd_protocol::v1::{
@@ -8,7 +7,7 @@ use mlskeyd_protocol::v1::{
     KeyInfo, LeaveCustody, Looked, Open, Report, SecretBytes, ServiceStatus, Settle, Sign,
 };
 
-use super::{Terms, requests};
+use super::{NamedDoors, Terms, requests};
 use crate::failure::{ProviderError, Watch};
 
 /// A door that nobody answers.
@@ -23,7 +22,7 @@ macro_rules! refuse {
 }
 
 impl Door {
-    pub(super) fn new(_: Option<PathBuf>, _: Arc<Watch>) -> Self {
+    pub(super) fn new(_: NamedDoors, _: Arc<Watch>) -> Self {
         Self
     }
 

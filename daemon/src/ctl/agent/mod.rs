@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mlskeyd_protocol::client::{AgentClient, Call, CallError, ClientConfig};
+use mlskeyd_protocol::client::{AgentClient, Call, CallError, ClientConfig, Doors};
 use mlskeyd_protocol::v1::{AnswerPrompt, FailureCode, Prompt, PromptKind};
 
 use self::notices::Notices;
@@ -21,12 +21,9 @@ use self::watch::Watch;
 use super::CtlError;
 
 /// Runs until it is ended.
-pub(super) fn run(
-    socket: PathBuf,
-    pinentry: PathBuf,
-) -> Result<std::convert::Infallible, CtlError> {
+pub(super) fn run(doors: Doors, pinentry: PathBuf) -> Result<std::convert::Infallible, CtlError> {
     let software = concat!("mlskeyctl-agent/", env!("CARGO_PKG_VERSION"));
-    let client = AgentClient::new(ClientConfig::new(socket, software));
+    let client = AgentClient::new(ClientConfig::through(doors, software));
     let notices = Notices::begin().map_err(CtlError::Thread)?;
     let watch = Watch::begin(client.clone(), notices).map_err(CtlError::Thread)?;
     say("looking for what waits for a person");

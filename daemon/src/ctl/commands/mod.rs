@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
-use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, default_socket};
+use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, Doors};
 use mlskeyd_protocol::v1::{Interaction, KeyInfo, KeyPin};
 use serde_json::Value;
 
@@ -40,6 +40,11 @@ pub(super) struct Args {
     /// that is there, else $XDG_RUNTIME_DIR/mlskeyd/socket if that is there]
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
+    /// The message bus on which the daemon is: system, session, none, or its address
+    /// [default: $MLSKEYD_BUS; else, if no socket is named, either bus if the socket is not
+    /// there or may not be opened]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(super) bus: Option<String>,
     /// Print JSON (--help describes it)
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -197,10 +202,10 @@ const NOT_TRIED: u8 = 5;
 
 /// Does what the command line asks.
 pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
-    let socket = args.socket.clone().unwrap_or_else(default_socket);
+    let doors = Doors::named(args.socket.clone(), args.bus.as_deref());
     let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
     let context = &Context {
-        client: AdminClient::new(ClientConfig::new(socket.clone(), software)),
+        client: AdminClient::new(ClientConfig::through(doors.clone(), software)),
         // An administrator wants to know at once that the daemon is away.
         call: Call {
             interaction: Interaction::Never,
@@ -218,7 +223,7 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         Command::Doctor { config } => {
             doctor::run(args.socket.as_deref(), config.as_deref(), context)
         }
-        Command::Agent { pinentry } => match agent::run(socket, pinentry.clone())? {},
+        Command::Agent { pinentry } => match agent::run(doors, pinentry.clone())? {},
         Command::Audit { command } => audit::run(command, context),
         Command::Policy { command } => policy::run(command, context),
         Command::Guard { command } => guard::run(command, context),

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use mlskeyd_protocol::client::{CallError, Probe, probe};
+use mlskeyd_protocol::client::{CallError, Doors, Probe, probe};
 use mlskeyd_protocol::v1::{DaemonStatus, DeviceInfo, DeviceState, FailureCode, OwnedIdentity};
 
 use super::finding::Finding;
@@ -59,7 +59,8 @@ pub(super) fn daemon(seen: &Seen) -> Vec<Finding> {
             "start mlskeyd again after an update: systemctl restart mlskeyd",
         ),
         // It serves others: does it serve apps?
-        Err(error) if is_refusal(error) => match probe(&seen.socket, ANSWER_WITHIN) {
+        Err(error) if is_refusal(error) => match probe(&Doors::socket(&seen.socket), ANSWER_WITHIN)
+        {
             Probe::Answers => Finding::ok(CHECK, format!("mlskeyd answers at {at}")),
             _ => Finding::failed(CHECK, error),
         },

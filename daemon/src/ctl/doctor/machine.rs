@@ -4,9 +4,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Seen;
+use mlskeyd_protocol::client::{Doors, Probe, probe};
+
 use super::finding::Finding;
 use super::process::read;
+use super::{ANSWER_WITHIN, Seen};
 use crate::config::Bus;
 
 /// The first kernel that says who has written: `SCM_PIDFD`, `SO_PEERPIDFD`.
@@ -100,15 +102,22 @@ pub(super) fn bus(seen: &Seen) -> Vec<Finding> {
         let what = format!("the bus {address} is none at a path: it is not looked at");
         return vec![Finding::skip(CHECK, what)];
     };
-    let reached = match UnixStream::connect(&path) {
-        Ok(_) => Finding::ok(CHECK, format!("the bus answers at {}", path.display())),
-        Err(error) => Finding::fail(
+    if let Err(error) = UnixStream::connect(&path) {
+        return vec![Finding::fail(
             CHECK,
             format!("the bus does not answer at {}: {error}", path.display()),
             "start dbus, or correct `bus` in [dbus]",
+        )];
+    }
+    let at = path.display();
+    let mut findings = vec![match probe(&Doors::bus(address.as_str()), ANSWER_WITHIN) {
+        Probe::Answers => Finding::ok(CHECK, format!("mlskeyd answers on the bus at {at}")),
+        _ => Finding::fail(
+            CHECK,
+            format!("mlskeyd does not answer on the bus at {at}"),
+            "look at its log; the bus's policy has to let it own org.mlskeyd.Custody1",
         ),
-    };
-    let mut findings = vec![reached];
+    }];
     if !matches!(bus, Bus::Session) {
         findings.push(if Path::new(POLKIT).exists() {
             Finding::ok("polkit", "polkit is installed")
