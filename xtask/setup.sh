@@ -2,7 +2,7 @@
 # Lists the system packages that `cargo xtask demo` or `cargo xtask test` lacks on this
 # machine, and installs them: with --yes, or after asking on a terminal.
 #
-#   setup.sh demo|demo-pkcs11|demo-tpm2|demo-yubikey|test|full [--yes]
+#   setup.sh demo|demo-dbus|demo-pkcs11|demo-tpm2|demo-yubikey|test|full [--yes]
 #
 # Exit 0: nothing is missing (any more). Exit 1: something is, and standard error says what.
 # A shell script and no Rust, because the first thing that a fresh machine lacks is the
@@ -47,6 +47,13 @@ check_demo() {
 
 # Its module is not on the PATH; its tool is.
 softhsm() { has softhsm2-util || need "SoftHSM (a PKCS#11 token in software)" softhsm2 softhsm softhsm softhsm; }
+
+bus() { has dbus-daemon || need "dbus-daemon (a message bus)" dbus-daemon dbus-daemon dbus dbus-1; }
+
+check_demo_dbus() {
+    check_demo
+    bus
+}
 
 check_demo_pkcs11() {
     check_demo
@@ -121,7 +128,7 @@ check_test() {
     virtual_yubikey
     { has yubico-piv-tool && ykcs11; } || need "yubico-piv-tool and ykcs11 (Yubico's programs on a YubiKey)" \
         "yubico-piv-tool ykcs11" yubico-piv-tool yubico-piv-tool "yubico-piv-tool libykcs11-2"
-    has dbus-daemon || need "dbus-daemon (tests have buses of their own)" dbus-daemon dbus-daemon dbus dbus-1
+    bus
     jeepney || need "jeepney for the system's Python (an example is a client on a bus)" \
         python3-jeepney python3-jeepney python-jeepney python3-jeepney
     polkit || need "polkitd (it says who administers)" polkitd polkit polkit polkit
@@ -196,11 +203,12 @@ consented() {
 
 # --- the work -------------------------------------------------------------------------
 
-usage="usage: setup.sh demo|demo-pkcs11|demo-tpm2|demo-yubikey|test|full [--yes]"
+usage="usage: setup.sh demo|demo-dbus|demo-pkcs11|demo-tpm2|demo-yubikey|test|full [--yes]"
 setup="setup --yes"
 case "${1:-}" in
 demo | test) what=$1 title=$1 ;;
 full) what=full title="test --full" setup="setup --yes --full" ;;
+demo-dbus) what=demo_dbus title="demo --door dbus" ;;
 demo-pkcs11) what=demo_pkcs11 title="demo --device pkcs11" ;;
 demo-tpm2) what=demo_tpm2 title="demo --device tpm2" ;;
 demo-yubikey) what=demo_yubikey title="demo --device yubikey" ;;

@@ -13,7 +13,7 @@ const GROUP: &str = "g";
 const EPOCH: u64 = 7;
 
 /// What is sealed to the member's leaf.
-const PATH_SECRET: [u8; 32] = [7; 32];
+pub const PATH_SECRET: [u8; 32] = [7; 32];
 
 /// A client of a daemon, by whose socket it is found.
 pub fn client(socket: &Path) -> Client {

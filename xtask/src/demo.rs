@@ -4,6 +4,7 @@
 //! The whole story is in [`Demo::play`]; the command lines of the programs are in
 //! [`Programs`] and nowhere else.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -12,13 +13,17 @@ use crate::cargo;
 use crate::stage::{Program, Stage};
 
 mod device;
+mod door;
 
 pub(crate) use device::Device;
+pub(crate) use door::Door;
+
+use door::Bus;
 
 const GROUP: &str = "team";
 
 /// Builds the programs, then runs the demo.
-pub(crate) fn build_and_run(device: Device) -> Result<(), String> {
+pub(crate) fn build_and_run(device: Device, door: Door) -> Result<(), String> {
     println!("Building the daemon and the chat example ...");
     let build = [
         "build",
@@ -41,16 +46,20 @@ pub(crate) fn build_and_run(device: Device) -> Result<(), String> {
     if !status.success() {
         return Err("the build failed: see above".to_owned());
     }
-    run(device)
+    run(device, door)
 }
 
 /// Runs the demo with the programs that are already built. Its last line is `demo: ok`.
-pub(crate) fn run(device: Device) -> Result<(), String> {
+pub(crate) fn run(device: Device, door: Door) -> Result<(), String> {
     let stage = Stage::open("mlskeyd-demo")?;
     let prepared = device.prepare(&stage)?;
     let mut demo = Demo {
-        programs: Programs::built(&stage, device, &prepared)?,
+        programs: Programs::built(&stage, device, door, &prepared)?,
         device,
+        bus: match door {
+            Door::Socket => None,
+            Door::Dbus => Some(Bus::start(&stage)?),
+        },
         _device: prepared.program,
         stage,
         step: String::new(),
@@ -82,7 +91,8 @@ fn colours() -> bool {
 struct Programs {
     directory: PathBuf,
     config: PathBuf,
-    socket: PathBuf,
+    /// How the daemon is found there.
+    door: [OsString; 2],
     hub: PathBuf,
     suite: &'static str,
     apps: PathBuf,
@@ -91,12 +101,25 @@ struct Programs {
 
 impl Programs {
     /// The programs beside this one, and a fresh configuration for the daemon.
-    fn built(stage: &Stage, device: Device, prepared: &device::Prepared) -> Result<Self, String> {
+    fn built(
+        stage: &Stage,
+        device: Device,
+        door: Door,
+        prepared: &device::Prepared,
+    ) -> Result<Self, String> {
         let table = &prepared.table;
         let directory = build_directory()?;
         let (config, socket) = (stage.path("mlskeyd.toml"), stage.path("mlskeyd.sock"));
+        let (section, door) = match door {
+            Door::Socket => (String::new(), ["--socket".into(), socket.clone().into()]),
+            Door::Dbus => {
+                let address = Bus::address(stage);
+                let section = format!("[dbus]\nbus = {address:?}\n\n");
+                (section, ["--bus".into(), address.into()])
+            }
+        };
         let text = format!(
-            "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n{table}",
+            "state_dir = {:?}\nsocket = {:?}\n\n[store_key]\nfile = {:?}\ncreate = true\n\n{section}{table}",
             stage.path("state"),
             socket,
             stage.path("store.key"),
@@ -106,7 +129,7 @@ impl Programs {
         Ok(Self {
             directory,
             config,
-            socket,
+            door,
             hub: stage.path("hub.sock"),
             suite: device.suite(),
             apps: stage.path("apps"),
@@ -139,11 +162,7 @@ impl Programs {
             .args(["--name", name, "--suite", self.suite])
             .arg("--dir")
             .arg(self.apps.join(name));
-        command
-            .arg("--socket")
-            .arg(&self.socket)
-            .arg("--hub")
-            .arg(&self.hub);
+        command.args(&self.door).arg("--hub").arg(&self.hub);
         command
     }
 
@@ -154,11 +173,7 @@ impl Programs {
     /// The table of keys that the daemon holds.
     fn keys(&self) -> Command {
         let mut command = Command::new(self.directory.join("mlskeyctl"));
-        command
-            .arg("--socket")
-            .arg(&self.socket)
-            .arg("keys")
-            .stdin(Stdio::null());
+        command.args(&self.door).arg("keys").stdin(Stdio::null());
         command
     }
 }
@@ -172,6 +187,8 @@ struct Person {
 struct Demo {
     device: Device,
     programs: Programs,
+    /// The bus, if that is the door.
+    bus: Option<Bus>,
     /// Before the stage, whose directory it uses.
     _device: Option<Program>,
     stage: Stage,
@@ -261,6 +278,19 @@ impl Demo {
         self.receives(&mut bob, None)?;
         self.receives(&mut carol, None)?;
         self.agree(&mut [&mut alice, &mut bob, &mut carol])?;
+
+        if let Some(bus) = self.bus.take() {
+            self.heading("The bus restarts under all of them");
+            bus.stop()?;
+            self.says("bus", "gone");
+            self.sends(
+                &mut alice,
+                "What we have goes on without it.",
+                &mut [&mut bob, &mut carol],
+            )?;
+            self.bus = Some(Bus::start(&self.stage)?);
+            self.says("bus", "back");
+        }
 
         self.heading("Alice removes Carol");
         alice.asks(&format!("remove {GROUP} carol"))?;

@@ -18,11 +18,11 @@ const USAGE: &str = "\
 The project's own commands. On a fresh machine each lists the system packages that it lacks,
 and installs them after asking, or with --yes.
 
-usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2|yubikey]
+usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2|yubikey] [--door socket|dbus]
                                           three people chat, with their keys in a private daemon;
                                           pkcs11: in a token of SoftHSM; tpm2: in swtpm,
                                           a TPM in software; yubikey: in a YubiKey in
-                                          software
+                                          software; dbus: they come by way of a message bus
        cargo xtask test [--yes] [--full]  all checks and tests; --full adds the longer ones
        cargo xtask bench [--yes]          what requests and keys cost (docs/performance.md)
        cargo xtask fuzz [--minutes N] [--keep|--planted|--coverage]
@@ -38,7 +38,7 @@ usage: cargo xtask demo [--yes] [--device software|pkcs11|tpm2|yubikey]
 /// What was asked for on the command line.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
-    Demo(demo::Device),
+    Demo(demo::Device, demo::Door),
     Test { full: bool },
     Bench,
     Fuzz(fuzz::Run),
@@ -63,11 +63,13 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
     {
         return Ok((Command::Pages(pages, parse_directory(rest)?), false));
     }
-    let (mut command, mut yes, mut full, mut device) = (None, false, false, None);
+    let (mut command, mut yes, mut full) = (None, false, false);
+    let (mut device, mut door) = (None, None);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--device" => device = Some(demo::Device::named(words.next().map(String::as_str))?),
+            "--door" => door = Some(demo::Door::named(words.next().map(String::as_str))?),
             "--yes" | "-y" => yes = true,
             "--full" => full = true,
             "--help" | "-h" | "help" => return Ok((Command::Help, false)),
@@ -78,14 +80,17 @@ fn parse(words: &[String]) -> Result<(Command, bool), String> {
         }
     }
     match (command, full) {
-        (Some(other), _) if other != "demo" && device.is_some() => {
-            Err("--device goes with demo only".to_owned())
+        (Some(other), _) if other != "demo" && (device.is_some() || door.is_some()) => {
+            Err("--device and --door go with demo only".to_owned())
         }
         (Some("test"), full) => Ok((Command::Test { full }, yes)),
         (Some("setup"), full) => Ok((Command::Setup { full }, yes)),
         (_, true) => Err("--full goes with test and setup only".to_owned()),
         (Some("bench"), _) => Ok((Command::Bench, yes)),
-        (Some("demo"), _) => Ok((Command::Demo(device.unwrap_or_default()), yes)),
+        (Some("demo"), _) => {
+            let (device, door) = (device.unwrap_or_default(), door.unwrap_or_default());
+            Ok((Command::Demo(device, door), yes))
+        }
         _ => Err("which command?".to_owned()),
     }
 }
@@ -153,9 +158,9 @@ fn main() -> ExitCode {
         Ok((Command::Setup { full }, yes)) => {
             setup::packages(packages_of_tests(full), yes).and_then(|()| setup::components(yes))
         }
-        Ok((Command::Demo(device), yes)) => {
-            setup::packages(device.packages(), yes).and_then(|()| demo::build_and_run(device))
-        }
+        Ok((Command::Demo(device, door), yes)) => setup::packages(device.packages(), yes)
+            .and_then(|()| setup::packages(door.packages(), yes))
+            .and_then(|()| demo::build_and_run(device, door)),
         Ok((Command::Test { full }, yes)) => setup::packages(packages_of_tests(full), yes)
             .and_then(|()| setup::components(yes))
             .and_then(|()| test::run(full)),
@@ -193,19 +198,27 @@ mod tests {
 
     #[test]
     fn command_lines_are_read() {
-        let pkcs11 = Command::Demo(demo::Device::Pkcs11);
+        let pkcs11 = Command::Demo(demo::Device::Pkcs11, demo::Door::Socket);
         assert_eq!(parsed("demo --device pkcs11"), Ok((pkcs11, false)));
-        let tpm2 = Command::Demo(demo::Device::Tpm2);
+        let dbus = Command::Demo(demo::Device::Software, demo::Door::Dbus);
+        assert_eq!(parsed("demo --door dbus"), Ok((dbus, false)));
+        let tpm2 = Command::Demo(demo::Device::Tpm2, demo::Door::Socket);
         assert_eq!(parsed("demo --device tpm2"), Ok((tpm2, false)));
-        let yubikey = Command::Demo(demo::Device::YubiKey);
+        let yubikey = Command::Demo(demo::Device::YubiKey, demo::Door::Socket);
         assert_eq!(parsed("demo --device yubikey"), Ok((yubikey, false)));
         assert_eq!(
             parsed("demo"),
-            Ok((Command::Demo(demo::Device::Software), false))
+            Ok((
+                Command::Demo(demo::Device::Software, demo::Door::Socket),
+                false
+            ))
         );
         assert_eq!(
             parsed("demo --yes"),
-            Ok((Command::Demo(demo::Device::Software), true))
+            Ok((
+                Command::Demo(demo::Device::Software, demo::Door::Socket),
+                true
+            ))
         );
         assert_eq!(
             parsed("--yes test --full"),

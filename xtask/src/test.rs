@@ -112,9 +112,17 @@ pub(crate) fn run(full: bool) -> Result<(), String> {
         "documentation tests",
         with(&["test", "--workspace", "--doc"], &[]),
     );
-    steps.run("demo", || demo::run(demo::Device::Software));
-    steps.run("demo on a token", || demo::run(demo::Device::Pkcs11));
-    steps.run("demo on a TPM", || demo::run(demo::Device::Tpm2));
-    steps.run("demo on a YubiKey", || demo::run(demo::Device::YubiKey));
+    let socket = demo::Door::Socket;
+    steps.run("demo", || demo::run(demo::Device::Software, socket));
+    steps.run("demo on a bus", || {
+        demo::run(demo::Device::Software, demo::Door::Dbus)
+    });
+    steps.run("demo on a token", || {
+        demo::run(demo::Device::Pkcs11, socket)
+    });
+    steps.run("demo on a TPM", || demo::run(demo::Device::Tpm2, socket));
+    steps.run("demo on a YubiKey", || {
+        demo::run(demo::Device::YubiKey, socket)
+    });
     steps.finish()
 }

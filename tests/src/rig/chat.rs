@@ -1,12 +1,13 @@
 //! Messengers and their delivery service: processes of the provider's example
 //! `chat`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use rustix::process::{Pid, Signal};
 
-use super::{Daemon, Process, Stage};
+use super::{Bus, Daemon, Process, Stage};
 
 /// The delivery service.
 #[derive(Debug)]
@@ -61,6 +62,8 @@ type Beside<'a> = (&'a mut Daemon, &'a mut dyn FnMut(&mut Daemon));
 pub struct Chat {
     process: Process,
     arguments: Command,
+    /// Where it finds the daemon.
+    door: [OsString; 2],
     log: PathBuf,
     directory: PathBuf,
 }
@@ -68,6 +71,15 @@ pub struct Chat {
 impl Chat {
     /// Starts the messenger of `name`, which chats in cipher suite 0x000`suite`.
     pub fn start(stage: &Stage, daemon: &Daemon, hub: &Hub, name: &str, suite: u16) -> Self {
+        Self::start_at(stage, at_socket(daemon), hub, name, suite)
+    }
+
+    /// The same, by way of a bus alone.
+    pub fn start_on_bus(stage: &Stage, bus: &Bus, hub: &Hub, name: &str, suite: u16) -> Self {
+        Self::start_at(stage, on_bus(bus), hub, name, suite)
+    }
+
+    fn start_at(stage: &Stage, door: [OsString; 2], hub: &Hub, name: &str, suite: u16) -> Self {
         let directory = stage.path("apps").join(name);
         std::fs::create_dir_all(&directory).expect("a directory for the app");
         let mut arguments = Command::new(&stage.programs().chat);
@@ -75,13 +87,15 @@ impl Chat {
             .args(["--name", name])
             .arg("--dir")
             .arg(&directory);
-        arguments.arg("--socket").arg(daemon.socket());
         arguments.arg("--hub").arg(&hub.socket);
         arguments.args(["--suite", &suite.to_string()]);
         let log = stage.path(format!("{name}.log"));
+        let mut command = copy(&arguments);
+        command.args(&door);
         Self {
-            process: Process::start(name, copy(&arguments), &log),
+            process: Process::start(name, command, &log),
             arguments,
+            door,
             log,
             directory,
         }
@@ -180,16 +194,34 @@ impl Chat {
     /// Starts the messenger, which has quit or was killed, on its directory
     /// again.
     pub fn restart(&mut self) {
-        let name = self.process.name().to_owned();
-        self.process = Process::start(&name, copy(&self.arguments), &self.log);
+        self.launch(None);
+    }
+
+    /// The same; from now on it comes to the socket.
+    pub fn restart_at_socket(&mut self, daemon: &Daemon) {
+        self.door = at_socket(daemon);
+        self.launch(None);
+    }
+
+    /// The same; from now on it comes by way of a bus.
+    pub fn restart_on_bus(&mut self, bus: &Bus) {
+        self.door = on_bus(bus);
+        self.launch(None);
     }
 
     /// As [`Self::restart`], to die at a failpoint: `name`, or `name:3` for the
     /// third time that it is reached.
     pub fn restart_to_die(&mut self, failpoint: &str) {
+        self.launch(Some(failpoint));
+    }
+
+    fn launch(&mut self, failpoint: Option<&str>) {
         let name = self.process.name().to_owned();
         let mut command = copy(&self.arguments);
-        command.env("MLSKEYD_FAILPOINT", failpoint);
+        command.args(&self.door);
+        if let Some(failpoint) = failpoint {
+            command.env("MLSKEYD_FAILPOINT", failpoint);
+        }
         self.process = Process::start(&name, command, &self.log);
     }
 
@@ -212,6 +244,14 @@ impl Chat {
     pub fn directory(&self) -> &Path {
         &self.directory
     }
+}
+
+fn at_socket(daemon: &Daemon) -> [OsString; 2] {
+    ["--socket".into(), daemon.socket().into()]
+}
+
+fn on_bus(bus: &Bus) -> [OsString; 2] {
+    ["--bus".into(), bus.address().into()]
 }
 
 /// The same program with the same arguments.

@@ -12,15 +12,18 @@ use crate::scene::Scene;
 /// Each says something, and the other reads it.
 fn talk(people: &mut [Chat; 2], text: &str) {
     let [alice, bob] = people;
-    for (from, to) in [(&mut *alice, &mut *bob), (bob, alice)] {
-        let said = format!("{text} from {}", from.name());
-        from.ok(&format!("send g {said}"));
-        let events = to.ok("receive").events;
-        assert!(
-            events.iter().any(|event| event.contains(&said)),
-            "{events:?}"
-        );
-    }
+    says(alice, bob, text);
+    says(bob, alice, text);
+}
+
+fn says(from: &mut Chat, to: &mut Chat, text: &str) {
+    let said = format!("{text} from {}", from.name());
+    from.ok(&format!("send g {said}"));
+    let events = to.ok("receive").events;
+    assert!(
+        events.iter().any(|event| event.contains(&said)),
+        "{events:?}"
+    );
 }
 
 /// Founds a group, and does in it whatever takes keys.

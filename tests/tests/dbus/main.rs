@@ -2,7 +2,11 @@
 
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+mod chat;
+mod corpus;
+mod crowd;
 mod hostile;
+mod monitor;
 mod objects;
 mod people;
 mod python;
