@@ -41,6 +41,8 @@ pub struct Plan {
     pub options: Options,
     /// The configured name of the device where all keys are made.
     pub device: String,
+    /// The bus on which the daemon is, if apps are to find no socket.
+    pub bus: Option<String>,
 }
 
 /// What can happen in one step.

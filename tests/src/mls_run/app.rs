@@ -79,8 +79,14 @@ impl App {
 
     fn provider_over(&self, connection: Rc<Connection>) -> Provider {
         let refusals = Arc::clone(&self.refusals);
-        CustodyProvider::builder()
-            .socket(&self.socket)
+        let builder = match &self.plan.bus {
+            None => CustodyProvider::builder().socket(&self.socket),
+            // As in a sandbox: it is to find the way by itself.
+            Some(bus) => CustodyProvider::builder()
+                .socket(self.socket.with_extension("not-there"))
+                .bus(bus),
+        };
+        builder
             .storage(
                 format!("{}/laptop", self.name),
                 SqliteStorageProvider::new(connection),

@@ -79,6 +79,7 @@ fn play_on_kryoptic(suite: Ciphersuite) {
             ..Options::default()
         },
         device: "hsm".to_owned(),
+        bus: None,
     };
     let remains = Run::play(&stage, &plan, seed());
     assert_eq!(remains, Remains::of_identities(remains.participants));

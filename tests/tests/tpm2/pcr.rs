@@ -264,6 +264,7 @@ fn play(suite: Ciphersuite) {
             ..Options::default()
         },
         device: "tpm".to_owned(),
+        bus: None,
     };
     let remains = Run::play(&stage, &plan, seed());
     assert_eq!(remains, Remains::of_identities(remains.participants));

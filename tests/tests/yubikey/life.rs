@@ -30,6 +30,7 @@ fn play(version: [u8; 3], suite: Ciphersuite) {
             ..Options::default()
         },
         device: "yubikey".to_owned(),
+        bus: None,
     };
     let remains = Run::play(&bench.stage, &plan, seed());
     assert_eq!(remains, Remains::of_identities(remains.participants));
