@@ -118,3 +118,16 @@ fn a_connection_is_of_no_use_to_another_users_process() {
         assert_begins(wire.line(), ANOTHER);
     }
 }
+
+/// On a bus there is no nonce: so who has called stays what it was.
+#[test]
+fn a_program_that_is_executed_is_not_answered_on_the_bus_of_the_one_before() {
+    let scene = Scene::new();
+    let steps = "connect-bus @bus list exec @wire list";
+    let mut evil = scene.start("evil", steps);
+    evil.expect_line("listed: true");
+    evil.expect_line("listed: false");
+    let mut wire = scene.start("wire", "connect-bus @bus list list");
+    wire.expect_line("listed: true");
+    wire.expect_line("listed: true");
+}

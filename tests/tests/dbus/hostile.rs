@@ -83,7 +83,8 @@ fn a_thousand_calls_at_once_are_answered_or_refused() {
         }
     }
     assert_eq!(served + refused, 1000);
-    assert!(served >= 32, "{served} were served");
+    println!("{served} served, {refused} refused");
+    assert!(served >= 32 && refused > 0, "{served} were served");
     // It has its turns again.
     guest.objects();
 }

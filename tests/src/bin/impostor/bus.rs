@@ -22,22 +22,36 @@ pub(crate) fn connect(address: &str) -> UnixStream {
     bus.write_all(b"NEGOTIATE_UNIX_FD\r\n").expect("it reads");
     assert_eq!(line(&mut bus), "AGREE_UNIX_FD");
     bus.write_all(b"BEGIN\r\n").expect("it reads");
-    let hello = call("/org/freedesktop/DBus", "Hello", BUS);
+    let hello = call("/org/freedesktop/DBus", "Hello", BUS, BUS);
     bus.write_all(&hello).expect("it reads");
-    answer(&bus);
+    answer(&bus).expect("a name");
     bus
+}
+
+/// Has the daemon list what is its own, and answers whether it does.
+pub(crate) fn list(bus: &mut UnixStream) -> bool {
+    let manager = "org.freedesktop.DBus.ObjectManager";
+    let list = call(
+        "/org/mlskeyd/Custody1",
+        "GetManagedObjects",
+        CUSTODY,
+        manager,
+    );
+    bus.write_all(&list).expect("it reads");
+    answer(bus).is_ok()
 }
 
 /// Has the daemon give a channel to whom the bus takes this connection for.
 pub(crate) fn open_channel(bus: &mut UnixStream) -> UnixStream {
-    let open = call("/org/mlskeyd/Custody1", "OpenChannel", CUSTODY);
+    let open = call("/org/mlskeyd/Custody1", "OpenChannel", CUSTODY, CUSTODY);
     bus.write_all(&open).expect("it reads");
-    answer(bus).expect("a channel").into()
+    let answer = answer(bus).expect("a channel");
+    answer.expect("a descriptor").into()
 }
 
-fn call(path: &str, member: &str, name: &str) -> Vec<u8> {
+fn call(path: &str, member: &str, name: &str, interface: &str) -> Vec<u8> {
     let call = zbus::Message::method_call(path, member);
-    let call = call.destination(name).interface(name).build(&());
+    let call = call.destination(name).interface(interface).build(&());
     call.expect("a message").data().to_vec()
 }
 
@@ -51,9 +65,11 @@ fn line(bus: &mut UnixStream) -> String {
     String::from_utf8_lossy(&line).trim_end().to_owned()
 }
 
-/// The descriptor in the next answer, whatever comes before it.
-fn answer(bus: &UnixStream) -> Option<OwnedFd> {
+/// The descriptor in the next answer, if there is one, whatever comes before it; or that it is
+/// an error.
+fn answer(bus: &UnixStream) -> Result<Option<OwnedFd>, ()> {
     const ANSWER: u8 = 2;
+    const ERROR: u8 = 3;
     loop {
         let (head, fd) = receive(bus, 16);
         let number = |at: usize| {
@@ -63,9 +79,9 @@ fn answer(bus: &UnixStream) -> Option<OwnedFd> {
         let rest = number(12).next_multiple_of(8) + number(4);
         let (_, late) = receive(bus, rest);
         match head[1] {
-            ANSWER => return fd.or(late),
-            4 => {}
-            other => panic!("a message of type {other}"),
+            ANSWER => return Ok(fd.or(late)),
+            ERROR => return Err(()),
+            _ => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 //! standard input.
 //!
 //! - `connect SOCKET`, or `channel BUS`: a connection, or one that it is given on a bus at that address;
-//! - `connect-bus BUS`, then `ask-for-channel`: the same in two steps;
+//! - `connect-bus BUS`, then `ask-for-channel`: the same in two steps; `list`: has the daemon list there what is its own;
 //! - `hello`, `challenge`, `echo` (`echo-from-a-thread`), `answer`: the handshake,
 //!   of which `challenge` and `answer` read what the daemon says, and the latter prints it;
 //! - `nonce HEX`: it was told the nonce;
@@ -128,6 +128,7 @@ fn main() {
                 me.connection = Some(bus::connect(word()));
                 used = 1;
             }
+            "list" => println!("listed: {}", bus::list(me.connection())),
             "ask-for-channel" => me.connection = Some(bus::open_channel(me.connection())),
             "hello" => me.send(&Hello::new(Service::Custody, "impostor")),
             "challenge" => me.challenge(),
