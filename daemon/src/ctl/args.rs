@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 use jiff::Timestamp;
 use mlskeyd_protocol::v1::{Bytes, KeyId, Owner, SignatureScheme, Tier};
 
@@ -93,6 +93,8 @@ JSON (with --json; fields are only ever added):
                     \"ends\": seconds since 1970 or null: of a retiring key, at the earliest,
                     \"adopted\", \"pin\": as of an identity, \"identity\": text or null, \"claims\"}]
   keys sweep      {\"destroyed\", \"waiting\", \"stuck\"}
+  keys reassign   {\"from\": OWNER, \"to\": OWNER, \"identities\": [name], \"storages\": [name],
+                   \"signature_keys\", \"hpke_keys\": how many that are not destroyed}
   storage list    [{\"owner\": OWNER, \"name\", \"attached\", \"records\", \"keys\",
                     \"last_attached\": seconds since 1970}]
   storage forget  {\"records\"}
@@ -449,6 +451,33 @@ pub(super) enum KeysCommand {
     /// That goes on portion by portion, and shows on the terminal how far it has
     /// come. Whoever ends it leaves the rest for the next one, or for the daemon.
     Sweep,
+    /// Give what an owner has to another one: identities, storages, and their keys
+    ///
+    /// For an app that got a name, or another one, in the configuration. All goes at once,
+    /// or nothing: if the new owner has an identity or a storage of the same name, or
+    /// something of it is frozen, nothing is changed. Apps need not be closed; those of
+    /// the owner before lose what is not theirs any more.
+    Reassign(ReassignArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ReassignArgs {
+    /// Whose it is: uid/app, as in 1000/default
+    #[arg(value_parser = owner)]
+    pub(super) from: Owner,
+    /// Whose it is to be: uid/app, as in 1000/wire
+    #[arg(value_parser = owner)]
+    pub(super) to: Owner,
+    /// Only this identity, with its signature keys and what the guard remembers of it; may
+    /// be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(super) identity: Vec<String>,
+    /// Only this storage, with the keys that its records name; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(super) storage: Vec<String>,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, Subcommand)]

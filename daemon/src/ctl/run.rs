@@ -7,14 +7,14 @@ use mlskeyd_protocol::v1::{
     AcceptDevice, AcceptedDevice, AdoptIdentity, Algorithm, CreateIdentityFor, Credential,
     DaemonStatus, Freeze, Frozen, IdentityInfo, Interaction, KeyId, KeyInfo, KeyPin, KeyQuery,
     LockDevice, LockIdentity, OwnedIdentity, OwnedKey, Owner, Placement, ReadFrozen, ReadRefusals,
-    RegistryRestored, ReloadPolicies, ResetGuard, RotateIdentity, SecretBytes, StorageInfo, Swept,
-    Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
+    ReassignKeys, Reassigned, RegistryRestored, ReloadPolicies, ResetGuard, RotateIdentity,
+    SecretBytes, StorageInfo, Swept, Thaw, Tier, Unlock, UnlockIdentity, Unlocked,
 };
 use serde_json::Value;
 
 use super::args::{
     Args, Command, DevicesCommand, GuardCommand, IdentitiesCommand, KeysCommand, PolicyCommand,
-    StorageCommand,
+    ReassignArgs, StorageCommand,
 };
 use super::progress::Progress;
 #[cfg(feature = "yubikey")]
@@ -376,6 +376,14 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
             }
             show(json::swept(&swept), text)
         }
+        Command::Keys {
+            command: Some(KeysCommand::Reassign(args)),
+            ..
+        } => {
+            let reassigned = reassign(&client, args, &call)?;
+            let text = reassigned_text(&args.to, &reassigned);
+            show(json::reassigned(&args.from, &args.to, &reassigned), text)
+        }
         Command::Keys { all, command } => {
             let list_all = matches!(command, Some(KeysCommand::List { all: true }));
             let keys = keys(&client, *all || list_all, &call)?;
@@ -540,6 +548,44 @@ fn forget(
         ))?;
     }
     Ok(client.forget_storage(owner.clone(), name, call)?)
+}
+
+fn reassign(
+    client: &AdminClient,
+    args: &ReassignArgs,
+    call: &Call<'_>,
+) -> Result<Reassigned, CtlError> {
+    if !args.yes {
+        let all = args.identity.is_empty() && args.storage.is_empty();
+        confirm(&format!(
+            "Apps that are {} lose {} to {}. Do that?",
+            printable(&args.from.to_string()),
+            if all { "all that they have" } else { "it" },
+            printable(&args.to.to_string()),
+        ))?;
+    }
+    let request = ReassignKeys {
+        from: args.from.clone(),
+        to: args.to.clone(),
+        identities: args.identity.clone(),
+        storages: args.storage.clone(),
+    };
+    Ok(client.reassign_keys(request, call)?)
+}
+
+fn reassigned_text(to: &Owner, reassigned: &Reassigned) -> String {
+    let to = printable(&to.to_string());
+    let of_kind = |kind: &str, names: &[String]| {
+        let line = |name: &String| format!("{kind} {} is {to}'s\n", printable(name));
+        names.iter().map(line).collect::<String>()
+    };
+    format!(
+        "{}{}{} signature keys and {} HPKE keys are {to}'s\n",
+        of_kind("identity", &reassigned.identities),
+        of_kind("storage", &reassigned.storages),
+        reassigned.signature_keys,
+        reassigned.hpke_keys,
+    )
 }
 
 fn status_text(status: &DaemonStatus) -> String {
