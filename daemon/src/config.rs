@@ -158,13 +158,14 @@ pub struct ConsentConfig {
 
 /// Requests that may take a person's consent. Those of each message may not: nobody
 /// would look any more at what is touched.
-const TAKE_CONSENT: [Action; 7] = [
+const TAKE_CONSENT: [Action; 8] = [
     Action::CreateIdentity,
     Action::CreateIdentityFor,
     Action::AdoptIdentity,
     Action::RotateIdentity,
     Action::UpdateCredential,
     Action::SignCsr,
+    Action::ReassignKeys,
     Action::LeaveCustody,
 ];
 

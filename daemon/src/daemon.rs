@@ -221,6 +221,7 @@ async fn serve_with_clock(
             issuers,
             private_proposals: config.policy.private_proposals.clone(),
             consent_device: consent.map(|consent| consent.device.clone()),
+            takes_over: takes_over(&config),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
         },
@@ -257,6 +258,11 @@ async fn serve_with_clock(
     // The device threads end last: requests that were under way needed them.
     let ended = DeviceThreads::shut_down_all(threads.into_values()).await;
     ended.map_err(|_| StartError::Fault)
+}
+
+fn takes_over(config: &Config) -> Option<String> {
+    let app = config.apps.iter().find(|app| app.takes_over_default);
+    app.map(|app| app.name.clone())
 }
 
 fn store_settings(config: &Config) -> store::Settings {

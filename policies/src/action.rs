@@ -92,6 +92,8 @@ actions! {
     AdoptIdentity,
     /// Makes an identity with a signature key for another owner.
     CreateIdentityFor,
+    /// Gives what an owner has, identities, storages and keys, to another one.
+    ReassignKeys,
     /// Unlocks a signature key that has a PIN of its own.
     UnlockIdentity,
     /// Locks the signature keys of an identity that have a PIN of their own.

@@ -131,6 +131,7 @@ const fn needs(action: Action) -> Needs {
         | Action::SignCsr
         | Action::AdoptIdentity
         | Action::CreateIdentityFor
+        | Action::ReassignKeys
         | Action::UnlockIdentity
         | Action::LockIdentity
         | Action::UnlockDevice
@@ -209,12 +210,13 @@ mod tests {
         })
     }
 
-    const ADMINISTRATORS: [Action; 17] = [
+    const ADMINISTRATORS: [Action; 18] = [
         Action::RotateIdentity,
         Action::UpdateCredential,
         Action::SignCsr,
         Action::AdoptIdentity,
         Action::CreateIdentityFor,
+        Action::ReassignKeys,
         Action::UnlockIdentity,
         Action::LockIdentity,
         Action::UnlockDevice,

@@ -219,6 +219,21 @@ pub struct ContextFacts {
     /// Is it for a key that the identity does not have yet?
     #[serde(skip_serializing_if = "is_default")]
     pub new_key: bool,
+    /// The name of the user who has what is to have another owner.
+    #[serde(skip_serializing_if = "is_default")]
+    pub from_user: String,
+    /// The app that has it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub from_app: String,
+    /// The name of the user who is to have it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub to_user: String,
+    /// The app that is to have it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub to_app: String,
+    /// The names of the identities in it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub identities: BTreeSet<String>,
     /// The label of what is no MLS structure.
     #[serde(skip_serializing_if = "is_default")]
     pub label: String,

@@ -71,6 +71,7 @@ enum Kind {
     NewKey,
     NewIdentity,
     NewCredential,
+    NewOwner,
     Csr,
 }
 
@@ -125,6 +126,7 @@ const fn kind(action: Action) -> Option<(Uses, Kind)> {
         }
         A::GenerateHpke => (Uses::Device, Kind::NewKey),
         A::Look | A::ManageStorage | A::AnswerPrompt => (Uses::Service, Kind::Plain),
+        A::ReassignKeys => (Uses::Service, Kind::NewOwner),
         A::SignUnknown
         | A::OpenUnknown
         | A::UnlockIdentity
@@ -316,6 +318,14 @@ pub(crate) fn context(
             certificate(facts, &mut all);
             permitted(facts, &mut all);
             all.put("new_key", || Value::new_bool(facts.new_key));
+        }
+        Kind::NewOwner => {
+            all.put("from_user", || text(&facts.from_user));
+            all.put("from_app", || text(&facts.from_app));
+            all.put("to_user", || text(&facts.to_user));
+            all.put("to_app", || text(&facts.to_app));
+            all.put("identities", || texts(&facts.identities));
+            permitted(facts, &mut all);
         }
         Kind::Csr => {
             new_key(facts, &mut all);

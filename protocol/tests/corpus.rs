@@ -546,6 +546,18 @@ fn admin_requests() -> Vec<AdminRequest> {
                 grace: Some(60),
             },
         },
+        R::ReassignKeys {
+            options,
+            request: ReassignKeys {
+                from: owner(),
+                to: Owner {
+                    app: "wire".into(),
+                    ..owner()
+                },
+                identities: vec!["alice@example.com".into()],
+                storages: vec!["alice@bank/laptop".into()],
+            },
+        },
     ]
 }
 
@@ -671,6 +683,12 @@ fn admin_responses() -> Vec<AdminResponse> {
             request: bytes("a request"),
         })),
         R::UpdateCredential(Ok(identity())),
+        R::ReassignKeys(Ok(Reassigned {
+            identities: vec!["alice@example.com".into()],
+            storages: vec!["alice@bank/laptop".into()],
+            signature_keys: 2,
+            hpke_keys: 105,
+        })),
     ]
 }
 

@@ -38,6 +38,8 @@ const CREATE: &[&str] = &[
     "store.rotate_identity.after_commit",
     "store.recredential.before_commit",
     "store.recredential.after_commit",
+    "store.reassign.before_commit",
+    "store.reassign.after_commit",
 ];
 
 const USE: &[&str] = &[
@@ -372,7 +374,7 @@ impl Story {
     }
 
     /// Somebody makes an identity and a KeyPackage, gets another signature key and
-    /// credential, and loses the database.
+    /// credential, is given to another app, and loses the database.
     fn newcomer(&mut self, n: usize) {
         let name = format!("carol{n}");
         let mut carol = Chat::start(&self.stage, &self.daemon, &self.hub, &name, 2);
@@ -383,12 +385,21 @@ impl Story {
         let credential = format!("{name}@bank.example");
         self.ctl(&["identities", "credential", &owner, &name, &credential]);
         let storage = format!("chat/{name}");
+        let others = format!("{}/other", rustix::process::geteuid().as_raw());
+        let is_given = |identities: &serde_json::Value| {
+            let mut all = identities.as_array().expect("a list").iter();
+            all.any(|it| it["name"] == name.as_str() && it["owner"]["app"] == "other")
+        };
+        while !is_given(&self.ctl(&["identities"])) {
+            let part = ["--identity", &name, "--storage", &storage, "--yes"];
+            self.try_ctl(&[&["keys", "reassign", &owner, &others], &part[..]].concat());
+        }
         let is_listed = |storages: &serde_json::Value| {
             let mut all = storages.as_array().expect("a list").iter();
             all.any(|listed| listed["name"] == storage.as_str())
         };
         while is_listed(&self.ctl(&["storage", "list"])) {
-            self.try_ctl(&["storage", "forget", &owner, &storage, "--yes"]);
+            self.try_ctl(&["storage", "forget", &others, &storage, "--yes"]);
         }
     }
 

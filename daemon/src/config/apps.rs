@@ -34,6 +34,8 @@ pub struct AppConfig {
     pub exe: Option<PathBuf>,
     /// The SHA-256 that this program has to have.
     pub sha256: Option<[u8; 32]>,
+    /// Does it take over, once for each user, what that user's unnamed apps made?
+    pub takes_over_default: bool,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +47,7 @@ pub(super) struct AppTable {
     user_unit: Option<Spanned<String>>,
     exe: Option<Spanned<PathBuf>>,
     sha256: Option<Spanned<String>>,
+    takes_over: Option<Spanned<String>>,
 }
 
 pub(super) fn check(
@@ -101,6 +104,7 @@ impl AppTable {
             user_unit,
             exe,
             sha256: sha256.transpose()?,
+            takes_over_default: takes_over(self.takes_over, taken)?,
         };
         if app.is_known_by_nothing() {
             let message =
@@ -171,6 +175,21 @@ fn digest(text: &Spanned<String>, has_program: bool) -> Result<[u8; 32], Mistake
     Ok(digest)
 }
 
+/// Whether an app takes over what unnamed ones made, as one may.
+fn takes_over(
+    whose: Option<Spanned<String>>,
+    taken: &mut BTreeSet<(&'static str, PathBuf)>,
+) -> Result<bool, Mistake> {
+    let Some(whose) = whose else {
+        return Ok(false);
+    };
+    if whose.get_ref() != DEFAULT_APP {
+        let message = "only what `default` has can be taken over; for other apps there is `mlskeyctl keys reassign`";
+        return Err(Mistake::new(whose.span(), message));
+    }
+    once(taken, "takes_over", DEFAULT_APP.into(), whose.span()).map(|()| true)
+}
+
 /// The name of a unit that has processes.
 fn is_unit(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
@@ -198,7 +217,7 @@ mod tests {
         let text = format!(
             "[apps.wire]\nflatpak = \"com.wire.WireDesktop\"\nsnap = \"wire\"\n\
              unit = \"wire@1.service\"\nuser_unit = \"wire.service\"\nexe = \"/opt/wire\"\n\
-             sha256 = \"{digest}\"\n[apps.other]\nunit = \"wire.service\"\n"
+             sha256 = \"{digest}\"\ntakes_over = \"default\"\n[apps.other]\nunit = \"wire.service\"\n"
         );
         let apps = read(&text).unwrap();
         let names: Vec<_> = apps.iter().map(|app| app.name.as_str()).collect();
@@ -210,6 +229,7 @@ mod tests {
         assert_eq!(wire.user_unit.as_deref(), Some("wire.service"));
         assert_eq!(wire.exe.as_deref(), Some(Path::new("/opt/wire")));
         assert_eq!(wire.sha256, Some([0xAB; 32]));
+        assert!(wire.takes_over_default && !apps[0].takes_over_default);
         assert_eq!(read("").unwrap(), []);
     }
 
@@ -242,6 +262,19 @@ mod tests {
             ),
             ("[apps.a]\nsnap = \"a.b\"", "c.toml:2:8: `snap` is none"),
             (&long, "c.toml:2:11: `flatpak` is none"),
+            (
+                "[apps.a]\nexe = \"/a\"\ntakes_over = \"b\"",
+                "c.toml:3:14: only what `default` has",
+            ),
+            (
+                "[apps.a]\nexe = \"/a\"\ntakes_over = \"default\"\n\
+                 [apps.b]\nexe = \"/b\"\ntakes_over = \"default\"",
+                "c.toml:6:14: another app has this `takes_over`",
+            ),
+            (
+                "[apps.a]\ntakes_over = \"default\"",
+                "c.toml:1:1: say by what",
+            ),
             ("[apps.a]\nflatpack = \"a\"", "did you mean `flatpak`?"),
             (
                 "[apps.a]\nunit = \"a.service\"\n[apps.b]\nunit = \"a.service\"",

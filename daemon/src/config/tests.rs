@@ -29,6 +29,7 @@ fn the_sample_has_every_key() {
         "[policy]",
         "[limits]",
         "[dbus]",
+        "[apps.a]",
     ] {
         // The refusal of an unknown key lists the known ones.
         let message = refused(&format!("{table}\nunknown = 1"));

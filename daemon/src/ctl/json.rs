@@ -2,7 +2,7 @@
 
 use mlskeyd_protocol::v1::{
     AcceptedDevice, Algorithm, Credential, DaemonStatus, DeviceInfo, OwnedIdentity, OwnedKey,
-    Owner, PoliciesInForce, StorageInfo, Swept, Unlocked,
+    Owner, PoliciesInForce, Reassigned, StorageInfo, Swept, Unlocked,
 };
 use serde_json::{Map, Value, json};
 
@@ -150,6 +150,17 @@ pub(super) fn storage(storage: &StorageInfo) -> Value {
 
 pub(super) fn swept(swept: &Swept) -> Value {
     json!({ "destroyed": swept.destroyed, "waiting": swept.waiting, "stuck": swept.stuck })
+}
+
+pub(super) fn reassigned(from: &Owner, to: &Owner, reassigned: &Reassigned) -> Value {
+    json!({
+        "from": owner(from),
+        "to": owner(to),
+        "identities": reassigned.identities,
+        "storages": reassigned.storages,
+        "signature_keys": reassigned.signature_keys,
+        "hpke_keys": reassigned.hpke_keys,
+    })
 }
 
 pub(super) fn forgotten(records: u32) -> Value {

@@ -17,14 +17,16 @@ const MAX_WAITING: usize = 1024;
 /// Something that has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A key was made, or came to another owner.
+    /// A key was made.
     KeyAdded(Owner, KeyId),
-    /// A key was destroyed, or went to another owner.
+    /// A key was destroyed.
     KeyRemoved(Owner, KeyId),
-    /// An identity was made, or came to another owner.
+    /// An identity was made.
     IdentityAdded(Owner, String),
     /// An identity has another key or credential.
     IdentityChanged(Owner, String),
+    /// Of what the first owner had, all or a part is the second one's.
+    Reassigned(Owner, Owner),
     /// A request was refused.
     Refused {
         /// Who asked.

@@ -75,6 +75,7 @@ pub(super) fn on_record(
         private_proposals: BTreeSet::new(),
         certificate_names: BTreeSet::new(),
         certificate_issuer: None,
+        identities: BTreeSet::new(),
         credential: context.credential.as_deref().map(shortened),
         ..context.clone()
     };

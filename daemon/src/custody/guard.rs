@@ -79,7 +79,7 @@ impl Guard {
             }
             Ok(raised(known, mark, restores).unwrap_or_default())
         };
-        let reserved = self.registry.update_guard(id, add).await;
+        let reserved = self.registry.reserve_guard(id, add).await;
         // What moves the guard is on disk before the reply, whatever it is.
         subject.durability = Some(crate::audit::Durability::Now);
         Ok(reserved.map_err(failure::of_store)?.is_ok())

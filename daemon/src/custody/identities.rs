@@ -455,6 +455,7 @@ mod tests {
             credentials: Some(vec!["{user}@bank.example".to_owned(), "desk".to_owned()]),
             users: BTreeMap::from([("chair".to_owned(), vec!["the chair".to_owned()])]),
             consent_device: None,
+            takes_over: None,
             issuers: None,
             private_proposals: BTreeSet::new(),
             generation_age: 0,

@@ -310,6 +310,18 @@ impl Custody {
         self.usable(key.ok_or_else(|| failure::not_found("key").about_key(id))?)
     }
 
+    /// Has the key that a request is about the owner still that it had when it was read?
+    pub(super) async fn still_owned(&self, subject: &Subject) -> Result<(), Failure> {
+        let Some(key) = &subject.key else {
+            return Ok(());
+        };
+        let now = self.registry.key(key.id).await.map_err(failure::of_store)?;
+        if now.is_none_or(|now| now.owner == key.owner) {
+            return Ok(());
+        }
+        Err(failure::not_found("key").about_key(key.id))
+    }
+
     /// Does a signature key still sign?
     pub(super) fn signs(&self, key: &KeyRecord) -> bool {
         key.is_active() && !self.registry.has_ended(key)

@@ -31,6 +31,7 @@ mod policies;
 mod prompted;
 mod prompts;
 mod rates;
+mod reassign;
 mod recall;
 mod references;
 mod refusals;
@@ -67,7 +68,7 @@ use std::time::{Duration, Instant};
 
 use mlskeyd_policies::{Action, CallerFacts, Decision, Facts, Policy, Question};
 use mlskeyd_protocol::v1::{Failure, FailureCode, KeyId, Owner};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::attest::Roots;
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
@@ -76,6 +77,7 @@ use crate::policy_files::PolicyStore;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::{Guard, Seen};
 use rates::{Counted, Rates};
+use reassign::TakeOvers;
 use references::References;
 use refusals::Refusals;
 use subject::Subject;
@@ -107,6 +109,7 @@ pub struct Custody {
     references: References,
     refusals: Refusals,
     events: Events,
+    take_overs: TakeOvers,
     audit: AuditLog,
     settings: Settings,
     /// One portion of a sweep at a time: a second one would meet keys that the
@@ -143,6 +146,8 @@ pub struct Settings {
     pub issuers: Option<Roots>,
     /// The types of proposals for private use that apps may have signed.
     pub private_proposals: BTreeSet<u16>,
+    /// The app that takes over, once, what its users' unnamed apps made.
+    pub takes_over: Option<String>,
     /// How long new HPKE keys go under one generation, in seconds.
     pub generation_age: u64,
     /// How long a signature key goes on when its identity got another one, in
@@ -163,6 +168,8 @@ struct Connection {
     id: ConnectionId,
     /// The turns of all the owner's connections together.
     turns: Arc<Semaphore>,
+    /// Is it known that the caller has what it is to take over?
+    has_all: OnceCell<()>,
 }
 
 impl Custody {
@@ -183,6 +190,7 @@ impl Custody {
             references: References::default(),
             refusals: Refusals::default(),
             events: Events::default(),
+            take_overs: TakeOvers::default(),
             registry,
             devices,
             policy,
@@ -218,6 +226,7 @@ impl Custody {
             facts: Mutex::new((Instant::now(), Arc::clone(&caller.facts))),
             caller,
             id,
+            has_all: OnceCell::new(),
         }))
     }
 
@@ -336,6 +345,8 @@ impl Session {
         let session = self.clone();
         let way = async move {
             let _turn = turn;
+            // Before the first request: none meets half of it.
+            session.take_over().await?;
             let mut subject = Subject::new(R::ACTION);
             let result = session.way(&call, request, &mut subject).await;
             let result = result.map_err(|failure| subject.named_in(failure, session.caller()));
@@ -353,6 +364,17 @@ impl Session {
         } else {
             way.await
         }
+    }
+
+    async fn take_over(&self) -> Result<(), Failure> {
+        let Connection {
+            custody,
+            caller,
+            has_all,
+            ..
+        } = &*self.0;
+        let taken = has_all.get_or_try_init(|| custody.take_over(&caller.owner));
+        taken.await.copied()
     }
 
     /// The failure with the key that was asked for, and its device if that is the
@@ -397,8 +419,10 @@ impl Session {
             let owner = &self.caller().owner;
             custody.rates.count(owner, counted, Instant::now());
         }
-        // A person, or a device, may have been waited for: what was frozen meanwhile is.
+        // A person, or a device, may have been waited for: what was frozen meanwhile is, and
+        // keys may have another owner.
         custody.frozen.check(self.caller(), subject)?;
+        custody.still_owned(subject).await?;
         let reply = request.perform(read, self, call, subject).await?;
         if !R::LEAVES_TRACES {
             custody.frozen.check(self.caller(), subject)?;

@@ -54,6 +54,7 @@ impl Counted {
             | A::SignCsr
             | A::AdoptIdentity
             | A::CreateIdentityFor
+            | A::ReassignKeys
             | A::UnlockIdentity
             | A::LockIdentity
             | A::UnlockDevice

@@ -34,8 +34,31 @@ struct Proposals {
     order: VecDeque<Vec<u8>>,
 }
 
+impl Proposals {
+    fn add(&mut self, reference: Vec<u8>, known: Known) {
+        if self.known.insert(reference.clone(), known).is_some() {
+            return;
+        }
+        self.order.push_back(reference);
+        if self.order.len() > MAX_PROPOSALS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
+/// Those of an owner, of whom nothing may be known yet.
+fn of<'a>(all: &'a mut HashMap<Owner, Proposals>, owner: &Owner) -> &'a mut Proposals {
+    if all.len() >= MAX_OWNERS && !all.contains_key(owner) {
+        // What is forgotten is unresolved, which policies can refuse.
+        all.clear();
+    }
+    all.entry(owner.clone()).or_default()
+}
+
 /// A proposal that was signed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     group: Vec<u8>,
     epoch: u64,
@@ -97,20 +120,19 @@ impl References {
         let Some((reference, known)) = proposed.signed(signature) else {
             return;
         };
+        of(&mut self.all(), owner).add(reference, known);
+    }
+
+    /// What was signed for one owner is known of the other's, too, who has its groups now.
+    pub(super) fn know_of(&self, to: &Owner, from: &Owner) {
         let mut all = self.all();
-        if all.len() >= MAX_OWNERS && !all.contains_key(owner) {
-            // What is forgotten is unresolved, which policies can refuse.
-            all.clear();
-        }
-        let proposals = all.entry(owner.clone()).or_default();
-        if proposals.known.insert(reference.clone(), known).is_some() {
-            return;
-        }
-        proposals.order.push_back(reference);
-        if proposals.order.len() > MAX_PROPOSALS
-            && let Some(oldest) = proposals.order.pop_front()
-        {
-            proposals.known.remove(&oldest);
+        let Some(theirs) = all.get(from) else { return };
+        let one =
+            |reference: &Vec<u8>| Some((reference.clone(), theirs.known.get(reference)?.clone()));
+        let known: Vec<_> = theirs.order.iter().filter_map(one).collect();
+        let proposals = of(&mut all, to);
+        for (reference, known) in known {
+            proposals.add(reference, known);
         }
     }
 
@@ -199,6 +221,17 @@ mod tests {
             .signed(b"signature")
             .unwrap();
         assert!(!references.all()[&owner(1)].known.contains_key(&first));
+    }
+
+    #[test]
+    fn who_gets_the_keys_of_another_knows_what_that_one_proposed() {
+        let references = References::default();
+        for (uid, raw) in [(1, b"one"), (1, b"two"), (2, b"six")] {
+            references.remember(&owner(uid), proposed(raw, 1), b"signature");
+        }
+        references.know_of(&owner(2), &owner(1));
+        references.know_of(&owner(3), &owner(4));
+        assert_eq!([1, 2, 3].map(|uid| count(&references, uid)), [2, 3, 0]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod approve;
 mod attest;
 mod facts;
 mod life;
+mod reassign;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -363,6 +364,7 @@ impl Bench {
             credentials: None,
             consent_device: None,
             generation_age: 86_400,
+            takes_over: Some("wire".to_owned()),
             rotation_grace: 1_000,
         };
         let devices = Devices::new(handles, "software".to_owned());

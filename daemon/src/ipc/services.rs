@@ -10,9 +10,9 @@ use mlskeyd_protocol::v1::{
     GenerateHpke, GeneratedHpke, GuardReset, Housekeeping, IdentityInfo, KeyInfo, KeyQuery,
     LeaveCustody, LockDevice, LockIdentity, Looked, Measurements, Open, Outcome, OwnedIdentity,
     OwnedKey, Owner, PoliciesInForce, Prompts, ReadFrozen, ReadMeasurements, ReadRefusals,
-    Refusals, RegistryRestored, ReloadPolicies, Report, ResetGuard, RotateIdentity, SecretBytes,
-    ServiceStatus, Settle, Sign, SignCsr, SignedCsr, StorageInfo, Swept, Thaw, Unlock,
-    UnlockIdentity, Unlocked, UnlockedIdentity, UpdateCredential,
+    ReassignKeys, Reassigned, Refusals, RegistryRestored, ReloadPolicies, Report, ResetGuard,
+    RotateIdentity, SecretBytes, ServiceStatus, Settle, Sign, SignCsr, SignedCsr, StorageInfo,
+    Swept, Thaw, Unlock, UnlockIdentity, Unlocked, UnlockedIdentity, UpdateCredential,
 };
 use tarpc::context::Context;
 
@@ -442,6 +442,15 @@ impl Admin for AdminDoor {
         options: CallOptions,
         request: UpdateCredential,
     ) -> Outcome<IdentityInfo> {
+        self.0.go(context, options, request).await
+    }
+
+    async fn reassign_keys(
+        self,
+        context: Context,
+        options: CallOptions,
+        request: ReassignKeys,
+    ) -> Outcome<Reassigned> {
         self.0.go(context, options, request).await
     }
 

@@ -81,7 +81,8 @@ impl Cache {
     pub(super) fn key_by_public(&self, name: &(Owner, Bytes)) -> Option<Arc<KeyRecord>> {
         let mut inner = self.lock();
         let id = inner.by_public.get(name)?;
-        inner.keys.get(&id)
+        // It may have another owner since.
+        inner.keys.get(&id).filter(|key| key.owner == name.0)
     }
 
     pub(super) fn guard(&self, id: &GuardId) -> Option<Arc<GuardMark>> {

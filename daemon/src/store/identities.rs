@@ -1,5 +1,6 @@
 //! Identities, and the permits to leave custody.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,6 +252,32 @@ pub(super) fn put(tx: &Tx<'_>, identity: &IdentityRecord) -> Result<(), StoreErr
     row::put(tx.conn, tx.mac, Value::Blob(id.to_vec()), identity)
 }
 
+/// An owner has it no more.
+pub(super) fn delete(tx: &Tx<'_>, owner: &Owner, name: &str) -> Result<(), StoreError> {
+    tx.conn
+        .prepare_cached("DELETE FROM identities WHERE id = ?1")?
+        .execute([name_id(&(owner, name))?])?;
+    Ok(())
+}
+
+/// The permits of an owner's identities of these names are those of the other's.
+pub(super) fn hand_over_permits(
+    tx: &mut Tx<'_>,
+    (from, to): (&Owner, &Owner),
+    names: &BTreeSet<String>,
+) -> Result<(), StoreError> {
+    let goes = |permit: &Permit| {
+        let of = &permit.of;
+        Ok(of.owner == *from && names.contains(&of.identity))
+    };
+    for permit in row::first::<Permit>(tx, "1", [], usize::MAX, goes)? {
+        delete_permit(tx, &permit.of)?;
+        let owner = to.clone();
+        permit_leave(tx, GuardId { owner, ..permit.of }, permit.signature_key)?;
+    }
+    Ok(())
+}
+
 /// Permits an identity to leave; replaces an earlier permit for the same group.
 pub(super) fn permit_leave(
     tx: &mut Tx<'_>,
@@ -281,8 +308,13 @@ pub(super) fn use_leave_permit(
     if leave_permit(tx.conn, tx.mac, of)?.as_ref() != Some(signature_key) {
         return Ok(false);
     }
+    delete_permit(tx, of)?;
+    Ok(true)
+}
+
+fn delete_permit(tx: &Tx<'_>, of: &GuardId) -> Result<(), StoreError> {
     tx.conn
         .prepare_cached("DELETE FROM permits WHERE id = ?1")?
         .execute([name_id(of)?])?;
-    Ok(true)
+    Ok(())
 }

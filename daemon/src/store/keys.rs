@@ -151,6 +151,12 @@ pub(super) fn get_by_public(
     Ok(Some(key).filter(|key| key.owner == *owner && key.public_key == *public_key))
 }
 
+/// Has the owner a key with this public key that is not destroyed?
+pub(super) fn lives(tx: &Tx<'_>, owner: &Owner, public_key: &Bytes) -> Result<bool, StoreError> {
+    let key = get_by_public(tx.conn, tx.mac, owner, public_key)?;
+    Ok(key.is_some_and(|key| key.state != LifeState::Destroyed))
+}
+
 /// As [`get`], and there has to be one.
 fn require(tx: &Tx<'_>, id: &KeyId) -> Result<KeyRecord, StoreError> {
     get(tx.conn, tx.mac, id)?.ok_or(StoreError::NotFound("key"))

@@ -21,6 +21,7 @@ mod keys;
 mod mac;
 mod open;
 mod reader;
+mod reassign;
 mod row;
 mod scrub;
 #[cfg(test)]
@@ -36,12 +37,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mlskeyd_protocol::v1::{
-    Bytes, Claim, Claimed, Housekeeping, KeyId, KeyInfo, Looked, Owner, Report, Settle, StorageInfo,
+    Bytes, Claim, Claimed, Housekeeping, KeyId, KeyInfo, Looked, Owner, ReassignKeys, Reassigned,
+    Report, Settle, StorageInfo,
 };
 use tokio::sync::{mpsc, oneshot};
 
 pub use clock::{SystemClock, TimeSource};
 pub use error::{OpenError, StoreError};
+pub use reassign::NotReassigned;
 pub use scrub::{ScrubPosition, Scrubbed};
 pub use types::{
     Binding, Cause, ConnectionId, Counts, CurrentGeneration, Generation, GenerationState, GuardId,
@@ -684,9 +687,87 @@ impl Registry {
         of: GuardId,
         decide: impl FnOnce(Option<&GuardMark>) -> Result<GuardMark, E> + Send + 'static,
     ) -> Result<Result<Arc<GuardMark>, E>, StoreError> {
-        let outcome = self.write(move |tx| guard::update(tx, of, decide)).await?;
+        self.change_guard(move |tx| guard::update(tx, of, decide))
+            .await
+    }
+
+    /// The same for a signature that is to be made: only while the identity is its owner's.
+    ///
+    /// # Errors
+    /// As [`Self::update_guard`]; [`StoreError::NotFound`] if it is not any more.
+    pub async fn reserve_guard<E: Send + 'static>(
+        &self,
+        of: GuardId,
+        decide: impl FnOnce(Option<&GuardMark>) -> Result<GuardMark, E> + Send + 'static,
+    ) -> Result<Result<Arc<GuardMark>, E>, StoreError> {
+        let update = move |tx: &mut Tx<'_>| {
+            let identity = identities::get(tx.conn, tx.mac, &of.owner, &of.identity)?;
+            identity.ok_or(StoreError::NotFound("identity"))?;
+            guard::update(tx, of, decide)
+        };
+        self.change_guard(update).await
+    }
+
+    async fn change_guard<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let outcome = self.write(work).await?;
         failpoint::hit("store.guard.after_commit");
         Ok(outcome)
+    }
+}
+
+/// Owners.
+impl Registry {
+    /// What [`Self::reassign`] would give to another owner. Changes nothing.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn plan_reassignment(
+        &self,
+        order: ReassignKeys,
+    ) -> Result<Result<Reassigned, NotReassigned>, StoreError> {
+        self.write(move |tx| reassign::plan(tx, &order)).await
+    }
+
+    /// Gives what an owner has to another one, all that was ordered or nothing; `permit` is
+    /// asked last, about the identities. With `once` the new owner has taken that over, as it
+    /// does once only.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn reassign(
+        &self,
+        order: ReassignKeys,
+        once: bool,
+        permit: impl FnOnce(&[IdentityRecord]) -> Result<(), NotReassigned> + Send + 'static,
+    ) -> Result<Result<Reassigned, NotReassigned>, StoreError> {
+        let work = move |tx: &mut Tx<'_>| reassign::reassign(tx, &order, once, permit);
+        let reassigned = self.write(work).await?;
+        failpoint::hit("store.reassign.after_commit");
+        Ok(reassigned)
+    }
+
+    /// Has the owner taken over what was another's, or is not to do so any more?
+    ///
+    /// # Errors
+    /// [`StoreError::Tampered`].
+    pub async fn has_taken_over(&self, owner: &Owner) -> Result<bool, StoreError> {
+        let owner = owner.clone();
+        self.read(move |reading| {
+            reading.if_verifiable(|conn, mac| reassign::has_taken_over(conn, mac, &owner))
+        })
+        .await
+    }
+
+    /// The owner takes nothing over any more.
+    ///
+    /// # Errors
+    /// As any change.
+    pub async fn mark_taken_over(&self, owner: Owner) -> Result<(), StoreError> {
+        self.write(move |tx| reassign::mark_taken_over(tx, &owner))
+            .await
     }
 }
 

@@ -9,6 +9,7 @@ use super::guard::GuardRow;
 use super::identities::Permit;
 use super::mac::RowMac;
 use super::reader::Reading;
+use super::reassign::TakeOver;
 use super::row::{self, Row};
 use super::types::{Generation, IdentityRecord, KeyRecord};
 use super::writer::Tx;
@@ -64,12 +65,13 @@ const fn table<R: Row>() -> Table {
 }
 
 /// All but the one row of `meta`, without which the registry does not open.
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     table::<KeyRecord>(),
     table::<Generation>(),
     table::<IdentityRecord>(),
     table::<Permit>(),
     table::<GuardRow>(),
+    table::<TakeOver>(),
     table::<StorageRow>(),
     table::<RecordRow>(),
     table::<ClaimRow>(),

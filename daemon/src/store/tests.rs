@@ -1,6 +1,7 @@
 //! The registry's rules: opening, the journal, rows, group commit.
 
 mod columns;
+mod reassign;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

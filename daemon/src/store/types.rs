@@ -253,6 +253,11 @@ impl KeyRecord {
         matches!(self.wait, Wait::Released { .. } | Wait::Unnamed { .. })
     }
 
+    /// Did no record ever claim it, as it has to be claimed?
+    pub(super) const fn is_unclaimed(&self) -> bool {
+        matches!(self.wait, Wait::Open { .. } | Wait::Orphan { .. })
+    }
+
     /// Is it alive? One that retires is not usable for ever: see
     /// [`Registry::has_ended`](super::Registry::has_ended).
     #[must_use]

@@ -258,6 +258,9 @@ methods! { AdminClient, AdminRequest, AdminResponse;
     sign_csr = SignCsr(request: SignCsr) -> SignedCsr, Never;
     /// Pins another credential. Not repeated when the reply is lost: the identity has it then.
     update_credential = UpdateCredential(request: UpdateCredential) -> IdentityInfo, Never;
+    /// Gives what an owner has to another one. Not repeated when the reply is lost: the first
+    /// owner has nothing of it then.
+    reassign_keys = ReassignKeys(request: ReassignKeys) -> Reassigned, Never;
 }
 
 methods! { AgentClient, AgentRequest, AgentResponse;

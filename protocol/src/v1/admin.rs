@@ -497,6 +497,34 @@ pub struct GuardReset {
     pub epoch: u64,
 }
 
+/// Gives what an owner has to another one, all of it or a part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReassignKeys {
+    /// Whose it is.
+    pub from: Owner,
+    /// Whose it is to be.
+    pub to: Owner,
+    /// Only these identities, each with its signature keys and what the guard remembers of
+    /// it.
+    pub identities: Vec<String>,
+    /// Only these storages, each with the keys that its records claim. Without any of
+    /// either: all that there is.
+    pub storages: Vec<String>,
+}
+
+/// What has another owner now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reassigned {
+    /// The names of the identities.
+    pub identities: Vec<String>,
+    /// The names of the storages.
+    pub storages: Vec<String>,
+    /// How many signature keys that are not destroyed.
+    pub signature_keys: u32,
+    /// How many HPKE keys that are not destroyed.
+    pub hpke_keys: u32,
+}
+
 /// Makes the token that is there the device's own, in the place of the one that its
 /// keys are on: these are missing then, and what waits there to be destroyed counts
 /// as destroyed.
@@ -655,4 +683,6 @@ pub trait Admin {
         options: CallOptions,
         request: UpdateCredential,
     ) -> Outcome<IdentityInfo>;
+    /// Gives what an owner has to another one; answers what that was.
+    async fn reassign_keys(options: CallOptions, request: ReassignKeys) -> Outcome<Reassigned>;
 }

@@ -101,6 +101,8 @@ JSON (with --json; fields are only ever added):
                     \"ends\": seconds since 1970 or null: of a retiring key, at the earliest,
                     \"adopted\", \"pin\": as of an identity, \"identity\": text or null, \"claims\"}]
   keys sweep      {\"destroyed\", \"waiting\", \"stuck\"}
+  keys reassign   {\"from\": OWNER, \"to\": OWNER, \"identities\": [name], \"storages\": [name],
+                   \"signature_keys\", \"hpke_keys\": how many that are not destroyed}
   storage list    [{\"owner\": OWNER, \"name\", \"attached\", \"records\", \"keys\",
                     \"last_attached\": seconds since 1970}]
   storage forget  {\"records\"}

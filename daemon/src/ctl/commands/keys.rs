@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use mlskeyd_protocol::v1::{KeyQuery, OwnedKey, Swept};
 
+use super::reassign::{self, ReassignArgs};
 use super::{Answer, Context, now, or_none, state_text};
 use crate::ctl::progress::Progress;
 use crate::ctl::table::{duration, table};
@@ -21,6 +22,13 @@ pub(in crate::ctl) enum KeysCommand {
     /// That goes on portion by portion, and shows on the terminal how far it has
     /// come. Whoever ends it leaves the rest for the next one, or for the daemon.
     Sweep,
+    /// Give what an owner has to another one: identities, storages, and their keys
+    ///
+    /// For an app that got a name, or another one, in the configuration. All goes at once,
+    /// or nothing: if the new owner has an identity or a storage of the same name, or
+    /// something of it is frozen, nothing is changed. Apps need not be closed; those of
+    /// the owner before lose what is not theirs any more.
+    Reassign(ReassignArgs),
 }
 
 pub(super) fn run(
@@ -31,6 +39,7 @@ pub(super) fn run(
     let listed = match command {
         None => all,
         Some(KeysCommand::List { all: too }) => all || *too,
+        Some(KeysCommand::Reassign(args)) => return reassign::run(args, context),
         Some(KeysCommand::Sweep) => {
             let swept = sweep(context)?;
             return Ok(context.answer(json::swept(&swept), swept_text(&swept)));

@@ -13,6 +13,7 @@ mod help;
 mod identities;
 mod keys;
 mod policy;
+mod reassign;
 mod status;
 mod storage;
 pub(super) mod values;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mlskeyd_policies::Action;
-use mlskeyd_protocol::v1::{Failure, FailureCode, Freeze, FreezeTarget, Frozen as FrozenNow};
+use mlskeyd_protocol::v1::{
+    Failure, FailureCode, Freeze, FreezeTarget, Frozen as FrozenNow, Owner,
+};
 use serde::{Deserialize, Serialize};
 
 use super::files::{Files, Obeyed, Order, Word};
@@ -221,6 +223,26 @@ impl Frozen {
         let advice = "ask the administrator, who can thaw it (`mlskeyctl thaw`)";
         let failure = Failure::new(FailureCode::Denied, message, advice);
         Err(subject.refuse(RULE, failure))
+    }
+
+    /// What of an owner, or of these identities of it, is frozen by name, if anything is: under
+    /// another owner's it would not be.
+    pub(in crate::custody) fn holds(
+        &self,
+        owner: &Owner,
+        identities: &[String],
+    ) -> Option<FreezeTarget> {
+        let now = self.now();
+        let of_owner = [
+            FreezeTarget::User(owner.uid),
+            FreezeTarget::App(owner.app.clone()),
+        ];
+        let identities = identities.iter().map(|name| FreezeTarget::Identity {
+            owner: owner.clone(),
+            name: name.clone(),
+        });
+        let mut about = of_owner.into_iter().chain(identities);
+        about.find(|target| now.frozen.contains_key(target))
     }
 
     pub(super) fn listed(&self) -> FrozenNow {

@@ -99,6 +99,10 @@ impl Calls {
                     self.changed(&identity, &CHANGING_OF_IDENTITY, own).await;
                 }
             }
+            Event::Reassigned(from, to) => {
+                let either = |of: &Owner| *of == from || *of == to;
+                self.to_those(either, ROOT, CUSTODY, "Missed", &()).await;
+            }
             Event::Refused {
                 owner,
                 action,

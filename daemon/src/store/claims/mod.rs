@@ -3,6 +3,7 @@
 
 mod claim;
 mod due;
+mod hand_over;
 mod housekeeping;
 mod look;
 mod note;
@@ -13,10 +14,11 @@ mod tests;
 
 pub(super) use claim::{claim, settle};
 pub(super) use due::{destroyable, is_due, next_due, waiting};
+pub(super) use hand_over::{hand_over, holds_nothing, keys_of, storages_naming, storages_of};
 pub(super) use look::looked;
 pub(super) use note::report;
-pub(super) use rows::{ClaimRow, OwnLeafRow, RecordRow, StorageRow};
-pub(super) use storages::{attach, connection_closed, detach_all, forget, list};
+pub(super) use rows::{ClaimRow, OwnLeafRow, RecordRow, StorageRow, storage};
+pub(super) use storages::{MAX_STORAGES, attach, connection_closed, detach_all, forget, list};
 
 use mlskeyd_protocol::v1::{Algorithm, KeyId, Record};
 

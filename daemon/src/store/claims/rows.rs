@@ -194,7 +194,7 @@ pub(super) fn storages(
 
 /// The storage of this name. If its row does not verify, that is an error: a
 /// second one of the same name would know nothing of what the first one holds.
-pub(super) fn storage(
+pub(in crate::store) fn storage(
     tx: &Tx<'_>,
     owner: &Owner,
     name: &str,

@@ -15,7 +15,7 @@ use crate::store::writer::Tx;
 use crate::store::{column, keys};
 
 /// Most storages of one owner.
-pub(super) const MAX_STORAGES: u32 = 256;
+pub(in crate::store) const MAX_STORAGES: u32 = 256;
 
 /// Connects a storage to a connection.
 pub(in crate::store) fn attach(
@@ -35,10 +35,17 @@ pub(in crate::store) fn attach(
         ..storage
     };
     rows::put_storage(tx, &storage)?;
+    attach_to(tx, storage.id, connection);
+    failpoint::hit("store.attach.before_commit");
+    housekeeping::of(tx, storage.id)
+}
+
+/// The connection has the storage from now on.
+pub(super) fn attach_to(tx: &mut Tx<'_>, storage: u64, connection: ConnectionId) {
     let number = tx.next_number();
     tx.live
         .attached
-        .entry(storage.id)
+        .entry(storage)
         .or_default()
         .entry(connection)
         .or_insert(number);
@@ -46,10 +53,20 @@ pub(in crate::store) fn attach(
         .storages_of
         .entry(connection)
         .or_default()
-        .insert(storage.id);
-    tx.live.look_from.insert(storage.id, 0);
-    failpoint::hit("store.attach.before_commit");
-    housekeeping::of(tx, storage.id)
+        .insert(storage);
+    tx.live.look_from.insert(storage, 0);
+}
+
+/// No connection has the storage any more; answers which had it.
+pub(super) fn detach(tx: &mut Tx<'_>, storage: u64) -> Vec<ConnectionId> {
+    let connections = tx.live.attached.remove(&storage).unwrap_or_default();
+    for connection in connections.keys() {
+        if let Some(storages) = tx.live.storages_of.get_mut(connection) {
+            storages.remove(&storage);
+        }
+    }
+    tx.live.look_from.remove(&storage);
+    connections.into_keys().collect()
 }
 
 /// The storage, which is made if it is not known: a claim must not be lost.
@@ -152,18 +169,7 @@ pub(super) fn forget_row(tx: &mut Tx<'_>, storage: &StorageRow) -> Result<u32, S
     tx.conn
         .prepare_cached("DELETE FROM storages WHERE id = ?1")?
         .execute([id])?;
-    for connection in tx
-        .live
-        .attached
-        .remove(&storage.id)
-        .unwrap_or_default()
-        .into_keys()
-    {
-        if let Some(storages) = tx.live.storages_of.get_mut(&connection) {
-            storages.remove(&storage.id);
-        }
-    }
-    tx.live.look_from.remove(&storage.id);
+    detach(tx, storage.id);
     // Each key once: many of the records may have named it.
     for key in ended.iter().map(|claim| claim.key).collect::<BTreeSet<_>>() {
         let remembered = rows::remembered_of_key(tx, &key)?;
