@@ -390,14 +390,19 @@ impl Story {
             let mut all = identities.as_array().expect("a list").iter();
             all.any(|it| it["name"] == name.as_str() && it["owner"]["app"] == "other")
         };
-        while !is_given(&self.ctl(&["identities"])) {
-            let part = ["--identity", &name, "--storage", &storage, "--yes"];
-            self.try_ctl(&[&["keys", "reassign", &owner, &others], &part[..]].concat());
-        }
         let is_listed = |storages: &serde_json::Value| {
             let mut all = storages.as_array().expect("a list").iter();
             all.any(|listed| listed["name"] == storage.as_str())
         };
+        while !is_given(&self.ctl(&["identities"])) {
+            let mut part = vec!["keys", "reassign", &owner, &others];
+            part.extend(["--identity", &name, "--yes"]);
+            // A daemon that died may have been told of no claim.
+            if is_listed(&self.ctl(&["storage", "list"])) {
+                part.extend(["--storage", &storage]);
+            }
+            self.try_ctl(&part);
+        }
         while is_listed(&self.ctl(&["storage", "list"])) {
             self.try_ctl(&["storage", "forget", &others, &storage, "--yes"]);
         }

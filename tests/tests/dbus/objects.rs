@@ -269,3 +269,21 @@ fn administrators_do_it_here_too_and_others_do_not() {
         "{refused}"
     );
 }
+
+#[test]
+fn the_doctor_looks_whether_the_daemon_is_on_the_bus() {
+    let mut scene = Scene::new();
+    let config = scene.stage.path("daemon/mlskeyd.toml");
+    let config = config.to_str().unwrap().to_owned();
+    let bus = |scene: &Scene| {
+        let mut doctor = scene.daemon.ctl_command(&["doctor", "--config", &config]);
+        let found = doctor.output().unwrap().stdout;
+        let found: serde_json::Value = serde_json::from_slice(&found).unwrap();
+        let mut found = found["findings"].as_array().unwrap().iter();
+        let bus = found.find(|finding| finding["check"] == "bus").unwrap();
+        bus["verdict"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(bus(&scene), "ok");
+    scene.daemon.stop();
+    assert_eq!(bus(&scene), "fail");
+}

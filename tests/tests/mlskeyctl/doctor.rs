@@ -226,7 +226,10 @@ fn what_the_configuration_names_has_to_be_there() {
     );
     let socket = patient.daemon.socket().display().to_string();
     let text = found(&format!("[dbus]\nbus = \"unix:path={socket}\"\n"));
-    assert!(text.contains("ok bus: the bus answers at"), "{text}");
+    assert!(
+        text.contains("fail bus: mlskeyd does not answer on the bus at"),
+        "{text}"
+    );
     let text = found("[policy]\nlocal_dir = \"/nonexistent\"\n");
     assert!(text.contains("ok policies: "), "{text}");
     let policies = patient.stage.path("policies");
