@@ -223,6 +223,7 @@ async fn serve_with_clock(
             consent_device: consent.map(|consent| consent.device.clone()),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
+            bus: config.bus.clone(),
         },
     );
     custody.compare_candidate();

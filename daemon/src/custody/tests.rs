@@ -364,6 +364,7 @@ impl Bench {
             consent_device: None,
             generation_age: 86_400,
             rotation_grace: 1_000,
+            bus: None,
         };
         let devices = Devices::new(handles, "software".to_owned());
         Self {
