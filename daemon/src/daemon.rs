@@ -224,6 +224,7 @@ async fn serve_with_clock(
             takes_over: takes_over(&config),
             generation_age: config.lifetimes.generation.as_secs(),
             rotation_grace: config.lifetimes.rotation_grace.as_secs(),
+            bus: config.bus.clone(),
         },
     );
     custody.compare_candidate();

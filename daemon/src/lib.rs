@@ -26,6 +26,7 @@ mod mac_file;
 pub mod mls;
 pub mod policy_files;
 mod policy_watch;
+pub mod polkit;
 mod private_file;
 pub mod signers;
 pub mod store;

@@ -43,7 +43,8 @@ impl Rules {
     /// - nobody may have signed or opened what the daemon cannot read;
     /// - leaving custody is permitted only if the configuration says so;
     /// - what the configuration marks takes a person's consent;
-    /// - root and the daemon's own user administer.
+    /// - root and the daemon's own user administer, and whoever something outside of the
+    ///   policies lets ([`Question::administers_by`]).
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings }
@@ -65,6 +66,12 @@ impl Rules {
         }
     }
 
+    /// Is this user root, or the daemon's own?
+    #[must_use]
+    pub const fn administers(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.settings.daemon_uid
+    }
+
     fn rule(&self, question: &Question<'_>) -> Decision {
         let own = question.owner.map(|owner| owner == question.caller);
         match needs(question.action) {
@@ -74,9 +81,10 @@ impl Rules {
                 "if it is honest MLS content, check that this version of mlskeyd knows the message type, and that the configuration has the proposal's under private_proposals",
             ),
             Needs::Administrator => {
-                let uid = question.caller.uid;
-                if uid == 0 || uid == self.settings.daemon_uid {
+                if self.administers(question.caller.uid) {
                     permit("builtin/administrators")
+                } else if let Some(by) = question.administers_by {
+                    permit(by)
                 } else {
                     deny(
                         "builtin/administrators",
@@ -96,6 +104,14 @@ impl Rules {
             Needs::LeaveAllowed => permit("builtin/leave-custody"),
             Needs::Own | Needs::OwnIfAny => permit("builtin/owner"),
         }
+    }
+}
+
+impl Action {
+    /// Do administrators alone take it?
+    #[must_use]
+    pub const fn is_for_administrators(self) -> bool {
+        matches!(needs(self), Needs::Administrator)
     }
 }
 
@@ -207,6 +223,7 @@ mod tests {
             caller,
             action,
             owner,
+            administers_by: None,
         })
     }
 
@@ -300,6 +317,32 @@ mod tests {
                 let answer = decide(false, &owner(uid, "default"), action, None);
                 assert_eq!(answer.is_permit(), permitted, "{action} by {uid}");
             }
+        }
+    }
+
+    #[test]
+    fn whoever_is_let_administers_and_nothing_else() {
+        let policy = Rules::new(Settings {
+            allow_leave: true,
+            consent: Vec::new(),
+            daemon_uid: 77,
+        });
+        let (alice, bob) = (owner(1000, "default"), owner(1001, "default"));
+        for action in Action::ALL.iter().copied() {
+            let question = Question {
+                caller: &alice,
+                action,
+                owner: Some(&bob),
+                administers_by: Some("polkit/x"),
+            };
+            let administers = ADMINISTRATORS.contains(&action);
+            assert_eq!(action.is_for_administrators(), administers, "{action}");
+            let expected = administers.then_some("polkit/x");
+            let by = match policy.decide(&question) {
+                Decision::Permit { policy, .. } => Some(policy),
+                Decision::Deny { .. } => None,
+            };
+            assert_eq!(by.as_deref(), expected, "{action}");
         }
     }
 }

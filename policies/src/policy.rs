@@ -79,6 +79,12 @@ impl Policy {
         }
     }
 
+    /// Does this user administer, whatever is asked for?
+    #[must_use]
+    pub const fn administers(&self, uid: u32) -> bool {
+        self.rules.administers(uid)
+    }
+
     /// The policies that are in force.
     #[must_use]
     pub fn set(&self) -> Arc<Set> {

@@ -16,6 +16,9 @@ pub struct Question<'a> {
     /// The owner of what it does it with (a key, an identity, a storage).
     /// `None`: with nothing that is there already.
     pub owner: Option<&'a Owner>,
+    /// What lets a caller administer who is neither root nor the daemon's own user, by its
+    /// name for the records. `None`: nothing does.
+    pub administers_by: Option<&'static str>,
 }
 
 /// What the policy answers.

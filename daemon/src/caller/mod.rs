@@ -22,7 +22,7 @@ use mlskeyd_protocol::v1::Owner;
 use nix::unistd::{Group, Uid, User, getgrouplist};
 
 pub(crate) use self::apps::Apps;
-pub(crate) use self::process::{Peer, Seen, Unseen, receive_from_anybody};
+pub(crate) use self::process::{Peer, Process, Seen, Unseen, receive_from_anybody};
 pub(crate) use self::sandbox::{MAX_ID, is_id};
 use crate::audit::AuditCaller;
 
@@ -30,7 +30,7 @@ use crate::audit::AuditCaller;
 pub(crate) const DEFAULT_APP: &str = "default";
 
 /// The verified identity of the process at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// The user and the app: who owns what this caller makes.
     pub owner: Owner,
@@ -41,6 +41,9 @@ pub struct Caller {
     pub facts: Arc<CallerFacts>,
     /// What it runs, for the records.
     program: Option<String>,
+    /// The process itself, while it may be asked about. `None`: nobody will, or it is not to
+    /// be seen.
+    pub(crate) process: Option<Arc<Process>>,
 }
 
 /// Which app a process is.
@@ -84,7 +87,13 @@ impl Caller {
             pid: pid.filter(|pid| *pid > 0),
             facts: Arc::new(facts),
             program: app.program,
+            process: None,
         }
+    }
+
+    /// The same, with the process that was identified.
+    pub(crate) fn with_process(self, process: Option<Arc<Process>>) -> Self {
+        Self { process, ..self }
     }
 
     /// The same, with the names of the user and its groups, which the system looks up: that

@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, Stat, fstat, openat, readlinkat};
@@ -57,6 +58,13 @@ pub(crate) struct Peer {
     directory: OwnedFd,
     /// Does the kernel say which process it is, and who writes?
     exact: bool,
+}
+
+/// A process that was identified.
+#[derive(Debug)]
+pub(crate) struct Process {
+    peer: Arc<Peer>,
+    before: Seen,
 }
 
 /// What was seen of a process at one time.
@@ -250,6 +258,33 @@ impl Peer {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let file = openat(&self.directory, name, flags, Mode::empty())?;
         Ok(bounded(File::from(file))?)
+    }
+}
+
+impl Process {
+    /// The process that was this when it was identified.
+    pub(crate) const fn new(peer: Arc<Peer>, before: Seen) -> Self {
+        Self { peer, before }
+    }
+
+    /// Does it run the program that it was identified by?
+    pub(crate) fn look_again(&self) -> Result<bool, Unseen> {
+        self.peer.look().map(|now| self.before.is_same(&now))
+    }
+
+    /// Its id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.peer.pid
+    }
+
+    /// When it began, in ticks since the machine did.
+    pub(crate) const fn started(&self) -> u64 {
+        self.before.started
+    }
+
+    /// The kernel's descriptor of it.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.peer.pidfd.as_fd()
     }
 }
 

@@ -13,6 +13,7 @@ use super::devices::Shown;
 use super::generate::check_name;
 use super::sweep::PORTION;
 use super::{Custody, PlainRequest, Session, failure};
+use crate::polkit::Right;
 use crate::store::{KeyRecord, StoreError};
 
 /// The daemon at a glance.
@@ -51,6 +52,7 @@ pub struct Sweep;
 impl PlainRequest for DaemonAtAGlance {
     type Reply = DaemonStatus;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::View);
 
     async fn run(self, session: &Session) -> Result<DaemonStatus, Failure> {
         session.custody().at_a_glance().await
@@ -60,6 +62,7 @@ impl PlainRequest for DaemonAtAGlance {
 impl PlainRequest for AllDevices {
     type Reply = Vec<DeviceInfo>;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::View);
 
     async fn run(self, session: &Session) -> Result<Vec<DeviceInfo>, Failure> {
         Ok(session.custody().device_infos().collect())
@@ -69,6 +72,7 @@ impl PlainRequest for AllDevices {
 impl PlainRequest for AllIdentities {
     type Reply = Vec<OwnedIdentity>;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::ReadRecords);
 
     async fn run(self, session: &Session) -> Result<Vec<OwnedIdentity>, Failure> {
         let custody = session.custody();
@@ -87,6 +91,7 @@ impl PlainRequest for AllIdentities {
 impl PlainRequest for AllKeys {
     type Reply = Vec<OwnedKey>;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::ReadRecords);
 
     async fn run(self, session: &Session) -> Result<Vec<OwnedKey>, Failure> {
         let custody = session.custody();
@@ -109,6 +114,7 @@ impl PlainRequest for AllKeys {
 impl PlainRequest for AllStorages {
     type Reply = Vec<StorageInfo>;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::ReadRecords);
 
     async fn run(self, session: &Session) -> Result<Vec<StorageInfo>, Failure> {
         session
@@ -123,6 +129,7 @@ impl PlainRequest for AllStorages {
 impl PlainRequest for ForgetStorage {
     type Reply = u32;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::DestroyKeys);
     const RECORDED: bool = true;
 
     fn bounds(&self) -> Result<(), Failure> {
@@ -150,6 +157,7 @@ impl PlainRequest for ForgetStorage {
 impl PlainRequest for Sweep {
     type Reply = Swept;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::DestroyKeys);
     const RECORDED: bool = true;
 
     async fn run(self, session: &Session) -> Result<Swept, Failure> {

@@ -11,11 +11,13 @@ use super::subject::Subject;
 use super::{Call, Request, Session, failure};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::devices::{self, Approve, Device, DeviceError};
+use crate::polkit::Right;
 
 impl Request for ReadMeasurements {
     type Reply = Measurements;
     type Read = ();
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::ReadRecords);
     const LEAVES_TRACES: bool = false;
 
     async fn read(

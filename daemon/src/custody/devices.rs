@@ -479,7 +479,7 @@ fn wait_for_a_person(device: &str, call: &Call) -> Result<Instant, Failure> {
 }
 
 /// Until when a request may wait for a person; `None`: it must not.
-fn until_a_person_came(call: &Call) -> Option<Instant> {
+pub(super) fn until_a_person_came(call: &Call) -> Option<Instant> {
     match call.options.interaction {
         Interaction::Never => None,
         Interaction::UpTo(milliseconds) => {

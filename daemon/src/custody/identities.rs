@@ -460,6 +460,7 @@ mod tests {
             private_proposals: BTreeSet::new(),
             generation_age: 0,
             rotation_grace: 0,
+            bus: None,
         };
         let lets_have = |of: &str, name| settings.lets_have(&user(of), Some(name));
         assert!(lets_have("alice", "alice@bank.example") && lets_have("alice", "desk"));

@@ -11,6 +11,7 @@ mod admin;
 mod adopt;
 mod approve;
 mod attest;
+mod authorize;
 mod bindings;
 mod certify;
 mod consent;
@@ -73,7 +74,9 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use crate::attest::Roots;
 use crate::audit::{AuditLog, AuditOutcome, Durability, Record};
 use crate::caller::Caller;
+use crate::config::Bus;
 use crate::policy_files::PolicyStore;
+use crate::polkit::Polkit;
 use crate::store::{ConnectionId, Registry, StoreError};
 use guard::{Guard, Seen};
 use rates::{Counted, Rates};
@@ -112,6 +115,8 @@ pub struct Custody {
     take_overs: TakeOvers,
     audit: AuditLog,
     settings: Settings,
+    /// Says who else administers than root and the daemon's user; `None`: nobody does.
+    polkit: Option<Polkit>,
     /// One portion of a sweep at a time: a second one would meet keys that the
     /// first has just destroyed.
     sweeping: tokio::sync::Mutex<()>,
@@ -153,6 +158,8 @@ pub struct Settings {
     /// How long a signature key goes on when its identity got another one, in
     /// seconds.
     pub rotation_grace: u64,
+    /// The bus on which polkit is asked.
+    pub bus: Option<Bus>,
 }
 
 /// One connection's view of custody. Dropping it closes the connection: keys
@@ -199,6 +206,7 @@ impl Custody {
             loading: Mutex::default(),
             frozen,
             audit,
+            polkit: Polkit::of(settings.bus.as_ref()),
             settings,
             sweeping: tokio::sync::Mutex::new(()),
             silent: Mutex::default(),
@@ -260,6 +268,7 @@ impl Custody {
                 caller: &caller.owner,
                 action,
                 owner: subject.owner.as_ref(),
+                administers_by: subject.authorized_by,
             };
             let facts = Facts {
                 action,
@@ -329,7 +338,8 @@ impl Custody {
 }
 
 impl Session {
-    /// The way of one request: parse, policy, guard, device, audit, reply.
+    /// The way of one request: polkit if it takes that, parse, policy, guard, device, audit,
+    /// reply.
     ///
     /// # Errors
     /// Why it was refused or failed; that is on record too.
@@ -342,13 +352,24 @@ impl Session {
         let Ok(Ok(turn)) = turn.await else {
             return Err(self.named(failure::too_busy(), asked).await);
         };
+        const {
+            assert!(
+                R::RIGHT.is_some() == R::ACTION.is_for_administrators(),
+                "the request of an administrator says what it takes of polkit, and no other does"
+            );
+        }
+        let mut subject = Subject::new(R::ACTION);
+        // That may wait for a person, and is given up with the call.
+        let authorized = self.authorize(R::RIGHT, &call, &mut subject).await;
         let session = self.clone();
         let way = async move {
             let _turn = turn;
             // Before the first request: none meets half of it.
             session.take_over().await?;
-            let mut subject = Subject::new(R::ACTION);
-            let result = session.way(&call, request, &mut subject).await;
+            let result = match authorized {
+                Ok(()) => session.way(&call, request, &mut subject).await,
+                Err(failure) => Err(failure),
+            };
             let result = result.map_err(|failure| subject.named_in(failure, session.caller()));
             match session.record(&subject, result).await {
                 Ok(reply) => Ok(reply),
@@ -433,7 +454,10 @@ impl Session {
     /// Puts a request on record, as durably as it needs, before it is answered.
     async fn record<T>(&self, subject: &Subject, result: Result<T, Failure>) -> Result<T, Failure> {
         let durability = match &result {
-            Ok(_) => subject.durability,
+            // Who else administers than root is on record, whatever it is.
+            Ok(_) => subject
+                .durability
+                .or(subject.authorized_by.and(Some(Durability::Now))),
             Err(_) => Some(Durability::Now),
         };
         if let Some(durability) = durability {

@@ -18,6 +18,7 @@ use super::subject::Subject;
 use super::{Call, Custody, Event, PlainRequest, Request, Session, failure, recall};
 use crate::audit::{AuditOutcome, Durability, Record};
 use crate::policy_files::{InForce, PolicyError};
+use crate::polkit::Right;
 use crate::store::{GuardId, GuardMark};
 
 impl Custody {
@@ -154,6 +155,7 @@ impl Request for ReloadPolicies {
     type Reply = PoliciesInForce;
     type Read = ();
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::Policies);
     const LEAVES_TRACES: bool = true;
 
     async fn read(&self, _: &Session, _: &Call, _: &mut Subject) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use mlskeyd_protocol::v1::{
 use super::request::PlainRequest;
 use super::{Session, failure};
 use crate::audit::{AuditOutcome, Record};
+use crate::polkit::Right;
 
 /// So many are remembered, of all callers together.
 const MAX: usize = 32;
@@ -64,6 +65,7 @@ fn explained(record: Record, set: &Set) -> Option<Explained> {
 impl PlainRequest for ReadRefusals {
     type Reply = Listed;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::ReadRecords);
 
     async fn run(self, session: &Session) -> Result<Listed, Failure> {
         let custody = session.custody();

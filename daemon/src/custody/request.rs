@@ -12,6 +12,7 @@ use super::subject::Subject;
 use super::{Session, failure};
 use crate::audit::Durability;
 use crate::devices::queue::Priority;
+use crate::polkit::Right;
 
 /// What comes with a request, through any door.
 pub struct Call {
@@ -57,6 +58,9 @@ pub trait Request: Send + Sync + 'static {
     /// Whether it makes or destroys something, so that it has to go its way to
     /// the end.
     const LEAVES_TRACES: bool;
+
+    /// What polkit has to let a caller do that is neither root nor the daemon's own user.
+    const RIGHT: Option<Right> = Right::of(Self::ACTION);
 
     /// The key that it asks for.
     fn key(&self) -> Option<KeyId> {
@@ -133,6 +137,9 @@ pub trait PlainRequest: Send + Sync + 'static {
     /// the end. A refusal or failure always does.
     const RECORDED: bool = false;
 
+    /// As [`Request::RIGHT`].
+    const RIGHT: Option<Right> = Right::of(Self::ACTION);
+
     /// Is it within its bounds?
     ///
     /// # Errors
@@ -150,6 +157,7 @@ impl<R: PlainRequest> Request for R {
     type Read = ();
     const ACTION: Action = R::ACTION;
     const LEAVES_TRACES: bool = R::RECORDED;
+    const RIGHT: Option<Right> = R::RIGHT;
 
     async fn read(&self, _: &Session, _: &Call, subject: &mut Subject) -> Result<(), Failure> {
         subject.durability = R::RECORDED.then_some(Durability::Now);

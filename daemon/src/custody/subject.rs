@@ -45,6 +45,8 @@ pub struct Subject {
     pub(super) durability: Option<Durability>,
     /// What wants a person to consent to it.
     pub(super) consent: Option<Said>,
+    /// What lets a caller administer who is neither root nor the daemon's own user.
+    pub(super) authorized_by: Option<&'static str>,
     /// The policy that permitted it.
     pub(super) permitted_by: Option<Cow<'static, str>>,
     /// The policy that refused it, and its reason.
@@ -74,6 +76,7 @@ impl Subject {
             content: None,
             durability: Some(Durability::Now),
             consent: None,
+            authorized_by: None,
             permitted_by: None,
             denied: None,
             would_deny: BTreeSet::new(),
@@ -133,7 +136,10 @@ impl Subject {
     pub(super) fn to_record(&self, caller: &Caller, failure: Option<&Failure>) -> Record {
         let outcome = match (failure, &self.denied) {
             (None, _) => AuditOutcome::Served {
-                policy: self.permitted_by.clone().unwrap_or(Cow::Borrowed("")),
+                policy: match self.authorized_by {
+                    Some(by) => Cow::Borrowed(by),
+                    None => self.permitted_by.clone().unwrap_or_default(),
+                },
             },
             (Some(_), Some((policy, reason))) => AuditOutcome::Denied {
                 policy: policy.clone(),

@@ -366,6 +366,7 @@ impl Bench {
             generation_age: 86_400,
             takes_over: Some("wire".to_owned()),
             rotation_grace: 1_000,
+            bus: None,
         };
         let devices = Devices::new(handles, "software".to_owned());
         Self {

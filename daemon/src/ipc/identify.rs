@@ -4,14 +4,14 @@ use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use mlskeyd_protocol::handshake::Nonce;
+use mlskeyd_protocol::handshake::{Nonce, Service};
 use mlskeyd_protocol::server::{Greeting, TransportError};
 use rand_core::{OsRng, RngCore};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
 use super::crowd::Crowd;
-use crate::caller::{App, Apps, Caller, Peer, Seen, Unseen, receive_from_anybody};
+use crate::caller::{App, Apps, Caller, Peer, Process, Seen, Unseen, receive_from_anybody};
 
 /// A connection, and who is said to be there.
 pub(super) struct Arrival {
@@ -105,13 +105,19 @@ pub(super) async fn identify(
         }
     };
     let apps = Arc::clone(apps);
+    // Of others nobody asks again what they are, so nothing of them is held.
+    let administers = greeting.hello().service == Service::Admin;
     let name = move || {
-        let app = match seen {
-            Ok(answered) => answered.app(&apps, uid)?,
+        let (app, process) = match seen {
+            Ok(answered) => {
+                let (app, process) = answered.app(&apps, uid)?;
+                (app, administers.then(|| Arc::new(process)))
+            }
             Err(Unseen::Gone) => return Err(GONE),
-            Err(why) => apps.hidden(&why),
+            Err(why) => (apps.hidden(&why), None),
         };
-        Ok(Caller::of_app(uid, pid, app).looked_up())
+        let caller = Caller::of_app(uid, pid, app).with_process(process);
+        Ok(caller.looked_up())
     };
     aside(crowd, uid, name).await?
 }
@@ -128,20 +134,23 @@ struct Answered {
 }
 
 impl Answered {
-    /// Which app it is, if the peer is what it was before.
-    fn app(&self, apps: &Apps, uid: u32) -> Result<App, NotServed> {
+    /// Which app it is, and the process, if the peer is what it was before.
+    fn app(self, apps: &Apps, uid: u32) -> Result<(App, Process), NotServed> {
         let now = match self.peer.look() {
             Ok(now) if self.before.is_same(&now) => now,
             Err(Unseen::Gone) => return Err(GONE),
             Ok(_) | Err(_) => return Err(CHANGED),
         };
-        let seen = match self.other.as_ref().map(Peer::look) {
-            None => now,
-            Some(Ok(other)) if other.shares_sandbox_with(&now) => other,
-            Some(_) => return Err(ANOTHER),
+        let (peer, seen) = match self.other {
+            None => (self.peer, now),
+            Some(other) => match other.look() {
+                Ok(seen) if seen.shares_sandbox_with(&now) => (Arc::new(other), seen),
+                Ok(_) | Err(_) => return Err(ANOTHER),
+            },
         };
         let seen = if self.sure { seen } else { seen.doubtful() };
-        Ok(apps.of(uid, &seen))
+        let app = apps.of(uid, &seen);
+        Ok((app, Process::new(peer, seen)))
     }
 }
 

@@ -184,7 +184,7 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
             }
             Err(NotServed::Ended(error)) => return Err(error.into()),
         };
-        if service == Service::Admin && !privileged {
+        if service == Service::Admin && !privileged && !self.custody.asks_polkit() {
             self.custody.turned_away(&caller).await;
             let reason = "only root and mlskeyd's own user administer it; \
                           run mlskeyctl as one of them (sudo mlskeyctl)";

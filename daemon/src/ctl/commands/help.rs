@@ -12,7 +12,8 @@ Exit codes:
   7  attestation: the AK is not bound to this TPM
   8  audit: the chain of the log is broken
 
-Only root and the daemon's own user are served. `attest challenge` and `attest
+Root and the daemon's own user are served, and whom polkit lets (docs/polkit.md): where it
+wants a password there are two minutes to give it. `attest challenge` and `attest
 verify` are for whoever trusts neither: they need no daemon and no device, and
 neither do `audit`, `doctor`, `policy check`, `policy manifest`, `policy test` and
 `policy replay`.";

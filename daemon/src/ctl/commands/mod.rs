@@ -19,7 +19,7 @@ mod storage;
 pub(super) mod values;
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use mlskeyd_protocol::client::{AdminClient, Call, ClientConfig, Doors};
@@ -201,17 +201,22 @@ pub(super) struct Answer {
 /// The exit code of an unlocking for which no PIN was needed.
 const NOT_TRIED: u8 = 5;
 
+/// How long a person may take to authenticate, in milliseconds, and a whole call with that.
+const TO_AUTHENTICATE: u32 = 120_000;
+const WITH_AUTHENTICATION: Duration = Duration::from_secs(180);
+
 /// Does what the command line asks.
 pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
     let doors = Doors::named(args.socket.clone(), args.bus.as_deref());
     let software = concat!("mlskeyctl/", env!("CARGO_PKG_VERSION"));
-    let context = &Context {
-        client: AdminClient::new(ClientConfig::through(doors.clone(), software)),
+    let config = ClientConfig {
         // An administrator wants to know at once that the daemon is away.
-        call: Call {
-            interaction: Interaction::Never,
-            ..Call::default()
-        },
+        reconnect_for: Duration::ZERO,
+        ..ClientConfig::through(doors.clone(), software)
+    };
+    let context = &Context {
+        client: AdminClient::new(config),
+        call: call(rustix::process::geteuid().is_root()),
         json: args.json,
     };
     match &args.command {
@@ -238,6 +243,21 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         }
         Command::Attest { command } => attest::run(command, context),
         Command::Storage { command } => storage::run(command.as_ref(), context),
+    }
+}
+
+/// How calls are made. Whoever is not root may have to authenticate to polkit first.
+fn call(is_root: bool) -> Call<'static> {
+    if is_root {
+        return Call {
+            interaction: Interaction::Never,
+            ..Call::default()
+        };
+    }
+    Call {
+        interaction: Interaction::UpTo(TO_AUTHENTICATE),
+        deadline: WITH_AUTHENTICATION,
+        ..Call::default()
     }
 }
 

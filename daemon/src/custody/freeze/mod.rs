@@ -14,6 +14,7 @@ use mlskeyd_protocol::v1::{
 use super::generate::check_name;
 use super::subject::Subject;
 use super::{Call, Custody, PlainRequest, Request, Session, failure};
+use crate::polkit::Right;
 pub use frozen::Frozen;
 pub(crate) use frozen::{FILE, LABEL};
 
@@ -131,6 +132,7 @@ impl Request for Thaw {
 impl PlainRequest for ReadFrozen {
     type Reply = FrozenNow;
     const ACTION: Action = Action::Administer;
+    const RIGHT: Option<Right> = Some(Right::View);
 
     async fn run(self, session: &Session) -> Result<FrozenNow, Failure> {
         Ok(session.custody().frozen.listed())

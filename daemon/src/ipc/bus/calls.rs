@@ -11,9 +11,9 @@ use zbus::message::{Body, Flags, Header, Message};
 use zbus::names::OwnedUniqueName;
 
 use super::Door;
-use super::clients::{Client, Clients, Process, credentials};
+use super::clients::{Client, Clients, credentials};
 use super::errors::{NotDone, Wrong};
-use crate::caller::{Caller, Peer, Unseen};
+use crate::caller::{Caller, Peer, Process, Unseen};
 use crate::custody::{Asker, Call, Request, Session};
 use crate::ipc::identify::{Arrival, Origin, aside};
 
@@ -47,7 +47,7 @@ struct Said {
 pub(super) struct Asked<'a> {
     pub(super) calls: &'a Calls,
     pub(super) client: &'a Arc<Client>,
-    pub(super) process: &'a Process,
+    pub(super) session: &'a Session,
     pub(super) message: &'a Message,
     pub(super) header: Header<'a>,
     pub(super) body: Body,
@@ -111,13 +111,13 @@ impl Calls {
         let user = user.await?;
         // Before its process is looked at, since that may hang.
         let _turn = user.turn().ok_or_else(NotDone::busy)?;
-        let identified = client.process.get_or_try_init(|| self.identify(client));
-        let process = identified.await?;
-        self.look_again(user.uid, process).await?;
+        let identified = client.session.get_or_try_init(|| self.identify(client));
+        let session = identified.await?;
+        self.look_again(user.uid, session).await?;
         let asked = Asked {
             calls: self,
             client,
-            process,
+            session,
             message,
             header: message.header(),
             body,
@@ -127,48 +127,48 @@ impl Calls {
 
     /// Who a client is: the user as the bus says, the app as its process looks. That is how
     /// it is shown what is its own. It proves nothing: who uses a key does that on a channel.
-    async fn identify(&self, client: &Client) -> Result<Process, NotDone> {
+    async fn identify(&self, client: &Client) -> Result<Session, NotDone> {
         let Said { uid, pid, process } = self.peer(&client.name).await?;
         let apps = Arc::clone(&self.door.apps);
         let (peer, sure) = match process {
-            Ok(peer) => (Ok(Arc::new(peer)), self.of_machine),
+            Ok(peer) => (Ok(peer), self.of_machine),
             Err(Unseen::Gone) => return Err(gone()),
             Err(why) => (Err(why), false),
         };
         let look = move || {
             let looked = peer.and_then(|peer| peer.look().map(|seen| (peer, seen)));
-            let (app, seen) = match looked {
+            let (app, process) = match looked {
                 Ok((peer, seen)) => {
                     let seen = if sure { seen } else { seen.doubtful() };
-                    (apps.of(uid, &seen), Some((peer, seen)))
+                    let app = apps.of(uid, &seen);
+                    (app, Some(Arc::new(Process::new(Arc::new(peer), seen))))
                 }
                 Err(Unseen::Gone) => return Err(gone()),
                 Err(why) => (apps.hidden(&why), None),
             };
-            Ok((Caller::of_app(uid, pid, app).looked_up(), seen))
+            let caller = Caller::of_app(uid, pid, app).with_process(process);
+            Ok(caller.looked_up())
         };
         let looked = aside(&self.door.crowd, uid, look).await;
-        let (caller, seen) = looked.map_err(|error| fault(&error))??;
+        let caller = looked.map_err(|error| fault(&error))??;
         // Without the process's descriptor its id may have become another one's before it was
         // looked at; not if the client is there still, and has it.
         if self.peer(&client.name).await?.pid != pid {
             return Err(gone());
         }
-        let session = self.door.custody.connect(caller);
-        Ok(Process { seen, session })
+        Ok(self.door.custody.connect(caller))
     }
 
     /// It still runs the program that it was identified by.
-    async fn look_again(&self, uid: u32, process: &Process) -> Result<(), NotDone> {
-        let Some((peer, before)) = &process.seen else {
+    async fn look_again(&self, uid: u32, session: &Session) -> Result<(), NotDone> {
+        let Some(process) = session.caller().process.clone() else {
             return Ok(());
         };
-        let peer = Arc::clone(peer);
-        let now = aside(&self.door.crowd, uid, move || peer.look()).await;
-        match now.map_err(|error| fault(&error))? {
-            Ok(now) if before.is_same(&now) => Ok(()),
+        let is_same = aside(&self.door.crowd, uid, move || process.look_again()).await;
+        match is_same.map_err(|error| fault(&error))? {
+            Ok(true) => Ok(()),
             Err(Unseen::Gone) => Err(gone()),
-            Ok(_) | Err(_) => {
+            Ok(false) | Err(_) => {
                 let text = "the process has started another program since it connected to the bus; connect again";
                 Err(NotDone::call(Wrong::Gone, text))
             }
@@ -227,15 +227,11 @@ impl Asked<'_> {
                 action: R::ACTION,
             },
         };
-        self.session().serve(call, request).await
+        self.session.serve(call, request).await
     }
 
     pub(super) fn owner(&self) -> &Owner {
-        &self.session().caller().owner
-    }
-
-    fn session(&self) -> &Session {
-        &self.process.session
+        &self.session.caller().owner
     }
 
     /// Gives the caller a connection.

@@ -12,7 +12,6 @@ use zbus::message::{Header, Message};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule};
 
-use crate::caller::{Peer, Seen};
 use crate::custody::Session;
 
 /// Most clients that are known at a time.
@@ -47,7 +46,7 @@ pub(super) struct Client {
     /// Whose it is.
     pub(super) user: OnceCell<User>,
     /// Who it is.
-    pub(super) process: OnceCell<Process>,
+    pub(super) session: OnceCell<Session>,
     /// Is it told what happens?
     subscribed: AtomicBool,
 }
@@ -57,13 +56,6 @@ pub(super) struct User {
     pub(super) uid: u32,
     /// The turns of all the user's clients together.
     turns: Arc<Semaphore>,
-}
-
-/// The process of a client.
-pub(super) struct Process {
-    /// How it was at first; `None`: it is not to be seen.
-    pub(super) seen: Option<(Arc<Peer>, Seen)>,
-    pub(super) session: Session,
 }
 
 /// A turn of a client, or of its user.
@@ -83,7 +75,7 @@ impl Clients {
             name: name.clone(),
             turns: Arc::new(Semaphore::new(MAX_CALLS)),
             user: OnceCell::new(),
-            process: OnceCell::new(),
+            session: OnceCell::new(),
             subscribed: AtomicBool::new(false),
         });
         known.clients.insert(name, Arc::clone(&client));
@@ -118,8 +110,8 @@ impl Clients {
         let known = self.known();
         let subscribed = known.clients.values().filter(|it| it.is_subscribed());
         let named = subscribed.filter_map(|client| {
-            let process = client.process.get()?;
-            Some((client.name.clone(), process.session.caller().owner.clone()))
+            let session = client.session.get()?;
+            Some((client.name.clone(), session.caller().owner.clone()))
         });
         named.collect()
     }
