@@ -34,7 +34,9 @@ fn a_program_that_is_executed_after_connect_is_not_taken_for_the_caller() {
         let steps = format!("{door} hello echo exec @wire answer answer");
         let mut evil = scene.start("evil", &steps);
         assert_ne!(evil.line().as_deref(), Some("agreed 0"));
-        assert_begins(evil.line(), "closed");
+        // Nor, if it came a moment after the greeting, is it known whose that is.
+        let line = evil.line().unwrap();
+        assert!(line == "closed" || line.starts_with(ANOTHER), "{line}");
     }
 }
 
