@@ -124,7 +124,7 @@ impl Doors {
     /// If these name none, either: the socket `/run/mlskeyd/socket` if it is
     /// there, else `$XDG_RUNTIME_DIR/mlskeyd/socket` if that is there; then,
     /// with the feature `bus`, the system's bus, and the session's if there is
-    /// one.
+    /// one. For root only those of the system.
     #[must_use]
     pub fn named(socket: Option<PathBuf>, bus: Option<&str>) -> Self {
         if socket.is_some() || bus.is_some() {
@@ -211,17 +211,23 @@ impl fmt::Display for Doors {
 }
 
 /// The socket at which the daemon is looked for if none is named: `$MLSKEYD_SOCKET`, else
-/// `/run/mlskeyd/socket` if it is there, else `$XDG_RUNTIME_DIR/mlskeyd/socket` if that is there,
-/// else `/run/mlskeyd/socket`.
+/// `/run/mlskeyd/socket` if it is there, else, but not for root, `$XDG_RUNTIME_DIR/mlskeyd/socket`
+/// if that is there, else `/run/mlskeyd/socket`.
 #[must_use]
 pub fn default_socket() -> PathBuf {
     let said = std::env::var_os("MLSKEYD_SOCKET").filter(|path| !path.is_empty());
     said.map_or_else(usual_socket, PathBuf::from)
 }
 
+/// Is this root, who must not come to a daemon that a user runs: PINs would be given to it.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 fn usual_socket() -> PathBuf {
     let system = PathBuf::from("/run/mlskeyd/socket");
     let user = std::env::var_os("XDG_RUNTIME_DIR")
+        .filter(|_| !is_root())
         .map(|dir| PathBuf::from(dir).join("mlskeyd/socket"))
         .filter(|path| path.exists());
     match user {
@@ -239,7 +245,7 @@ fn usual_buses() -> Doors {
     let session = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some()
         || std::env::var_os("XDG_RUNTIME_DIR")
             .is_some_and(|dir| PathBuf::from(dir).join("bus").exists());
-    if session {
+    if session && !is_root() {
         system.or(Doors::bus(Bus::Session))
     } else {
         system
