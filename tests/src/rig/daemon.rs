@@ -25,6 +25,8 @@ pub struct Options {
     pub credentials: Option<PathBuf>,
     /// Where pcscd listens, if not where it does for all.
     pub pcscd: Option<PathBuf>,
+    /// The address of the bus of the user's session.
+    pub session_bus: Option<String>,
 }
 
 /// A private daemon: state, socket and configuration below one directory, which
@@ -220,6 +222,10 @@ fn launch(programs: &Programs, directory: &std::path::Path, options: &Options) -
     command.env_remove("CREDENTIALS_DIRECTORY");
     if let Some(credentials) = &options.credentials {
         command.env("CREDENTIALS_DIRECTORY", credentials);
+    }
+    command.env_remove("DBUS_SESSION_BUS_ADDRESS");
+    if let Some(bus) = &options.session_bus {
+        command.env("DBUS_SESSION_BUS_ADDRESS", bus);
     }
     if let Some(pcscd) = &options.pcscd {
         command.env("PCSCLITE_CSOCK_NAME", pcscd);

@@ -219,3 +219,27 @@ fn await_daemon(bus: &Bus) -> Guest {
     guest.await_object(ROOT);
     guest
 }
+
+/// A session's bus is its user's, who could have it say that somebody is anybody.
+#[test]
+fn on_a_sessions_bus_nobody_but_its_user_is_served() {
+    let mut scene = Scene::new();
+    scene.daemon.stop();
+    scene.options = Options {
+        extra: "[dbus]\nbus = \"session\"\n".to_owned(),
+        session_bus: Some(scene.bus.address()),
+        ..Options::default()
+    };
+    scene.daemon.restart(&scene.options);
+    assert_eq!(scene.guest().objects().len(), 1);
+    let refused = scene.python_fails(STRANGER, &["list"]);
+    assert!(
+        refused.starts_with("org.mlskeyd.Error.NotServed"),
+        "{refused}"
+    );
+    let refused = scene.python_fails(STRANGER, &["key-package", "mallory"]);
+    assert!(
+        refused.starts_with("org.mlskeyd.Error.NotServed"),
+        "{refused}"
+    );
+}

@@ -179,6 +179,11 @@ impl Calls {
     async fn peer(&self, name: &OwnedUniqueName) -> Result<Said, NotDone> {
         let said = credentials(&self.bus, name).await.map_err(|_| gone())?;
         let uid = said.unix_user_id().ok_or_else(gone)?;
+        // A session's bus is its user's: it cannot say who others are.
+        if !self.of_machine && uid != rustix::process::geteuid().as_raw() {
+            let text = "mlskeyd is on a session's bus here, and serves its own user alone; others use its socket, or the machine's bus";
+            return Err(NotDone::call(Wrong::Gone, text));
+        }
         let pid = said.process_id().and_then(|pid| i32::try_from(pid).ok());
         let process = said.into_process_fd().map(Into::into);
         let process = Peer::on_bus(process, pid);

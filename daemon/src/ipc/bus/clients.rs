@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlskeyd_protocol::v1::Owner;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use zbus::fdo::ConnectionCredentials;
 use zbus::message::{Header, Message};
 use zbus::names::OwnedUniqueName;
@@ -36,7 +36,14 @@ pub(super) struct Clients(Mutex<Known>);
 struct Known {
     clients: HashMap<OwnedUniqueName, Arc<Client>>,
     /// The turns of users who have clients.
-    turns: HashMap<u32, Arc<Semaphore>>,
+    turns: HashMap<u32, Arc<Turns>>,
+}
+
+/// The turns of all of a user's clients together.
+struct Turns {
+    calls: Arc<Semaphore>,
+    /// One lists all keys at a time: the registry reads for others in between.
+    listing: Semaphore,
 }
 
 /// One connection to the bus.
@@ -54,8 +61,7 @@ pub(super) struct Client {
 /// The user of a client.
 pub(super) struct User {
     pub(super) uid: u32,
-    /// The turns of all the user's clients together.
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 /// A turn of a client, or of its user.
@@ -88,7 +94,12 @@ impl Clients {
         // Nobody else holds those of users who have gone.
         known.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
         let turns = known.turns.entry(uid);
-        let turns = turns.or_insert_with(|| Arc::new(Semaphore::new(MAX_CALLS_OF_USER)));
+        let turns = turns.or_insert_with(|| {
+            Arc::new(Turns {
+                calls: Arc::new(Semaphore::new(MAX_CALLS_OF_USER)),
+                listing: Semaphore::new(1),
+            })
+        });
         let turns = Arc::clone(turns);
         User { uid, turns }
     }
@@ -163,7 +174,15 @@ impl Client {
 impl User {
     /// Its turn for one more call; `None`: there are too many under way.
     pub(super) fn turn(&self) -> Option<Turn> {
-        Arc::clone(&self.turns).try_acquire_owned().ok()
+        Arc::clone(&self.turns.calls).try_acquire_owned().ok()
+    }
+
+    /// Its turn to list all keys, when nobody else of the user's does.
+    ///
+    /// # Errors
+    /// None that happens: the semaphore is never closed.
+    pub(super) async fn listing(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.turns.listing.acquire().await
     }
 }
 

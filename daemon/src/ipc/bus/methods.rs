@@ -208,6 +208,8 @@ async fn identities(asked: &Asked<'_>, owner: &Owner) -> Result<Vec<IdentityInfo
 
 /// All of the caller's keys.
 async fn keys(asked: &Asked<'_>) -> Result<Vec<KeyInfo>, NotDone> {
+    let user = asked.client.user.get().ok_or_else(NotDone::busy)?;
+    let _turn = user.listing().await.map_err(|_| NotDone::busy())?;
     let mut all: Vec<KeyInfo> = Vec::new();
     loop {
         let page = asked.go(OwnKeys(all.last().map(|key| key.id))).await?;
