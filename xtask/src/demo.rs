@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::cargo;
 use crate::stage::{Program, Stage};
@@ -290,6 +291,8 @@ impl Demo {
             )?;
             self.bus = Some(Bus::start(&self.stage)?);
             self.says("bus", "back");
+            self.await_daemon()?;
+            self.says("mlskeyd", "on it again");
         }
 
         self.heading("Alice removes Carol");
@@ -404,6 +407,21 @@ impl Demo {
         }
         self.says(name, "can read and write no more");
         Ok(())
+    }
+
+    /// Waits until the daemon has come back to the bus, which it looks for by itself.
+    fn await_daemon(&self) -> Result<(), String> {
+        const TRIES: usize = 100;
+        const PAUSE: Duration = Duration::from_millis(100);
+        for _ in 0..TRIES {
+            let keys = self.programs.keys().output();
+            let keys = keys.map_err(|error| format!("cannot start mlskeyctl: {error}"))?;
+            if keys.status.success() {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err("the daemon does not come back to the bus".to_owned())
     }
 
     fn list_keys(&self) -> Result<(), String> {
