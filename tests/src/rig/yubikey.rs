@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mlskeyd_virtual_yubikey::control::{FingerOrder, Order, Report};
+use mlskeyd_virtual_yubikey::control::{FingerOrder, Mishap, Order, Report};
 
 use super::{Process, Stage, with_input};
 
@@ -61,10 +61,26 @@ impl YubiKeys {
     /// Pulls it out once so many more commands are done; `done`: the one after them is,
     /// too, and its answer is lost.
     pub fn pull_at(&mut self, reader: usize, after: u32, done: bool) {
-        self.order(&Order::PullAt {
+        let mishap = if done {
+            Mishap::PulledWhenDone
+        } else {
+            Mishap::Pulled
+        };
+        self.order(&Order::HappensAt {
             reader,
             after,
-            done,
+            mishap,
+        });
+    }
+
+    /// It loses its power for a moment once so many more commands are done, which pcscd
+    /// tells nobody.
+    pub fn reset_at(&mut self, reader: usize, after: u32) {
+        let mishap = Mishap::Reset;
+        self.order(&Order::HappensAt {
+            reader,
+            after,
+            mishap,
         });
     }
 

@@ -11,4 +11,5 @@ mod others;
 mod pins;
 mod provision;
 mod pulled;
+mod reset;
 mod scene;

@@ -9,7 +9,7 @@ use super::bench::{Bench, NEW, OLD};
 use super::scene::{Scene, failure};
 
 /// A daemon that may fill slots, and destroys at once what nobody needs.
-fn scene(version: [u8; 3]) -> Scene {
+pub(crate) fn scene(version: [u8; 3]) -> Scene {
     let bench = Bench::new(version, &["--signature", "9a:p256"]);
     let settings = bench.with_pin("management_key = \"on-card\"");
     let mut scene = Scene::new(bench, &settings);
@@ -52,7 +52,7 @@ fn at_each_command<T>(
 }
 
 /// It went well, or the card went away.
-fn allow_absence<T: std::fmt::Debug>(result: Result<T, CallError>) {
+pub(crate) fn allow_absence<T: std::fmt::Debug>(result: Result<T, CallError>) {
     let right = [FailureCode::DeviceAbsent, FailureCode::DeviceFailed];
     if result.is_err() {
         let failure = failure(result);
@@ -94,7 +94,7 @@ fn signing_and_opening_on_firmware_5_7() {
 }
 
 /// Makes a key in a slot.
-fn generate(client: &Client) -> Result<GeneratedHpke, CallError> {
+pub(crate) fn generate(client: &Client) -> Result<GeneratedHpke, CallError> {
     let request = GenerateHpke {
         kem: Kem::DhKemP256,
         placement: Placement {
@@ -114,7 +114,7 @@ fn in_slots(scene: &Scene) -> usize {
 }
 
 /// Destroys all keys in slots, which nobody needs any more.
-fn destroy_all(scene: &Scene) {
+pub(crate) fn destroy_all(scene: &Scene) {
     loop {
         let swept = scene.daemon.ctl(&["keys", "sweep"]).unwrap();
         if in_slots(scene) == 0 && swept["stuck"] == 0 {

@@ -25,14 +25,14 @@ pub enum Order {
         /// The reader.
         reader: usize,
     },
-    /// Pulls the card out at a command to come.
-    PullAt {
+    /// Something happens to the card at a command to come.
+    HappensAt {
         /// The reader.
         reader: usize,
         /// How many commands are done before.
         after: u32,
-        /// Does it do this one, before it is gone?
-        done: bool,
+        /// What.
+        mishap: Mishap,
     },
     /// What a finger does.
     Finger {
@@ -112,6 +112,18 @@ pub enum Order {
     },
     /// Ends pcscd at once, and starts it again; cards stay in their readers.
     RestartPcscd,
+}
+
+/// What happens to a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mishap {
+    /// It is pulled out, before it does the command.
+    Pulled,
+    /// It is pulled out once it has done the command, and its answer is lost.
+    PulledWhenDone,
+    /// It loses its power for a moment before the command, which nobody is told.
+    Reset,
 }
 
 /// What a finger does.

@@ -114,13 +114,13 @@ impl Desk {
                 self.inserted.remove(&reader);
                 see(reader, State::EMPTY)?;
             }
-            Order::PullAt {
+            Order::HappensAt {
                 reader,
                 after,
-                done,
+                mishap,
             } => {
                 let (_, inserted) = self.inserted.get(&reader).ok_or("no card is there")?;
-                inserted.pull_at(after, done);
+                inserted.happens_at(after, mishap);
             }
             Order::Wait { card, seconds } => self.card(card)?.card().wait(seconds),
             Order::Finger { card, finger } => self.card(card)?.point(finger),

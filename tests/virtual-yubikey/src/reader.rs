@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::card::Card;
-use crate::control::FingerOrder;
+use crate::control::{FingerOrder, Mishap};
 
 /// What a YubiKey 5 answers to a reset.
 const ATR: [u8; 23] = [
@@ -68,10 +68,13 @@ impl Held {
     }
 }
 
+/// What happens to a card after so many more commands.
+type ToCome = Option<(u32, Mishap)>;
+
 /// A card in a reader. Dropped, it is pulled out.
 pub struct Inserted {
     stream: TcpStream,
-    pull: Arc<Mutex<Option<(u32, bool)>>>,
+    to_come: Arc<Mutex<ToCome>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -83,17 +86,17 @@ impl Inserted {
     pub fn new(port: u16, held: Arc<Held>) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
-        let pull = Arc::new(Mutex::new(None));
-        let (its_stream, its_pull) = (stream.try_clone()?, Arc::clone(&pull));
+        let to_come = Arc::new(Mutex::new(None));
+        let (its_stream, its_mishap) = (stream.try_clone()?, Arc::clone(&to_come));
         let thread = std::thread::spawn(move || {
             // It ends with the connection, and so with the card's power.
-            let _ = serve(&its_stream, &held, &its_pull);
+            let _ = serve(&its_stream, &held, &its_mishap);
             let _ = its_stream.shutdown(Shutdown::Both);
             held.card().power_off();
         });
         Ok(Self {
             stream,
-            pull,
+            to_come,
             thread: Some(thread),
         })
     }
@@ -104,10 +107,9 @@ impl Inserted {
         !self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Pulls it out once so many more commands are done; `done`: the one after them is,
-    /// too, and its answer is lost.
-    pub fn pull_at(&self, after: u32, done: bool) {
-        *lock(&self.pull) = Some((after, done));
+    /// Something happens to it at the command after so many more.
+    pub fn happens_at(&self, after: u32, mishap: Mishap) {
+        *lock(&self.to_come) = Some((after, mishap));
     }
 }
 
@@ -120,7 +122,7 @@ impl Drop for Inserted {
     }
 }
 
-fn serve(mut stream: &TcpStream, held: &Held, pull: &Mutex<Option<(u32, bool)>>) -> io::Result<()> {
+fn serve(mut stream: &TcpStream, held: &Held, to_come: &Mutex<ToCome>) -> io::Result<()> {
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
         // Without this each of vpcd's two writes waits for the acknowledgement of the
@@ -138,15 +140,17 @@ fn serve(mut stream: &TcpStream, held: &Held, pull: &Mutex<Option<(u32, bool)>>)
             }
             [4] => ATR.to_vec(),
             _ => {
-                let pulled = count_down(pull);
-                if pulled == Some(false) {
-                    return Ok(());
+                let mishap = count_down(to_come);
+                match mishap {
+                    Some(Mishap::Pulled) => return Ok(()),
+                    Some(Mishap::Reset) => held.card().power_off(),
+                    Some(Mishap::PulledWhenDone) | None => {}
                 }
                 if let Some(&[_, ins, p1, p2]) = body.first_chunk() {
                     lock(&held.seen).push([ins, p1, p2]);
                 }
                 let answer = held.card().transmit(body, &mut || held.touch());
-                if pulled == Some(true) {
+                if mishap == Some(Mishap::PulledWhenDone) {
                     return Ok(());
                 }
                 answer
@@ -157,15 +161,15 @@ fn serve(mut stream: &TcpStream, held: &Held, pull: &Mutex<Option<(u32, bool)>>)
     }
 }
 
-/// Is it pulled out now, and is the command done before?
-fn count_down(pull: &Mutex<Option<(u32, bool)>>) -> Option<bool> {
-    let mut pull = lock(pull);
-    let (left, done) = (*pull)?;
+/// What happens to it at this command.
+fn count_down(to_come: &Mutex<ToCome>) -> Option<Mishap> {
+    let mut to_come = lock(to_come);
+    let (left, mishap) = (*to_come)?;
     if left == 0 {
-        *pull = None;
-        return Some(done);
+        *to_come = None;
+        return Some(mishap);
     }
-    *pull = Some((left.saturating_sub(1), done));
+    *to_come = Some((left.saturating_sub(1), mishap));
     None
 }
 

@@ -106,7 +106,7 @@ impl Answer {
     pub(super) fn ok(self, what: &'static str) -> Result<Zeroizing<Vec<u8>>, CardError> {
         match self.status {
             Status::OK => Ok(self.data),
-            status => Err(CardError::Refused { what, status }),
+            status => Err(CardError::refused(what, status)),
         }
     }
 }
@@ -125,6 +125,8 @@ impl Status {
     pub(super) const NOT_FOUND: Self = Self(0x6a82);
     /// There is no such key.
     pub(super) const NO_KEY: Self = Self(0x6a88);
+    /// The application that is selected, if any, does not know this command.
+    pub(super) const UNKNOWN: Self = Self(0x6d00);
 
     /// How much more of an answer there is: so many bytes; 0: 256 or more.
     const fn more(self) -> Option<u8> {

@@ -37,6 +37,23 @@ pub(super) enum CardError {
     Other(#[from] DeviceError),
 }
 
+impl CardError {
+    /// The card was reset, so that nothing is selected any more.
+    pub(super) const WAS_RESET: Self = Self::Gone(pcsc::Error::ResetCard);
+
+    /// A card refused this command.
+    ///
+    /// Its PIV application knows every command that it is sent. So one that does not has
+    /// lost its selection: pcscd 1.9 resets a card for a program that has died without a
+    /// look at who is in the middle of something, and tells nobody who came meanwhile.
+    pub(super) const fn refused(what: &'static str, status: Status) -> Self {
+        match status {
+            Status::UNKNOWN => Self::WAS_RESET,
+            _ => Self::Refused { what, status },
+        }
+    }
+}
+
 impl From<pcsc::Error> for CardError {
     fn from(error: pcsc::Error) -> Self {
         use pcsc::Error as E;

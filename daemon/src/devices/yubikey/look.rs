@@ -111,15 +111,22 @@ impl YubiKeyDevice {
         let mut others = Vec::new();
         let mut failure = CardError::NoCard;
         for place in places {
-            let found = cards.with(place, |card| {
-                let (serial, version) = introduce(card)?;
-                match &wanted {
-                    Some(wanted) if *wanted != serial.to_string() => Ok(Err(serial)),
-                    // Of several any would do, and none is the right one.
-                    None if places.len() > 1 => Ok(Err(serial)),
-                    _ => self.examine(card, place, serial, version).map(Ok),
-                }
-            });
+            let look = || {
+                cards.with(place, |card| {
+                    let (serial, version) = introduce(card)?;
+                    match &wanted {
+                        Some(wanted) if *wanted != serial.to_string() => Ok(Err(serial)),
+                        // Of several any would do, and none is the right one.
+                        None if places.len() > 1 => Ok(Err(serial)),
+                        _ => self.examine(card, place, serial, version).map(Ok),
+                    }
+                })
+            };
+            let found = match look() {
+                // Whoever had it before may have had it reset.
+                Err(CardError::Gone(_)) => look(),
+                found => found,
+            };
             match found {
                 Ok(Ok(found)) => return self.make_own(found, own.is_none()),
                 Ok(Err(serial)) => others.push(serial.to_string()),
@@ -308,7 +315,6 @@ pub(super) fn introduce(card: &OnCard<'_>) -> Result<(u32, Version), CardError> 
             reason: format!("its firmware {version} is too old: 5.3 is the first that is used"),
         }));
     }
-    let serial = piv::serial(card)?;
-    let serial = serial.ok_or(CardError::Malformed("no serial number"))?;
+    let serial = piv::serial(card)?.ok_or(CardError::WAS_RESET)?;
     Ok((serial, version))
 }

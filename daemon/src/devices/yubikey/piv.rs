@@ -208,7 +208,7 @@ fn verified(answer: &Answer, what: &'static str) -> Result<Verified, CardError> 
         (Status::OK, _) => Ok(Verified::Right),
         (Status::BLOCKED, _) | (_, Some(0)) => Ok(Verified::Blocked),
         (_, Some(tries)) => Ok(Verified::Wrong(tries)),
-        (status, None) => Err(CardError::Refused { what, status }),
+        (status, None) => Err(CardError::refused(what, status)),
     }
 }
 

@@ -163,15 +163,15 @@ impl YubiKeyDevice {
         };
         cards.with(&found.place, |card| {
             let serial = match piv::serial(card)? {
-                Some(serial) => Some(serial),
+                Some(serial) => serial,
                 // Another program has selected another application.
                 None => {
                     piv::select(card)?;
-                    piv::serial(card)?
+                    piv::serial(card)?.ok_or(CardError::WAS_RESET)?
                 }
             };
             // It was exchanged in the last moment.
-            if serial != Some(found.serial) {
+            if serial != found.serial {
                 return Err(CardError::NoCard);
             }
             work(&Session {
