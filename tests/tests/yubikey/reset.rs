@@ -1,10 +1,11 @@
 //! A card that loses its power for a moment in the middle of what is done with it, and
 //! nobody is told: pcscd does so for a program that died with the card in its hands.
 
+use mlskeyd::devices::Start;
 use mlskeyd_tests::member::{Member, Seat, client, message};
 use mlskeyd_tests::suite::SUITE_2;
 
-use super::bench::{NEW, OLD};
+use super::bench::{Bench, NEW, OLD, inside, open};
 use super::pulled::{allow_absence, destroy_all, generate, scene};
 use super::scene::Scene;
 
@@ -39,14 +40,24 @@ fn signing_and_opening_goes_on() {
     at_each_command(&mut scene, |_| seat.try_open(&client).unwrap());
 }
 
+/// Runs in a process of its own, which the test below starts: finds the card by one look.
 #[test]
-fn a_card_is_found_all_the_same() {
-    let mut scene = scene(OLD);
-    at_each_command(&mut scene, |scene| {
-        scene.daemon.stop();
-        scene.daemon.restart(&scene.options);
-        scene.await_state("ready");
-    });
+#[ignore = "the other process of the test below"]
+fn looks() {
+    let Some(stage) = inside() else { return };
+    let settings = std::fs::read_to_string(stage.join("settings")).unwrap();
+    open(&stage, &settings, Start::CreateIfAbsent);
+}
+
+#[test]
+fn one_look_finds_it() {
+    let mut bench = Bench::new(OLD, &[]);
+    std::fs::write(bench.stage.path("settings"), bench.with_pin("")).unwrap();
+    // Before it is given its PIN, which is not repeated.
+    for after in 0..7 {
+        bench.cards.reset_at(0, after);
+        bench.play_inside("reset::looks");
+    }
 }
 
 /// No key is lost, none is doubled, and none lives on after its end.
