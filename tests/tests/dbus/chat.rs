@@ -83,7 +83,7 @@ fn a_whole_chat_goes_by_the_bus_while_daemon_and_bus_are_started_again() {
 
 #[test]
 fn people_at_both_doors_are_in_one_group() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     let hub = Hub::start(&scene.stage);
     let mut alice = Chat::start_on_bus(&scene.stage, &scene.bus, &hub, "alice", 1);
     let mut bob = Chat::start(&scene.stage, &scene.daemon, &hub, "bob", 1);
@@ -96,6 +96,14 @@ fn people_at_both_doors_are_in_one_group() {
     alice.restart_at_socket(&scene.daemon);
     bob.quit();
     bob.restart_on_bus(&scene.bus);
+    whole_chat(&mut people);
+
+    scene.bus.kill();
+    talk(&mut people, "without a bus");
+    scene.bus.restart();
+    scene.guest().await_object(crate::scene::ROOT);
+    scene.daemon.kill();
+    scene.daemon.restart(&scene.options);
     whole_chat(&mut people);
 }
 
@@ -157,7 +165,9 @@ fn a_monitor_of_the_bus_sees_no_text_no_secret_and_no_pin() {
     seat.speak(&client);
     drop(daemon);
 
-    let seen = monitor.stop();
+    let word = "what goes over a bus is seen";
+    let seen = monitor.stop(&bus, word);
+    assert!(seen.holds(word.as_bytes()));
     for secret in [
         b"hello from alice".as_slice(),
         b"later from bob",

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use mlskeyd_protocol::client::Call;
 use mlskeyd_tests::rig::{Bus, Daemon, Options, Stage};
 use mlskeyd_tests::vitals::Vitals;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -24,6 +26,37 @@ fn assert_others_are_served(scene: &Scene) {
     );
 }
 
+/// Somebody else is served while this goes on and on.
+fn assert_nobody_notices(scene: &Scene, mut work: impl FnMut(&Guest) + Send) {
+    /// Also where an assertion fails it ends.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let (over, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
+    let guest = scene.guest();
+    let rounds = &rounds;
+    std::thread::scope(|scope| {
+        let over = Over(&over);
+        let is_over = over.0;
+        scope.spawn(move || {
+            while !is_over.load(Ordering::Acquire) {
+                work(&guest);
+                rounds.fetch_add(1, Ordering::Release);
+            }
+        });
+        let mut served = 0;
+        while served < 3 || rounds.load(Ordering::Acquire) < 2 {
+            assert_others_are_served(scene);
+            scene.client().status(&Call::default()).unwrap();
+            served += 1;
+        }
+        drop(over);
+    });
+}
+
 fn open_files(daemon: &Daemon) -> usize {
     Vitals::of(daemon.pid()).descriptors
 }
@@ -33,9 +66,9 @@ fn what_is_too_large_or_of_other_types_is_refused() {
     let scene = Scene::new();
     let guest = scene.guest();
     let large = vec![0_u8; 24 * 1024 * 1024];
-    for _ in 0..4 {
+    assert_nobody_notices(&scene, |guest| {
         assert_eq!(guest.error(ROOT, NAME, "Freeze", &large.as_slice()), LIMITS);
-    }
+    });
     let long = "x".repeat(60 * 1024);
     assert_eq!(
         guest.error(ROOT, NAME, "Freeze", &(1_u8, long.as_str())),
@@ -87,6 +120,10 @@ fn a_thousand_calls_at_once_are_answered_or_refused() {
     assert!(served >= 32 && refused > 0, "{served} were served");
     // It has its turns again.
     guest.objects();
+    assert_nobody_notices(&scene, |guest| {
+        let calls: Vec<_> = (0..1000).map(|_| call("GetManagedObjects")).collect();
+        guest.exchange(&calls);
+    });
 }
 
 #[test]

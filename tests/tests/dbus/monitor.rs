@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use zbus::MessageStream;
 
 /// What is to be on the bus: it, and how channels are asked for.
-const USUAL: [&str; 9] = [
+const USUAL: [&str; 10] = [
     "",
     "Hello",
     "AddMatch",
@@ -19,7 +19,11 @@ const USUAL: [&str; 9] = [
     "NameAcquired",
     "NameLost",
     "NameOwnerChanged",
+    THE_END,
 ];
+
+/// What is sent last.
+const THE_END: &str = "TheEnd";
 
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -61,9 +65,18 @@ impl Monitor {
         Self { seen, runtime }
     }
 
-    /// What it saw until now: all that was sent before the daemon's name was lost.
-    pub(crate) fn stop(self) -> Seen {
-        while self.seen.lock().unwrap().count("NameLost") == 0 {
+    /// What it saw until now: `word` is put on the bus, and whatever was sent before has
+    /// been seen when that is.
+    pub(crate) fn stop(self, bus: &Bus, word: &str) -> Seen {
+        self.runtime.block_on(async {
+            let address = bus.address();
+            let bus = zbus::connection::Builder::address(address.as_str());
+            let bus = bus.build().await.unwrap();
+            let (name, path) = ("org.freedesktop.DBus", "/org/freedesktop/DBus");
+            let refused = bus.call_method(Some(name), path, Some(name), THE_END, &word);
+            refused.await.unwrap_err();
+        });
+        while self.seen.lock().unwrap().count(THE_END) == 0 {
             std::thread::yield_now();
         }
         self.runtime.shutdown_background();

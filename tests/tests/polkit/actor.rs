@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use futures::StreamExt;
 use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig};
 use mlskeyd_protocol::v1::{Freeze, FreezeTarget, Interaction};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use zbus::message::Flags;
+use zbus::{Message, MessageStream};
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(format!("MLSKEYD_TEST_{name}")).ok()
@@ -34,6 +37,11 @@ fn acts() {
         "freeze-without-a-person" => {
             wait();
             tell(&freeze(&client, Interaction::Never, 2));
+        }
+        // The same by a method of the bus, with the flag that says whether a person may be asked.
+        "freeze-on-bus" | "freeze-on-bus-without-a-person" => {
+            wait();
+            println!("outcome: {}", freeze_on_bus(act == "freeze-on-bus"));
         }
         // Becomes another program while polkit thinks, and keeps the connection.
         "exec" => {
@@ -94,6 +102,34 @@ fn freeze(client: &AdminClient, interaction: Interaction, seconds: u64) -> Resul
         ..Call::default()
     };
     client.freeze(request, &call).map(|_| ())
+}
+
+/// The name of the error, if it is refused.
+fn freeze_on_bus(may_ask: bool) -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let address = variable("BUS").unwrap();
+        let bus = zbus::connection::Builder::address(address.as_str());
+        let bus = bus.build().await.unwrap();
+        let (name, path) = ("org.mlskeyd.Custody1", "/org/mlskeyd/Custody1");
+        let freeze = Message::method_call(path, "Freeze").destination(name);
+        let mut freeze = freeze.interface(name);
+        if may_ask {
+            freeze = freeze.with_flags(Flags::ALLOW_INTERACTIVE_AUTH);
+        }
+        let mut messages = MessageStream::from(&bus);
+        let freeze = freeze.build(&("user 4000000", "")).unwrap();
+        let serial = freeze.primary_header().serial_num();
+        bus.send(&freeze).await.unwrap();
+        loop {
+            let answer = messages.next().await.unwrap().unwrap();
+            let header = answer.header();
+            if header.reply_serial() == Some(serial) {
+                let error = header.error_name();
+                return error.map_or_else(|| "served".to_owned(), ToString::to_string);
+            }
+        }
+    })
 }
 
 /// Waits for a line on standard input.

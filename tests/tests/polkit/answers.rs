@@ -83,6 +83,54 @@ fn whom_polkit_refuses_is_refused_and_on_record() {
     assert!(root.unwrap().status.success());
 }
 
+/// Each command takes the right that the documentation says.
+#[test]
+fn each_command_takes_its_right() {
+    let scene = Scene::new("polkit.addRule(function() { return polkit.Result.NO; });");
+    let anybody = "4000000/default";
+    let table: [(&str, &[&str]); 20] = [
+        ("view", &["status"]),
+        ("view", &["devices"]),
+        ("view", &["frozen"]),
+        ("read-records", &["identities"]),
+        ("read-records", &["keys"]),
+        ("read-records", &["storage", "list"]),
+        ("unlock", &["lock", "software"]),
+        ("unlock", &["identities", "lock", anybody, "alice"]),
+        (
+            "manage-identities",
+            &["identities", "create", anybody, "alice"],
+        ),
+        (
+            "manage-identities",
+            &["identities", "rotate", anybody, "alice"],
+        ),
+        (
+            "manage-identities",
+            &["keys", "reassign", anybody, "4000001/default", "--yes"],
+        ),
+        ("destroy-keys", &["keys", "sweep"]),
+        (
+            "destroy-keys",
+            &["storage", "forget", anybody, "laptop", "--yes"],
+        ),
+        ("destroy-keys", &["devices", "accept", "software", "--yes"]),
+        ("policies", &["policy", "reload"]),
+        ("policies", &["freeze", "all"]),
+        ("policies", &["thaw", "all"]),
+        ("policies", &["guard", "reset", anybody, "alice", "00"]),
+        ("policies", &["guard", "restored"]),
+        ("read-records", &["devices", "measurements", "software"]),
+    ];
+    for (right, command) in table {
+        let outcome = scene.ctl(command);
+        outcome.fails(4, &format!("(org.mlskeyd.{right})"));
+    }
+    let records = scene.on_record();
+    let refused = |record: &String| record.contains("refused by polkit/org.mlskeyd.");
+    assert!(records.iter().all(refused), "{records:?}");
+}
+
 /// Rules see the app and the request, and are for whom they name.
 #[test]
 fn a_rule_for_another_user_or_request_does_not_help() {

@@ -153,11 +153,20 @@ fn a_person_is_asked_and_decides() {
         "{refused}"
     );
     assert_eq!(told, []);
+
+    // On a bus a flag says whether somebody may be asked.
+    let (served, told) = outcome("freeze-on-bus", Person::Authenticates);
+    assert_eq!((served.as_str(), told), ("outcome: served", vec![begins()]));
+    let (refused, told) = outcome("freeze-on-bus-without-a-person", Person::Authenticates);
+    assert_eq!(refused, "outcome: org.mlskeyd.Error.InteractionRequired");
+    assert_eq!(told, []);
     assert_eq!(
         scene.on_record(),
         [
             "Freeze by polkit/org.mlskeyd.policies",
             "Freeze refused by polkit/org.mlskeyd.policies",
+            "Freeze failed: InteractionRequired",
+            "Freeze by polkit/org.mlskeyd.policies",
             "Freeze failed: InteractionRequired",
         ]
     );

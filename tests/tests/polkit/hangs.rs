@@ -25,9 +25,12 @@ fn a_polkit_that_hangs_keeps_deadlines_and_nobody_else_waits() {
     assert!(!outcome.contains("served"), "{outcome}");
     scene.polkit().process().signal(Signal::CONT);
     scene.ctl(&["frozen"]).served();
-    // The one that gave up itself was not refused.
+    // The one that gave up itself was not refused; at most the daemon was first to see that
+    // its time was over.
+    let mut records = scene.on_record();
+    records.retain(|record| record != "Freeze failed: Timeout");
     assert_eq!(
-        scene.on_record(),
+        records,
         [
             "Administer by polkit/org.mlskeyd.view",
             "Freeze refused by polkit/org.mlskeyd.policies",

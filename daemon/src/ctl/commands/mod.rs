@@ -227,7 +227,8 @@ pub(super) fn run(args: &Args) -> Result<Answer, CtlError> {
         Command::Unlock { device, last_try } => devices::unlock(device, *last_try, context),
         Command::Lock { device } => devices::lock(device, context),
         Command::Doctor { config } => {
-            doctor::run(args.socket.as_deref(), config.as_deref(), context)
+            let doors = args.bus.is_some().then_some(doors);
+            doctor::run(args.socket.as_deref(), doors, config.as_deref(), context)
         }
         Command::Agent { pinentry } => match agent::run(doors, pinentry.clone())? {},
         Command::Audit { command } => audit::run(command, context),

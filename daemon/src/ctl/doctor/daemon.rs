@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-use mlskeyd_protocol::client::{CallError, Doors, Probe, probe};
+use mlskeyd_protocol::client::{CallError, Probe, probe};
 use mlskeyd_protocol::v1::{DaemonStatus, DeviceInfo, DeviceState, FailureCode, OwnedIdentity};
 
 use super::finding::Finding;
@@ -32,7 +32,9 @@ fn with_status(
     match &seen.status {
         Ok(status) => look(status),
         Err(error) if is_refusal(error) => {
-            let what = format!("{check}: the daemon tells only root and its own user");
+            let what = format!(
+                "{check}: the daemon tells root, its own user, and whom polkit lets, by --bus"
+            );
             vec![Finding::skip(check, what)]
         }
         Err(_) => vec![Finding::skip(
@@ -59,8 +61,7 @@ pub(super) fn daemon(seen: &Seen) -> Vec<Finding> {
             "start mlskeyd again after an update: systemctl restart mlskeyd",
         ),
         // It serves others: does it serve apps?
-        Err(error) if is_refusal(error) => match probe(&Doors::socket(&seen.socket), ANSWER_WITHIN)
-        {
+        Err(error) if is_refusal(error) => match probe(&seen.doors(), ANSWER_WITHIN) {
             Probe::Answers => Finding::ok(CHECK, format!("mlskeyd answers at {at}")),
             _ => Finding::failed(CHECK, error),
         },
@@ -71,6 +72,10 @@ pub(super) fn daemon(seen: &Seen) -> Vec<Finding> {
 pub(super) fn socket(seen: &Seen) -> Vec<Finding> {
     const CHECK: &str = "socket";
     let path = &seen.socket;
+    if seen.doors.is_some() {
+        let what = format!("{}: a bus was named", path.display());
+        return vec![Finding::skip(CHECK, what)];
+    }
     let found = match path.metadata() {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

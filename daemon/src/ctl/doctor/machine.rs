@@ -18,7 +18,10 @@ const TELLS_WRITERS: (u32, u32) = (6, 5);
 const SYSTEM_BUS: &str = "unix:path=/run/dbus/system_bus_socket";
 
 /// What a bus starts polkit by.
-const POLKIT: &str = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service";
+const POLKIT: &str = "usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service";
+
+/// What polkit may be asked of mlskeyd.
+const ACTIONS: &str = "usr/share/polkit-1/actions/org.mlskeyd.policy";
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
@@ -119,17 +122,40 @@ pub(super) fn bus(seen: &Seen) -> Vec<Finding> {
         ),
     }];
     if !matches!(bus, Bus::Session) {
-        findings.push(if Path::new(POLKIT).exists() {
-            Finding::ok("polkit", "polkit is installed")
-        } else {
-            Finding::warn(
-                "polkit",
-                "polkit is not installed: nobody administers mlskeyd over the bus",
-                "install polkit, or use mlskeyctl",
-            )
-        });
+        findings.push(polkit(Path::new("/")));
     }
     findings
+}
+
+/// Can polkit say who else administers?
+fn polkit(root: &Path) -> Finding {
+    const CHECK: &str = "polkit";
+
+    if !root.join(POLKIT).exists() {
+        return Finding::warn(
+            CHECK,
+            "polkit is not installed: root and mlskeyd's own user administer it, and nobody else",
+            "install polkit if others are to",
+        );
+    }
+    let path = root.join(ACTIONS);
+    match std::fs::read_to_string(&path) {
+        Err(error) => Finding::fail(
+            CHECK,
+            format!(
+                "polkit knows nothing of mlskeyd's actions: {}: {error}",
+                path.display()
+            ),
+            "put systemd/org.mlskeyd.policy there",
+        ),
+        // polkit answers for nobody else but root.
+        Ok(text) if !text.contains("org.freedesktop.policykit.owner") => Finding::warn(
+            CHECK,
+            format!("{} names no user that mlskeyd runs as", path.display()),
+            "take systemd/org.mlskeyd.policy, and name the daemon's user in it",
+        ),
+        Ok(_) => Finding::ok(CHECK, "polkit is installed, and knows mlskeyd's actions"),
+    }
 }
 
 /// The path of the first address (D-Bus Specification, Server Addresses) that has one.
@@ -147,6 +173,27 @@ fn socket_of(address: &str) -> Option<PathBuf> {
 mod tests {
     use super::super::finding::Verdict;
     use super::*;
+
+    #[test]
+    fn polkit_has_to_know_the_actions_and_who_asks() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let verdict = || polkit(root.path()).verdict;
+        assert_eq!(verdict(), Verdict::Warn);
+        put(POLKIT, "");
+        assert_eq!(verdict(), Verdict::Fail);
+        put(ACTIONS, "<policyconfig/>");
+        assert_eq!(verdict(), Verdict::Warn);
+        put(
+            ACTIONS,
+            include_str!("../../../../systemd/org.mlskeyd.policy"),
+        );
+        assert_eq!(verdict(), Verdict::Ok);
+    }
 
     #[test]
     fn releases_of_the_kernel_are_compared_as_numbers() {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig, default_socket};
+use mlskeyd_protocol::client::{AdminClient, Call, CallError, ClientConfig, Doors, default_socket};
 use mlskeyd_protocol::v1::DaemonStatus;
 use serde_json::Value;
 
@@ -40,6 +40,8 @@ struct Seen {
     config_path: PathBuf,
     config: Result<Config, ConfigError>,
     socket: PathBuf,
+    /// How the daemon is reached, if not there.
+    doors: Option<Doors>,
     client: AdminClient,
     status: Result<DaemonStatus, CallError>,
     /// The daemon's process, if it can be seen.
@@ -47,6 +49,12 @@ struct Seen {
 }
 
 impl Seen {
+    /// How the daemon is reached.
+    fn doors(&self) -> Doors {
+        let socket = || Doors::socket(&self.socket);
+        self.doors.clone().unwrap_or_else(socket)
+    }
+
     fn config(&self) -> Option<&Config> {
         self.config.as_ref().ok()
     }
@@ -58,7 +66,8 @@ impl Seen {
 }
 
 /// What the daemon would say to others.
-const NOT_FOR_US: &str = "only root and the daemon's own user administer mlskeyd";
+const NOT_FOR_US: &str =
+    "only root, the daemon's own user, and whom polkit lets administer mlskeyd";
 
 /// Are we root, or the daemon's user? Whoever is not would have a refusal on record by asking.
 fn may_ask(socket: &Path) -> bool {
@@ -103,9 +112,11 @@ const CHECKS: [(&str, Check); 18] = [
     ("process", daemon::process),
 ];
 
-/// Looks at everything: JSON, text, and whether nothing fails.
+/// Looks at everything: JSON, text, and whether nothing fails. `doors`: how the daemon is to be
+/// reached, if not by the socket alone.
 pub(super) fn run(
     socket: Option<&Path>,
+    doors: Option<Doors>,
     config: Option<&Path>,
 ) -> Result<(Value, String, bool), CtlError> {
     let config_path = config.unwrap_or(Path::new(files::CONFIG)).to_owned();
@@ -120,8 +131,11 @@ pub(super) fn run(
         (None, _) => default_socket(),
     };
     let software = concat!("mlskeyctl-doctor/", env!("CARGO_PKG_VERSION"));
-    let client = AdminClient::new(ClientConfig::new(socket.clone(), software));
-    let status = if may_ask(&socket) {
+    let reached = doors.clone();
+    let reached = reached.unwrap_or_else(|| Doors::socket(&socket));
+    let client = AdminClient::new(ClientConfig::through(reached, software));
+    // By a bus polkit may let others, who have named it.
+    let status = if doors.is_some() || may_ask(&socket) {
         client.status(&call())
     } else {
         Err(CallError::Refused(NOT_FOR_US.to_owned()))
@@ -131,6 +145,7 @@ pub(super) fn run(
         config_path,
         config: loaded,
         socket,
+        doors,
         client,
         status,
         process,

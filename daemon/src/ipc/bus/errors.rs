@@ -4,6 +4,9 @@ use mlskeyd_protocol::v1::{Failure, FailureCode};
 use zbus::Message;
 use zbus::message::Header;
 
+/// What who is not served can do.
+const NEXT: &str = "call again; if that does not help, see mlskeyd's log";
+
 /// Why a call is not served.
 #[derive(Debug)]
 pub(super) enum NotDone {
@@ -65,6 +68,11 @@ impl NotDone {
                 );
                 Message::error(call, name(failure.code)).build(&body)
             }
+            // One of mlskeyd's own, which all say as much.
+            Self::Call(what @ Wrong::Gone, text) => {
+                let body = (text.as_str(), text.as_str(), NEXT, "");
+                Message::error(call, what.name()).build(&body)
+            }
             Self::Call(what, text) => Message::error(call, what.name()).build(text),
             Self::Bus(error) => {
                 let text = format!("the answer cannot be sent: {error}");
@@ -110,5 +118,43 @@ const fn name(code: FailureCode) -> &'static str {
         FailureCode::ReadOnly => "org.mlskeyd.Error.ReadOnly",
         FailureCode::AuditUnavailable => "org.mlskeyd.Error.AuditUnavailable",
         FailureCode::Internal => "org.mlskeyd.Error.Internal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(error: &NotDone) -> (String, (String, String, String, String)) {
+        let call = Message::method_call("/org/mlskeyd/Custody1", "Freeze");
+        let call = call.sender(":1.1").build(&()).unwrap();
+        let message = error.to_message(&call.header()).unwrap();
+        let name = message.header().error_name().unwrap().to_string();
+        (name, message.body().deserialize().unwrap())
+    }
+
+    #[test]
+    fn errors_of_ours_have_reason_advice_and_policy() {
+        let failure = Failure {
+            policy: Some("company".to_owned()),
+            ..Failure::new(FailureCode::Denied, "no", "ask")
+        };
+        let whole = failure.to_string();
+        let words = ["no", "ask", "company"].map(str::to_owned);
+        let [reason, advice, policy] = words;
+        assert_eq!(
+            said(&failure.into()),
+            (
+                "org.mlskeyd.Error.Denied".to_owned(),
+                (whole, reason, advice, policy)
+            )
+        );
+        let locked = Failure::new(FailureCode::DeviceLocked, "locked", "unlock it");
+        let (name, (_, reason, advice, policy)) = said(&locked.into());
+        assert_eq!(name, "org.mlskeyd.Error.DeviceLocked");
+        assert_eq!([reason, advice, policy], ["locked", "unlock it", ""]);
+        let (name, (text, reason, advice, _)) = said(&NotDone::call(Wrong::Gone, "you left"));
+        assert_eq!(name, "org.mlskeyd.Error.NotServed");
+        assert_eq!([text, reason, advice], ["you left", "you left", NEXT]);
     }
 }

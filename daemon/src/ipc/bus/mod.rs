@@ -20,6 +20,7 @@ mod sealed;
 mod signals;
 
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,6 +92,9 @@ impl Door {
 }
 
 async fn connect(bus: &Bus) -> zbus::Result<(Connection, MessageStream)> {
+    if let Bus::At(address) = bus {
+        refuse_foreign(address)?;
+    }
     let builder = match bus {
         Bus::System => Builder::system(),
         Bus::Session => Builder::session(),
@@ -103,6 +107,25 @@ async fn connect(bus: &Bus) -> zbus::Result<(Connection, MessageStream)> {
     let alone = RequestNameFlags::DO_NOT_QUEUE;
     connection.request_name_with_flags(NAME, alone).await?;
     Ok((connection, messages))
+}
+
+/// Refuses a bus of another user's: what it said of callers would be what that user likes.
+fn refuse_foreign(address: &str) -> zbus::Result<()> {
+    let values = address.split([';', ',']);
+    let paths = values.filter_map(|value| {
+        let value = value.strip_prefix("unix:").unwrap_or(value);
+        value.strip_prefix("path=")
+    });
+    for path in paths {
+        let owner = std::fs::metadata(path).map_or(0, |found| found.uid());
+        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+            let text = format!(
+                "the bus at {path} is user {owner}'s, whom mlskeyd would have to believe who calls; name one of the machine's"
+            );
+            return Err(zbus::Error::Failure(text));
+        }
+    }
+    Ok(())
 }
 
 /// Serves until the connection ends.
