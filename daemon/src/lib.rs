@@ -23,6 +23,7 @@ mod freeze_target;
 pub mod hpke;
 pub mod ipc;
 mod mac_file;
+mod machine_bus;
 pub mod mls;
 pub mod policy_files;
 mod policy_watch;

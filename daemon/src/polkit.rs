@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use zbus::connection::Builder;
 use zbus::message::Flags;
 use zbus::{Connection, Message, Variant, fdo};
 
 pub use self::right::Right;
 use crate::caller::Process;
 use crate::config::Bus;
+use crate::machine_bus;
 
 /// Most questions of one user that wait for an answer: each may be a dialog in front of a
 /// person.
@@ -156,11 +156,9 @@ impl Polkit {
         if let Some(connection) = kept.as_ref().filter(|it| !it.is_closed()) {
             return Ok(connection.clone());
         }
-        let builder = match &self.bus {
-            Bus::At(address) => Builder::address(address.as_str()),
-            Bus::System | Bus::Session => Builder::system(),
-        };
-        Ok(kept.insert(builder.build().await?).clone())
+        let connection = machine_bus::builder(&self.bus).build().await?;
+        machine_bus::check_owner(&connection).await?;
+        Ok(kept.insert(connection).clone())
     }
 }
 

@@ -64,6 +64,7 @@ impl Apps {
                 identified => identified,
             },
             program: Some(shown(uid, seen)),
+            is_confined: seen.is_confined(),
         }
     }
 
@@ -74,7 +75,11 @@ impl Apps {
                 tracing::warn!(%why, "a caller cannot be seen, so it is the app `default`: mlskeyd needs CAP_SYS_PTRACE (AmbientCapabilities= in its unit) and a /proc that hides no processes (ProtectProc=default), and callers have to be in its PID namespace. This is said once");
             });
         }
-        App::default()
+        App {
+            // Who is in one can keep others from looking.
+            is_confined: true,
+            ..App::default()
+        }
     }
 
     /// What is stronger goes first.

@@ -44,6 +44,10 @@ pub struct Caller {
     /// The process itself, while it may be asked about. `None`: nobody will, or it is not to
     /// be seen.
     pub(crate) process: Option<Arc<Process>>,
+    /// Is it in a sandbox, or is that not to be seen? Then its user's rights are not its own.
+    pub(crate) is_confined: bool,
+    /// Has the process itself answered? On a bus nobody does.
+    pub(crate) is_proven: bool,
 }
 
 /// Which app a process is.
@@ -52,6 +56,8 @@ pub(crate) struct App {
     name: String,
     identified: Identified,
     program: Option<String>,
+    /// Is it in a sandbox, or is that not to be seen?
+    is_confined: bool,
 }
 
 impl Default for App {
@@ -60,6 +66,7 @@ impl Default for App {
             name: DEFAULT_APP.to_owned(),
             identified: Identified::Unknown,
             program: None,
+            is_confined: false,
         }
     }
 }
@@ -88,12 +95,23 @@ impl Caller {
             facts: Arc::new(facts),
             program: app.program,
             process: None,
+            // Root makes sandboxes, and is in none that would hold it.
+            is_confined: app.is_confined && uid != 0,
+            is_proven: true,
         }
     }
 
     /// The same, with the process that was identified.
     pub(crate) fn with_process(self, process: Option<Arc<Process>>) -> Self {
         Self { process, ..self }
+    }
+
+    /// The same, as a bus says who it is.
+    pub(crate) fn unproven(self) -> Self {
+        Self {
+            is_proven: false,
+            ..self
+        }
     }
 
     /// The same, with the names of the user and its groups, which the system looks up: that
@@ -153,6 +171,7 @@ mod tests {
             name: "wire".to_owned(),
             identified: Identified::Observed,
             program: Some("/opt/wire".to_owned()),
+            is_confined: false,
         };
         let caller = Caller::of_app(0, None, wire).looked_up();
         let root = &caller.facts;

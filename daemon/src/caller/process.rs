@@ -307,6 +307,11 @@ impl Seen {
         self.flatpak.is_some()
     }
 
+    /// Is it in any sandbox?
+    pub(super) const fn is_confined(&self) -> bool {
+        self.flatpak.is_some() || self.snap.is_some()
+    }
+
     /// The same, but that it is not sure which process it is.
     pub(crate) fn doubtful(self) -> Self {
         Self {

@@ -9,6 +9,7 @@ use mlskeyd_protocol::v1::{Failure, FailureCode};
 use super::devices::until_a_person_came;
 use super::subject::Subject;
 use super::{Call, Custody, Session};
+use crate::caller::DEFAULT_APP;
 use crate::polkit::{Question, Refusal, Right};
 
 /// The rule that is broken where nobody lets others administer.
@@ -26,18 +27,26 @@ impl Session {
         subject: &mut Subject,
     ) -> Result<(), Failure> {
         let custody = self.custody();
-        let owner = &self.caller().owner;
-        let Some(right) = right.filter(|_| !custody.policy.administers(owner.uid)) else {
+        let caller = self.caller();
+        let owner = &caller.owner;
+        // Who is in a sandbox has not the rights of its user.
+        let administers = custody.policy.administers(owner.uid) && !caller.is_confined;
+        let Some(right) = right.filter(|_| !administers) else {
             return Ok(());
         };
         custody.can_record()?;
         let until = until_a_person_came(call);
-        let answer = match (&custody.polkit, &self.caller().process) {
+        let answer = match (&custody.polkit, &caller.process) {
             (Some(polkit), Some(process)) => {
                 let question = Question {
                     process: Arc::clone(process),
                     uid: owner.uid,
-                    app: owner.app.clone(),
+                    // Rules that name an app are for who has proven to be it.
+                    app: if caller.is_proven {
+                        owner.app.clone()
+                    } else {
+                        DEFAULT_APP.to_owned()
+                    },
                     right,
                     request: subject.action.name(),
                     interactive: until.is_some(),

@@ -92,9 +92,13 @@ impl Custody {
         infos.into_iter().next().map(|(_, info)| info)
     }
 
-    /// A key, for who tells of it; `None`: it is gone, or cannot be read.
-    pub(crate) async fn key_told(&self, id: KeyId) -> Option<KeyInfo> {
+    /// A key, for who tells its owner of it; `None`: it is gone, or another's by now, or cannot
+    /// be read.
+    pub(crate) async fn key_told(&self, owner: &Owner, id: KeyId) -> Option<KeyInfo> {
         let key = self.registry.key(id).await.ok()??;
+        if key.owner != *owner {
+            return None;
+        }
         Some(self.key_info(&key)).filter(|key| key.state != KeyState::Destroyed)
     }
 

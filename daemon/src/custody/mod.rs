@@ -447,6 +447,7 @@ impl Session {
         let reply = request.perform(read, self, call, subject).await?;
         if !R::LEAVES_TRACES {
             custody.frozen.check(self.caller(), subject)?;
+            custody.still_owned(subject).await?;
         }
         Ok(reply)
     }

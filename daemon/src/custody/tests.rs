@@ -392,6 +392,10 @@ impl Bench {
     }
 
     async fn serve_for<R: Request>(&self, uid: u32, request: R) -> Result<R::Reply, Failure> {
+        self.serve_to(Caller::new(uid, None), request).await
+    }
+
+    async fn serve_to<R: Request>(&self, caller: Caller, request: R) -> Result<R::Reply, Failure> {
         let (reporter, _reports) = Reporter::channel();
         let call = Call {
             options: CallOptions {
@@ -402,11 +406,11 @@ impl Bench {
             deadline: Instant::now() + Duration::from_secs(60),
             progress: reporter.for_call(1),
             asker: Asker {
-                owner: Caller::new(uid, None).owner,
+                owner: caller.owner.clone(),
                 action: R::ACTION,
             },
         };
-        let session = self.custody.connect(Caller::new(uid, None));
+        let session = self.custody.connect(caller);
         session.serve(call, request).await
     }
 
@@ -820,4 +824,24 @@ async fn each_of_these_is_an_administrators() {
     assert_eq!(bench.seen.lock().unwrap().pins.len(), 0);
     assert_eq!(bench.seen.lock().unwrap().own, None);
     assert_eq!(bench.keys().await.len(), 1);
+}
+
+/// A daemon of one user's own runs as that user; the user's sandboxes are not it.
+#[tokio::test]
+async fn nobody_administers_from_a_sandbox() {
+    let bench = Bench::new();
+    let confined = |uid| Caller {
+        is_confined: true,
+        ..Caller::new(uid, None)
+    };
+    let accept = || AcceptDevice {
+        device: "token".to_owned(),
+    };
+    let refused = bench.serve_to(confined(77), accept()).await;
+    assert_eq!(code(refused), FailureCode::Denied);
+    assert_eq!(bench.seen.lock().unwrap().own, None);
+    bench
+        .serve_to(Caller::new(77, None), accept())
+        .await
+        .unwrap();
 }

@@ -184,6 +184,13 @@ impl<Stop: Future<Output = ()>> Door<Stop> {
             }
             Err(NotServed::Ended(error)) => return Err(error.into()),
         };
+        if service == Service::Agent && caller.is_confined {
+            self.custody.turned_away(&caller).await;
+            let reason = "an app in a sandbox asks nobody for PINs; run `mlskeyctl agent` in the session itself";
+            return Ok(greeting.refuse(reason).await?);
+        }
+        // A sandbox is there to keep an app from what its user may.
+        let privileged = privileged && !caller.is_confined;
         if service == Service::Admin && !privileged && !self.custody.asks_polkit() {
             self.custody.turned_away(&caller).await;
             let reason = "only root and mlskeyd's own user administer it; \

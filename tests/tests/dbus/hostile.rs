@@ -5,12 +5,13 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use futures::StreamExt;
 use mlskeyd_protocol::client::Call;
-use mlskeyd_tests::rig::{Bus, Daemon, Options, Stage};
+use mlskeyd_tests::rig::{Bus, Daemon, Options, Process, Stage};
 use mlskeyd_tests::vitals::Vitals;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use zbus::message::Flags;
-use zbus::{Fd, Message};
+use zbus::{Fd, Message, MessageStream};
 
 use crate::scene::{Guest, NAME, ROOT, STRANGER, Scene, create};
 
@@ -279,4 +280,81 @@ fn on_a_sessions_bus_nobody_but_its_user_is_served() {
         refused.starts_with("org.mlskeyd.Error.NotServed"),
         "{refused}"
     );
+}
+
+/// Whoever comes to the bus can be sent signals before it has a name. They would fill what it
+/// reads, so that it never hears that it has the name.
+#[test]
+fn signals_to_who_has_no_name_yet_do_not_hang_the_door() {
+    let mut scene = Scene::new();
+    let address = scene.bus.address();
+    let (over, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| flood_newcomers(&address, &over, &sent));
+        for _ in 0..10 {
+            scene.daemon.stop();
+            scene.daemon.restart(&scene.options);
+            scene.guest().await_object(ROOT);
+        }
+        over.store(true, Ordering::Release);
+        // It sees one more, and ends.
+        drop(scene.guest());
+    });
+    assert!(sent.load(Ordering::Acquire) > 1000);
+}
+
+fn flood_newcomers(address: &str, over: &AtomicBool, sent: &AtomicU32) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let bus = zbus::connection::Builder::address(address);
+        let bus = bus.build().await.unwrap();
+        let mut messages = MessageStream::from(&bus);
+        let rule = "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged'";
+        let (name, path) = ("org.freedesktop.DBus", "/org/freedesktop/DBus");
+        let watch = bus.call_method(Some(name), path, Some(name), "AddMatch", &rule);
+        watch.await.unwrap();
+        while !over.load(Ordering::Acquire) {
+            let message = messages.next().await.unwrap().unwrap();
+            let changed = message.body().deserialize::<(String, String, String)>();
+            let Ok((name, _, owner)) = changed else {
+                continue;
+            };
+            if !name.starts_with(':') || owner.is_empty() {
+                continue;
+            }
+            let signals = (0..64).map(|_| {
+                let signal = Message::signal("/flood", "org.example.Flood", "Flood");
+                signal.destination(name.as_str()).build(&()).unwrap()
+            });
+            bus.send_all(&signals.collect::<Vec<_>>()).await.unwrap();
+            sent.fetch_add(64, Ordering::Release);
+        }
+    });
+}
+
+/// What another user's bus says of callers is what that user likes.
+#[test]
+fn a_bus_of_another_users_is_not_believed() {
+    let stage = Stage::new(mlskeyd_tests::programs!());
+    let place = stage.path("foreign");
+    std::fs::create_dir(&place).unwrap();
+    for open in [stage.path(""), place.clone()] {
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(open, all).unwrap();
+    }
+    let address = format!("unix:path={}", place.join("socket").display());
+    let mut command = std::process::Command::new("dbus-daemon");
+    command.args(["--session", "--nofork", "--nopidfile", "--print-address"]);
+    command.arg(format!("--address={address}"));
+    std::os::unix::process::CommandExt::uid(&mut command, STRANGER);
+    let mut bus = Process::start("dbus-daemon", command, &stage.path("bus.log"));
+    assert!(bus.line().is_some(), "no bus:\n{}", bus.log());
+    let options = Options {
+        extra: format!("[dbus]\nbus = {address:?}\n"),
+        ..Options::default()
+    };
+    let daemon = Daemon::start(&stage, &options);
+    let log = daemon.log();
+    assert!(log.contains("the bus is that of user"), "{log}");
+    create(&mlskeyd_tests::member::client(&daemon.socket()), "alice");
 }

@@ -130,16 +130,16 @@ impl Calls {
     async fn identify(&self, client: &Client) -> Result<Session, NotDone> {
         let Said { uid, pid, process } = self.peer(&client.name).await?;
         let apps = Arc::clone(&self.door.apps);
-        let (peer, sure) = match process {
-            Ok(peer) => (Ok(peer), self.of_machine),
+        let peer = match process {
             Err(Unseen::Gone) => return Err(gone()),
-            Err(why) => (Err(why), false),
+            peer => peer,
         };
         let look = move || {
             let looked = peer.and_then(|peer| peer.look().map(|seen| (peer, seen)));
             let (app, process) = match looked {
                 Ok((peer, seen)) => {
-                    let seen = if sure { seen } else { seen.doubtful() };
+                    // It may be a child's connection that it gave away.
+                    let seen = seen.doubtful();
                     let app = apps.of(uid, &seen);
                     (app, Some(Arc::new(Process::new(Arc::new(peer), seen))))
                 }
@@ -147,7 +147,7 @@ impl Calls {
                 Err(why) => (apps.hidden(&why), None),
             };
             let caller = Caller::of_app(uid, pid, app).with_process(process);
-            Ok(caller.looked_up())
+            Ok(caller.unproven().looked_up())
         };
         let looked = aside(&self.door.crowd, uid, look).await;
         let caller = looked.map_err(|error| fault(&error))??;

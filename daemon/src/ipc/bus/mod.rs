@@ -20,14 +20,12 @@ mod sealed;
 mod signals;
 
 use std::num::NonZeroUsize;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use zbus::connection::Builder;
 use zbus::fdo::RequestNameFlags;
 use zbus::message::Type;
 use zbus::{Connection, Message, MessageStream};
@@ -38,6 +36,7 @@ use super::identify::Arrival;
 use crate::caller::Apps;
 use crate::config::Bus;
 use crate::custody::Custody;
+use crate::machine_bus;
 
 /// The daemon's name on the bus.
 const NAME: &str = "org.mlskeyd.Custody1";
@@ -48,6 +47,12 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 
 /// Messages that wait to be dispatched: others wait at the bus.
 const MAX_QUEUED: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+
+/// How long it may take to be on the bus.
+const JOIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Most calls that may come before that is known.
+const MAX_EARLY: usize = 64;
 
 /// Most calls under way, of all clients.
 const MAX_CALLS: usize = 1024;
@@ -71,12 +76,12 @@ impl Door {
             let connected = connect(&bus).await;
             drop(tried.take());
             match connected {
-                Ok((connection, messages)) => {
+                Ok((connection, early, messages)) => {
                     tracing::info!(NAME, ?bus, "on the bus");
                     (pause, told) = (PAUSES.0, false);
                     let of_machine = bus != Bus::Session;
                     let calls = Calls::new(Arc::clone(&door), connection, of_machine);
-                    visit(calls, messages).await;
+                    visit(calls, early, messages).await;
                     tracing::warn!("the bus has gone, or the name on it: the socket serves on");
                 }
                 Err(error) if !told => {
@@ -91,45 +96,58 @@ impl Door {
     }
 }
 
-async fn connect(bus: &Bus) -> zbus::Result<(Connection, MessageStream)> {
-    if let Bus::At(address) = bus {
-        refuse_foreign(address)?;
-    }
-    let builder = match bus {
-        Bus::System => Builder::system(),
-        Bus::Session => Builder::session(),
-        Bus::At(address) => Builder::address(address.as_str()),
-    };
-    let connection = builder.max_queued(MAX_QUEUED).build().await?;
-    // Before the name: whoever calls it is heard.
-    let messages = MessageStream::from(&connection);
-    clients::watch_their_ends(&connection).await?;
-    let alone = RequestNameFlags::DO_NOT_QUEUE;
-    connection.request_name_with_flags(NAME, alone).await?;
-    Ok((connection, messages))
+/// A connection, what was heard there before it had the name, and what is heard from then on.
+type OnBus = (Connection, Vec<Message>, MessageStream);
+
+async fn connect(bus: &Bus) -> zbus::Result<OnBus> {
+    let connecting = machine_bus::builder(bus).max_queued(MAX_QUEUED).build();
+    let joined = async { join(connecting.await?).await };
+    let joined = tokio::time::timeout(JOIN_WITHIN, joined).await;
+    joined.unwrap_or_else(|_| {
+        let text = format!("the bus does not answer within {} s", JOIN_WITHIN.as_secs());
+        Err(zbus::Error::Failure(text))
+    })
 }
 
-/// Refuses a bus of another user's: what it said of callers would be what that user likes.
-fn refuse_foreign(address: &str) -> zbus::Result<()> {
-    let values = address.split([';', ',']);
-    let paths = values.filter_map(|value| {
-        let value = value.strip_prefix("unix:").unwrap_or(value);
-        value.strip_prefix("path=")
-    });
-    for path in paths {
-        let owner = std::fs::metadata(path).map_or(0, |found| found.uid());
-        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            let text = format!(
-                "the bus at {path} is user {owner}'s, whom mlskeyd would have to believe who calls; name one of the machine's"
-            );
-            return Err(zbus::Error::Failure(text));
+/// Takes the name. Anybody may send something to who has no name yet: that is read all the
+/// while, since what waits unread would keep the bus's own answers from being heard.
+async fn join(connection: Connection) -> zbus::Result<OnBus> {
+    machine_bus::check_owner(&connection).await?;
+    // Before the name: whoever calls it is heard.
+    let mut messages = MessageStream::from(&connection);
+    let mut early = Vec::new();
+    let named = async {
+        clients::watch_their_ends(&connection).await?;
+        let alone = RequestNameFlags::DO_NOT_QUEUE;
+        connection.request_name_with_flags(NAME, alone).await
+    };
+    let mut named = std::pin::pin!(named);
+    loop {
+        tokio::select! {
+            named = &mut named => {
+                named?;
+                break;
+            }
+            Some(message) = messages.next() => {
+                let message = message?;
+                // What is no call is for those who are served already: nobody is.
+                if message.message_type() == Type::MethodCall {
+                    early.push(message);
+                }
+                if early.len() > MAX_EARLY {
+                    let text = "too many calls came before the name was there".to_owned();
+                    return Err(zbus::Error::Failure(text));
+                }
+            }
         }
     }
-    Ok(())
+    Ok((connection, early, messages))
 }
 
 /// Serves until the connection ends.
-async fn visit(calls: Calls, mut messages: MessageStream) {
+async fn visit(calls: Calls, early: Vec<Message>, messages: MessageStream) {
+    let early = futures::stream::iter(early.into_iter().map(Ok));
+    let mut messages = early.chain(messages);
     let calls = Arc::new(calls);
     let mut under_way = JoinSet::new();
     under_way.spawn(signals::tell(Arc::clone(&calls)));

@@ -79,7 +79,7 @@ impl Calls {
         let custody = &self.door().custody;
         match event {
             Event::KeyAdded(owner, id) => {
-                if let Some(key) = custody.key_told(id).await {
+                if let Some(key) = custody.key_told(&owner, id).await {
                     self.added(&owner, &objects::key(&owner, &key)).await;
                 }
             }
