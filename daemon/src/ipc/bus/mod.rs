@@ -101,7 +101,11 @@ type OnBus = (Connection, Vec<Message>, MessageStream);
 
 async fn connect(bus: &Bus) -> zbus::Result<OnBus> {
     let connecting = machine_bus::builder(bus).max_queued(MAX_QUEUED).build();
-    let joined = async { join(connecting.await?).await };
+    let joined = async {
+        let connection = connecting.await?;
+        let (early, messages) = join(&connection).await?;
+        Ok((connection, early, messages))
+    };
     let joined = tokio::time::timeout(JOIN_WITHIN, joined).await;
     joined.unwrap_or_else(|_| {
         let text = format!("the bus does not answer within {} s", JOIN_WITHIN.as_secs());
@@ -111,13 +115,13 @@ async fn connect(bus: &Bus) -> zbus::Result<OnBus> {
 
 /// Takes the name. Anybody may send something to who has no name yet: that is read all the
 /// while, since what waits unread would keep the bus's own answers from being heard.
-async fn join(connection: Connection) -> zbus::Result<OnBus> {
-    machine_bus::check_owner(&connection).await?;
+async fn join(connection: &Connection) -> zbus::Result<(Vec<Message>, MessageStream)> {
+    machine_bus::check_owner(connection).await?;
     // Before the name: whoever calls it is heard.
-    let mut messages = MessageStream::from(&connection);
+    let mut messages = MessageStream::from(connection);
     let mut early = Vec::new();
     let named = async {
-        clients::watch_their_ends(&connection).await?;
+        clients::watch_their_ends(connection).await?;
         let alone = RequestNameFlags::DO_NOT_QUEUE;
         connection.request_name_with_flags(NAME, alone).await
     };
@@ -141,7 +145,7 @@ async fn join(connection: Connection) -> zbus::Result<OnBus> {
             }
         }
     }
-    Ok((connection, early, messages))
+    Ok((early, messages))
 }
 
 /// Serves until the connection ends.
