@@ -830,14 +830,12 @@ async fn each_of_these_is_an_administrators() {
 #[tokio::test]
 async fn nobody_administers_from_a_sandbox() {
     let bench = Bench::new();
-    let confined = |uid| Caller {
-        is_confined: true,
-        ..Caller::new(uid, None)
-    };
+    let mut confined = Caller::new(77, None);
+    confined.is_confined = true;
     let accept = || AcceptDevice {
         device: "token".to_owned(),
     };
-    let refused = bench.serve_to(confined(77), accept()).await;
+    let refused = bench.serve_to(confined, accept()).await;
     assert_eq!(code(refused), FailureCode::Denied);
     assert_eq!(bench.seen.lock().unwrap().own, None);
     bench
